@@ -1,0 +1,73 @@
+"""The command line: thin commands, loaded one at a time, errors turned into exit codes in one place."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+
+import click
+
+from jorge_tune import __version__
+from jorge_tune.errors import JorgeTuneError
+
+_COMMANDS = {
+    "bootstrap": "Write a Jorge recipe from an SGD or AdamW recipe, each value with its reason.",
+    "compare": "Race recipes on common seeds, or read finished runs.",
+    "demo": "See Jorge against SGD on real data, in about a minute.",
+    "doctor": "Show versions and devices, and what is missing.",
+    "recipes": "List the shipped recipes, or copy one.",
+    "train": "Train a recipe.",
+    "validate": "Check recipe files and report every fault.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module when it is asked for: `--help` of the whole needs none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"jorge_tune.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="jorge-tune")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def _group(debug: bool) -> None:
+    """From a tuned SGD recipe to Jorge, a second-order optimizer without inverses, and the proof that it pays.
+
+    \b
+    Example:
+      jorge-tune demo
+      jorge-tune bootstrap sgd.yaml -o jorge.yaml
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 bad input, 3 diverged, 4 no answer, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]  # accepted before and after the command's name
+    try:
+        status = _group.main(arguments, prog_name="jorge-tune", standalone_mode=False)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except JorgeTuneError as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,51 @@
+"""Everything this package raises on purpose, each with the exit code that the command line gives it.
+
+Honest outcomes of a run (diverged, unstable, infeasible) are values, not exceptions.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+
+class JorgeTuneError(Exception):
+    """Root of the tree: something failed, and the message says what, where and the way out."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InputError(JorgeTuneError):
+    """The user's input is wrong: a file, a value, a name, a folder that holds something else."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class Fault(NamedTuple):
+    """One fault of a file, at the place where the reader finds it (line and column from 1)."""
+
+    line: int
+    column: int
+    path: str
+    what: str
+
+    def located(self, source: str) -> str:
+        """`source:line:column: dotted.path: what`."""
+        where = f"{self.path}: " if self.path else ""
+        return f"{source}:{self.line}:{self.column}: {where}{self.what}"
+
+
+class FaultyFileError(InputError):
+    """A file with one or more faults, all of them reported together."""
+
+    def __init__(self, source: str, faults: tuple[Fault, ...]) -> None:
+        self.source = source
+        self.faults = faults
+        super().__init__("\n".join(fault.located(source) for fault in faults))
+
+
+class RunFolderError(InputError):
+    """A run folder that holds another run, no run, or a damaged one."""
+
+
+class TrainingError(JorgeTuneError):
+    """A run could not go on for a reason other than divergence."""

@@ -1,0 +1,1 @@
+"""Measurements on runs and devices; no Optuna."""

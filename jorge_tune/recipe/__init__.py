@@ -1,0 +1,1 @@
+"""The recipe: schema, reader and writer, bootstrap rules, schedules. No torch."""

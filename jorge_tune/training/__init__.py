@@ -1,0 +1,1 @@
+"""Training one run of one recipe: data, models, loop, checkpoints, records."""
