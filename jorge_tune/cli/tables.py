@@ -1,0 +1,102 @@
+"""One way to print a table: rich on a terminal, plain columns never wrapped off it, JSON on request."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_GAP = "  "
+
+
+def format_option(command: F) -> F:
+    """Add `--format table|json`; the command receives it as `output_format`."""
+    option = click.option(
+        "--format",
+        "output_format",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        help="How to print the result.",
+    )
+    return option(command)
+
+
+def print_table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    title: str = "",
+    right: Collection[str] = (),
+) -> None:
+    """Print rows to stdout: boxed by rich on a terminal, else as plain columns, whole and one line per row.
+
+    Args:
+        headings: one per column.
+        rows: cells, shown with `str`; None is shown as "-".
+        title: a line above the table.
+        right: headings of the columns that are flush right (numbers).
+    """
+    cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _print_rich(headings, cells, title, right)
+    else:
+        click.echo(plain_table(headings, cells, title=title, right=right))
+
+
+def print_json(data: object) -> None:
+    """Print plain data to stdout as JSON; NaN and infinities become the strings "nan", "inf" and "-inf"."""
+    click.echo(json.dumps(_portable(data), indent=2, allow_nan=False))
+
+
+def plain_table(
+    headings: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    *,
+    title: str = "",
+    right: Collection[str] = (),
+) -> str:
+    """The table as text: columns as wide as their widest cell, two spaces between, line breaks as "; "."""
+    lines = [[" ".join(heading.split()) for heading in headings]]
+    lines += [["; ".join(cell.splitlines()) for cell in row] for row in cells]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    flush_right = [heading in right for heading in headings]
+    text = [_GAP.join(_pad(*cell) for cell in zip(line, widths, flush_right, strict=True)) for line in lines]
+    rule = _GAP.join("-" * width for width in widths)
+    return "\n".join(line.rstrip() for line in ([title] if title else []) + [text[0], rule, *text[1:]])
+
+
+def _pad(cell: str, width: int, flush_right: bool) -> str:
+    return cell.rjust(width) if flush_right else cell.ljust(width)
+
+
+def _print_rich(
+    headings: Sequence[str], cells: Sequence[Sequence[str]], title: str, right: Collection[str]
+) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title) if title else None, title_justify="left")
+    for heading in headings:
+        table.add_column(Text(heading), justify="right" if heading in right else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(file=sys.stdout).print(table)
+
+
+def _portable(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _portable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_portable(item) for item in value]
+    return value
