@@ -1,0 +1,18 @@
+"""The optimizer family: torch and the standard library only, useful without the rest of the package."""
+
+from jorge_tune.optim.jorge import Jorge, series_refresh
+from jorge_tune.optim.kronecker import Counters, KroneckerOptimizer
+from jorge_tune.optim.param_groups import param_groups
+from jorge_tune.optim.sgd import DecoupledSGD
+from jorge_tune.optim.shampoo import Shampoo, inverse_root_eigh
+
+__all__ = [
+    "Counters",
+    "DecoupledSGD",
+    "Jorge",
+    "KroneckerOptimizer",
+    "Shampoo",
+    "inverse_root_eigh",
+    "param_groups",
+    "series_refresh",
+]

@@ -1,0 +1,106 @@
+"""What an optimizer of the family refuses, each with the rule and the way out."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jorge_tune.optim.blocks import partition
+
+Group = dict[str, Any]
+
+
+def require(holds: bool, name: str, rule: str, got: object) -> None:
+    """Raise ValueError `<name> must <rule>, got <value>` unless `holds`."""
+    if not holds:
+        raise ValueError(f"{name} must {rule}, got {got!r}")
+
+
+def is_count(value: object, minimum: int) -> bool:
+    """Whether `value` is an int (and no bool) of at least `minimum`."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+
+
+def check_group(group: Group) -> None:
+    """Check the hyperparameters that every member has, and that the parameters are real."""
+    lr = group["lr"]
+    require(isinstance(lr, Tensor) or lr >= 0, "lr", "be >= 0", lr)
+    require(0 <= group["momentum"] < 1, "momentum", "be in [0, 1)", group["momentum"])
+    require(0 <= group["dampening"] <= 1, "dampening", "be in [0, 1]", group["dampening"])
+    require(group["weight_decay"] >= 0, "weight_decay", "be >= 0", group["weight_decay"])
+    graft = group["graft"]
+    require(graft in ("sgd", "adamw", "none"), "graft", "be 'sgd', 'adamw' or 'none'", graft)
+    plain = group["momentum"] > 0 and group["dampening"] == 0 and graft == "sgd"
+    require(
+        plain or not group["nesterov"], "nesterov", "have momentum > 0, dampening 0 and graft 'sgd'", group["nesterov"]
+    )
+    betas = group["graft_betas"]
+    require(len(betas) == 2 and all(0 <= b < 1 for b in betas), "graft_betas", "be two numbers in [0, 1)", betas)
+    require(group["graft_eps"] > 0, "graft_eps", "be > 0", group["graft_eps"])
+    require(is_count(group["refresh_interval"], 1), "refresh_interval", "be an int >= 1", group["refresh_interval"])
+    require(is_count(group["warm_refreshes"], 0), "warm_refreshes", "be an int >= 0", group["warm_refreshes"])
+    size = group["block_size"]
+    require(size is None or is_count(size, 1), "block_size", "be an int >= 1 or None", size)
+    require(group["nonfinite"] in ("skip", "raise"), "nonfinite", "be 'skip' or 'raise'", group["nonfinite"])
+    for param in group["params"]:
+        require(not param.is_complex(), "params", "be real (view a complex one as real pairs)", param.dtype)
+
+
+def usable_gradient(param: Tensor, place: str) -> Tensor:
+    """The gradient in state precision (float32, or float64 for float64 parameters)."""
+    grad = param.grad
+    assert grad is not None
+    if grad.layout is not torch.strided:
+        raise ValueError(f"{place}: sparse gradients are not supported (set sparse=False on the embedding)")
+    return grad.detach().to(state_dtype(param))
+
+
+def state_dtype(param: Tensor) -> torch.dtype:
+    """Momenta and preconditioners live in float32, or float64 for float64 parameters."""
+    return torch.float64 if param.dtype == torch.float64 else torch.float32
+
+
+def check_state(state_dict: dict[str, Any], groups: list[Group]) -> None:
+    """Refuse a state of another number of parameters, another block size or other shapes.
+
+    Raises:
+        ValueError: with the place, the two shapes and the way out.
+    """
+    theirs = state_dict["param_groups"]
+    sizes, counts = ([[f(g) for g in gs] for gs in (groups, theirs)] for f in (_block_size, _count))
+    if counts[0] != counts[1]:
+        raise ValueError(f"the state has groups of {counts[1]} parameters, this optimizer of {counts[0]}")
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"the state was made with block_size {sizes[1]}, this optimizer has {sizes[0]}: "
+            "construct it with the same block_size"
+        )
+    ours = itertools.chain.from_iterable(((p, group) for p in group["params"]) for group in groups)
+    for (param, group), key in zip(ours, itertools.chain.from_iterable(g["params"] for g in theirs), strict=True):
+        _check_shapes(state_dict["state"].get(key, {}), param, group, f"state of parameter {key}")
+
+
+def _block_size(group: Group) -> object:
+    return group.get("block_size")
+
+
+def _count(group: Group) -> int:
+    return len(group["params"])
+
+
+def _check_shapes(state: dict[str, Any], param: Tensor, group: Group, place: str) -> None:
+    blocks = partition(param.shape, group["block_size"]) if group["precondition"] else ()
+    expected: dict[str, tuple[int, ...]] = {}
+    for number, block in enumerate(blocks):
+        expected[f"left.{number}"] = (block.shape.rows, block.shape.rows)
+        expected[f"right.{number}"] = (block.shape.columns, block.shape.columns)
+    for key, value in state.items():
+        whole = key == "momentum" or key.startswith("graft.")
+        shape = tuple(param.shape) if whole else expected.get(key)
+        if key.startswith(("left.", "right.")) and key.count(".") == 1 and shape is None:
+            raise ValueError(f"{place}: {key} belongs to a block that shape {tuple(param.shape)} does not have")
+        if shape is not None and tuple(value.shape) != shape:
+            raise ValueError(f"{place}: {key} has shape {tuple(value.shape)}, but {shape} is needed here")

@@ -1,0 +1,84 @@
+"""The length of a step: the step that the grafted optimizer would have taken. Lists of tensors, updated in place.
+
+Grafting takes the norm of these steps and another optimizer's direction (Jorge, A.2, Algorithm 3). The SGD
+recurrence also carries the momentum of the preconditioned gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def sgd_step_(
+    buffers: list[Tensor],
+    grads: list[Tensor],
+    first: Sequence[bool],
+    *,
+    momentum: float,
+    dampening: float,
+    nesterov: bool,
+) -> list[Tensor]:
+    """Advance SGD's momentum buffers, by torch's own recurrence, and return the steps before the learning rate.
+
+    b <- g at a parameter's first step, else b <- momentum b + (1 - dampening) g; the step is b, or
+    g + momentum b for Nesterov. The returned tensors may be the buffers or the gradients themselves.
+    """
+    if momentum == 0:
+        return grads
+    torch._foreach_mul_(buffers, momentum)
+    torch._foreach_add_(buffers, grads, alpha=1 - dampening)
+    for buffer, grad, is_first in zip(buffers, grads, first, strict=True):
+        if is_first:
+            buffer.copy_(grad)
+    if nesterov:
+        return list(torch._foreach_add(grads, buffers, alpha=momentum))
+    return buffers
+
+
+def adamw_step_(
+    first_moments: list[Tensor],
+    second_moments: list[Tensor],
+    grads: list[Tensor],
+    steps: Sequence[int],
+    *,
+    betas: tuple[float, float],
+    eps: float,
+) -> list[Tensor]:
+    """Advance AdamW's moments and return its bias-corrected steps, without decay, before the learning rate."""
+    average_(first_moments, grads, betas[0])
+    torch._foreach_mul_(second_moments, betas[1])
+    torch._foreach_addcmul_(second_moments, grads, grads, value=1 - betas[1])
+    roots = torch._foreach_sqrt(second_moments)
+    torch._foreach_div_(roots, [(1 - betas[1] ** t) ** 0.5 for t in steps])
+    torch._foreach_add_(roots, eps)
+    directions = torch._foreach_div(first_moments, roots)
+    torch._foreach_div_(directions, [1 - betas[0] ** t for t in steps])
+    return list(directions)
+
+
+def average_(averages: list[Tensor], values: list[Tensor], beta: float) -> None:
+    """Exponential average: a <- beta a + (1 - beta) v."""
+    torch._foreach_mul_(averages, beta)
+    torch._foreach_add_(averages, values, alpha=1 - beta)
+
+
+def scale_to(directions: list[Tensor], steps: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """u = ||step|| d / ||d||, and 0 where d = 0, tensor by tensor, with the ratios ||step|| / ||d||.
+
+    Norms are taken in float64, so that steps of 1e-30 and 1e+30 have the norm they have.
+
+    Returns:
+        The scaled directions (new tensors) and the ratios, float64, shape (number of tensors,).
+    """
+    lengths = norms(directions)
+    ratios = torch.where(lengths > 0, norms(steps) / lengths, 0.0)
+    scaled = [d * ratio for d, ratio in zip(directions, ratios.unbind(), strict=True)]
+    return scaled, ratios
+
+
+def norms(tensors: list[Tensor]) -> Tensor:
+    """Frobenius norms in float64, shape (number of tensors,)."""
+    return torch.stack([torch.linalg.vector_norm(t, dtype=torch.float64) for t in tensors])

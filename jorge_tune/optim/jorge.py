@@ -1,0 +1,279 @@
+"""Jorge: Shampoo whose inverse fourth roots are updated by matrix products alone.
+
+Singh, Sating, Bhatele, "Jorge: approximate preconditioning for GPU-efficient second-order optimization", Algorithm 2
+with A.1 (dynamic b2) and A.2 (grafting).
+
+Legend: G a gradient block (m x n); L its left preconditioner (m x m), near A^(-1/4) for the running average A of
+G G^T; X = L^4 G G^T; b2 = ||X|| / (||X|| + 1), the averaging weight; c = (1 - b2) / b2. A leading batch dimension is
+allowed everywhere. The right side is the same function of (R, G^T).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import torch
+from torch import Tensor
+
+from jorge_tune.optim.kronecker import Group, KroneckerOptimizer, Params, SideState, require
+
+SERIES: Final = (-1 / 4, 5 / 32, -15 / 128)  # coefficients of A, A^2, A^3 in (I + A)^(-1/4), Eq. 6
+
+
+def series_refresh(
+    L: Tensor,
+    G: Tensor,
+    *,
+    series_terms: int = 2,
+    b2_floor: float = 0.0,
+    relative_eps: float | None = None,
+    route: Literal["auto", "dense", "low_rank"] = "auto",
+) -> Tensor:
+    """One refresh: L' = b2^(-1/4) L (I - c/4 X + 5 c^2/32 X^2), with b2 = ||X||_F / (||X||_F + 1).
+
+    The correction c X = X / ||X|| depends on the scale of neither L nor G, so both are divided by their largest
+    entry first; the true ||X|| is carried apart, in float64, for b2^(-1/4) = (1 + c)^(1/4) with c = 1 / ||X||.
+    (Computed as (1 - b2) / b2, c is lost to rounding once ||X|| > 1e7.) L' is not symmetric in general and must
+    not be made so: averaging it with its transpose destroys positive definiteness.
+
+    Shape:
+        L: (..., m, m). G: (..., m, n). Returns (..., m, m), in L's dtype.
+
+    Args:
+        L: The preconditioner before.
+        G: The gradient block; all zero leaves L as it is.
+        series_terms: Highest power of X, 1 to 3 (the paper's is 2).
+        b2_floor: Lower bound of b2, in [0, 1); 0 is the paper's.
+        relative_eps: If given, an L that is exactly the identity stands for the start
+            (relative_eps ||G G^T||_F)^(-1/4) I.
+        route: Two exact ways to the same L'. "dense" forms X; "low_rank" keeps X = Y G^T as its two factors;
+            "auto" takes the one with fewer operations.
+
+    Reference:
+        Jorge, Eq. 8 and 11, A.1.
+    """
+    l_max, g_max = largest(L), largest(G)  # (..., 1, 1), as is every scalar below
+    Lh, Gh = L / l_max, G / g_max
+    dense_flops, low_rank_flops = refresh_flops(*G.shape[-2:])
+    if route == "dense" or (route == "auto" and dense_flops <= low_rank_flops):
+        L2 = Lh @ Lh
+        Y, right = (L2 @ L2) @ (Gh @ Gh.mT), None  # Y = X
+    else:
+        Y, right = Lh @ (Lh @ (Lh @ (Lh @ Gh))), Gh.mT  # Y G^T = X
+    y_max = largest(Y)
+    Y = Y / y_max
+    if right is None:
+        W, norm = Y, _norm(Y)
+    else:
+        W, norm = right @ Y, _norm_of_product(Y, right)
+    norm_x = l_max.double() ** 4 * g_max.double() ** 2 * y_max.double() * norm  # ||X||_F, 0 for a zero gradient
+
+    start = torch.ones_like(norm_x)
+    if relative_eps is not None:
+        is_start = _is_identity(L)
+        start = torch.where(is_start, (relative_eps * norm_x) ** (-1 / 4), start)
+        norm_x = torch.where(is_start & (norm_x > 0), 1 / relative_eps, norm_x)
+    c = 1 / norm_x
+    if b2_floor > 0:
+        c = c.clamp(max=(1 - b2_floor) / b2_floor)
+
+    scale = c * norm_x / norm  # c X = scale Y G^T, of norm 1, or less where the floor holds
+    coefficients = [(SERIES[k] * scale ** (k + 1)).to(L.dtype) for k in range(series_terms)]
+    series = coefficients[0] * torch.eye(W.shape[-1], dtype=W.dtype, device=W.device)
+    if series_terms > 1:  # c X (a1 I + a2 c X + ...) = Y (a1 I + a2 W + ...) G^T, scales absorbed
+        series = series + _polynomial(W, coefficients[1:])
+    correction = (Lh @ Y) @ series
+    if right is not None:
+        correction = correction @ right
+    refreshed = (start * (1 + c) ** (1 / 4)).to(L.dtype) * (L + l_max * correction)
+    return torch.where(norm_x > 0, refreshed, L)
+
+
+def _polynomial(W: Tensor, coefficients: list[Tensor]) -> Tensor:
+    """a1 W + a2 W^2 + ..., by Horner's rule."""
+    value = coefficients[-1] * W
+    for coefficient in reversed(coefficients[:-1]):
+        value = coefficient * W + W @ value
+    return value
+
+
+def refresh_flops(m: int, n: int) -> tuple[int, int]:
+    """Operations of one side's refresh (side m, other side n) by the dense and by the low-rank route."""
+    return 10 * m**3 + 2 * m * m * n, 12 * m * m * n + 8 * m * n * n
+
+
+def largest(matrix: Tensor) -> Tensor:
+    """The largest absolute entry, shape (..., 1, 1); 1 for an all-zero matrix."""
+    return _nonzero(matrix.abs().amax((-1, -2), keepdim=True))
+
+
+def _nonzero(value: Tensor) -> Tensor:
+    return torch.where(value == 0, 1.0, value).to(value.dtype)
+
+
+def _norm(matrix: Tensor) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(matrix, dim=(-1, -2), keepdim=True, dtype=torch.float64)
+    return norm
+
+
+def _norm_of_product(Y: Tensor, right: Tensor) -> Tensor:
+    """||Y right||_F without forming the product: its square is <Y^T Y, right right^T>."""
+    squared: Tensor = ((Y.mT @ Y).double() * (right @ right.mT).double()).sum((-1, -2), keepdim=True)
+    return squared.clamp(min=0).sqrt()
+
+
+def _is_identity(matrix: Tensor) -> Tensor:
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    return (matrix == identity).all(-1, keepdim=True).all(-2, keepdim=True)
+
+
+class _FromPreset:
+    """The value that the preset says."""
+
+    def __repr__(self) -> str:
+        return "<from preset>"
+
+
+FROM_PRESET: Final[Any] = _FromPreset()
+
+PRESETS: Final[dict[str | None, dict[str, Any]]] = {
+    None: {
+        "refresh_interval": 10,
+        "warm_refreshes": 100,
+        "stagger": True,
+        "block_size": 1024,
+        "eps": 1.0,
+        "eps_kind": "relative",
+    },
+    "paper": {
+        "refresh_interval": 1,
+        "warm_refreshes": 0,
+        "stagger": False,
+        "block_size": None,
+        "eps": 1e-6,
+        "eps_kind": "absolute",
+    },
+}
+
+
+class Jorge(KroneckerOptimizer):
+    """Jorge, a drop-in torch optimizer: Shampoo's direction without inverses, SGD's step length by grafting.
+
+    Each step: refresh L and R of the blocks that are due; P = L G R; momentum; the grafted optimizer's norm;
+    decoupled decay w <- (1 - lr wd) w; w <- w - lr u. One-dimensional parameters take the grafted step.
+
+    Args:
+        params: Parameters or groups, as for any torch optimizer.
+        lr: Learning rate, > 0; SGD's own when `graft` is "sgd".
+        momentum: Of the preconditioned gradient and of the grafted SGD, in [0, 1).
+        dampening: As in torch's SGD, in [0, 1].
+        nesterov: As in torch's SGD.
+        weight_decay: Decoupled, >= 0. For SGD's coupled decay multiply by (1-dampening)/(1-momentum) (Eq. 9).
+        graft: Whose step length: "sgd", "adamw", or "none".
+        graft_betas: AdamW's betas, for graft "adamw".
+        graft_eps: AdamW's eps, for graft "adamw".
+        refresh_interval: Steps between two refreshes of a block, >= 1.
+        warm_refreshes: Refresh at each of this many first steps; it nearly recovers interval 1.
+        stagger: Spread the refreshes over the interval so that steps cost about the same.
+        block_size: Cut sides longer than this; None never cuts.
+        eps: Start of the statistics, > 0: L_0 = eps^(-1/4) I if absolute; times ||G_1 G_1^T||_F if relative.
+        eps_kind: "relative" or "absolute".
+        b2_floor: Lower bound of the averaging weight b2, in [0, 1).
+        series_terms: Highest power of X, 1 to 3.
+        nonfinite: "skip" leaves a parameter with a NaN or infinite gradient untouched; "raise" stops.
+        preset: "paper" means Algorithm 2 with A.1 and A.2 to the letter: interval 1, no warm refreshes, no
+            staggering, no blocks, eps 1e-6 absolute. A value given explicitly wins.
+
+    State, per parameter: `step` int64 on the host; `momentum` and `graft.<name>` of the parameter's shape;
+    `left.<i>` (rows, rows) and `right.<i>` (columns, columns) of block i. All in float32 (float64 for float64).
+
+    Raises:
+        ValueError: a value out of its range, a complex parameter, a sparse gradient.
+        FloatingPointError: a non-finite gradient with nonfinite="raise"; nothing was changed.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 2)
+        >>> optimizer = Jorge(model.parameters(), lr=0.1, weight_decay=5e-3)
+
+    Reference:
+        Jorge, Algorithms 2 and 3, A.1, A.2; Section 4 for the settings.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float,
+        *,
+        momentum: float = 0.9,
+        dampening: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        graft: Literal["sgd", "adamw", "none"] = "sgd",
+        graft_betas: tuple[float, float] = (0.9, 0.999),
+        graft_eps: float = 1e-8,
+        refresh_interval: int = FROM_PRESET,
+        warm_refreshes: int = FROM_PRESET,
+        stagger: bool = FROM_PRESET,
+        block_size: int | None = FROM_PRESET,
+        eps: float = FROM_PRESET,
+        eps_kind: Literal["relative", "absolute"] = FROM_PRESET,
+        b2_floor: float = 0.0,
+        series_terms: int = 2,
+        nonfinite: Literal["skip", "raise"] = "skip",
+        preset: Literal["paper"] | None = None,
+    ) -> None:
+        require(preset in PRESETS, "preset", "be 'paper' or None", preset)
+        given = {
+            "refresh_interval": refresh_interval,
+            "warm_refreshes": warm_refreshes,
+            "stagger": stagger,
+            "block_size": block_size,
+            "eps": eps,
+            "eps_kind": eps_kind,
+        }
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+            "graft": graft,
+            "graft_betas": graft_betas,
+            "graft_eps": graft_eps,
+            "b2_floor": b2_floor,
+            "series_terms": series_terms,
+            "nonfinite": nonfinite,
+            **PRESETS[preset],
+            **{key: value for key, value in given.items() if value is not FROM_PRESET},
+        }
+        super().__init__(params, defaults)
+
+    def _check_member(self, group: Group) -> None:
+        require(group["eps"] > 0, "eps", "be > 0", group["eps"])
+        kind = group["eps_kind"]
+        require(kind in ("relative", "absolute"), "eps_kind", "be 'relative' or 'absolute'", kind)
+        require(0 <= group["b2_floor"] < 1, "b2_floor", "be in [0, 1)", group["b2_floor"])
+        require(group["series_terms"] in (1, 2, 3), "series_terms", "be 1, 2 or 3", group["series_terms"])
+
+    def _initial_side(self, size: int, group: Group, dtype: torch.dtype, device: torch.device) -> SideState:
+        identity = torch.eye(size, dtype=dtype, device=device)
+        if group["eps_kind"] == "absolute":
+            identity.mul_(group["eps"] ** (-1 / 4))
+        return {"": identity}
+
+    def _refresh_side(self, side: SideState, grads: Tensor, group: Group) -> SideState:
+        relative_eps = group["eps"] if group["eps_kind"] == "relative" else None
+        refreshed = series_refresh(
+            side[""],
+            grads,
+            series_terms=group["series_terms"],
+            b2_floor=group["b2_floor"],
+            relative_eps=relative_eps,
+        )
+        return {"": refreshed}
+
+    def _apply_side(self, side: SideState, grads: Tensor, group: Group) -> Tensor:
+        return side[""] @ grads
+
+    def _refresh_cost(self, size: int, other: int, group: Group) -> int:
+        return min(refresh_flops(size, other))

@@ -1,0 +1,353 @@
+"""The one anatomy of the family: gather, refresh, precondition, momentum, graft, decay, write back.
+
+Members differ only in the preconditioner of one side of a block: its state, its refresh and how it is applied. A
+comparison between members is therefore fair, and a reader of one knows all.
+
+Legend: G a gradient block (rows x columns); L, R its left and right preconditioners; P = L G R.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeAlias, overload
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from jorge_tune.optim import grafting
+from jorge_tune.optim.blocks import Block, BlockShape, is_due, partition
+from jorge_tune.optim.checks import Group, check_group, check_state, require, state_dtype, usable_gradient
+from jorge_tune.optim.stacks import SideState, Stack, build_stacks, expose, matrix_of
+
+Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+
+__all__ = ["Counters", "Group", "KroneckerOptimizer", "Params", "SideState", "require"]
+
+
+class Counters(NamedTuple):
+    """What an optimizer counted; reading it synchronises with the device."""
+
+    graft_ratio: float | None  # median over parameters of ||grafted step|| / ||direction|| at the last step
+    skipped: int  # gradients left out because they were not finite, since construction
+
+
+class Gathered(NamedTuple):
+    """The parameters of a group that have a gradient, in state precision; `finite` flags only where masks are used."""
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    finite: list[Tensor] | None
+
+
+class KroneckerOptimizer(Optimizer, ABC):
+    """Abstract: everything but the preconditioner. See `Jorge` for the arguments and the state."""
+
+    def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
+        self._reset()
+        super().__init__(params, {"precondition": True, **defaults})
+
+    def _reset(self) -> None:
+        """Forget what can be rebuilt: stacks are views of the state, counters belong to this process."""
+        self._stacks: dict[int, tuple[object, list[Stack]]] = {}
+        self._skipped: Tensor | int = 0
+        self._graft_ratios: list[Tensor] = []
+
+    # What a member says.
+
+    @abstractmethod
+    def _check_member(self, group: Group) -> None:
+        """Raise ValueError for a hyperparameter of the member out of its range."""
+
+    @abstractmethod
+    def _initial_side(self, size: int, group: Group, dtype: torch.dtype, device: torch.device) -> SideState:
+        """State of one side before any gradient, unbatched: tensors by name."""
+
+    def _observes(self, step: int, group: Group) -> bool:
+        """Whether the gradient of a parameter's `step` (from 1) enters statistics outside a refresh."""
+        return False
+
+    def _observe_side(self, side: SideState, grads: Tensor, group: Group) -> SideState:
+        """What gradients (batch, size, other) add to the statistics, where `_observes` says so."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def _refresh_side(self, side: SideState, grads: Tensor, group: Group) -> SideState:
+        """What a refresh changes, given gradients (batch, size, other)."""
+
+    @abstractmethod
+    def _apply_side(self, side: SideState, grads: Tensor, group: Group) -> Tensor:
+        """The preconditioner times gradients (batch, size, other)."""
+
+    @abstractmethod
+    def _refresh_cost(self, size: int, other: int, group: Group) -> int:
+        """Operations of one side's refresh, by which refreshes are spread over the interval."""
+
+    # torch's interface.
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, its hyperparameters checked.
+
+        Raises:
+            ValueError: a hyperparameter out of its range, or a complex parameter.
+        """
+        super().add_param_group(param_group)
+        try:
+            check_group(self.param_groups[-1])
+            self._check_member(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step for every parameter that has a gradient.
+
+        Args:
+            closure: Evaluates the model again and returns the loss; optional.
+
+        Raises:
+            ValueError: a sparse gradient. Nothing was changed.
+            FloatingPointError: a non-finite gradient in a group with nonfinite="raise". Nothing was changed.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        work = [self._gather(index, group) for index, group in enumerate(self.param_groups)]
+        self._graft_ratios = []
+        for index, gathered in enumerate(work):
+            if gathered.params:
+                self._step_group(index, self.param_groups[index], gathered)
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load; every state tensor keeps the dtype it was saved with, whatever the parameter's.
+
+        Raises:
+            ValueError: the state is of other shapes or of another block size.
+        """
+        check_state(state_dict, self.param_groups)
+        super().load_state_dict(state_dict)
+        ours = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
+        theirs = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        for param, key in zip(ours, theirs, strict=True):
+            for name, value in state_dict["state"].get(key, {}).items():
+                device = torch.device("cpu") if name == "step" else param.device
+                self.state[param][name] = value.detach().to(device=device, copy=True)
+        self._stacks = {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._reset()
+
+    def read_counters(self) -> Counters:
+        """The last step's graft ratio and the number of skipped gradients; synchronises with the device."""
+        ratios = [r.cpu() for r in self._graft_ratios]
+        median = float(torch.cat(ratios).median()) if ratios else None
+        return Counters(median, int(self._skipped))
+
+    # One step of one group.
+
+    def _gather(self, index: int, group: Group) -> Gathered:
+        """Check the gradients. On the CPU non-finite ones are left out; elsewhere they become zero, with a flag."""
+        params = [p for p in group["params"] if p.grad is not None]
+        if not params:
+            return Gathered([], [], None)
+        places = [f"param_groups[{index}], parameter of shape {tuple(p.shape)}" for p in params]
+        grads = [usable_gradient(p, place) for p, place in zip(params, places, strict=True)]
+        finite = torch.isfinite(grafting.norms(grads))
+        if group["nonfinite"] == "skip" and params[0].device.type != "cpu":
+            self._skipped = self._skipped + (~finite).sum()
+            flags = list(finite.unbind())
+            return Gathered(params, [torch.where(f, g, 0.0) for f, g in zip(flags, grads, strict=True)], flags)
+        keep = finite.tolist()
+        if group["nonfinite"] == "raise" and not all(keep):
+            raise FloatingPointError(f"{places[keep.index(False)]}: the gradient is not finite")
+        self._skipped = self._skipped + keep.count(False)
+        return Gathered(list(itertools.compress(params, keep)), list(itertools.compress(grads, keep)), None)
+
+    def _step_group(self, index: int, group: Group, gathered: Gathered) -> None:
+        params, grads, finite = gathered
+        states = [self._state_of(p, grad, group) for p, grad in zip(params, grads, strict=True)]
+        before = _copies(params, states) if finite is not None else []
+        for state in states:
+            state["step"] += 1
+        lengths = _grafted_steps_(states, grads, group)
+        directions = list(lengths)
+        chosen = [i for i, state in enumerate(states) if "momentum" in state]
+        if chosen:
+            flags = None if finite is None else {params[i]: finite[i] for i in chosen}
+            ps = self._precondition(index, group, {params[i]: grads[i] for i in chosen}, flags)
+            moved = _with_momentum_([states[i] for i in chosen], ps, group)
+            if group["graft"] != "none":
+                moved, ratios = grafting.scale_to(moved, [lengths[i] for i in chosen])
+                self._graft_ratios.append(ratios)
+            for i, direction in zip(chosen, moved, strict=True):
+                directions[i] = direction
+        _descend_(params, directions, group)
+        if finite is not None:
+            _restore_(params, states, before, finite)
+
+    def _state_of(self, param: Tensor, grad: Tensor, group: Group) -> dict[str, Any]:
+        """A parameter's state; at its first gradient the momenta are created (preconditioners, with their stack)."""
+        state: dict[str, Any] = self.state[param]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.int64)
+            for name in _graft_buffers(group):
+                state[f"graft.{name}"] = torch.zeros_like(grad)
+            if self._blocks(param, group):
+                state["momentum"] = torch.zeros_like(grad)
+        return state
+
+    def _blocks(self, param: Tensor, group: Group) -> tuple[Block, ...]:
+        return partition(param.shape, group["block_size"]) if group["precondition"] else ()
+
+    def _precondition(
+        self, index: int, group: Group, grads: dict[Tensor, Tensor], finite: dict[Tensor, Tensor] | None
+    ) -> list[Tensor]:
+        """Refresh the blocks that are due, then P = L G R for each parameter, in its shape."""
+        matrices = {param: matrix_of(grad) for param, grad in grads.items()}
+        results: dict[Tensor, Tensor] = {}
+        for stack in self._stacks_of(index, group):
+            rows = [row for row, entry in enumerate(stack.entries) if entry.param in matrices]
+            if not rows:
+                continue
+            stacked = stack.gather(rows, matrices)
+            flags = None if finite is None else torch.stack([finite[stack.entries[row].param] for row in rows])
+            expose(stack, rows, self.state)
+            self._update_stack(stack, rows, stacked, flags, group)
+            if "left" in stack.sides:
+                stacked = self._apply_side(stack.read("left", rows), stacked, group)
+            if "right" in stack.sides:
+                stacked = self._apply_side(stack.read("right", rows), stacked.mT, group).mT
+            for piece, row in zip(stacked.unbind(), rows, strict=True):
+                param, block = stack.entries[row].param, stack.entries[row].block
+                if piece.shape == matrices[param].shape:
+                    results[param] = piece
+                else:
+                    block.view(results.setdefault(param, torch.empty_like(matrices[param]))).copy_(piece)
+        return [results[param].reshape(param.shape) for param in grads]
+
+    def _stacks_of(self, index: int, group: Group) -> list[Stack]:
+        """The group's stacks, built anew when its parameters or its timetable changed."""
+        params = [p for p in group["params"] if p.requires_grad]
+        key = ([id(p) for p in params], group["refresh_interval"], group["stagger"], group["block_size"])
+        if index not in self._stacks or self._stacks[index][0] != key:
+            stacks = build_stacks(
+                [(p, self._blocks(p, group)) for p in params],
+                self.state,
+                slots=group["refresh_interval"] if group["stagger"] else 1,
+                cost=lambda shape: self._cost(shape, group),
+                initial=lambda size, p: self._initial_side(size, group, state_dtype(p), p.device),
+            )
+            self._stacks[index] = (key, stacks)
+        return self._stacks[index][1]
+
+    def _cost(self, shape: BlockShape, group: Group) -> int:
+        left = self._refresh_cost(shape.rows, shape.columns, group) if shape.left else 0
+        return left + (self._refresh_cost(shape.columns, shape.rows, group) if shape.right else 0)
+
+    def _update_stack(self, stack: Stack, rows: list[int], grads: Tensor, finite: Tensor | None, group: Group) -> None:
+        """Statistics of all `rows`, then the refresh of those that are due."""
+        timetable = group["refresh_interval"], group["warm_refreshes"]
+        entries = [stack.entries[row] for row in rows]
+        steps = [int(self.state[entry.param]["step"]) for entry in entries]
+        seen = [i for i, step in enumerate(steps) if self._observes(step, group)]
+        due = [i for i, entry in enumerate(entries) if is_due(steps[i], entry.slot, *timetable)]
+        for change, places in ((self._observe_side, seen), (self._refresh_side, due)):
+            if not places:
+                continue
+            part = grads if len(places) == len(rows) else grads[places]
+            for side in stack.sides:
+                here = [rows[i] for i in places]
+                old = stack.read(side, here)
+                new = change(old, part if side == "left" else part.mT, group)
+                if finite is not None:
+                    new = {name: _where(finite[places], tensor, old[name]) for name, tensor in new.items()}
+                stack.write(side, here, new)
+
+
+def _graft_buffers(group: Group) -> tuple[str, ...]:
+    if group["graft"] == "adamw":
+        return "first_moment", "second_moment"
+    return ("momentum",) if group["momentum"] > 0 or group["graft"] == "none" else ()
+
+
+def _grafted_steps_(states: list[dict[str, Any]], grads: list[Tensor], group: Group) -> list[Tensor]:
+    """The grafted optimizer's own steps; without a graft, the average of the gradients."""
+    if group["graft"] == "adamw":
+        return grafting.adamw_step_(
+            [state["graft.first_moment"] for state in states],
+            [state["graft.second_moment"] for state in states],
+            grads,
+            [int(state["step"]) for state in states],
+            betas=group["graft_betas"],
+            eps=group["graft_eps"],
+        )
+    return _moved_([state.get("graft.momentum") for state in states], states, grads, group)
+
+
+def _with_momentum_(states: list[dict[str, Any]], ps: list[Tensor], group: Group) -> list[Tensor]:
+    """Directions d: the preconditioned gradients, with momentum."""
+    buffers = [state["momentum"] for state in states]
+    if group["graft"] == "adamw":
+        grafting.average_(buffers, ps, group["graft_betas"][0])
+        return buffers
+    return _moved_(buffers, states, ps, group)
+
+
+def _moved_(buffers: list[Any], states: list[dict[str, Any]], values: list[Tensor], group: Group) -> list[Tensor]:
+    if group["graft"] == "none":
+        grafting.average_(buffers, values, group["momentum"])
+        return buffers
+    return grafting.sgd_step_(
+        buffers,
+        values,
+        [int(state["step"]) == 1 for state in states],
+        momentum=group["momentum"],
+        dampening=group["dampening"],
+        nesterov=group["nesterov"],
+    )
+
+
+def _descend_(params: list[Tensor], directions: list[Tensor], group: Group) -> None:
+    """w <- (1 - lr wd) w - lr u, in state precision."""
+    lr, weight_decay = group["lr"], group["weight_decay"]
+    masters = [p.to(u.dtype) for p, u in zip(params, directions, strict=True)]
+    if weight_decay != 0:
+        torch._foreach_mul_(masters, 1 - lr * weight_decay)
+    torch._foreach_add_(masters, directions, alpha=-lr)
+    for param, master in zip(params, masters, strict=True):
+        if master is not param:
+            param.copy_(master)
+
+
+def _step_tensors(param: Tensor, state: dict[str, Any]) -> list[Tensor]:
+    momenta = [value for key, value in state.items() if key == "momentum" or key.startswith("graft.")]
+    return [param, *momenta]
+
+
+def _copies(params: list[Tensor], states: list[dict[str, Any]]) -> list[list[Tensor]]:
+    return [[t.clone() for t in _step_tensors(p, s)] for p, s in zip(params, states, strict=True)]
+
+
+def _restore_(
+    params: list[Tensor], states: list[dict[str, Any]], before: list[list[Tensor]], finite: list[Tensor]
+) -> None:
+    """Undo the step where the gradient was not finite, without asking the device."""
+    for param, state, copies, flag in zip(params, states, before, finite, strict=True):
+        for tensor, copy in zip(_step_tensors(param, state), copies, strict=True):
+            tensor.copy_(torch.where(flag, tensor, copy))
+
+
+def _where(flags: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    return torch.where(flags.view(-1, *[1] * (new.dim() - 1)), new, old)

@@ -1,0 +1,84 @@
+"""SGD with decoupled decay: the family without its preconditioner."""
+
+from __future__ import annotations
+
+from typing import Literal, NoReturn
+
+import torch
+from torch import Tensor
+
+from jorge_tune.optim.kronecker import Group, KroneckerOptimizer, Params, SideState
+
+
+class DecoupledSGD(KroneckerOptimizer):
+    """torch's SGD, but with w <- (1 - lr wd) w in place of the decay term in the gradient.
+
+    What Jorge does when nothing is preconditioned; the control that sets the schedule's and the decay's part of a
+    result apart from the preconditioner's.
+
+    Args:
+        params: Parameters or groups.
+        lr: Learning rate, >= 0.
+        momentum, dampening, nesterov: As in torch's SGD.
+        weight_decay: Decoupled, >= 0.
+        nonfinite: "skip" or "raise", as in `Jorge`.
+
+    State: `step` and `graft.momentum`, of the parameter's shape.
+
+    Raises:
+        ValueError: a value out of its range, a complex parameter, a sparse gradient.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 2)
+        >>> optimizer = DecoupledSGD(model.parameters(), lr=0.1, weight_decay=5e-3)
+
+    Reference:
+        Loshchilov and Hutter, "Decoupled weight decay regularization", Algorithm 1.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float,
+        *,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        nonfinite: Literal["skip", "raise"] = "skip",
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+            "graft": "sgd",
+            "graft_betas": (0.9, 0.999),
+            "graft_eps": 1e-8,
+            "refresh_interval": 1,
+            "warm_refreshes": 0,
+            "stagger": False,
+            "block_size": None,
+            "nonfinite": nonfinite,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, object]) -> None:
+        """Add a group; nothing in it is preconditioned."""
+        super().add_param_group({**param_group, "precondition": False})
+
+    def _check_member(self, group: Group) -> None:
+        pass
+
+    def _initial_side(self, size: int, group: Group, dtype: torch.dtype, device: torch.device) -> NoReturn:
+        raise AssertionError("nothing is preconditioned")
+
+    def _refresh_side(self, side: SideState, grads: Tensor, group: Group) -> NoReturn:
+        raise AssertionError("nothing is preconditioned")
+
+    def _apply_side(self, side: SideState, grads: Tensor, group: Group) -> NoReturn:
+        raise AssertionError("nothing is preconditioned")
+
+    def _refresh_cost(self, size: int, other: int, group: Group) -> int:
+        return 0

@@ -1,0 +1,127 @@
+"""Blocks of equal shape, stacked, so that one batched product serves them all.
+
+A stack holds the preconditioners of its blocks along a leading dimension, in order of slot: what is due at a step is
+a slice. Each row is also the parameter's own state tensor (`left.<i>`, ...), a view into the stack, so `state_dict`
+never sees a stack, and stacks are rebuilt from the state at any time.
+
+Legend: B = blocks in the stack; a side state is a dict of tensors by name, "" being the preconditioner proper.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from jorge_tune.optim.blocks import Block, BlockShape, assign_slots
+
+SideState = dict[str, Tensor]
+State = MutableMapping[Tensor, dict[str, Any]]
+
+
+class Entry(NamedTuple):
+    """One row of a stack: a parameter's block and the slot in which it is refreshed."""
+
+    param: Tensor
+    number: int
+    block: Block
+    slot: int
+
+
+@dataclass
+class Stack:
+    """Blocks of one shape, dtype and device. `sides` maps "left" and "right" to (B, ...) tensors by name."""
+
+    shape: BlockShape
+    entries: list[Entry]
+    sides: dict[str, SideState] = field(default_factory=dict)
+
+    def read(self, side: str, rows: list[int]) -> SideState:
+        """The side states of `rows`: views where the rows are contiguous, else copies."""
+        return {name: tensor[_span(rows)] for name, tensor in self.sides[side].items()}
+
+    def write(self, side: str, rows: list[int], state: SideState) -> None:
+        """Put side states back."""
+        for name, tensor in state.items():
+            self.sides[side][name][_span(rows)] = tensor
+
+    def gather(self, rows: list[int], grads: dict[Tensor, Tensor]) -> Tensor:
+        """The gradients of `rows`, shape (number of rows, m, n)."""
+        pieces = [self.entries[row].block.view(grads[self.entries[row].param]) for row in rows]
+        return pieces[0].unsqueeze(0) if len(pieces) == 1 else torch.stack(pieces)
+
+
+def build_stacks(
+    partitions: Iterable[tuple[Tensor, tuple[Block, ...]]],
+    state: State,
+    *,
+    slots: int,
+    cost: Callable[[BlockShape], int],
+    initial: Callable[[int, Tensor], SideState],
+) -> list[Stack]:
+    """Stack all blocks; sides come from `state` where it has them, else from `initial(size, param)`.
+
+    Args:
+        partitions: Parameters with their blocks.
+        state: The optimizer's state; its side tensors become views into the stacks.
+        slots: Number of slots to spread the refreshes over; 1 puts all into one step.
+        cost: Operations of one refresh of a block of this shape.
+        initial: State of a side before the first refresh.
+    """
+    rows = [(param, number, block) for param, blocks in partitions for number, block in enumerate(blocks)]
+    assigned = assign_slots([cost(block.shape) for _, _, block in rows], slots)
+    by_kind: dict[tuple[object, ...], list[Entry]] = defaultdict(list)
+    for row, slot in zip(rows, assigned, strict=True):
+        kind = (row[2].shape, row[0].dtype, row[0].device)
+        by_kind[kind].append(Entry(*row, slot))
+    stacks = []
+    for entries in by_kind.values():
+        stack = Stack(entries[0].block.shape, sorted(entries, key=lambda entry: entry.slot))
+        like = entries[0].param
+        if stack.shape.left:
+            stack.sides["left"] = _stack_side(stack, "left", state, initial(stack.shape.rows, like))
+        if stack.shape.right:
+            stack.sides["right"] = _stack_side(stack, "right", state, initial(stack.shape.columns, like))
+        stacks.append(stack)
+    return stacks
+
+
+def _stack_side(stack: Stack, side: str, state: State, initial: SideState) -> SideState:
+    stacked = {name: torch.stack([tensor] * len(stack.entries)) for name, tensor in initial.items()}
+    for row, entry in enumerate(stack.entries):
+        own = state.get(entry.param, {})
+        for name, tensor in stacked.items():
+            key = side_key(side, entry.number, name)
+            if key in own:
+                tensor[row] = own[key]
+                own[key] = tensor[row]
+    return stacked
+
+
+def expose(stack: Stack, rows: list[int], state: State) -> None:
+    """Give each row's parameter its side tensors, as views into the stack, where it has none yet."""
+    for row in rows:
+        entry = stack.entries[row]
+        own = state[entry.param]
+        for side, tensors in stack.sides.items():
+            if side_key(side, entry.number, "") not in own:
+                own.update({side_key(side, entry.number, name): tensor[row] for name, tensor in tensors.items()})
+
+
+def side_key(side: str, number: int, name: str) -> str:
+    """`left.3`, or `left.3.root` for a named tensor."""
+    return f"{side}.{number}" + (f".{name}" if name else "")
+
+
+def _span(rows: list[int]) -> slice | list[int]:
+    first, last = rows[0], rows[-1]
+    return slice(first, last + 1) if last - first + 1 == len(rows) else rows
+
+
+def matrix_of(grad: Tensor) -> Tensor:
+    """A gradient collapsed to (m, n), without a copy where the memory allows it."""
+    return grad.reshape(grad.shape[0], -1)
