@@ -1,26 +1,53 @@
 """The recipe: what one YAML file says, as frozen dataclasses. No torch here.
 
 `io.py` reads and writes them, `bootstrap.py` turns one into another, `schedule.py` gives the learning rate.
-A field's range is declared beside it (`check`), so that the reader can report every fault in one go.
+A field's range stands beside it as `Annotated[type, rule]`, so that the reader can report every fault in one go;
+rules that span fields are in `checks.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from jorge_tune.recipe.ranges import (
+    ABOVE_ZERO,
+    BELOW_ONE,
+    FACTOR,
+    FILE_NAME,
+    IMPORTABLE,
+    INCREASING,
+    INSIDE_ONE,
+    NOT_EMPTY,
+    NOT_NEGATIVE,
+    REGULAR_EXPRESSION,
+    SEED,
+    UP_TO_ONE,
+    at_least,
+    one_of,
+)
 
 TaskKind = Literal["classification", "segmentation", "detection", "language", "python", "command"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Unit = Literal["epoch", "step"]
 NoDecayClass = Literal["norm", "bias", "one_dimensional"]
 
+Count = Annotated[int, at_least(1)]
+Whole = Annotated[int, at_least(0)]
+Positive = Annotated[float, ABOVE_ZERO]
+NotNegative = Annotated[float, NOT_NEGATIVE]
+BelowOne = Annotated[float, BELOW_ONE]
+Factor = Annotated[float, FACTOR]
+Text = Annotated[str, NOT_EMPTY]
+Interval = Count | Literal["auto"] | None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """A model by name, with its constructor's arguments."""
 
-    name: str
+    name: Text
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -32,14 +59,14 @@ class Data:
     `subset` keeps that many training examples, class-balanced, first in file order.
     """
 
-    name: str
-    root: str = "data"
-    validation: float | str | None = None
-    augment: str = "standard"
-    subset: int | None = None
-    workers: int = 0
+    name: Text
+    root: Text = "data"
+    validation: Annotated[float, INSIDE_ONE] | Text | None = None
+    augment: Text = "standard"
+    subset: Count | None = None
+    workers: Whole = 0
     drop_last: bool = False
-    evaluate_every: int = 1  # epochs
+    evaluate_every: Count = 1  # epochs
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -50,17 +77,17 @@ class Task:
     kind: TaskKind
     model: Model | None = None
     data: Data | None = None
-    factory: str | None = None
-    command: tuple[str, ...] = ()
+    factory: Annotated[str, IMPORTABLE] | None = None
+    command: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupRule:
     """Parameters whose name matches `pattern` (a regular expression, searched) get scaled lr and decay."""
 
-    pattern: str
-    lr_scale: float = 1.0
-    weight_decay_scale: float = 1.0
+    pattern: Annotated[str, REGULAR_EXPRESSION]
+    lr_scale: NotNegative = 1.0
+    weight_decay_scale: NotNegative = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +95,8 @@ class OptimizerFields:
     """What every optimizer section has."""
 
     name: str
-    lr: float
-    weight_decay: float = 0.0
+    lr: Positive
+    weight_decay: NotNegative = 0.0
     no_decay: tuple[NoDecayClass, ...] = ()
     groups: tuple[GroupRule, ...] = ()
 
@@ -78,9 +105,9 @@ class OptimizerFields:
 class SGD(OptimizerFields):
     """torch's SGD; `decoupled` moves the decay out of the gradient: w <- (1 - lr wd) w."""
 
-    name: str = "sgd"
-    momentum: float = 0.0
-    dampening: float = 0.0
+    name: Literal["sgd"] = "sgd"
+    momentum: BelowOne = 0.0
+    dampening: BelowOne = 0.0
     nesterov: bool = False
     decoupled: bool = False
 
@@ -89,38 +116,41 @@ class SGD(OptimizerFields):
 class AdamW(OptimizerFields):
     """torch's AdamW."""
 
-    name: str = "adamw"
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
+    name: Literal["adamw"] = "adamw"
+    weight_decay: NotNegative = 0.01
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    eps: NotNegative = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
 class KroneckerFields(OptimizerFields):
-    """What every preconditioned optimizer of ours has; names and defaults are the constructors' own."""
+    """What every preconditioned optimizer of ours has; names and defaults are the constructors' own.
 
-    momentum: float = 0.9
-    dampening: float = 0.0
+    `refresh_interval`: a number, "auto" (calibrate first) or None (unset, which trains as 10).
+    """
+
+    momentum: BelowOne = 0.9
+    dampening: BelowOne = 0.0
     nesterov: bool = False
     graft: Literal["sgd", "adamw", "none"] = "sgd"
-    graft_betas: tuple[float, float] = (0.9, 0.999)
-    graft_eps: float = 1e-8
-    warm_refreshes: int = 100
+    graft_betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    graft_eps: NotNegative = 1e-8
+    refresh_interval: Interval = None
+    warm_refreshes: Whole = 100
     stagger: bool = True
-    block_size: int | None = 1024
+    block_size: Count | None = 1024
     nonfinite: Literal["skip", "raise"] = "skip"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Jorge(KroneckerFields):
-    """Jorge. `refresh_interval`: a number, "auto" (calibrate first) or None (unset, which trains as 10)."""
+    """Jorge: Shampoo's preconditioners by a binomial series, without inverses."""
 
-    name: str = "jorge"
-    refresh_interval: int | Literal["auto"] | None = None
-    eps: float = 1.0
+    name: Literal["jorge"] = "jorge"
+    eps: Positive = 1.0
     eps_kind: Literal["relative", "absolute"] = "relative"
-    b2_floor: float = 0.0
-    series_terms: int = 2
+    b2_floor: BelowOne = 0.0
+    series_terms: Annotated[int, one_of(1, 2, 3)] = 2
     preset: Literal["paper"] | None = None
 
 
@@ -128,17 +158,17 @@ class Jorge(KroneckerFields):
 class Shampoo(KroneckerFields):
     """Shampoo with exact inverse roots."""
 
-    name: str = "shampoo"
-    refresh_interval: int | Literal["auto"] | None = None
-    statistics_interval: int = 1
-    b2: float = 0.999
-    eps: float = 1e-6
+    name: Literal["shampoo"] = "shampoo"
+    statistics_interval: Count = 1
+    b2: BelowOne = 0.999
+    eps: NotNegative = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
 class CustomOptimizer(OptimizerFields):
     """Any optimizer by `module:Class`, with its arguments."""
 
+    name: Annotated[str, IMPORTABLE]
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -149,18 +179,18 @@ Optimizer = SGD | AdamW | Jorge | Shampoo | CustomOptimizer
 class Warmup:
     """From `start_factor` to 1 over `epochs` or `steps` (one of them); `constant` stays at start_factor."""
 
-    epochs: float | None = None
-    steps: int | None = None
+    epochs: Positive | None = None
+    steps: Count | None = None
     kind: Literal["linear", "constant"] = "linear"
-    start_factor: float = 0.01
+    start_factor: Annotated[float, UP_TO_ONE] = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleFields:
-    """What every schedule has."""
+    """What every schedule has. `unit` None: step where the recipe's length is in steps, else epoch."""
 
     name: str
-    unit: Unit = "epoch"
+    unit: Unit | None = None
     warmup: Warmup | None = None
 
 
@@ -168,58 +198,73 @@ class ScheduleFields:
 class Constant(ScheduleFields):
     """The rate as given."""
 
-    name: str = "constant"
+    name: Literal["constant"] = "constant"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step(ScheduleFields):
     """Times `gamma` at each milestone (absolute, warm-up included), or every `step_size` units."""
 
-    name: str = "step"
-    milestones: tuple[int, ...] = ()
-    step_size: int | None = None
-    gamma: float = 0.1
+    name: Literal["step"] = "step"
+    milestones: Annotated[tuple[Count, ...], INCREASING] = ()
+    step_size: Count | None = None
+    gamma: Factor = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(ScheduleFields):
     """Half a cosine down to `min_lr` (a rate, not a factor)."""
 
-    name: str = "cosine"
-    min_lr: float = 0.0
+    name: Literal["cosine"] = "cosine"
+    min_lr: NotNegative = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Polynomial(ScheduleFields):
     """(1 - progress) ** power."""
 
-    name: str = "polynomial"
-    power: float = 1.0
+    name: Literal["polynomial"] = "polynomial"
+    power: Positive = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(ScheduleFields):
     """Straight down to zero."""
 
-    name: str = "linear"
+    name: Literal["linear"] = "linear"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exponential(ScheduleFields):
     """gamma ** t."""
 
-    name: str = "exponential"
-    gamma: float = 0.95
+    name: Literal["exponential"] = "exponential"
+    gamma: Factor = 0.95
 
 
-Schedule = Constant | Step | Cosine | Polynomial | Linear | Exponential
+PlainSchedule = Constant | Step | Cosine | Polynomial | Linear | Exponential
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gen:
+    """GeN: the rate from forward passes along the optimizer's own direction, on top of `base` (GeN, Alg. 1)."""
+
+    name: Literal["gen"] = "gen"
+    interval: Count = 10
+    smoothing: Annotated[float, UP_TO_ONE] = 0.9
+    points: Annotated[int, one_of(3, 5)] = 3
+    initial_lr: Positive | None = None
+    base: PlainSchedule = Constant()
+
+
+Schedule = PlainSchedule | Gen
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
     """The metric value a race is measured against."""
 
-    metric: str
+    metric: Text
     value: float
 
 
@@ -227,8 +272,8 @@ class Target:
 class Calibration:
     """Where and how a refresh interval was measured."""
 
-    fingerprint: str
-    device: str
+    fingerprint: Text
+    device: Text
     overhead: float
 
 
@@ -236,15 +281,15 @@ class Calibration:
 class Recipe:
     """One recipe. Either `epochs` or `steps` is given; without a task it can be bootstrapped but not trained."""
 
-    version: int = 1
-    name: str
+    version: Annotated[int, one_of(1)] = 1
+    name: Annotated[str, FILE_NAME]
     task: Task | None = None
     optimizer: Optimizer
     schedule: Schedule = Constant()
-    epochs: int | None = None
-    steps: int | None = None
-    batch_size: int
+    epochs: Count | None = None
+    steps: Count | None = None
+    batch_size: Count
     precision: Precision = "fp32"
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     target: Target | None = None
     calibration: Calibration | None = None

@@ -1,0 +1,281 @@
+"""The rules that turn a tuned SGD or AdamW recipe into a Jorge recipe, each with its reason.
+
+From SGD they are the paper's (Jorge, Sec. 4 and Table 6). From AdamW they are ours: the paper has none.
+Derived numbers are computed on the decimal digits that the recipe shows, so 5.0e-4 x 10 is 0.005 and no neighbour of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, Literal
+
+from jorge_tune.errors import InputError
+from jorge_tune.recipe.checks import base_schedule
+from jorge_tune.recipe.render import number, recipe_to_dict
+from jorge_tune.recipe.schedule import schedule_unit
+from jorge_tune.recipe.schema import SGD, AdamW, Jorge, Recipe, Schedule, Shampoo, Step
+
+ScheduleChoice = Literal["step", "keep"]
+
+_CARRIED = "carried over"
+_DIGITS = 6  # significant digits of a derived number whose decimal form does not end
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """What became of one field: plain values before and after (None: absent), the rule and where it comes from."""
+
+    field: str
+    before: Any
+    after: Any
+    rule: str
+    formula: str = ""
+    source: str = ""
+
+    @property
+    def changed(self) -> bool:
+        """Whether the value is another one than before."""
+        return bool(self.before != self.after)
+
+    def comment(self) -> str:
+        """The reason in one line for the recipe file; empty where a value is merely carried over."""
+        if self.rule == _CARRIED and not self.source:
+            return ""
+        parts = [part for part in (self.rule, self.formula) if part]
+        return ": ".join(parts) + (f" ({self.source})" if self.source else "")
+
+
+@dataclass(frozen=True)
+class Bootstrapped:
+    """A Jorge recipe, and how each of its values came about: changed ones first."""
+
+    recipe: Recipe
+    derivations: tuple[Derivation, ...]
+
+
+def bootstrap(recipe: Recipe, *, schedule: ScheduleChoice | None = None) -> Bootstrapped:
+    """The Jorge recipe that follows from a tuned SGD or AdamW recipe.
+
+    Args:
+        recipe: the tuned recipe.
+        schedule: replace the schedule by step decay, or keep it; the default is step from SGD, keep from AdamW.
+
+    Raises:
+        InputError: the recipe's optimizer is neither.
+    """
+    if isinstance(recipe.optimizer, SGD):
+        optimizer, reasons = _from_sgd(recipe.optimizer)
+        choice = schedule or "step"
+    elif isinstance(recipe.optimizer, AdamW):
+        optimizer, reasons = _from_adamw(recipe.optimizer)
+        choice = schedule or "keep"
+    else:
+        raise InputError(_refusal(recipe))
+    new_schedule, schedule_reasons = _schedule(recipe, choice)
+    name = _renamed(recipe.name, recipe.optimizer.name, "jorge")
+    made = replace(recipe, name=name, optimizer=optimizer, schedule=new_schedule, calibration=None)
+    named = [Derivation("name", recipe.name, name, "named after its optimizer")]
+    if recipe.calibration is not None:
+        before = recipe_to_dict(recipe)["calibration"]
+        named.append(Derivation("calibration", before, None, "dropped: it was measured for another optimizer"))
+    stated = [*named, *reasons, *schedule_reasons]
+    ordered = sorted([*stated, *_carried(recipe, made, stated)], key=lambda derivation: not derivation.changed)
+    return Bootstrapped(made, tuple(ordered))
+
+
+def control(recipe: Recipe) -> Recipe:
+    """The optimizer that Jorge grafts from, with everything else as in the Jorge recipe.
+
+    It takes Jorge's rate, decay (decoupled) and schedule, so a race against it shows the preconditioner's part alone.
+
+    Raises:
+        InputError: the recipe is no Jorge recipe, or grafts from nothing.
+    """
+    jorge = recipe.optimizer
+    if not isinstance(jorge, Jorge) or jorge.graft == "none":
+        what = "grafts from nothing" if isinstance(jorge, Jorge) else f"trains with {jorge.name}"
+        raise InputError(f"recipe {recipe.name}: a control needs a Jorge recipe that grafts, and this one {what}")
+    shared = {
+        "lr": jorge.lr, "weight_decay": jorge.weight_decay, "no_decay": jorge.no_decay, "groups": jorge.groups,
+    }  # fmt: skip
+    optimizer: SGD | AdamW
+    if jorge.graft == "adamw":
+        optimizer = AdamW(**shared, betas=jorge.graft_betas, eps=jorge.graft_eps)  # type: ignore[arg-type]
+    else:
+        optimizer = SGD(
+            **shared,  # type: ignore[arg-type]
+            momentum=jorge.momentum,
+            dampening=jorge.dampening,
+            nesterov=jorge.nesterov,
+            decoupled=True,
+        )
+    return replace(recipe, name=_renamed(recipe.name, "jorge", "control"), optimizer=optimizer, calibration=None)
+
+
+def _from_sgd(sgd: SGD) -> tuple[Jorge, list[Derivation]]:
+    decay, decay_reasons = _decay_from_sgd(sgd)
+    jorge = Jorge(
+        lr=sgd.lr,
+        momentum=sgd.momentum,
+        dampening=sgd.dampening,
+        nesterov=sgd.nesterov,
+        weight_decay=decay,
+        no_decay=sgd.no_decay,
+        groups=sgd.groups,
+    )
+    lr = Derivation(
+        "optimizer.lr", sgd.lr, sgd.lr, "carried over: grafted steps have SGD's length", "", "Jorge, Sec. 4"
+    )
+    momentum = Derivation("optimizer.momentum", sgd.momentum, sgd.momentum, _CARRIED, "", "Jorge, Table 6")
+    graft = Derivation("optimizer.graft", None, "sgd", "the length of each step is SGD's", "", "Jorge, A.2")
+    return jorge, [_optimizer_name(sgd), graft, lr, momentum, *decay_reasons, _interval()]
+
+
+def _decay_from_sgd(sgd: SGD) -> tuple[float, list[Derivation]]:
+    """lambda_Jorge = lambda_SGD (1 - dampening) / (1 - momentum) (Jorge, Eq. 9, with SGD's dampening taken in)."""
+    before = sgd.weight_decay
+    if sgd.decoupled:
+        rule = "carried over: the decay was decoupled already"
+        gone = Derivation("optimizer.decoupled", True, None, "dropped: Jorge's decay is always decoupled")
+        return before, [Derivation("optimizer.weight_decay", before, before, rule, "", "Jorge, A.3"), gone]
+    if before == 0:
+        return 0.0, [Derivation("optimizer.weight_decay", before, 0.0, "no decay to scale", "", "Jorge, Eq. 9")]
+    dampening = sgd.dampening if sgd.momentum else 0.0  # torch's SGD without momentum ignores its dampening
+    exact = _exact(before) * (1 - _exact(dampening)) / (1 - _exact(sgd.momentum))
+    after = _readable(exact)
+    formula = f"{number(before)} x (1 - {_short(dampening)}) / (1 - {_short(sgd.momentum)}) = {number(after)}"
+    rule = "scaled: decoupled decay is not amplified by momentum"
+    gone_rule = "Jorge's decay is always decoupled"
+    return after, [
+        Derivation("optimizer.weight_decay", before, after, rule, formula, "Jorge, Eq. 9"),
+        Derivation("optimizer.decoupled", False, None, gone_rule, "", "Jorge, Sec. 4"),
+    ]
+
+
+def _from_adamw(adamw: AdamW) -> tuple[Jorge, list[Derivation]]:
+    ours = "our rule, not the paper's"
+    jorge = Jorge(
+        lr=adamw.lr,
+        momentum=adamw.betas[0],
+        weight_decay=adamw.weight_decay,
+        no_decay=adamw.no_decay,
+        groups=adamw.groups,
+        graft="adamw",
+        graft_betas=adamw.betas,
+        graft_eps=adamw.eps,
+    )
+    betas = list(adamw.betas)
+    decay = adamw.weight_decay
+    rows = [
+        ("optimizer.graft", None, "adamw", "the length of each step is AdamW's"),
+        ("optimizer.graft_betas", None, betas, "AdamW's betas"),
+        ("optimizer.graft_eps", None, adamw.eps, "AdamW's eps"),
+        ("optimizer.betas", betas, None, "became graft_betas"),
+        ("optimizer.eps", adamw.eps, None, "became graft_eps; Jorge's own eps means something else"),
+        ("optimizer.momentum", None, betas[0], "AdamW's first beta"),
+        ("optimizer.lr", adamw.lr, adamw.lr, "carried over: grafted steps have AdamW's length"),
+        ("optimizer.weight_decay", decay, decay, "carried over: AdamW's decay is decoupled too"),
+    ]
+    derivations = [Derivation(field, before, after, rule, "", ours) for field, before, after, rule in rows]
+    return jorge, [_optimizer_name(adamw), *derivations, _interval()]
+
+
+def _optimizer_name(optimizer: SGD | AdamW) -> Derivation:
+    return Derivation("optimizer.name", optimizer.name, "jorge", "the optimizer changes")
+
+
+def _interval() -> Derivation:
+    rule = "unset (trains as 10): measured per device, so that a step costs at most 10 % more"
+    return Derivation("optimizer.refresh_interval", None, None, rule, "", "Jorge, Sec. 4")
+
+
+def _schedule(recipe: Recipe, choice: ScheduleChoice) -> tuple[Schedule, list[Derivation]]:
+    """Step decay by 10 at one and two thirds of the training (Jorge, Sec. 4), or the schedule as it is."""
+    in_steps = recipe.steps is not None
+    length = recipe.steps if in_steps else recipe.epochs
+    assert length is not None
+    unit = "steps" if in_steps else "epochs"
+    before = _plain_schedule(recipe)
+    if choice == "keep" or length < 3:
+        asked = "kept" if choice == "keep" else f"kept: {length} {unit} have no thirds to step at"
+        return recipe.schedule, [Derivation("schedule", before, before, asked, "", "")]
+    k = length // 3
+    made = Step(milestones=(k, 2 * k), gamma=0.1, warmup=base_schedule(recipe).warmup)
+    after = _plain_schedule(replace(recipe, schedule=made))
+    if before == after:
+        return made, [Derivation("schedule", before, after, "carried over: it is Jorge's already", "", "Jorge, Sec. 4")]
+    rule = f"step decay at one and two thirds of {length} {unit}"
+    formula = f"k = floor({length} / 3) = {k}, milestones k and 2k, gamma 0.1"
+    return made, [Derivation("schedule", before, after, rule, formula, "Jorge, Sec. 4"), *_warmup(recipe, made)]
+
+
+def _warmup(recipe: Recipe, made: Step) -> list[Derivation]:
+    if made.warmup is None:
+        return []
+    by_epoch = made.warmup.epochs is not None and recipe.steps is None and schedule_unit(recipe) == "step"
+    rule = "kept, but it now rises from epoch to epoch, not from step to step" if by_epoch else "kept"
+    warmup = _plain_schedule(replace(recipe, schedule=made))["warmup"]
+    return [Derivation("schedule.warmup", warmup, warmup, rule, "", "Jorge, Table 6")]
+
+
+def _plain_schedule(recipe: Recipe) -> dict[str, Any]:
+    plain: dict[str, Any] = recipe_to_dict(recipe).get("schedule", {"name": "constant"})
+    return plain
+
+
+def _carried(before: Recipe, after: Recipe, stated: list[Derivation]) -> list[Derivation]:
+    """Every field that the recipe gives and no derivation speaks of yet, and that is still the same."""
+    spoken_of = {derivation.field for derivation in stated}
+    new = _leaves(recipe_to_dict(after), "")
+    old = _leaves(recipe_to_dict(before), "")
+    return [
+        Derivation(field, value, new.get(field, value), _CARRIED)
+        for field, value in old.items()
+        if not any(field == spoken or field.startswith(spoken + ".") for spoken in spoken_of)
+    ]
+
+
+def _leaves(section: Mapping[str, Any], path: str) -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in section.items():
+        below = f"{path}.{key}" if path else key
+        leaves.update(_leaves(value, below) if isinstance(value, Mapping) and value else {below: value})
+    return leaves
+
+
+def _exact(value: float) -> Fraction:
+    """The number that the shortest digits of a float say."""
+    return Fraction(repr(value))
+
+
+def _readable(exact: Fraction) -> float:
+    """The float nearest to an exact number; to six significant digits where its decimal form is longer."""
+    rounded = float(f"{float(exact):.{_DIGITS - 1}e}")
+    return rounded if abs(exact - _exact(rounded)) > 0 and len(repr(float(exact))) > 12 else float(exact)
+
+
+def _short(value: float) -> str:
+    return f"{value:g}"
+
+
+def _renamed(name: str, old: str, new: str) -> str:
+    """`resnet18-sgd` -> `resnet18-jorge`; a name that does not speak of its optimizer gets a suffix."""
+    stem = name.removesuffix(f"-{old}")
+    if stem == name and old in name:
+        return name.replace(old, new)
+    return f"{stem[: 100 - len(new) - 1]}-{new}"
+
+
+def _refusal(recipe: Recipe) -> str:
+    optimizer = recipe.optimizer
+    start = f"recipe {recipe.name}: "
+    if isinstance(optimizer, Jorge):
+        return start + "is a Jorge recipe already; bootstrap the SGD or AdamW recipe it came from"
+    if isinstance(optimizer, Shampoo):
+        return (
+            start
+            + "trains with Shampoo, and there are rules for sgd and adamw only; its grafted optimizer's recipe will do"
+        )
+    return start + f"trains with {optimizer.name}, and there are rules for sgd and adamw only"

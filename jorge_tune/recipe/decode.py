@@ -1,0 +1,269 @@
+"""Nodes into the schema's dataclasses, by the schema's own type hints; every fault is collected, none raised."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union
+
+from jorge_tune.errors import Fault
+from jorge_tune.recipe import schema
+from jorge_tune.recipe.nodes import Node, shown_key
+from jorge_tune.recipe.ranges import Rule
+
+FAULTY: Any = object()  # stands for a value that could not be read; its fault is already noted
+
+
+class Place(typing.NamedTuple):
+    """Where a value stands: its key's line and column, and its dotted path."""
+
+    line: int
+    column: int
+    path: str
+
+    def below(self, key: str, line: int, column: int) -> Place:
+        """The place of a key inside this section."""
+        return Place(line, column, f"{self.path}.{shown_key(key)}" if self.path else shown_key(key))
+
+
+def decode(root: Node, faults: list[Fault]) -> schema.Recipe | None:
+    """The recipe under `root`, or None where it has faults (they are appended to `faults`)."""
+    before = len(faults)
+    recipe: schema.Recipe = _Decoder(faults).value(schema.Recipe, root, Place(root.line, root.column, ""))
+    return recipe if len(faults) == before else None
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is most like a misspelt one, if any is near."""
+    import difflib  # only faulty files pay for it
+
+    matches = difflib.get_close_matches(word[:100].lower(), list(known), n=1)
+    return matches[0] if matches else None
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)`, or nothing where no known word is near."""
+    near = nearest(word, known)
+    return f" (did you mean '{near}'?)" if near else ""
+
+
+@functools.cache
+def hints_of(cls: type) -> dict[str, Any]:
+    """A dataclass's fields and their types, `Annotated` kept."""
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, else the hint alone."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def is_required(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field has no default."""
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+class _Decoder:
+    def __init__(self, faults: list[Fault]) -> None:
+        self._faults = faults
+
+    def value(self, hint: Any, node: Node, place: Place) -> Any:
+        """The node read as `hint` says, or `FAULTY`."""
+        members = alternatives(hint)
+        if node.value is None and type(None) in members:
+            return None
+        classes = [member for member in members if dataclasses.is_dataclass(member)]
+        if classes:
+            return self._section(classes, node, place)
+        bare, rule = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint, None)
+        if typing.get_origin(bare) is tuple:
+            return self._items(bare, rule, node, place)
+        if typing.get_origin(bare) not in (None, Literal, Union, types.UnionType):  # Mapping[str, Any]
+            return self._mapping(node, place)
+        reading = _read_any(members, node)
+        return self._fault(node, place.path, reading.sentence()) if isinstance(reading, _Mismatch) else reading
+
+    def _fault(self, node: Node, path: str, what: str) -> Any:
+        self._faults.append(Fault(node.line, node.column, path, what))
+        return FAULTY
+
+    def _items(self, hint: Any, rule: Rule | None, node: Node, place: Place) -> Any:
+        arguments = typing.get_args(hint)
+        count = None if arguments[-1] is Ellipsis else len(arguments)
+        if not isinstance(node.value, list) or count not in (None, len(node.value)):
+            expected = "a list" if count is None else f"a list of {count}"
+            got = f"{len(node.value)} values" if isinstance(node.value, list) else node.shown
+            return self._fault(node, place.path, f"must be {expected}, got {got}")
+        items = tuple(
+            self.value(arguments[0], item, Place(item.line, item.column, f"{place.path}[{index}]"))
+            for index, item in enumerate(node.value)
+        )
+        if any(item is FAULTY for item in items):
+            return FAULTY
+        if rule is not None and not rule.holds(items):
+            return self._fault(node, place.path, f"must be {rule.words}, got {node.plain()}")
+        return items
+
+    def _mapping(self, node: Node, place: Place) -> Any:
+        if node.section is None:
+            return self._fault(node, place.path, f"must be a section (key: value), got {node.shown}")
+        if not all([self._finite(entry.node, place.path) for entry in node.section.values()]):
+            return FAULTY
+        return node.plain()
+
+    def _finite(self, node: Node, path: str) -> bool:
+        """Free-form values may be anything but infinite or no number."""
+        if isinstance(node.value, dict):
+            return all([self._finite(entry.node, path) for entry in node.value.values()])
+        if isinstance(node.value, list):
+            return all([self._finite(item, path) for item in node.value])
+        if isinstance(node.value, float) and not math.isfinite(node.value):
+            self._fault(node, path, f"must be finite, got {node.shown}")
+            return False
+        return True
+
+    def _section(self, classes: list[Any], node: Node, place: Place) -> Any:
+        if node.section is None:
+            return self._fault(node, place.path, f"must be a section (key: value), got {node.shown}")
+        cls = classes[0] if len(classes) == 1 else self._chosen(classes, node, place)
+        return self._fields(cls, node, place)
+
+    def _chosen(self, classes: list[Any], node: Node, place: Place) -> Any:
+        """The class that the section's `name` asks for; where it asks for none, what its members share."""
+        by_name = {c.name: c for c in classes if hasattr(c, "name")}
+        custom = next((c for c in classes if not hasattr(c, "name")), None)
+        known = [*by_name, "module:Class"] if custom else list(by_name)
+        expected = ", ".join(known[:-1]) + f" or {known[-1]}"
+        entry = (node.section or {}).get("name")
+        if entry is None:
+            self._faults.append(Fault(place.line, place.column, place.path, f"'name' is missing: {expected}"))
+            return _SHARED[bool(custom)]
+        name = entry.node.value
+        if isinstance(name, str) and name in by_name:
+            return by_name[name]
+        if custom and isinstance(name, str) and ":" in name:
+            return custom
+        near = nearest(name, by_name) if isinstance(name, str) else None
+        hint = f" (did you mean '{near}'?)" if near else ""
+        path = place.below("name", 0, 0).path
+        self._fault(entry.node, path, f"must be {expected}, got {entry.node.shown}{hint}")
+        return by_name[near] if near else _SHARED[bool(custom)]
+
+    def _fields(self, cls: Any, node: Node, place: Place) -> Any:
+        hints = hints_of(cls)
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        undecided = cls in _SHARED  # the section's name was no good (and is noted), so its keys are not judged
+        values: dict[str, Any] = {}
+        for key, entry in (node.section or {}).items():
+            below = place.below(key, entry.line, entry.column)
+            if key == "name" and (undecided or typing.get_origin(hints.get(key)) is Literal):
+                continue  # judged by _chosen
+            if key in fields:
+                values[key] = self.value(hints[key], entry.node, below)
+            elif not undecided:
+                values[key] = FAULTY
+                what = f"unknown key{suggestion(key, fields)}"
+                self._faults.append(Fault(below.line, below.column, below.path, what))
+        for name, field in fields.items():
+            if is_required(field) and name not in values and not (undecided and name == "name"):
+                values[name] = FAULTY
+                self._faults.append(Fault(place.line, place.column, place.path, f"'{name}' is missing"))
+        return FAULTY if undecided or FAULTY in values.values() else cls(**values)
+
+
+_SHARED = (schema.ScheduleFields, schema.OptimizerFields)
+
+
+@dataclass(frozen=True)
+class _Mismatch:
+    """What a value should have been; `decisive` where its type was right, so that other readings need no mention."""
+
+    expected: tuple[str, ...]
+    got: str
+    decisive: bool = False
+    hint: str = ""
+
+    def sentence(self) -> str:
+        words = list(dict.fromkeys(self.expected))
+        expected = words[0] if len(words) == 1 else ", ".join(words[:-1]) + f" or {words[-1]}"
+        return f"must be {expected}, got {self.got}{self.hint}"
+
+
+def _read_any(members: tuple[Any, ...], node: Node) -> Any:
+    """A scalar read as the first member that fits, else a `_Mismatch` of them all."""
+    mismatches = []
+    for member in members:
+        reading = _read(member, node)
+        if not isinstance(reading, _Mismatch):
+            return reading
+        mismatches.append(reading)
+    for mismatch in mismatches:
+        if mismatch.decisive:
+            return mismatch
+    expected = tuple(words for mismatch in mismatches for words in mismatch.expected)
+    return _Mismatch(expected, node.shown, hint="".join(mismatch.hint for mismatch in mismatches))
+
+
+def _read(hint: Any, node: Node) -> Any:
+    if typing.get_origin(hint) is Annotated:
+        bare, rule = typing.get_args(hint)
+        reading = _read(bare, node)
+        if isinstance(reading, _Mismatch) or rule.holds(reading):
+            return reading
+        return _Mismatch((rule.words,), node.shown, decisive=True)
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if isinstance(node.value, str) and node.value in choices:
+            return node.value
+        hint_text = suggestion(node.value, choices) if isinstance(node.value, str) else ""
+        return _Mismatch(choices, node.shown, hint=hint_text)
+    return _READERS[hint](node)
+
+
+def _read_int(node: Node) -> Any:
+    value = node.value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)  # 64e3 is a float to YAML and a whole number to its writer
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return _Mismatch(("a whole number",), node.shown)
+
+
+def _read_float(node: Node) -> Any:
+    value = node.value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return _Mismatch(("a number",), node.shown)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    return number if math.isfinite(number) else _Mismatch(("finite",), node.shown, decisive=True)
+
+
+def _read_bool(node: Node) -> Any:
+    return node.value if isinstance(node.value, bool) else _Mismatch(("true", "false"), node.shown)
+
+
+def _read_text(node: Node) -> Any:
+    if isinstance(node.value, str):
+        return node.value
+    scalar = isinstance(node.value, (bool, int, float))
+    return _Mismatch(("text",), node.shown, hint=" (put it in quotes)" if scalar else "")
+
+
+def _read_null(node: Node) -> Any:
+    return None if node.value is None else _Mismatch(("null",), node.shown)
+
+
+_READERS: dict[Any, typing.Callable[[Node], Any]] = {
+    int: _read_int,
+    float: _read_float,
+    bool: _read_bool,
+    str: _read_text,
+    type(None): _read_null,
+}

@@ -1,0 +1,193 @@
+"""Recipe files: read with every fault reported in one go, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jorge_tune.errors import Fault, FaultyFileError, InputError
+from jorge_tune.recipe.checks import Finding, faults_of, warnings_of
+from jorge_tune.recipe.decode import decode
+from jorge_tune.recipe.nodes import LARGEST_FILE, Entry, Node, node_of, quoted, read_tree
+from jorge_tune.recipe.render import recipe_to_dict, render_recipe
+from jorge_tune.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from jorge_tune.recipe.bootstrap import Derivation
+
+__all__ = [
+    "Loaded",
+    "load",
+    "override",
+    "parse_recipe",
+    "read_recipe",
+    "recipe_to_dict",
+    "render_recipe",
+    "write_recipe",
+]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A recipe, and what its file says that is allowed but most likely not meant."""
+
+    recipe: Recipe
+    warnings: tuple[Fault, ...] = ()
+
+
+def load(path: str | Path) -> Loaded:
+    """Read a recipe file.
+
+    Raises:
+        InputError: there is no such file, or it is no text file.
+        FaultyFileError: the file has faults; all of them are in the message.
+    """
+    return parse_recipe(_read_text(Path(path)), str(path))
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe file, its warnings left aside. Raises as `load` does."""
+    return load(path).recipe
+
+
+def parse_recipe(text: str, source: str) -> Loaded:
+    """Read a recipe from a text; `source` names it in messages.
+
+    Raises:
+        FaultyFileError: the text has faults.
+    """
+    if len(text) > LARGEST_FILE:
+        raise InputError(f"{source}: longer than {LARGEST_FILE} characters, so this is no recipe")
+    tree = read_tree(text)
+    faults = tree.faults
+    recipe = decode(tree.root, faults) if tree.root is not None else None
+    if recipe is not None and tree.root is not None:
+        faults += [_located(finding, tree.root) for finding in faults_of(recipe)]
+    if faults or recipe is None or tree.root is None:
+        raise FaultyFileError(source, tuple(sorted(faults)))
+    return Loaded(recipe, tuple(_located(finding, tree.root) for finding in warnings_of(recipe)))
+
+
+def write_recipe(
+    path: str | Path, recipe: Recipe, derivations: Sequence[Derivation] = (), *, force: bool = False
+) -> None:
+    """Write a recipe file, whole or not at all.
+
+    Raises:
+        InputError: the file exists and `force` is not set, or the folder cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; a file name is expected")
+    if path.exists() and not force:
+        raise InputError(f"{path}: exists already; give another name, or --force to overwrite it")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(render_recipe(recipe, derivations))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, ValueError) as error:
+        partial.unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"{path}: cannot be written ({reason})") from error
+
+
+def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
+    """The recipe with some values replaced, each given as `dotted.path=value` (the value in YAML; null removes).
+
+    Raises:
+        InputError: an assignment is malformed, names no field, or gives a value the field cannot have.
+
+    Example:
+        >>> override(recipe, ["optimizer.lr=0.2", "schedule.milestones=[30, 60]"])  # doctest: +SKIP
+    """
+    root = node_of(recipe_to_dict(recipe))
+    complaints: list[str] = []
+    for assignment in assignments:
+        complaints += [f"--set {quoted(assignment)}: {what}" for what in _assign(root, assignment)]
+    faults: list[Fault] = []
+    changed = decode(root, faults) if not complaints else None
+    if changed is not None:
+        faults += [Fault(1, 1, path, what) for path, what in faults_of(changed)]
+    for fault in faults:
+        complaints.append(f"{_blamed(fault.path, assignments)}: {fault.path}: {fault.what}".replace(": : ", ": "))
+    if complaints or changed is None:
+        raise InputError("\n".join(complaints))
+    return changed
+
+
+def _assign(root: Node, assignment: str) -> list[str]:
+    """Put one assignment into the tree; what is wrong with it, if anything."""
+    path, equals, text = assignment.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        return ["must be written as dotted.path=value, e.g. optimizer.lr=0.2"]
+    tree = read_tree(text) if text.strip() else read_tree('""')
+    if tree.root is None or tree.faults:
+        return [fault.what for fault in tree.faults]
+    section = root.section
+    for index, key in enumerate(keys[:-1]):
+        assert section is not None
+        entry = section.setdefault(key, Entry(1, 1, node_of({})))
+        if entry.node.value is None:
+            entry = section[key] = Entry(1, 1, node_of({}))
+        section = entry.node.section
+        if section is None:
+            return [f"{'.'.join(keys[: index + 1])} is no section, it has no key {quoted(keys[index + 1])}"]
+    assert section is not None
+    if tree.root.value is None:
+        section.pop(keys[-1], None)
+    else:
+        section[keys[-1]] = Entry(1, 1, tree.root)
+    return []
+
+
+def _blamed(path: str, assignments: Sequence[str]) -> str:
+    """The last assignment that a fault's path points to, else all of them."""
+    for assignment in reversed(assignments):
+        target = assignment.partition("=")[0].strip()
+        if path == target or path.startswith((target + ".", target + "[")):
+            return f"--set {quoted(assignment)}"
+    return "--set " + " ".join(quoted(assignment) for assignment in assignments)
+
+
+def _located(finding: Finding, root: Node) -> Fault:
+    """The finding at its key's place; a missing key is located at the nearest section that exists."""
+    path, what = finding
+    line, column, node = root.line, root.column, root
+    for key in path.split("."):
+        entry = (node.section or {}).get(key)
+        if entry is None:
+            break
+        line, column, node = entry.line, entry.column, entry.node
+    return Fault(line, column, path, what)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; a recipe file is expected")
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{path}: is no regular file")
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"{str(path)!r}: cannot be read ({reason})") from error
+    if len(content) > LARGEST_FILE:
+        raise InputError(f"{path}: larger than {LARGEST_FILE} bytes, so this is no recipe")
+    if b"\x00" in content:
+        raise InputError(f"{path}: a binary file; a recipe is a text file in YAML")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        column = error.start - (content.rfind(b"\n", 0, error.start) + 1) + 1
+        fault = Fault(line, column, "", f"not UTF-8 text (byte 0x{content[error.start]:02x})")
+        raise FaultyFileError(str(path), (fault,)) from error

@@ -1,0 +1,93 @@
+"""The learning rate as a pure factor of the recipe's rate.
+
+t   time in the schedule's unit, from 0; within an epoch constant where the unit is epoch
+W   length of the warm-up in that unit
+T   length of the training in that unit
+
+t < W: the warm-up, from `start_factor` to 1. After it cosine, polynomial and linear run over p = (t - W) / (T - W);
+step and exponential count from 0, so milestones are absolute, warm-up included.
+A warm-up given in steps advances at every step, whatever the unit.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable
+
+from jorge_tune.recipe.checks import base_schedule
+from jorge_tune.recipe.schema import Cosine, Exponential, Linear, PlainSchedule, Polynomial, Recipe, Step, Unit, Warmup
+
+
+def total_steps(recipe: Recipe, steps_per_epoch: int) -> int:
+    """Optimizer steps from the first to the last."""
+    return recipe.steps if recipe.steps is not None else (recipe.epochs or 0) * steps_per_epoch
+
+
+def schedule_unit(recipe: Recipe) -> Unit:
+    """The unit of the schedule's time: as written, else step for a recipe in steps and epoch for one in epochs."""
+    return base_schedule(recipe).unit or ("step" if recipe.steps is not None else "epoch")
+
+
+def lr_factor(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
+    """f(step) for optimizer steps counted from 0; the rate of a step is f times the group's own.
+
+    A `gen` schedule gives its base's factor, on top of which GeN scales.
+
+    Args:
+        recipe: what to train.
+        steps_per_epoch: optimizer steps in one epoch, at least 1.
+    """
+    if steps_per_epoch < 1:
+        raise ValueError(f"steps_per_epoch must be 1 or more, got {steps_per_epoch!r}")
+    schedule = base_schedule(recipe)
+    steps_per_unit = steps_per_epoch if schedule_unit(recipe) == "epoch" else 1
+    length = total_steps(recipe, steps_per_epoch) / steps_per_unit
+    warmup = schedule.warmup
+    warmup_length = 0.0 if warmup is None else warmup_steps(warmup, steps_per_epoch) / steps_per_unit
+    after = _after_warmup(schedule, warmup_length, length, recipe.optimizer.lr)
+
+    def factor(step: int) -> float:
+        t = step // steps_per_unit
+        if warmup is None:
+            return after(t)
+        fine = step / steps_per_unit if warmup.steps is not None else t
+        return warmup_factor(warmup, fine / warmup_length) if fine < warmup_length else after(t)
+
+    return factor
+
+
+def warmup_steps(warmup: Warmup, steps_per_epoch: int) -> float:
+    """The warm-up's length in optimizer steps."""
+    return warmup.steps if warmup.steps is not None else (warmup.epochs or 0.0) * steps_per_epoch
+
+
+def warmup_factor(warmup: Warmup, progress: float) -> float:
+    """The factor at `progress` in [0, 1) through the warm-up."""
+    if warmup.kind == "constant":
+        return warmup.start_factor
+    return warmup.start_factor + (1 - warmup.start_factor) * progress
+
+
+def _after_warmup(schedule: PlainSchedule, W: float, T: float, lr: float) -> Callable[[int], float]:
+    """The schedule's own factor of t."""
+
+    def progress(t: int) -> float:
+        return min(1.0, (t - W) / (T - W)) if T > W else 1.0
+
+    match schedule:
+        case Step(milestones=milestones, step_size=None, gamma=gamma):
+            return lambda t: gamma ** bisect_right(milestones, t)
+        case Step(step_size=int(size), gamma=gamma):
+            return lambda t: gamma ** (t // size)
+        case Exponential(gamma=gamma):
+            return lambda t: gamma**t
+        case Cosine(min_lr=min_lr):
+            low = min_lr / lr
+            return lambda t: low + (1 - low) * (1 + math.cos(math.pi * progress(t))) / 2
+        case Polynomial(power=power):
+            return lambda t: (1 - progress(t)) ** power
+        case Linear():
+            return lambda t: 1 - progress(t)
+        case _:
+            return lambda t: 1.0
