@@ -1,0 +1,250 @@
+"""Finished runs against one target: who reaches it, after how many epochs and seconds, and where each ends.
+
+A run is measured on the validation part where there is one, else on the test part (and that is said). Misses
+are infinite, a run that diverged or ended in NaN has the worst final value there is, and runs that have not
+ended are left out and named. Contenders are compared with the first one, seed by seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jorge_tune.errors import InputError
+from jorge_tune.measure import statistics
+from jorge_tune.measure.comparison import Comparison, Paired, Score, Standing, Tally, TargetLine
+from jorge_tune.measure.pairing import unpaired_because, worth_a_note
+from jorge_tune.measure.runs import Contender, Run, find_runs, read_contenders, read_run
+
+__all__ = [
+    "Comparison",
+    "Contender",
+    "Paired",
+    "Run",
+    "Score",
+    "Standing",
+    "Tally",
+    "TargetLine",
+    "compare",
+    "find_runs",
+    "is_lower_better",
+    "pair",
+    "read_contenders",
+    "read_run",
+]
+
+_LOWER_IS_BETTER = frozenset({"loss", "perplexity", "error", "mae", "mse", "rmse"})
+
+
+def is_lower_better(metric: str) -> bool:
+    """Whether smaller values of the metric are better: losses, perplexity, errors."""
+    return metric in _LOWER_IS_BETTER or metric.endswith(("_loss", "_error"))
+
+
+def compare(contenders: Sequence[Contender], *, metric: str | None = None, target: float | None = None) -> Comparison:
+    """Measure every contender's runs against one target.
+
+    Args:
+        contenders: with their runs; the first one is what the others are compared with.
+        metric: None: that of the first recipe's target, else top1, else another score, else the loss.
+        target: None: the first recipe's target, else the first contender's median final value.
+
+    Raises:
+        InputError: nothing to measure, or nothing that all runs have measured.
+    """
+    assert contenders
+    usable = [tuple(run for run in contender.runs if _why_left_out(run) is None) for contender in contenders]
+    measured = [run for runs in usable for run in runs if run.evaluations]
+    if not measured:
+        raise InputError("nothing to compare: " + "; ".join(_all_left_out(contenders)))
+    part = _common_part(measured)
+    metric = _chosen_metric(measured, part, metric, contenders[0])
+    lower = is_lower_better(metric)
+    line = _target_line(contenders[0], usable[0], part, metric, target)
+    standings = [
+        Standing(
+            contender=contender,
+            scores=tuple(_score(run, part, metric, line.value) for run in runs),
+            left_out=tuple(f"{run.folder}: {why}" for run in contender.runs if (why := _why_left_out(run))),
+        )
+        for contender, runs in zip(contenders, usable, strict=True)
+    ]
+    ranked, notes = _with_pairs(standings, lower)
+    return Comparison(metric, lower, part, line, tuple(ranked), tuple(_notes(ranked, part) + notes))
+
+
+def pair(standing: Standing, other: Standing, *, lower_is_better: bool) -> Paired | None:
+    """The standing against another on their common seeds; None where seeds do not pair them."""
+    if unpaired_because(other.contender.recipe, standing.contender.recipe) is not None:
+        return None
+    theirs = {score.seed: score for score in other.scores}
+    pairs = [(score, theirs[score.seed]) for score in standing.scores if score.seed in theirs]
+    if not pairs:
+        return None
+    epochs = [statistics.difference(a.epochs_to_target, b.epochs_to_target) for a, b in pairs]
+    seconds = [statistics.difference(a.seconds_to_target, b.seconds_to_target) for a, b in pairs]
+    sign = -1 if lower_is_better else 1
+    gains = [sign * statistics.difference(a.final, b.final) for a, b in pairs]
+    return Paired(
+        pairs=len(pairs),
+        epochs=_tally(epochs),
+        seconds=_tally(seconds),
+        final=_tally([-gain for gain in gains]),
+        epoch_ratio=_median_ratio([(a.epochs_to_target, b.epochs_to_target) for a, b in pairs]),
+        second_ratio=_median_ratio([(a.seconds_to_target, b.seconds_to_target) for a, b in pairs]),
+        final_gain=statistics.median(gains),
+        p=statistics.signed_rank_p(epochs),
+    )
+
+
+def _tally(excess: Sequence[float]) -> Tally:
+    """Wins are negative: less than the other needed."""
+    return Tally(
+        wins=sum(value < 0 for value in excess),
+        ties=sum(value == 0 for value in excess),
+        losses=sum(value > 0 for value in excess),
+    )
+
+
+def _median_ratio(pairs: Sequence[tuple[float, float]]) -> float | None:
+    ratios = [value for a, b in pairs if (value := statistics.ratio(a, b)) is not None]
+    return statistics.median(ratios) if ratios else None
+
+
+def _with_pairs(standings: Sequence[Standing], lower: bool) -> tuple[list[Standing], list[str]]:
+    """Each standing against the first; p-values corrected; mean ranks over the seeds all paired share."""
+    first, notes = standings[0], []
+    against = [pair(standing, first, lower_is_better=lower) for standing in standings[1:]]
+    corrected = statistics.holm([None if paired is None else paired.p for paired in against])
+    result = [first]
+    for standing, paired, p in zip(standings[1:], against, corrected, strict=True):
+        result.append(standing if paired is None else replace(standing, against_first=replace(paired, p_corrected=p)))
+        notes += _pair_notes(first, standing)
+    together = [index for index, s in enumerate(result) if index == 0 or s.against_first is not None]
+    epochs = [{score.seed: score.epochs_to_target for score in result[index].scores} for index in together]
+    common = sorted(set.intersection(*(set(by_seed) for by_seed in epochs)))
+    if common and len(together) > 1:
+        means = statistics.mean_ranks([[by_seed[seed] for by_seed in epochs] for seed in common])
+        for index, mean in zip(together, means, strict=True):
+            result[index] = replace(result[index], mean_rank=mean)
+    return result, notes
+
+
+def _pair_notes(first: Standing, standing: Standing) -> list[str]:
+    names = f"{standing.name} and {first.name}"
+    mine, theirs = standing.contender.recipe, first.contender.recipe
+    why = unpaired_because(theirs, mine)
+    if why is not None:
+        return [f"{names} are not paired by their seeds: {why}"]
+    notes = [f"{names} differ in {note}" for note in worth_a_note(mine, theirs)]
+    seeds = {score.seed for score in standing.scores} ^ {score.seed for score in first.scores}
+    if seeds:
+        listed = ", ".join(str(seed) for seed in sorted(seeds))
+        notes.append(f"{names} are paired on the seeds both have; without a partner: {listed}")
+    return notes
+
+
+def _notes(standings: Sequence[Standing], part: str) -> list[str]:
+    notes = []
+    if part == "test":
+        notes.append("no validation part: targets and finals are read on the test part, once per evaluation")
+    for standing in standings:
+        notes += [f"{standing.name}: left out: {what}" for what in standing.left_out]
+    devices = {run.device for standing in standings for run in standing.contender.runs if run.device}
+    if len(devices) > 1:
+        notes.append(f"seconds are not comparable: runs on {', '.join(sorted(devices))}")
+    return notes
+
+
+def _why_left_out(run: Run) -> str | None:
+    if run.outcome is None:
+        return "not ended yet (or killed); train it further with --resume"
+    if not run.ended:
+        return f"{run.outcome}" + (f" ({run.reason})" if run.reason else "")
+    if not run.evaluations and run.outcome == "finished":
+        return "finished without one evaluation"
+    return None
+
+
+def _all_left_out(contenders: Sequence[Contender]) -> list[str]:
+    return [
+        f"{contender.name}: "
+        + (", ".join(_why_left_out(run) or str(run.outcome) for run in contender.runs) or "no runs")
+        for contender in contenders
+    ]
+
+
+def _common_part(runs: Sequence[Run]) -> str:
+    """The part every run can be measured on: validation if one has it, and then all must."""
+    if not any("validation" in run.evaluations for run in runs):
+        part = "test" if "test" in runs[0].evaluations else next(iter(runs[0].evaluations))
+    else:
+        part = "validation"
+    for run in runs:
+        if part not in run.evaluations:
+            has = ", ".join(run.evaluations)
+            raise InputError(f"{run.folder}: evaluated on {has}, the others on {part}: these cannot be compared")
+    return part
+
+
+def _chosen_metric(runs: Sequence[Run], part: str, asked: str | None, first: Contender) -> str:
+    """The metric asked for, or the best known one among those that every run has recorded."""
+    recorded = [{name for reading in run.evaluations[part] for name in reading.metrics} for run in runs]
+    common = set.intersection(*recorded)
+    wanted = asked or (first.recipe.target.metric if first.recipe.target else None)
+    if wanted is not None:
+        for run, names in zip(runs, recorded, strict=True):
+            if wanted not in names:
+                has = ", ".join(sorted(names)) or "nothing"
+                raise InputError(f"{run.folder}: no metric {wanted!r} on the {part} part; it records {has}")
+        return wanted
+    if not common:
+        listed = sorted({", ".join(sorted(names)) for names in recorded})
+        raise InputError("the runs share no metric: " + " against ".join(listed))
+    return min(common, key=lambda name: (name != "top1", is_lower_better(name), name != "loss", name))
+
+
+def _target_line(first: Contender, runs: Sequence[Run], part: str, metric: str, given: float | None) -> TargetLine:
+    if given is not None:
+        return TargetLine(given, "given")
+    target = first.recipe.target
+    if target is not None and target.metric == metric:
+        return TargetLine(target.value, f"the target in {first.name}'s recipe")
+    finals = [_final(run, part, metric) for run in runs]
+    if not finals or not math.isfinite(value := statistics.median(finals)):
+        raise InputError(f"{first.name}, the first contender, has no final {metric} to race against; give --target")
+    return TargetLine(value, f"{first.name}'s median final value")
+
+
+def _score(run: Run, part: str, metric: str, target: float) -> Score:
+    lower = is_lower_better(metric)
+    readings = run.evaluations.get(part, ())
+    hit = next((r for r in readings if metric in r.metrics and _reaches(r.metrics[metric], target, lower)), None)
+    values = [v for r in readings if not math.isnan(v := r.metrics.get(metric, math.nan))]
+    test = [r.metrics[metric] for r in run.evaluations.get("test", ()) if metric in r.metrics]
+    return Score(
+        seed=run.seed,
+        diverged=run.outcome == "diverged",
+        epochs_to_target=hit.epoch if hit else math.inf,
+        seconds_to_target=hit.train_seconds if hit else math.inf,
+        train_seconds=run.train_seconds,
+        best=(min if lower else max)(values, default=_worst(metric)),
+        final=_final(run, part, metric),
+        test=test[-1] if part != "test" and test and not math.isnan(test[-1]) else None,
+    )
+
+
+def _reaches(value: float, target: float, lower: bool) -> bool:
+    return value <= target if lower else value >= target  # NaN reaches nothing
+
+
+def _final(run: Run, part: str, metric: str) -> float:
+    """The last reading; the worst value there is for a run that diverged or ended in NaN."""
+    readings = run.evaluations.get(part, ())
+    value = readings[-1].metrics.get(metric, math.nan) if readings else math.nan
+    return _worst(metric) if run.outcome == "diverged" or math.isnan(value) else value
+
+
+def _worst(metric: str) -> float:
+    return math.inf if is_lower_better(metric) else -math.inf

@@ -1,0 +1,127 @@
+"""The result of a comparison, as values: scores per run, standings per contender, the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from jorge_tune.measure.runs import Contender
+from jorge_tune.measure.statistics import Spread, spread
+
+
+@dataclass(frozen=True)
+class TargetLine:
+    """The value a race is measured against, and where it comes from, in words."""
+
+    value: float
+    origin: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """One run, measured. Misses are infinite; unread `best` and `final` are the worst there is."""
+
+    seed: int
+    diverged: bool
+    epochs_to_target: float
+    seconds_to_target: float
+    train_seconds: float
+    best: float
+    final: float
+    test: float | None
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many pairs are won, level and lost in one quantity."""
+
+    wins: int
+    ties: int
+    losses: int
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A contender against another on the seeds they share; ratios below 1 and positive gains speak for it.
+
+    Ratios and the gain are medians over the pairs; a pair in which both missed has no ratio. The p-value, if
+    there are pairs enough, is that of the epochs to the target.
+    """
+
+    pairs: int
+    epochs: Tally
+    seconds: Tally
+    final: Tally
+    epoch_ratio: float | None
+    second_ratio: float | None
+    final_gain: float
+    p: float | None
+    p_corrected: float | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One contender's row: its scores by seed, what was left out, and how it stands against the first."""
+
+    contender: Contender
+    scores: tuple[Score, ...]
+    left_out: tuple[str, ...]
+    against_first: Paired | None = None
+    mean_rank: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The contender's name."""
+        return self.contender.name
+
+    @property
+    def diverged(self) -> int:
+        """How many of the runs diverged."""
+        return sum(score.diverged for score in self.scores)
+
+    def spread_of(self, field: str) -> Spread | None:
+        """Median and range of one field of the scores; None where no run has it."""
+        values: Iterable[float | None] = (getattr(score, field) for score in self.scores)
+        return spread([value for value in values if value is not None])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything a table, a picture and a verdict need."""
+
+    metric: str
+    lower_is_better: bool
+    part: str
+    target: TargetLine
+    standings: tuple[Standing, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data. Infinite epochs and seconds are misses, an infinite final value is a diverged run's."""
+        return {
+            "metric": self.metric,
+            "lower_is_better": self.lower_is_better,
+            "part": self.part,
+            "target": asdict(self.target),
+            "contenders": [_standing_to_json(standing) for standing in self.standings],
+            "notes": list(self.notes),
+        }
+
+
+_SUMMARISED = ("epochs_to_target", "seconds_to_target", "train_seconds", "best", "final", "test")
+
+
+def _standing_to_json(standing: Standing) -> dict[str, object]:
+    spreads = {field: standing.spread_of(field) for field in _SUMMARISED}
+    return {
+        "name": standing.name,
+        "optimizer": standing.contender.recipe.optimizer.name,
+        "folders": [str(run.folder) for run in standing.contender.runs],
+        "runs": len(standing.scores),
+        "diverged": standing.diverged,
+        "left_out": list(standing.left_out),
+        **{field: None if found is None else asdict(found) for field, found in spreads.items()},
+        "against_first": None if standing.against_first is None else asdict(standing.against_first),
+        "mean_rank": standing.mean_rank,
+        "scores": [asdict(score) for score in standing.scores],
+    }

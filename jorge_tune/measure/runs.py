@@ -1,0 +1,179 @@
+"""Run folders as values: what a finished run measured, read without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from jorge_tune.errors import RunFolderError
+from jorge_tune.recipe.io import read_recipe
+from jorge_tune.recipe.schema import Recipe
+from jorge_tune.records import Outcome, Record, RunFolder, of_kind, outcome_of, read_records
+
+
+class Evaluation(NamedTuple):
+    """One reading of one part of the data."""
+
+    step: int
+    epoch: float
+    train_seconds: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as its folder tells it. `outcome` is None while it has not ended."""
+
+    folder: Path
+    recipe: Recipe
+    seed: int
+    outcome: Outcome | None
+    reason: str
+    train_seconds: float
+    evaluations: Mapping[str, tuple[Evaluation, ...]]  # by part
+    device: str | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has come to an end of its own: it finished, or it diverged."""
+        return self.outcome in ("finished", "diverged")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One recipe in a race, under the name that tables show, with the runs made of it so far."""
+
+    name: str
+    recipe: Recipe
+    runs: tuple[Run, ...] = ()
+
+
+def read_run(path: Path) -> Run:
+    """Read one run folder.
+
+    Raises:
+        RunFolderError: no run there, or a damaged one.
+        FaultyFileError: its recipe does not read.
+    """
+    folder = RunFolder(path)
+    if not folder.records.is_file():
+        raise RunFolderError(f"{path}: not a run folder (no {folder.records.name})")
+    if not folder.recipe.is_file():
+        raise RunFolderError(f"{path}: not a whole run folder (no {folder.recipe.name})")
+    records = read_records(folder.records)
+    starts = list(of_kind(records, "start"))
+    recipe = read_recipe(folder.recipe)
+    return Run(
+        folder=path,
+        recipe=recipe,
+        seed=int(starts[0].get("seed", recipe.seed)) if starts else recipe.seed,
+        outcome=outcome_of(records),
+        reason=str(records[-1].get("reason") or "") if records else "",
+        train_seconds=max((float(record.get("train_seconds", 0)) for record in records), default=0.0),
+        evaluations={
+            part: tuple(_evaluation(r, folder.records) for r in of_kind(records, "evaluation", part)) for part in parts
+        },
+        device=_device(folder.environment),
+    )
+
+
+def find_runs(path: Path) -> list[Path]:
+    """The run folder itself, or every run folder below, in order of their names.
+
+    Raises:
+        RunFolderError: there is none.
+    """
+    if (path / "records.jsonl").is_file():
+        return [path]
+    found = sorted((records.parent for records in path.rglob("records.jsonl")), key=_natural)
+    if not found:
+        raise RunFolderError(f"{path}: no run folder here or below (a run folder holds records.jsonl)")
+    return found
+
+
+def read_contenders(paths: Sequence[Path]) -> list[Contender]:
+    """Read run folders, and folders of them, into contenders: one per recipe, whatever its seed.
+
+    Runs of one recipe belong together if they were named by one argument, or lie side by side.
+
+    Raises:
+        RunFolderError: no runs, or one recipe and seed twice.
+    """
+    groups: dict[tuple[Path, str], list[Run]] = {}
+    for path in paths:
+        for folder in find_runs(path):
+            run = read_run(folder)
+            home = folder.parent.resolve() if folder == path else path.resolve()
+            runs = groups.setdefault((home, repr(replace(run.recipe, seed=0))), [])
+            if all(known.folder.resolve() != folder.resolve() for known in runs):
+                runs.append(run)
+    contenders = []
+    for runs in groups.values():
+        _refuse_repeated_seeds(runs)
+        runs.sort(key=lambda run: run.seed)
+        contenders.append(Contender(runs[0].recipe.name, runs[0].recipe, tuple(runs)))
+    return with_distinct_names(contenders)
+
+
+def with_distinct_names(contenders: Sequence[Contender]) -> list[Contender]:
+    """Give contenders of one name a number each, the first one too."""
+    names = [contender.name for contender in contenders]
+    named = []
+    for index, contender in enumerate(contenders):
+        if names.count(contender.name) == 1:
+            named.append(contender)
+            continue
+        number = names[: index + 1].count(contender.name)
+        name = f"{contender.name}#{number}"
+        while name in names:
+            name += "'"
+        named.append(replace(contender, name=name))
+    return named
+
+
+def _refuse_repeated_seeds(runs: Sequence[Run]) -> None:
+    by_seed: dict[int, Run] = {}
+    for run in runs:
+        if run.seed in by_seed:
+            raise RunFolderError(
+                f"{run.folder}: a second run of seed {run.seed} of the same recipe as "
+                f"{by_seed[run.seed].folder}; name their folders as two arguments to race them"
+            )
+        by_seed[run.seed] = run
+
+
+def _evaluation(record: Record, source: Path) -> Evaluation:
+    metrics = record.get("metrics")
+    try:
+        return Evaluation(
+            step=record["step"],
+            epoch=float(record["epoch"]),
+            train_seconds=float(record["train_seconds"]),
+            metrics={str(name): float(value) for name, value in dict(metrics or {}).items()},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunFolderError(
+            f"{source}: a faulty evaluation at step {record['step']} ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _device(path: Path) -> str | None:
+    """The device's name in environment.json; None where the file says nothing readable."""
+    try:
+        environment = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    device = environment.get("device") if isinstance(environment, dict) else None
+    return None if device is None else json.dumps(device) if not isinstance(device, str) else device
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Order in which seed-2 comes before seed-10."""
+    pieces: list[tuple[int, str]] = []
+    for part in path.parts:
+        stem, _, number = part.rpartition("-")
+        pieces.append((int(number), stem) if number.isdecimal() else (-1, part))
+    return pieces

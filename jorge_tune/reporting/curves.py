@@ -1,0 +1,93 @@
+"""The curves of a comparison as plain numbers: one per run, and the median of each contender."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Literal
+
+from jorge_tune.measure.comparison import Comparison, Standing
+from jorge_tune.measure.runs import Evaluation
+from jorge_tune.measure.statistics import median
+
+Axis = Literal["epoch", "train_seconds"]
+AXIS_TITLES: dict[Axis, str] = {"epoch": "epoch", "train_seconds": "training seconds"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line: points of equal index in all three lists."""
+
+    label: str
+    epochs: list[float]
+    seconds: list[float]
+    values: list[float]
+
+    def along(self, axis: Axis) -> list[float]:
+        """The points' places on one axis."""
+        return self.epochs if axis == "epoch" else self.seconds
+
+
+@dataclass(frozen=True)
+class ContenderCurves:
+    """The curves of one contender: one per run, and their median over epochs."""
+
+    name: str
+    runs: list[Curve]
+    median: Curve
+
+
+def contender_curves(comparison: Comparison) -> list[ContenderCurves]:
+    """The curves of every contender that has any, in the order of the comparison."""
+    found = [_curves(comparison, standing) for standing in comparison.standings]
+    return [curves for curves in found if curves.runs]
+
+
+def interesting_range(curves: list[ContenderCurves], lower_is_better: bool) -> tuple[float, float] | None:
+    """The range of values worth looking at, without the first steep part; None where all values are equal."""
+    values = sorted(value for contender in curves for run in contender.runs for value in run.values)
+    if not values or values[0] == values[-1]:
+        return None
+    tenth = len(values) // 10
+    low, high = (values[0], values[-1 - tenth]) if lower_is_better else (values[tenth], values[-1])
+    margin = 0.06 * (high - low) or 0.01 * abs(high)
+    return low - margin, high + margin
+
+
+def _curves(comparison: Comparison, standing: Standing) -> ContenderCurves:
+    measured = {score.seed for score in standing.scores}
+    runs = []
+    for run in standing.contender.runs:
+        readings = [r for r in run.evaluations.get(comparison.part, ()) if _finite(r, comparison.metric)]
+        if run.seed in measured and readings:
+            runs.append(_curve(f"{standing.name}, seed {run.seed}", readings, comparison.metric))
+    return ContenderCurves(standing.name, runs, _median_curve(standing.name, runs))
+
+
+def _finite(reading: Evaluation, metric: str) -> bool:
+    return math.isfinite(reading.metrics.get(metric, math.nan))
+
+
+def _curve(label: str, readings: list[Evaluation], metric: str) -> Curve:
+    return Curve(
+        label,
+        [reading.epoch for reading in readings],
+        [reading.train_seconds for reading in readings],
+        [reading.metrics[metric] for reading in readings],
+    )
+
+
+def _median_curve(name: str, runs: list[Curve]) -> Curve:
+    """The median value and seconds at each epoch that more than half of the runs reached."""
+    points: dict[float, list[tuple[float, float]]] = defaultdict(list)
+    for run in runs:
+        for epoch, seconds, value in zip(run.epochs, run.seconds, run.values, strict=True):
+            points[round(epoch, 6)].append((seconds, value))
+    epochs = sorted(epoch for epoch, found in points.items() if 2 * len(found) > len(runs))
+    return Curve(
+        name,
+        epochs,
+        [median([seconds for seconds, _ in points[epoch]]) for epoch in epochs],
+        [median([value for _, value in points[epoch]]) for epoch in epochs],
+    )

@@ -1,0 +1,140 @@
+"""Pictures of a comparison. plotly is imported inside the functions: importing this module costs nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jorge_tune.measure.comparison import Comparison
+from jorge_tune.reporting.curves import (
+    AXIS_TITLES,
+    Axis,
+    ContenderCurves,
+    contender_curves,
+    interesting_range,
+)
+from jorge_tune.reporting.summary import show_value
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colours, told apart with any kind of colour vision; their yellow is too pale on white."""
+_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star")
+_FONT = {"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 13}
+
+
+def comparison_figure(comparison: Comparison, axis: Axis) -> Figure:
+    """The metric against one axis: a thin line per seed, a thick one per contender's median, the target."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    _add_curves(figure, comparison, axis, {}, show_legend=True)
+    figure.update_layout(**_layout(comparison))
+    return figure
+
+
+def comparison_poster(comparison: Comparison) -> Figure:
+    """Both axes side by side in one figure, for a picture file."""
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.06)
+    for column, axis in enumerate(AXIS_TITLES, start=1):
+        _add_curves(figure, comparison, axis, {"row": 1, "col": column}, show_legend=column == 1)
+    figure.update_layout(**_layout(comparison), width=1200, height=520)
+    return figure
+
+
+def write_png(figure: Figure, path: Path) -> str | None:
+    """Write a figure as PNG where kaleido and a browser are there; else return what is missing, in words."""
+    if importlib.util.find_spec("kaleido") is None:
+        return "no PNG written: the package kaleido is missing (pip install kaleido); HTML needs none"
+    try:
+        figure.write_image(path, format="png", scale=2)
+    except Exception as error:  # kaleido and its browser raise errors of many kinds, none of them ours
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"no PNG written: kaleido found no working Chrome or Chromium ({reason})"
+    return None
+
+
+def _add_curves(figure: Figure, comparison: Comparison, axis: Axis, cell: dict[str, int], *, show_legend: bool) -> None:
+    curves = contender_curves(comparison)
+    for index, contender in enumerate(curves):
+        look = (COLOURS[index % len(COLOURS)], _SYMBOLS[index % len(_SYMBOLS)])
+        for trace in _traces(contender, axis, look, show_legend):
+            figure.add_trace(trace, **cell)
+    figure.add_hline(
+        y=comparison.target.value,
+        line={"color": "#555", "width": 1.2, "dash": "dash"},
+        annotation={
+            "text": f"target {show_value(comparison.target.value)}",
+            "font": {"color": "#555", "size": 12},
+        },
+        annotation_position="bottom right",
+        **cell,
+    )
+    figure.update_xaxes(title_text=AXIS_TITLES[axis], rangemode="tozero", **cell)
+    figure.update_yaxes(range=_range(comparison, curves), **cell)
+
+
+def _traces(contender: ContenderCurves, axis: Axis, look: tuple[str, str], show_legend: bool) -> Sequence[Any]:
+    import plotly.graph_objects as go
+
+    colour, symbol = look
+    shared = {"legendgroup": contender.name, "mode": "lines"}
+    thin = [
+        go.Scatter(
+            x=run.along(axis),
+            y=run.values,
+            name=run.label,
+            line={"color": colour, "width": 1},
+            opacity=0.4,
+            showlegend=False,
+            hovertemplate="%{y:.4g} at %{x:.4g}",
+            **shared,
+        )
+        for run in contender.runs
+    ]
+    median = go.Scatter(
+        x=contender.median.along(axis),
+        y=contender.median.values,
+        name=contender.name,
+        line={"color": colour, "width": 3},
+        marker={"symbol": symbol, "size": 7, "color": colour, "maxdisplayed": 12},
+        showlegend=show_legend,
+        hovertemplate="%{y:.4g} at %{x:.4g} (median)",
+        **{**shared, "mode": "lines+markers"},
+    )
+    return [*thin, median]
+
+
+def _layout(comparison: Comparison) -> dict[str, Any]:
+    grid = {
+        "gridcolor": "#e6e6e6",
+        "zeroline": False,
+        "linecolor": "#999",
+        "ticks": "outside",
+        "automargin": True,
+    }
+    return {
+        "template": "none",
+        "font": _FONT,
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "margin": {"l": 56, "r": 16, "t": 48, "b": 48},
+        "hovermode": "closest",
+        "xaxis": grid,
+        "yaxis": {**grid, "title": {"text": f"{comparison.metric} ({comparison.part})"}},
+        "xaxis2": grid,
+        "yaxis2": grid,
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+    }
+
+
+def _range(comparison: Comparison, curves: list[ContenderCurves]) -> list[float] | None:
+    found = interesting_range(curves, comparison.lower_is_better)
+    if found is None:
+        return None
+    return [min(found[0], comparison.target.value), max(found[1], comparison.target.value)]
