@@ -73,9 +73,7 @@ def read_run(path: Path) -> Run:
         outcome=outcome_of(records),
         reason=str(records[-1].get("reason") or "") if records else "",
         train_seconds=max((float(record.get("train_seconds", 0)) for record in records), default=0.0),
-        evaluations={
-            part: tuple(_evaluation(r, folder.records) for r in of_kind(records, "evaluation", part)) for part in parts
-        },
+        evaluations=_evaluations(records, folder.records),
         device=_device(folder.environment),
     )
 
@@ -145,19 +143,22 @@ def _refuse_repeated_seeds(runs: Sequence[Run]) -> None:
         by_seed[run.seed] = run
 
 
-def _evaluation(record: Record, source: Path) -> Evaluation:
-    metrics = record.get("metrics")
-    try:
-        return Evaluation(
-            step=record["step"],
-            epoch=float(record["epoch"]),
-            train_seconds=float(record["train_seconds"]),
-            metrics={str(name): float(value) for name, value in dict(metrics or {}).items()},
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunFolderError(
-            f"{source}: a faulty evaluation at step {record['step']} ({type(error).__name__}: {error})"
-        ) from error
+def _evaluations(records: Sequence[Record], source: Path) -> dict[str, tuple[Evaluation, ...]]:
+    """The readings of each part, in order."""
+    parts: dict[str, list[Evaluation]] = {}
+    for record in of_kind(list(records), "evaluation"):
+        try:
+            reading = Evaluation(
+                step=record["step"],
+                epoch=float(record["epoch"]),
+                train_seconds=float(record["train_seconds"]),
+                metrics={str(name): float(value) for name, value in record["metrics"].items()},
+            )
+            parts.setdefault(record["part"], []).append(reading)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            kind = type(error).__name__
+            raise RunFolderError(f"{source}: a faulty evaluation at step {record['step']} ({kind}: {error})") from error
+    return {part: tuple(readings) for part, readings in parts.items()}
 
 
 def _device(path: Path) -> str | None:

@@ -122,7 +122,7 @@ def test_a_diverged_run_counts_as_the_worst_and_an_unfinished_one_is_left_out(tm
     paths = [
         write_run(tmp_path / "sgd" / "seed-0", [0.5, 0.7]),
         write_run(tmp_path / "bad" / "seed-0", [0.8, math.nan], name="bad", outcome="diverged"),
-        write_run(tmp_path / "bad" / "seed-1", [0.9], name="bad", seed=1, outcome="interrupted"),
+        write_run(tmp_path / "bad" / "seed-1", [0.9], name="bad", seed=1, outcome="interrupted", epochs=2),
         write_run(tmp_path / "bad" / "seed-2", [], name="bad", seed=2, outcome="diverged", epochs=2),
         write_run(tmp_path / "bad" / "seed-3", [], name="bad", seed=3, epochs=2),
     ]
