@@ -1,20 +1,20 @@
 """The rules that turn a tuned SGD or AdamW recipe into a Jorge recipe, each with its reason.
 
 From SGD they are the paper's (Jorge, Sec. 4 and Table 6). From AdamW they are ours: the paper has none.
-Derived numbers are computed on the decimal digits that the recipe shows, so 5.0e-4 x 10 is 0.005 and no neighbour of it.
+Derived numbers are computed on the decimal digits that the recipe shows: 5.0e-4 x 10 is 0.005, no neighbour of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
 
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.checks import base_schedule
 from jorge_tune.recipe.render import number, recipe_to_dict
-from jorge_tune.recipe.schedule import schedule_unit
+from jorge_tune.recipe.schedule import lr_factor, schedule_unit, total_steps
 from jorge_tune.recipe.schema import SGD, AdamW, Jorge, Recipe, Schedule, Shampoo, Step
 
 ScheduleChoice = Literal["step", "keep"]
@@ -25,7 +25,7 @@ _DIGITS = 6  # significant digits of a derived number whose decimal form does no
 
 @dataclass(frozen=True)
 class Derivation:
-    """What became of one field: plain values before and after (None: absent), the rule and where it comes from."""
+    """What became of one field: plain values before and after (None: absent), the reason, and where it comes from."""
 
     field: str
     before: Any
@@ -40,11 +40,10 @@ class Derivation:
         return bool(self.before != self.after)
 
     def comment(self) -> str:
-        """The reason in one line for the recipe file; empty where a value is merely carried over."""
-        if self.rule == _CARRIED and not self.source:
+        """Why, in one line for the recipe file; empty where there is neither formula nor source to give."""
+        if self.after is not None and not self.formula and not self.source:
             return ""
-        parts = [part for part in (self.rule, self.formula) if part]
-        return ": ".join(parts) + (f" ({self.source})" if self.source else "")
+        return (self.formula or self.rule) + (f" ({self.source})" if self.source else "")
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def _decay_from_sgd(sgd: SGD) -> tuple[float, list[Derivation]]:
     dampening = sgd.dampening if sgd.momentum else 0.0  # torch's SGD without momentum ignores its dampening
     exact = _exact(before) * (1 - _exact(dampening)) / (1 - _exact(sgd.momentum))
     after = _readable(exact)
-    formula = f"{number(before)} x (1 - {_short(dampening)}) / (1 - {_short(sgd.momentum)}) = {number(after)}"
+    formula = f"{number(before)} x (1 - {_short(dampening)}) / (1 - {_short(sgd.momentum)})"
     rule = "scaled: decoupled decay is not amplified by momentum"
     gone_rule = "Jorge's decay is always decoupled"
     return after, [
@@ -187,7 +186,7 @@ def _optimizer_name(optimizer: SGD | AdamW) -> Derivation:
 
 
 def _interval() -> Derivation:
-    rule = "unset (trains as 10): measured per device, so that a step costs at most 10 % more"
+    rule = "left to calibration, trains as 10 until then"
     return Derivation("optimizer.refresh_interval", None, None, rule, "", "Jorge, Sec. 4")
 
 
@@ -199,16 +198,29 @@ def _schedule(recipe: Recipe, choice: ScheduleChoice) -> tuple[Schedule, list[De
     unit = "steps" if in_steps else "epochs"
     before = _plain_schedule(recipe)
     if choice == "keep" or length < 3:
-        asked = "kept" if choice == "keep" else f"kept: {length} {unit} have no thirds to step at"
-        return recipe.schedule, [Derivation("schedule", before, before, asked, "", "")]
+        if choice == "keep":
+            return recipe.schedule, [Derivation("schedule", before, before, "kept")]
+        rule = f"kept: {length} {unit} have no thirds to step at"
+        return recipe.schedule, [Derivation("schedule", before, before, rule, "", "Jorge, Sec. 4")]
     k = length // 3
     made = Step(milestones=(k, 2 * k), gamma=0.1, warmup=base_schedule(recipe).warmup)
+    if _same_rates(recipe, replace(recipe, schedule=made), (k, 2 * k)):
+        rule = "carried over: it steps at one and two thirds already"
+        return recipe.schedule, [Derivation("schedule", before, before, rule, "", "Jorge, Sec. 4")]
     after = _plain_schedule(replace(recipe, schedule=made))
-    if before == after:
-        return made, [Derivation("schedule", before, after, "carried over: it is Jorge's already", "", "Jorge, Sec. 4")]
     rule = f"step decay at one and two thirds of {length} {unit}"
     formula = f"k = floor({length} / 3) = {k}, milestones k and 2k, gamma 0.1"
     return made, [Derivation("schedule", before, after, rule, formula, "Jorge, Sec. 4"), *_warmup(recipe, made)]
+
+
+def _same_rates(one: Recipe, other: Recipe, milestones: tuple[int, ...]) -> bool:
+    """Whether two recipes of one length have the same rate throughout (at 1000 points and around the milestones)."""
+    if schedule_unit(one) != schedule_unit(other):
+        return False
+    first, second = lr_factor(one, 1), lr_factor(other, 1)
+    last = total_steps(one, 1)
+    points = [*range(0, last, max(1, last // 1000)), *milestones, *(milestone - 1 for milestone in milestones)]
+    return all(first(point) == second(point) for point in points)
 
 
 def _warmup(recipe: Recipe, made: Step) -> list[Derivation]:
@@ -226,22 +238,25 @@ def _plain_schedule(recipe: Recipe) -> dict[str, Any]:
 
 
 def _carried(before: Recipe, after: Recipe, stated: list[Derivation]) -> list[Derivation]:
-    """Every field that the recipe gives and no derivation speaks of yet, and that is still the same."""
+    """Every field that both recipes have and no derivation speaks of yet."""
     spoken_of = {derivation.field for derivation in stated}
-    new = _leaves(recipe_to_dict(after), "")
-    old = _leaves(recipe_to_dict(before), "")
+    new = _leaves(asdict(after), "")
     return [
-        Derivation(field, value, new.get(field, value), _CARRIED)
-        for field, value in old.items()
-        if not any(field == spoken or field.startswith(spoken + ".") for spoken in spoken_of)
+        Derivation(field, value, new[field], _CARRIED)
+        for field, value in _leaves(asdict(before), "").items()
+        if field in new and not any(field == spoken or field.startswith(spoken + ".") for spoken in spoken_of)
     ]
 
 
 def _leaves(section: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Dotted path -> value, without what is unset or empty."""
     leaves: dict[str, Any] = {}
     for key, value in section.items():
         below = f"{path}.{key}" if path else key
-        leaves.update(_leaves(value, below) if isinstance(value, Mapping) and value else {below: value})
+        if isinstance(value, Mapping):
+            leaves.update(_leaves(value, below))
+        elif value is not None and value != ():
+            leaves[below] = list(value) if isinstance(value, tuple) else value
     return leaves
 
 

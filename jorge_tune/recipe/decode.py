@@ -7,7 +7,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union
 
@@ -112,20 +112,11 @@ class _Decoder:
     def _mapping(self, node: Node, place: Place) -> Any:
         if node.section is None:
             return self._fault(node, place.path, f"must be a section (key: value), got {node.shown}")
-        if not all([self._finite(entry.node, place.path) for entry in node.section.values()]):
-            return FAULTY
-        return node.plain()
-
-    def _finite(self, node: Node, path: str) -> bool:
-        """Free-form values may be anything but infinite or no number."""
-        if isinstance(node.value, dict):
-            return all([self._finite(entry.node, path) for entry in node.value.values()])
-        if isinstance(node.value, list):
-            return all([self._finite(item, path) for item in node.value])
-        if isinstance(node.value, float) and not math.isfinite(node.value):
-            self._fault(node, path, f"must be finite, got {node.shown}")
-            return False
-        return True
+        infinite = [scalar for scalar in _scalars(node) if isinstance(scalar.value, float)]
+        infinite = [scalar for scalar in infinite if not math.isfinite(scalar.value)]  # type: ignore[arg-type]
+        for scalar in infinite:
+            self._fault(scalar, place.path, f"must be finite, got {scalar.shown}")
+        return FAULTY if infinite else node.plain()
 
     def _section(self, classes: list[Any], node: Node, place: Place) -> Any:
         if node.section is None:
@@ -174,6 +165,18 @@ class _Decoder:
                 values[name] = FAULTY
                 self._faults.append(Fault(place.line, place.column, place.path, f"'{name}' is missing"))
         return FAULTY if undecided or FAULTY in values.values() else cls(**values)
+
+
+def _scalars(node: Node) -> Iterator[Node]:
+    """Every scalar under a node."""
+    if isinstance(node.value, dict):
+        for entry in node.value.values():
+            yield from _scalars(entry.node)
+    elif isinstance(node.value, list):
+        for item in node.value:
+            yield from _scalars(item)
+    else:
+        yield node
 
 
 _SHARED = (schema.ScheduleFields, schema.OptimizerFields)

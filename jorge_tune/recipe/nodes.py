@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import yaml
 
@@ -19,7 +19,7 @@ from jorge_tune.errors import Fault
 LARGEST_FILE = 64 * 1024  # bytes; the longest shipped recipe has under 2,000
 DEEPEST = 20  # levels of nesting; the schema itself needs 6
 
-Scalar: TypeAlias = None | bool | int | float | str
+Scalar: TypeAlias = bool | int | float | str | None
 
 
 @dataclass(frozen=True)
@@ -116,18 +116,20 @@ class _Loader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
-            problem = "aliases (*name) are not accepted in a recipe; write the value out"
-            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+            _refuse("aliases (*name) are not accepted in a recipe; write the value out", event)
         if self._depth >= DEEPEST:
-            problem = f"nested deeper than {DEEPEST} levels"
-            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+            _refuse(f"nested deeper than {DEEPEST} levels", event)
         self._depth += 1
         try:
             return super().compose_node(parent, index)
         finally:
             self._depth -= 1
+
+
+def _refuse(problem: str, event: Any) -> NoReturn:
+    raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
 
 
 _TAG = "tag:yaml.org,2002:"

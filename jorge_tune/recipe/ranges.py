@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import warnings
 from collections.abc import Callable
@@ -61,6 +62,4 @@ FILE_NAME = Rule(
     "1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit (it names run folders)",
     _matches(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"),
 )
-INCREASING = Rule(
-    "increasing", lambda value: all(earlier < later for earlier, later in zip(value, value[1:], strict=False))
-)
+INCREASING = Rule("increasing", lambda value: all(earlier < later for earlier, later in itertools.pairwise(value)))

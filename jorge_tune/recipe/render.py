@@ -13,12 +13,12 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from jorge_tune.recipe.decode import is_required
-from jorge_tune.recipe.schema import Recipe
+from jorge_tune.recipe.schema import Recipe, Warmup
 
 if TYPE_CHECKING:
     from jorge_tune.recipe.bootstrap import Derivation
 
-_WIDTH = 100
+_WIDTH = 110
 _BLOCKS = ("task", "optimizer")  # sections that always have one field per line
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*(?::[A-Za-z0-9_./-]+)?")
 _WORDS_OF_YAML = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
@@ -94,10 +94,12 @@ def _plain(section: Any, path: str, kept: frozenset[str]) -> dict[str, Any]:
     for field in dataclasses.fields(section):
         below = f"{path}.{field.name}" if path else field.name
         value = getattr(section, field.name)
-        if is_required(field) or field.name in ("name", "version") or value != _default(field):
+        asked_for = value is not None and any(keep == below or keep.startswith(below + ".") for keep in kept)
+        always = is_required(field) or field.name in ("name", "version", "gamma")
+        if always or asked_for or value != _default(field):
             data[field.name] = _plain_value(value, below, kept)
-        elif value is not None and any(keep == below or keep.startswith(below + ".") for keep in kept):
-            data[field.name] = _plain_value(value, below, kept)
+    if isinstance(section, Warmup) and section.epochs is not None and section.epochs.is_integer():
+        data["epochs"] = int(section.epochs)  # a warm-up of 5 epochs reads better than one of 5.0
     return data
 
 
