@@ -279,7 +279,7 @@ def _renamed(name: str, old: str, new: str) -> str:
     """`resnet18-sgd` -> `resnet18-jorge`; a name that does not speak of its optimizer gets a suffix."""
     stem = name.removesuffix(f"-{old}")
     if stem == name and old in name:
-        return name.replace(old, new)
+        return name.replace(old, new)[:100]
     return f"{stem[: 100 - len(new) - 1]}-{new}"
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Loaded",
+    "copy_recipe",
     "load",
     "override",
     "parse_recipe",
@@ -80,7 +81,18 @@ def write_recipe(
     Raises:
         InputError: the file exists and `force` is not set, or the folder cannot be written.
     """
-    path = Path(path)
+    _write_whole(Path(path), render_recipe(recipe, derivations), force)
+
+
+def copy_recipe(source: Path, path: Path, *, force: bool = False) -> None:
+    """Copy a recipe file as it stands, comments included. Raises as `load` and `write_recipe` do."""
+    text = _read_text(source)
+    parse_recipe(text, str(source))
+    _write_whole(path, text, force)
+
+
+def _write_whole(path: Path, text: str, force: bool) -> None:
+    """Write beside the file and move into place."""
     if path.is_dir():
         raise InputError(f"{path}: is a folder; a file name is expected")
     if path.exists() and not force:
@@ -88,7 +100,7 @@ def write_recipe(
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(render_recipe(recipe, derivations))
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -29,14 +29,23 @@ def resolve_recipe(argument: str) -> Path:
         exists = Path(argument).exists()
     except (OSError, ValueError) as error:  # too long, a NUL character
         raise InputError(f"{quoted(argument)}: no file can have this name") from error
+    if exists and argument.removesuffix(".yaml") not in shipped_recipes():
+        return Path(argument)  # a folder or device; the reader says so
+    return resolve_shipped(argument, "neither a file nor a shipped recipe")
+
+
+def resolve_shipped(argument: str, complaint: str = "no shipped recipe") -> Path:
+    """The file of a shipped recipe (`.yaml` may be left out).
+
+    Raises:
+        InputError: there is none of this name.
+    """
     shipped = shipped_recipes()
     name = argument.removesuffix(".yaml")
-    if name in shipped:
-        return shipped[name]
-    if exists:
-        return Path(argument)  # a folder or device; the reader says so
-    hint = suggestion(name, shipped) or "; `jorge-tune recipes ls` lists those"
-    raise InputError(f"{quoted(argument)}: neither a file nor a shipped recipe{hint}")
+    if name not in shipped:
+        hint = suggestion(name, shipped) or "; `jorge-tune recipes ls` lists those"
+        raise InputError(f"{quoted(argument)}: {complaint}{hint}")
+    return shipped[name]
 
 
 def _root() -> Path:
