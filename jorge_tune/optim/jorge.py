@@ -272,8 +272,8 @@ class Jorge(KroneckerOptimizer):
         )
         return {"": refreshed}
 
-    def _apply_side(self, side: SideState, grads: Tensor, group: Group) -> Tensor:
-        return side[""] @ grads
+    def _apply_side(self, side: SideState, grads: Tensor, group: Group, *, right: bool) -> Tensor:
+        return grads @ side[""] if right else side[""] @ grads
 
     def _refresh_cost(self, size: int, other: int, group: Group) -> int:
         return min(refresh_flops(size, other))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from jorge_tune.optim import grafting
+from jorge_tune.optim import grafting, momenta
 from jorge_tune.optim.blocks import Block, BlockShape, is_due, partition
 from jorge_tune.optim.checks import Group, check_group, check_state, require, state_dtype, usable_gradient
 from jorge_tune.optim.stacks import SideState, Stack, build_stacks, expose, matrix_of
@@ -78,8 +78,8 @@ class KroneckerOptimizer(Optimizer, ABC):
         """What a refresh changes, given gradients (batch, size, other)."""
 
     @abstractmethod
-    def _apply_side(self, side: SideState, grads: Tensor, group: Group) -> Tensor:
-        """The preconditioner times gradients (batch, size, other)."""
+    def _apply_side(self, side: SideState, grads: Tensor, group: Group, *, right: bool) -> Tensor:
+        """L G, or G R if `right`, for gradients (batch, m, n)."""
 
     @abstractmethod
     def _refresh_cost(self, size: int, other: int, group: Group) -> int:
@@ -178,31 +178,31 @@ class KroneckerOptimizer(Optimizer, ABC):
     def _step_group(self, index: int, group: Group, gathered: Gathered) -> None:
         params, grads, finite = gathered
         states = [self._state_of(p, grad, group) for p, grad in zip(params, grads, strict=True)]
-        before = _copies(params, states) if finite is not None else []
+        before = momenta.copies(params, states) if finite is not None else []
         for state in states:
             state["step"] += 1
-        lengths = _grafted_steps_(states, grads, group)
+        lengths = momenta.grafted_steps_(states, grads, group)
         directions = list(lengths)
         chosen = [i for i, state in enumerate(states) if "momentum" in state]
         if chosen:
             flags = None if finite is None else {params[i]: finite[i] for i in chosen}
             ps = self._precondition(index, group, {params[i]: grads[i] for i in chosen}, flags)
-            moved = _with_momentum_([states[i] for i in chosen], ps, group)
+            moved = momenta.with_momentum_([states[i] for i in chosen], ps, group)
             if group["graft"] != "none":
                 moved, ratios = grafting.scale_to(moved, [lengths[i] for i in chosen])
                 self._graft_ratios.append(ratios)
             for i, direction in zip(chosen, moved, strict=True):
                 directions[i] = direction
-        _descend_(params, directions, group)
+        momenta.descend_(params, directions, group)
         if finite is not None:
-            _restore_(params, states, before, finite)
+            momenta.restore_(params, states, before, finite)
 
     def _state_of(self, param: Tensor, grad: Tensor, group: Group) -> dict[str, Any]:
         """A parameter's state; at its first gradient the momenta are created (preconditioners, with their stack)."""
         state: dict[str, Any] = self.state[param]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.int64)
-            for name in _graft_buffers(group):
+            for name in momenta.graft_buffers(group):
                 state[f"graft.{name}"] = torch.zeros_like(grad)
             if self._blocks(param, group):
                 state["momentum"] = torch.zeros_like(grad)
@@ -225,16 +225,16 @@ class KroneckerOptimizer(Optimizer, ABC):
             flags = None if finite is None else torch.stack([finite[stack.entries[row].param] for row in rows])
             expose(stack, rows, self.state)
             self._update_stack(stack, rows, stacked, flags, group)
-            if "left" in stack.sides:
-                stacked = self._apply_side(stack.read("left", rows), stacked, group)
-            if "right" in stack.sides:
-                stacked = self._apply_side(stack.read("right", rows), stacked.mT, group).mT
+            for side in stack.sides:
+                stacked = self._apply_side(stack.read(side, rows), stacked, group, right=side == "right")
             for piece, row in zip(stacked.unbind(), rows, strict=True):
                 param, block = stack.entries[row].param, stack.entries[row].block
                 if piece.shape == matrices[param].shape:
                     results[param] = piece
-                else:
-                    block.view(results.setdefault(param, torch.empty_like(matrices[param]))).copy_(piece)
+                    continue
+                if param not in results:
+                    results[param] = torch.empty_like(matrices[param])
+                block.view(results[param]).copy_(piece)
         return [results[param].reshape(param.shape) for param in grads]
 
     def _stacks_of(self, index: int, group: Group) -> list[Stack]:
@@ -274,79 +274,6 @@ class KroneckerOptimizer(Optimizer, ABC):
                 if finite is not None:
                     new = {name: _where(finite[places], tensor, old[name]) for name, tensor in new.items()}
                 stack.write(side, here, new)
-
-
-def _graft_buffers(group: Group) -> tuple[str, ...]:
-    if group["graft"] == "adamw":
-        return "first_moment", "second_moment"
-    return ("momentum",) if group["momentum"] > 0 or group["graft"] == "none" else ()
-
-
-def _grafted_steps_(states: list[dict[str, Any]], grads: list[Tensor], group: Group) -> list[Tensor]:
-    """The grafted optimizer's own steps; without a graft, the average of the gradients."""
-    if group["graft"] == "adamw":
-        return grafting.adamw_step_(
-            [state["graft.first_moment"] for state in states],
-            [state["graft.second_moment"] for state in states],
-            grads,
-            [int(state["step"]) for state in states],
-            betas=group["graft_betas"],
-            eps=group["graft_eps"],
-        )
-    return _moved_([state.get("graft.momentum") for state in states], states, grads, group)
-
-
-def _with_momentum_(states: list[dict[str, Any]], ps: list[Tensor], group: Group) -> list[Tensor]:
-    """Directions d: the preconditioned gradients, with momentum."""
-    buffers = [state["momentum"] for state in states]
-    if group["graft"] == "adamw":
-        grafting.average_(buffers, ps, group["graft_betas"][0])
-        return buffers
-    return _moved_(buffers, states, ps, group)
-
-
-def _moved_(buffers: list[Any], states: list[dict[str, Any]], values: list[Tensor], group: Group) -> list[Tensor]:
-    if group["graft"] == "none":
-        grafting.average_(buffers, values, group["momentum"])
-        return buffers
-    return grafting.sgd_step_(
-        buffers,
-        values,
-        [int(state["step"]) == 1 for state in states],
-        momentum=group["momentum"],
-        dampening=group["dampening"],
-        nesterov=group["nesterov"],
-    )
-
-
-def _descend_(params: list[Tensor], directions: list[Tensor], group: Group) -> None:
-    """w <- (1 - lr wd) w - lr u, in state precision."""
-    lr, weight_decay = group["lr"], group["weight_decay"]
-    masters = [p.to(u.dtype) for p, u in zip(params, directions, strict=True)]
-    if weight_decay != 0:
-        torch._foreach_mul_(masters, 1 - lr * weight_decay)
-    torch._foreach_add_(masters, directions, alpha=-lr)
-    for param, master in zip(params, masters, strict=True):
-        if master is not param:
-            param.copy_(master)
-
-
-def _step_tensors(param: Tensor, state: dict[str, Any]) -> list[Tensor]:
-    momenta = [value for key, value in state.items() if key == "momentum" or key.startswith("graft.")]
-    return [param, *momenta]
-
-
-def _copies(params: list[Tensor], states: list[dict[str, Any]]) -> list[list[Tensor]]:
-    return [[t.clone() for t in _step_tensors(p, s)] for p, s in zip(params, states, strict=True)]
-
-
-def _restore_(
-    params: list[Tensor], states: list[dict[str, Any]], before: list[list[Tensor]], finite: list[Tensor]
-) -> None:
-    """Undo the step where the gradient was not finite, without asking the device."""
-    for param, state, copies, flag in zip(params, states, before, finite, strict=True):
-        for tensor, copy in zip(_step_tensors(param, state), copies, strict=True):
-            tensor.copy_(torch.where(flag, tensor, copy))
 
 
 def _where(flags: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class DecoupledSGD(KroneckerOptimizer):
     def _refresh_side(self, side: SideState, grads: Tensor, group: Group) -> NoReturn:
         raise AssertionError("nothing is preconditioned")
 
-    def _apply_side(self, side: SideState, grads: Tensor, group: Group) -> NoReturn:
+    def _apply_side(self, side: SideState, grads: Tensor, group: Group, *, right: bool) -> NoReturn:
         raise AssertionError("nothing is preconditioned")
 
     def _refresh_cost(self, size: int, other: int, group: Group) -> int:

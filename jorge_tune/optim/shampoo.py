@@ -141,8 +141,8 @@ class Shampoo(KroneckerOptimizer):
         factor = torch.where(average > 0, average, 1.0) ** (-1 / 4)
         return {"root": root * factor.to(root.dtype)[..., None, None]}
 
-    def _apply_side(self, side: SideState, grads: Tensor, group: Group) -> Tensor:
-        return side["root"] @ grads
+    def _apply_side(self, side: SideState, grads: Tensor, group: Group, *, right: bool) -> Tensor:
+        return grads @ side["root"] if right else side["root"] @ grads
 
     def _refresh_cost(self, size: int, other: int, group: Group) -> int:
         return 25 * size**3  # eigh and the product that follows, to the order of magnitude
