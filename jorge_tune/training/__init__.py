@@ -1,1 +1,21 @@
 """Training one run of one recipe: data, models, loop, checkpoints, records."""
+
+from jorge_tune.training.build import (
+    build_model,
+    build_optimizer,
+    build_scheduler,
+    optimizer_from_recipe,
+    scheduler_from_recipe,
+)
+from jorge_tune.training.runner import Progress, RunResult, train
+
+__all__ = [
+    "Progress",
+    "RunResult",
+    "build_model",
+    "build_optimizer",
+    "build_scheduler",
+    "optimizer_from_recipe",
+    "scheduler_from_recipe",
+    "train",
+]

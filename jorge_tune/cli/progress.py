@@ -1,0 +1,72 @@
+"""The progress of one training on stderr: a live line on a terminal, one plain line per evaluation off it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from jorge_tune.training.journal import Progress
+
+
+@contextmanager
+def training_progress(name: str) -> Iterator[Callable[[Progress], None]]:
+    """A callback for `train`; the display lasts as long as the context."""
+    if not sys.stderr.isatty():
+        yield plain_line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}", markup=False),
+    )
+    with Bar(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
+        line = bar.add_task(name, total=None, numbers="")
+
+        def show(progress: Progress) -> None:
+            bar.update(line, completed=progress.step, total=progress.total_steps, numbers=numbers_of(progress))
+
+        yield show
+
+
+def plain_line(progress: Progress) -> None:
+    """One line for an evaluation, nothing for anything else."""
+    if progress.event == "evaluation":
+        click.echo(
+            f"step {progress.step}/{progress.total_steps}  epoch {progress.epoch:.2f}  {numbers_of(progress)}", err=True
+        )
+
+
+def numbers_of(progress: Progress) -> str:
+    """Loss, metrics, throughput and time left, as far as they are known."""
+    parts = []
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.part is not None:
+        metrics = " ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
+        parts.append(f"{progress.part} {metrics}")
+    if progress.samples_per_second is not None:
+        parts.append(f"{progress.samples_per_second:.0f} samples/s")
+    if progress.eta_seconds is not None:
+        parts.append(f"ETA {clock_time(progress.eta_seconds)}")
+    return "  ".join(parts)
+
+
+def clock_time(seconds: float) -> str:
+    """`h:mm:ss`, rounded up to a second.
+
+    Example:
+        >>> clock_time(61.2)
+        '0:01:02'
+    """
+    whole = -int(-seconds // 1)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -1,0 +1,185 @@
+"""From a recipe to a model, an optimizer and a learning-rate scheduler, for `train` and for anyone's own loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from jorge_tune.errors import InputError
+from jorge_tune.optim import DecoupledSGD, Jorge, Shampoo, param_groups
+from jorge_tune.recipe import schema
+from jorge_tune.recipe.io import read_recipe
+from jorge_tune.recipe.schedule import lr_factor
+from jorge_tune.training.models import OWN_MODELS
+
+_OWN_FIELDS = ("name", "lr", "weight_decay", "no_decay", "groups", "args", "decoupled", "refresh_interval")
+
+
+def build_model(recipe: schema.Recipe) -> nn.Module:
+    """The recipe's model on the CPU. Its initial weights depend on the recipe's seed only.
+
+    Raises:
+        InputError: the recipe names no model, an unknown one, or arguments it does not take.
+    """
+    if recipe.task is None or recipe.task.model is None:
+        raise InputError(f"task.model: the recipe {recipe.name!r} names no model, so it cannot be trained")
+    model = recipe.task.model
+    factory = _model_factory(model.name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        try:
+            return factory(**model.args)
+        except Exception as error:  # whatever a constructor raises, the arguments caused it
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"task.model.args: {model.name} does not take {dict(model.args)!r} ({reason})") from error
+
+
+def build_optimizer(section: schema.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer that a recipe's section describes, over the model's parameters.
+
+    Raises:
+        InputError: `refresh_interval: auto`, an unknown class, or arguments it does not take.
+    """
+    factory, arguments = _optimizer_factory(section)
+    try:
+        groups = param_groups(
+            model,
+            lr=section.lr,
+            weight_decay=section.weight_decay,
+            no_decay=section.no_decay,
+            groups=section.groups,
+        )
+        if factory not in (Jorge, Shampoo, DecoupledSGD):
+            for group in groups:
+                del group["precondition"]  # ours alone read it
+        optimizer = factory(groups, lr=section.lr, **arguments)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optimizer: {section.name}: {error}") from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise InputError(f"optimizer.name: {section.name!r} is not a torch optimizer")
+    return optimizer
+
+
+def build_scheduler(recipe: schema.Recipe, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> LambdaLR:
+    """The recipe's schedule as a torch scheduler, to be stepped once per optimizer step.
+
+    Raises:
+        InputError: the schedule is `gen`, whose rate comes from the loss and not from a schedule.
+    """
+    if isinstance(recipe.schedule, schema.Gen):
+        raise InputError("schedule.name: 'gen' wraps the optimizer and has no scheduler; give one of the others")
+    return LambdaLR(optimizer, lr_factor(recipe, steps_per_epoch))
+
+
+def optimizer_from_recipe(path: str | Path, model: nn.Module) -> torch.optim.Optimizer:
+    """The recipe's optimizer over your own model's parameters.
+
+    Example:
+        >>> optimizer = optimizer_from_recipe("jorge.yaml", model)  # doctest: +SKIP
+        >>> scheduler = scheduler_from_recipe("jorge.yaml", optimizer, len(loader))  # doctest: +SKIP
+
+    Raises:
+        InputError: a missing or faulty file, an unresolved `refresh_interval: auto`, or wrong arguments.
+    """
+    return build_optimizer(read_recipe(path).optimizer, model)
+
+
+def scheduler_from_recipe(path: str | Path, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> LambdaLR:
+    """The recipe's schedule for `optimizer`; call its `step` once after each optimizer step.
+
+    Args:
+        path: the recipe file.
+        optimizer: usually from `optimizer_from_recipe`.
+        steps_per_epoch: optimizer steps in one epoch of your loop, at least 1.
+
+    Raises:
+        InputError: a missing or faulty file, or a `gen` schedule.
+    """
+    return build_scheduler(read_recipe(path), optimizer, steps_per_epoch)
+
+
+def _model_factory(name: str) -> Callable[..., nn.Module]:
+    if name in OWN_MODELS:
+        return OWN_MODELS[name]
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        near = difflib.get_close_matches(name, [*OWN_MODELS, *known], n=3)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "no name is near it"
+        raise InputError(
+            f"task.model.name: unknown model {name!r}; {hint} "
+            f"Ours are {', '.join(OWN_MODELS)}; the others are torchvision's classification models"
+        )
+    builder: Callable[..., nn.Module] = models.get_model_builder(name)
+    fixed: dict[str, Any] = {"weights": None}
+    if "aux_logits" in inspect.signature(builder).parameters or name in ("googlenet", "inception_v3"):
+        fixed |= {"aux_logits": False, "init_weights": True}  # one output, also while training
+    return lambda **arguments: builder(**(fixed | arguments))
+
+
+def _optimizer_factory(section: schema.Optimizer) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The class and its arguments besides the groups and lr."""
+    match section:
+        case schema.SGD(decoupled=True):
+            return DecoupledSGD, _own_arguments(section)
+        case schema.SGD():
+            return torch.optim.SGD, _own_arguments(section)
+        case schema.AdamW():
+            return torch.optim.AdamW, _own_arguments(section)
+        case schema.Jorge():
+            return Jorge, _kronecker_arguments(section)
+        case schema.Shampoo():
+            return Shampoo, _kronecker_arguments(section)
+        case schema.CustomOptimizer():
+            return _imported(section.name), dict(section.args)
+
+
+def _own_arguments(section: schema.OptimizerFields) -> dict[str, Any]:
+    return {
+        field.name: getattr(section, field.name)
+        for field in dataclasses.fields(section)
+        if field.name not in _OWN_FIELDS
+    }
+
+
+def _kronecker_arguments(section: schema.Jorge | schema.Shampoo) -> dict[str, Any]:
+    """All fields; under a preset only those that differ from the defaults, because a given value would win over it."""
+    arguments = _own_arguments(section)
+    if isinstance(section, schema.Jorge) and section.preset is not None:
+        plain = _own_arguments(schema.Jorge(lr=section.lr))
+        arguments = {key: value for key, value in arguments.items() if value != plain[key]}
+    if section.refresh_interval == "auto":
+        raise InputError(
+            "optimizer.refresh_interval: 'auto' must be measured first: run "
+            "`jorge-tune calibrate-freq RECIPE --write`, or give a number"
+        )
+    if section.refresh_interval is not None:
+        arguments["refresh_interval"] = section.refresh_interval
+    return arguments
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    """The class behind `module:Class`."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError(f"optimizer.name: cannot import {module_name!r} ({error}); is it installed?") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise InputError(f"optimizer.name: {module_name!r} has no {attribute!r}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise InputError(f"optimizer.name: {name!r} is not a class")
+    factory: Callable[..., Any] = found
+    return factory

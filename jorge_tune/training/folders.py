@@ -1,0 +1,134 @@
+"""Folders of images: ROOT/train/<class>/*.jpg, with test/ or val/ beside train/."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from jorge_tune.errors import InputError
+from jorge_tune.recipe.schema import Data
+from jorge_tune.training.augment import Integers, ShiftFlip
+from jorge_tune.training.examples import Examples, ImageFiles, ImagesInMemory, Scaling, decode_all, image_size
+
+_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+_PART_NAMES = ("train", "val", "valid", "validation", "test")
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_SMALL_SIZE = 64  # images up to this size are shifted, not cropped and resized, and kept in memory
+_LARGE_DEFAULT_SIZE = 224
+_MEMORY_LIMIT_BYTES = 2 * 10**9
+_HEADERS_CHECKED = 50_000  # of files too large to decode beforehand; more would delay the start by minutes
+
+StoredPart = tuple[Integers, Callable[[Integers, bool], Examples]]
+
+
+class _Options(NamedTuple):
+    """data.args of an image folder."""
+
+    size: int | None
+    scaling: Scaling
+
+
+def open_image_folder(data: Data) -> tuple[tuple[str, ...], Mapping[str, StoredPart]]:
+    """Classes and parts of a folder; images are read when a part is asked for its examples.
+
+    Raises:
+        InputError: the folder, its train/ part, its classes or their images are missing, or data.args are wrong.
+    """
+    root = Path(data.root).expanduser()
+    options = _read_options(data.args)
+    if not (root / "train").is_dir():
+        raise InputError(f"{root}: an image folder needs {root / 'train'}/<class>/<image>, which is not there")
+    classes = tuple(_folders_of(root / "train"))
+    if len(classes) < 2:
+        found = "no class" if not classes else f"only the class {classes[0]!r}"
+        raise InputError(f"{root / 'train'}: {found} found; one folder per class, at least two, is needed")
+    parts: dict[str, StoredPart] = {}
+    for name in _PART_NAMES:
+        if (root / name).is_dir():
+            paths, labels = _list_part(root / name, classes)
+            size = options.size or _default_size(paths[0])
+            choose = partial(_choose, paths, labels, options.scaling, size, data.augment == "standard")
+            parts[name] = (labels, choose)
+    if len(parts) == 1:
+        raise InputError(f"{root}: an image folder needs test/ or val/ beside train/, and neither is there")
+    return classes, parts
+
+
+def _choose(
+    paths: list[Path],
+    labels: Integers,
+    scaling: Scaling,
+    size: int,
+    standard: bool,
+    indices: Integers,
+    augment: bool,
+) -> Examples:
+    chosen = [paths[index] for index in indices]
+    targets = torch.from_numpy(labels[indices])
+    if size <= _SMALL_SIZE and len(chosen) * 3 * size**2 <= _MEMORY_LIMIT_BYTES:
+        shift = ShiftFlip(size // 8, True) if standard and augment else None
+        return ImagesInMemory(decode_all(chosen, size), targets, scaling, shift)
+    for path in chosen[:_HEADERS_CHECKED]:
+        image_size(path)
+    return ImageFiles(chosen, targets, scaling, size, standard and augment)
+
+
+def _default_size(path: Path) -> int:
+    """The images' own size where it is small, else the usual 224."""
+    longest = max(image_size(path))
+    return longest if longest <= _SMALL_SIZE else _LARGE_DEFAULT_SIZE
+
+
+def _list_part(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], Integers]:
+    strangers = [name for name in _folders_of(folder) if name not in classes]
+    if strangers:
+        raise InputError(f"{folder}: the class {strangers[0]!r} is not among those of train/")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = _images_of(folder / name) if (folder / name).is_dir() else []
+        if not found and folder.name == "train":
+            raise InputError(f"{folder / name}: no images found ({', '.join(sorted(_SUFFIXES))})")
+        paths += found
+        labels += [label] * len(found)
+    if not paths:
+        raise InputError(f"{folder}: no images found in the folders of its classes")
+    return paths, np.array(labels, dtype=np.int64)
+
+
+def _folders_of(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _images_of(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
+
+
+def _read_options(args: Mapping[str, Any]) -> _Options:
+    known = ("mean", "size", "std")
+    for key in args:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise InputError(f"data.args.{key}: unknown key{hint}; known: {', '.join(known)}")
+    size = args.get("size")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= 4096):
+        raise InputError(f"data.args.size must be a number of pixels from 4 to 4096, got {size!r}")
+    mean = _three_numbers("mean", args.get("mean", _IMAGENET_MEAN))
+    std = _three_numbers("std", args.get("std", _IMAGENET_STD))
+    if min(std) <= 0:
+        raise InputError(f"data.args.std must be positive, got {list(std)!r}")
+    return _Options(size, Scaling(mean, std))
+
+
+def _three_numbers(key: str, value: Any) -> tuple[float, ...]:
+    numbers = isinstance(value, (list, tuple)) and len(value) == 3
+    if not numbers or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value):
+        raise InputError(f"data.args.{key} must be three numbers (red, green, blue in 0..1), got {value!r}")
+    return tuple(float(v) for v in value)

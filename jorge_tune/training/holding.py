@@ -1,0 +1,71 @@
+"""What a run folder holds already, and whether a run may use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from enum import Enum
+from typing import Any
+
+from jorge_tune.errors import RunFolderError
+from jorge_tune.recipe.io import read_recipe, recipe_to_dict
+from jorge_tune.recipe.schema import Recipe
+from jorge_tune.records import RunFolder, outcome_of, read_records
+
+
+class Holding(Enum):
+    """A folder that may be used holds nothing, this run unfinished, or this run ended."""
+
+    NOTHING = "nothing"
+    UNFINISHED = "unfinished"
+    ENDED = "ended"
+
+
+def inspect_folder(folder: RunFolder, recipe: Recipe, *, resume: bool) -> Holding:
+    """Look before anything is read or written.
+
+    Raises:
+        RunFolderError: the folder holds another run, or something else, or this run and `resume` is not set.
+    """
+    root = folder.root
+    if not root.exists():
+        return Holding.NOTHING
+    if not root.is_dir():
+        raise RunFolderError(f"{root}: is a file; a run folder is expected (choose another --out)")
+    if not any(root.iterdir()):
+        return Holding.NOTHING
+    if not folder.recipe.is_file():
+        raise RunFolderError(f"{root}: is not empty and holds no run; choose another --out")
+    differences = _differences(read_recipe(folder.recipe), recipe)
+    if differences:
+        raise RunFolderError(f"{root}: holds another run ({'; '.join(differences)}); choose another --out")
+    outcome = outcome_of(read_records(folder.records)) if folder.records.is_file() else None
+    if not resume:
+        state = f"which is {outcome}" if outcome else "which has not ended"
+        raise RunFolderError(f"{root}: holds this run already, {state}; give --resume, or choose another --out")
+    return Holding.ENDED if outcome in ("finished", "diverged") else Holding.UNFINISHED
+
+
+def _differences(held: Recipe, asked: Recipe) -> list[str]:
+    """What makes two recipes two runs, at most three of them; where the data lie and who loads them does not."""
+    before, after = (_flat(recipe_to_dict(_without_places(recipe))) for recipe in (held, asked))
+    paths = [path for path in {**before, **after} if before.get(path) != after.get(path)]
+    shown = [f"{path} is {before.get(path)!r} there, {after.get(path)!r} here" for path in paths[:3]]
+    return shown + ([f"and {len(paths) - 3} more"] if len(paths) > 3 else [])
+
+
+def _without_places(recipe: Recipe) -> Recipe:
+    if recipe.task is None or recipe.task.data is None:
+        return recipe
+    data = replace(recipe.task.data, root="", workers=0)
+    return replace(recipe, task=replace(recipe.task, data=data))
+
+
+def _flat(section: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            leaves |= _flat(value, f"{path}{key}.")
+        else:
+            leaves[f"{path}{key}"] = list(value) if isinstance(value, tuple) else value
+    return leaves

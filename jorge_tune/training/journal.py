@@ -1,0 +1,86 @@
+"""What a run tells: records for programs, log.txt for people, progress for whoever watches."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jorge_tune.records import Outcome, RecordWriter, RunFolder
+
+Event = Literal["start", "step", "evaluation", "epoch", "end"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A moment of a run. `loss` is the last one read from the device, so it may be a few steps old."""
+
+    event: Event
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float | None
+    lr: float
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the last evaluation
+    part: str | None = None  # the part that it read
+    samples_per_second: float | None = None
+    eta_seconds: float | None = None
+    text: str = ""  # the end's outcome and reason
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run is when something is recorded."""
+
+    step: int
+    epoch: float
+    train_seconds: float
+
+
+class Journal:
+    """Writes to a run folder; a context manager that closes its files."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._records = RecordWriter(folder.records)
+        self._log = folder.log.open("a", encoding="utf-8")
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._records.close()
+        self._log.close()
+
+    def start(self, at: Moment, *, seed: int, resumed: bool, about: str) -> None:
+        """A stretch of training begins."""
+        self._record("start", at, {"world_size": 1, "seed": seed, "resumed": resumed})
+        self.say(f"{'resumed' if resumed else 'started'} at step {at.step}: {about}")
+
+    def step(self, at: Moment, values: Mapping[str, object]) -> None:
+        """A step whose device values were read."""
+        self._record("step", at, values)
+
+    def evaluation(self, at: Moment, part: str, metrics: Mapping[str, float], seconds: float) -> None:
+        """A part was read."""
+        self._record("evaluation", at, {"part": part, "metrics": dict(metrics), "evaluation_seconds": seconds})
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        self.say(f"step {at.step}, epoch {at.epoch:.2f}, {at.train_seconds:.1f} s: {part} {shown}")
+
+    def end(self, at: Moment, outcome: Outcome, reason: str) -> None:
+        """The stretch is over."""
+        self._record("end", at, {"outcome": outcome, "reason": reason})
+        self.say(f"{outcome} at step {at.step}" + (f": {reason}" if reason else ""))
+
+    def say(self, text: str) -> None:
+        """A line of log.txt."""
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
+        self._log.write(f"{now} UTC  {text}\n")
+        self._log.flush()
+
+    def _record(self, kind: str, at: Moment, values: Mapping[str, object]) -> None:
+        place = {"step": at.step, "epoch": at.epoch, "train_seconds": at.train_seconds}
+        self._records.write({"kind": kind, **place, **values})

@@ -1,0 +1,137 @@
+"""Batches in an order that (seed, epoch) alone decides, made in this process or by workers, bitwise the same."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Generator, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from jorge_tune.errors import InputError
+from jorge_tune.training.augment import Integers, shuffled
+from jorge_tune.training.examples import Examples
+
+Batch = tuple[Tensor, Tensor]
+
+
+class _Request(NamedTuple):
+    """What a worker needs to make one batch."""
+
+    indices: Integers
+    draw: tuple[int, int] | None
+
+
+class Batches:
+    """The batches of one part, epoch by epoch, on `device`.
+
+    Args:
+        seed: shuffles and augments if given; None reads the part in its order, unaugmented.
+        workers: loader processes; 0 makes the batches here.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        device: torch.device,
+        *,
+        seed: int | None = None,
+        drop_last: bool = False,
+        workers: int = 0,
+    ) -> None:
+        self._examples = examples if workers else examples.to(device)
+        self.batch_size, self._device = batch_size, device
+        self._seed, self._drop_last = seed, drop_last
+        self._requests = _Requests()
+        self._loader: DataLoader[Any] | None = None
+        if workers:
+            self._loader = DataLoader(
+                _Answers(self._examples),
+                batch_size=None,
+                sampler=self._requests,
+                num_workers=workers,
+                persistent_workers=True,
+                pin_memory=device.type == "cuda",
+                worker_init_fn=_leave_signals_to_parent,
+                generator=torch.Generator(),  # its own: the global one belongs to the model
+            )
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self._examples), self.batch_size)
+        return whole + (1 if rest and not self._drop_last else 0)
+
+    def epoch(self, number: int = 0, start: int = 0) -> Generator[Batch, None, None]:
+        """The batches of epoch `number` from batch `start` on.
+
+        Raises:
+            InputError: an image cannot be read.
+        """
+        self._requests.pending = self._plan(number)[start:]
+        if self._loader is None:
+            answers: Iterator[Batch] = (self._examples.batch(*request) for request in self._requests)
+        else:
+            answers = map(_opened, self._loader)
+        for images, labels in answers:
+            yield self._placed(images), labels.to(self._device, non_blocking=True)
+
+    def close(self) -> None:
+        """End the workers; the batches cannot be read any more."""
+        self._loader = None
+        self._requests.pending = []
+
+    def _plan(self, number: int) -> list[_Request]:
+        count = len(self._examples)
+        if self._seed is None:
+            order, draw = np.arange(count, dtype=np.int64), None
+        else:
+            order, draw = shuffled(self._seed, number, count), (self._seed, number)
+        size = self.batch_size
+        return [_Request(order[k * size : (k + 1) * size], draw) for k in range(len(self))]
+
+    def _placed(self, images: Tensor) -> Tensor:
+        """On the device, channels last: convolutions are 1.3 to 1.5 times as fast on CPUs; weights stay as they are."""
+        layout = torch.channels_last if images.ndim == 4 else torch.preserve_format
+        return images.to(self._device, non_blocking=True, memory_format=layout)
+
+
+class _Requests(Sampler[_Request]):
+    """Hands the plan of one epoch to the loader; the same object serves every epoch, so workers stay alive."""
+
+    def __init__(self) -> None:
+        self.pending: list[_Request] = []
+
+    def __iter__(self) -> Iterator[_Request]:
+        return iter(self.pending)
+
+    def __len__(self) -> int:
+        return len(self.pending)
+
+
+class _Answers(Dataset[Any]):
+    """A data set whose items are whole batches. An InputError travels as a value, so that no traceback joins it."""
+
+    def __init__(self, examples: Examples) -> None:
+        self._examples = examples
+
+    def __getitem__(self, request: _Request) -> Batch | str:
+        try:
+            return self._examples.batch(*request)
+        except InputError as error:
+            return str(error)
+
+
+def _opened(answer: Batch | str) -> Batch:
+    if isinstance(answer, str):
+        raise InputError(answer)
+    images, labels = answer
+    return images, labels
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; only the parent may act on it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,85 @@
+"""Kinds of task: what a batch is, what its loss is, and by which metrics a model is judged."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from jorge_tune.errors import InputError
+from jorge_tune.recipe.schema import Recipe
+from jorge_tune.training.data import PartName
+from jorge_tune.training.loader import Batch, Batches
+
+
+class Meter(Protocol):
+    """Gathers one evaluation on the device; nothing is read from it before `compute`."""
+
+    def update(self, outputs: Tensor, batch: Batch) -> None:
+        """Add one batch."""
+        ...
+
+    def compute(self) -> dict[str, float]:
+        """All metrics, `loss` among them."""
+        ...
+
+
+class Task(Protocol):
+    """Data, loss and metrics of one recipe."""
+
+    @property
+    def train(self) -> Batches:
+        """The training part."""
+        ...
+
+    @property
+    def selecting(self) -> tuple[PartName, Batches]:
+        """The part evaluated after each epoch."""
+        ...
+
+    @property
+    def final_test(self) -> Batches | None:
+        """The test part that is read once, after the last epoch; None where there is no such part."""
+        ...
+
+    @property
+    def main_metric(self) -> str:
+        """The metric that says which state is best."""
+        ...
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of all metrics."""
+        ...
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The scalar that training minimises."""
+        ...
+
+    def meter(self) -> Meter:
+        """A fresh meter."""
+        ...
+
+    def check_model(self, model: nn.Module) -> None:
+        """Raise InputError if the model does not fit the data; leaves no trace in it."""
+        ...
+
+    def close(self) -> None:
+        """End the loader's processes."""
+        ...
+
+
+def open_task(recipe: Recipe, device: torch.device, *, download: bool = False) -> Task:
+    """The task of a recipe, its data read.
+
+    Raises:
+        InputError: a recipe without a task or of a kind that cannot be trained, or data that are not there.
+    """
+    if recipe.task is None:
+        raise InputError(f"the recipe {recipe.name!r} has no task: it can be bootstrapped, but not trained")
+    if recipe.task.kind != "classification":
+        raise InputError(f"task.kind: {recipe.task.kind!r} cannot be trained by this version; 'classification' can")
+    from jorge_tune.training.tasks.classification import Classification
+
+    return Classification(recipe, device, download=download)

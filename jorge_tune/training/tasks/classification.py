@@ -1,0 +1,129 @@
+"""Classification of images: cross entropy, top-1 accuracy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics.classification import MulticlassAccuracy
+
+from jorge_tune.errors import InputError
+from jorge_tune.recipe.schema import Recipe
+from jorge_tune.training.data import PartName, load_splits
+from jorge_tune.training.examples import Examples
+from jorge_tune.training.loader import Batch, Batches
+
+_MANY_CLASSES = 20  # from here on top5 says something that top1 does not
+
+
+class Classification:
+    """Images and labels of one recipe."""
+
+    def __init__(self, recipe: Recipe, device: torch.device, *, download: bool = False) -> None:
+        assert recipe.task is not None
+        data = recipe.task.data
+        if data is None:
+            raise InputError(f"task.data: the recipe {recipe.name!r} names no data, so it cannot be trained")
+        self._device, self._data, self._batch_size = device, data, recipe.batch_size
+        splits = load_splits(data, download=download)
+        self.classes = splits.classes
+        top_names = ("top1", "top5") if len(splits.classes) >= _MANY_CLASSES else ("top1",)
+        self.metrics = ("loss", *top_names)
+        self.main_metric = recipe.target.metric if recipe.target else "top1"
+        if self.main_metric not in self.metrics:
+            known = ", ".join(self.metrics)
+            raise InputError(f"target.metric: {self.main_metric!r} is not measured by this task; it measures {known}")
+        self.train = Batches(
+            splits.train,
+            recipe.batch_size,
+            device,
+            seed=recipe.seed,
+            drop_last=data.drop_last,
+            workers=data.workers,
+        )
+        if not len(self.train):
+            raise InputError(
+                f"batch_size: {recipe.batch_size} is more than the {len(splits.train)} training images, "
+                "and drop_last leaves no batch"
+            )
+        name, examples = splits.selecting
+        self.selecting: tuple[PartName, Batches] = (name, self._read_in_order(examples))
+        apart = splits.test is not None and splits.test is not examples
+        self.final_test = self._read_in_order(splits.test) if apart and splits.test is not None else None
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean cross entropy of the batch."""
+        return functional.cross_entropy(outputs, batch[1])
+
+    def meter(self) -> ClassificationMeter:
+        """A fresh meter."""
+        return ClassificationMeter(self.metrics, len(self.classes), self._device)
+
+    def check_model(self, model: nn.Module) -> None:
+        """Run the model once on two images, in evaluation mode, which changes nothing in it.
+
+        Raises:
+            InputError: it fails, or gives another number of outputs than there are classes.
+        """
+        images, _ = next(self.selecting[1].epoch())
+        was_training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                outputs = model(images[:2])
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"task.model: it does not take images of shape {tuple(images.shape[1:])} ({reason})"
+            ) from error
+        finally:
+            model.train(was_training)
+        count = len(self.classes)
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] != count:
+            shape = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise InputError(
+                f"task.model: it gives {shape} per image, but the data has {count} classes; "
+                f"set task.model.args.num_classes to {count}"
+            )
+
+    def close(self) -> None:
+        """End the loader's processes."""
+        for batches in (self.train, self.selecting[1], self.final_test):
+            if batches is not None:
+                batches.close()
+
+    def _read_in_order(self, examples: Examples) -> Batches:
+        return Batches(examples, self._batch_size, self._device, workers=self._data.workers)
+
+
+class ClassificationMeter:
+    """Mean loss over the samples, top-1 and, with many classes, top-5 accuracy.
+
+    The loss is summed by hand: torchmetrics leaves NaN out of its means, and here NaN must show. Its accuracies are
+    float32, in which 0.9 is less than 0.9 in a recipe; the exact quotient is restored from the count of samples.
+    """
+
+    def __init__(self, metrics: tuple[str, ...], num_classes: int, device: torch.device) -> None:
+        self._accuracies = {
+            name: MulticlassAccuracy(
+                num_classes, top_k=int(name.removeprefix("top")), average="micro", validate_args=False
+            ).to(device)
+            for name in metrics
+            if name != "loss"
+        }
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self._count = 0
+
+    def update(self, outputs: Tensor, batch: Batch) -> None:
+        """Shape: outputs (batch, num_classes)."""
+        labels = batch[1]
+        self._loss_sum += functional.cross_entropy(outputs.float(), labels, reduction="sum")
+        self._count += len(labels)
+        for accuracy in self._accuracies.values():
+            accuracy.update(outputs.float(), labels)
+
+    def compute(self) -> dict[str, float]:
+        """`loss`, `top1` and perhaps `top5`."""
+        counts = {name: round(float(a.compute()) * self._count) for name, a in self._accuracies.items()}
+        values = {name: count / self._count for name, count in counts.items()}
+        return {"loss": float(self._loss_sum) / self._count, **values}

@@ -1,0 +1,84 @@
+"""Seconds that mean something: of training alone, and of the two halves of a step that is looked at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+Clock = Callable[[], float]
+
+
+class Stopwatch:
+    """Seconds of training so far; runs only inside `running`. The device is waited for before the clock is read."""
+
+    def __init__(self, device: torch.device, seconds: float = 0.0, clock: Clock = time.perf_counter) -> None:
+        self._device, self._seconds, self._clock = device, seconds, clock
+        self._since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds until now, without waiting for the device."""
+        return self._seconds + (0.0 if self._since is None else self._clock() - self._since)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count what happens inside."""
+        assert self._since is None, "a stopwatch runs once at a time"
+        self._since = self._clock()
+        try:
+            yield
+        finally:
+            synchronize(self._device)
+            self._seconds, self._since = self.seconds, None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out what happens inside `running`."""
+        synchronize(self._device)
+        self._seconds, self._since = self.seconds, None
+        try:
+            yield
+        finally:
+            self._since = self._clock()
+
+
+class PhaseTimer:
+    """Seconds of named phases of one step: CUDA events on a GPU, the clock elsewhere; reads nothing until asked."""
+
+    def __init__(self, device: torch.device, clock: Clock = time.perf_counter) -> None:
+        self._on_gpu, self._clock = device.type == "cuda", clock
+        self._marks: dict[str, tuple[Any, Any]] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time what happens inside, under `name`."""
+        start = self._mark()
+        yield
+        self._marks[name] = (start, self._mark())
+
+    def read(self) -> dict[str, float]:
+        """Seconds by phase; waits for the device."""
+        if not self._on_gpu:
+            return {name: end - start for name, (start, end) in self._marks.items()}
+        seconds = {}
+        for name, (start, end) in self._marks.items():
+            end.synchronize()
+            seconds[name] = start.elapsed_time(end) / 1000
+        return seconds
+
+    def _mark(self) -> Any:
+        if not self._on_gpu:
+            return self._clock()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
