@@ -125,7 +125,7 @@ def with_distinct_names(contenders: Sequence[Contender]) -> list[Contender]:
             named.append(contender)
             continue
         number = names[: index + 1].count(contender.name)
-        name = f"{contender.name}#{number}"
+        name = f"{contender.name}-{number}"
         while name in names:
             name += "'"
         named.append(replace(contender, name=name))

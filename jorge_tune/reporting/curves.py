@@ -49,8 +49,8 @@ def interesting_range(curves: list[ContenderCurves], lower_is_better: bool) -> t
     values = sorted(value for contender in curves for run in contender.runs for value in run.values)
     if not values or values[0] == values[-1]:
         return None
-    tenth = len(values) // 10
-    low, high = (values[0], values[-1 - tenth]) if lower_is_better else (values[tenth], values[-1])
+    fifth = len(values) // 5
+    low, high = (values[0], values[-1 - fifth]) if lower_is_better else (values[fifth], values[-1])
     margin = 0.06 * (high - low) or 0.01 * abs(high)
     return low - margin, high + margin
 

@@ -72,7 +72,7 @@ def _add_curves(figure: Figure, comparison: Comparison, axis: Axis, cell: dict[s
             "text": f"target {show_value(comparison.target.value)}",
             "font": {"color": "#555", "size": 12},
         },
-        annotation_position="bottom right",
+        annotation_position="top left",
         **cell,
     )
     figure.update_xaxes(title_text=AXIS_TITLES[axis], rangemode="tozero", **cell)
@@ -90,7 +90,7 @@ def _traces(contender: ContenderCurves, axis: Axis, look: tuple[str, str], show_
             y=run.values,
             name=run.label,
             line={"color": colour, "width": 1},
-            opacity=0.4,
+            opacity=0.55,
             showlegend=False,
             hovertemplate="%{y:.4g} at %{x:.4g}",
             **shared,

@@ -17,22 +17,27 @@ from jorge_tune.reporting.verdict import verdict
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+_FIT = """<script>
+addEventListener("load", () =>
+  document.querySelectorAll(".plotly-graph-div").forEach((figure) => Plotly.Plots.resize(figure)));
+</script>"""  # a figure is first drawn while the page is still growing around it
 _STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
 body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: #1c1c1c;
-       background: #fff; max-width: 1280px; margin: 0 auto; padding: 20px 16px 40px; }
+       background: #fff; max-width: 1440px; margin: 0 auto; padding: 20px 16px 40px; }
 h1 { font-size: 1.5rem; margin: 0 0 .3rem; }
 h2 { font-size: 1.1rem; margin: 1.8rem 0 .5rem; }
 p.lead { color: #444; margin: 0 0 1rem; }
 ul { padding-left: 1.2rem; margin: .3rem 0; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
-th, td { padding: .35rem .7rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13.5px; }
+th, td { padding: .35rem .55rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap; }
 th { border-bottom: 2px solid #888; font-weight: 600; }
 .right { text-align: right; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 16px; }
-.figure { height: 440px; min-width: 0; }
+.figures { display: grid; grid-template-columns: minmax(0, 1fr); gap: 16px; }
+@media (min-width: 900px) { .figures { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+.figure { height: 440px; min-width: 0; overflow: hidden; }
 footer { color: #666; font-size: 13px; margin-top: 2rem; }
 """
 
@@ -82,6 +87,7 @@ def _page(title: str, sections: Sequence[str]) -> str:
             f"<style>{_STYLE}</style>",
             f"<script>{get_plotlyjs()}</script></head><body>",
             *sections,
+            _FIT,
             f"<footer>jorge-tune {escape(__version__)}</footer>",
             "</body></html>\n",
         ]

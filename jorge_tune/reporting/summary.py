@@ -9,7 +9,7 @@ from typing import NamedTuple
 from jorge_tune.measure.comparison import Comparison, Standing
 from jorge_tune.measure.statistics import Spread
 
-_ALWAYS = ("contender", "runs", "epochs to target", "seconds to target", "best", "final")
+_ALWAYS = ("contender", "runs", "epochs to target", "seconds to target", "final", "best")
 
 
 class Table(NamedTuple):
@@ -63,25 +63,25 @@ def _row(comparison: Comparison, standing: Standing) -> dict[str, str]:
         "contender": standing.name,
         "runs": _runs(standing),
         "epochs to target": _hits(standing, "epochs_to_target"),
-        "seconds to target": _hits(standing, "seconds_to_target"),
-        "best": _range(standing.spread_of("best"), show_value),
-        "final": _range(standing.spread_of("final"), show_value),
-        "test": _range(standing.spread_of("test"), show_value),
-        "epochs ratio": "-",
-        "seconds ratio": "-",
+        "ratio": "-",
         "win/tie/loss": "-",
         "rank": "-" if standing.mean_rank is None else f"{standing.mean_rank:.2f}",
         "p": "-",
+        "seconds to target": _hits(standing, "seconds_to_target"),
+        "seconds ratio": "-",
+        "final": _range(standing.spread_of("final"), show_value),
+        "best": _range(standing.spread_of("best"), show_value),
+        "test": _range(standing.spread_of("test"), show_value),
     }
     if paired is not None:
         row |= {
-            "epochs ratio": show_ratio(paired.epoch_ratio),
+            "ratio": show_ratio(paired.epoch_ratio),
             "seconds ratio": show_ratio(paired.second_ratio),
             "win/tie/loss": f"{paired.epochs.wins}/{paired.epochs.ties}/{paired.epochs.losses}",
             "p": "-" if paired.p_corrected is None else f"{paired.p_corrected:.3g}",
         }
     elif standing is comparison.standings[0] and len(comparison.standings) > 1:
-        row |= {"epochs ratio": "1", "seconds ratio": "1"}
+        row |= {"ratio": "1", "seconds ratio": "1"}
     return row
 
 

@@ -7,20 +7,20 @@ import math
 from jorge_tune.measure.compare import pair
 from jorge_tune.measure.comparison import Comparison, Paired, Standing, Tally
 from jorge_tune.measure.statistics import MIN_PAIRS
-from jorge_tune.recipe.schema import SGD, KroneckerFields, Recipe
+from jorge_tune.recipe.bootstrap import control
+from jorge_tune.recipe.schema import Jorge, Recipe
 from jorge_tune.reporting.summary import show_value
 
 _SIGNIFICANT = 0.05
-_WORD = {1: "won", 0: "tied", -1: "lost"}
 
 
 def verdict(comparison: Comparison) -> str:
     """Who won, tied or lost against the first contender: one line each, from the numbers alone.
 
     "won" takes more than half of the paired seeds and none against, or (for epochs, with enough pairs) a
-    corrected p-value of at most 0.05; "lost" likewise; everything between is "tied". Where the race has a
-    preconditioned optimizer and its control (SGD with the same schedule and decoupled decay), these two are
-    set against each other as well: what differs between them is the optimizer's own part.
+    corrected p-value of at most 0.05; "lost" likewise; as many won as lost is "tied", the rest "undecided".
+    Where a Jorge recipe races its control (SGD with the same schedule and decoupled decay), these two are set
+    against each other as well: what differs between them is the optimizer's own part.
     """
     first = comparison.standings[0]
     lines = [_against(comparison, standing, first, standing.against_first) for standing in comparison.standings[1:]]
@@ -34,16 +34,18 @@ def verdict(comparison: Comparison) -> str:
 
 
 def outcome(paired: Paired) -> int:
-    """1 won, 0 tied, -1 lost: by the epochs to the target, by the final value where all are level there."""
+    """1 won, 0 neither, -1 lost: by the epochs to the target, by the final value where all are level there."""
     tally = paired.epochs
     if tally.wins == tally.losses == 0:
         return _outcome(paired.final, paired.pairs, None)
     return _outcome(tally, paired.pairs, paired.p_corrected)
 
 
-def is_control(recipe: Recipe) -> bool:
-    """Whether the recipe is SGD with decoupled decay, as the control of a race is."""
-    return isinstance(recipe.optimizer, SGD) and recipe.optimizer.decoupled
+def is_control(recipe: Recipe, jorge: Recipe) -> bool:
+    """Whether a recipe is the control of a Jorge recipe: all the same, with the optimizer that Jorge grafts from."""
+    if not isinstance(jorge.optimizer, Jorge) or jorge.optimizer.graft == "none":
+        return False
+    return (recipe.optimizer, recipe.schedule) == (control(jorge).optimizer, jorge.schedule)
 
 
 def _outcome(tally: Tally, pairs: int, p: float | None) -> int:
@@ -54,6 +56,11 @@ def _outcome(tally: Tally, pairs: int, p: float | None) -> int:
     return 1 if tally.wins > tally.losses else -1
 
 
+def _word(tally: Tally, pairs: int, p: float | None) -> str:
+    even = "tied" if tally.wins == tally.losses else "undecided"
+    return {1: "won", 0: even, -1: "lost"}[_outcome(tally, pairs, p)]
+
+
 def _against(comparison: Comparison, standing: Standing, other: Standing, paired: Paired | None) -> str:
     names = f"{standing.name} against {other.name}"
     if not standing.scores or not other.scores:
@@ -61,71 +68,72 @@ def _against(comparison: Comparison, standing: Standing, other: Standing, paired
         return f"{names}: no verdict, {idle.name} has no run that ended."
     if paired is None:
         return f"{names}: no verdict, no seed pairs them."
-    text = f"{names}: {_epochs(comparison, paired)}{_seconds(paired)}, {_final(standing, other, paired)}."
+    text = f"{names}: {_epochs(comparison, paired, other.name)}{_seconds(paired)}, {_final(standing, other, paired)}."
     if standing.diverged:
         text += f" {_count(standing.diverged, 'run')} of {standing.name} diverged."
     return text
 
 
-def _epochs(comparison: Comparison, paired: Paired) -> str:
+def _epochs(comparison: Comparison, paired: Paired, other: str) -> str:
     target = f"{comparison.metric} {show_value(comparison.target.value)}"
     if paired.epoch_ratio is None:
         return f"tied in epochs (neither reached {target})"
-    word = _WORD[_outcome(paired.epochs, paired.pairs, paired.p_corrected)]
+    word = _word(paired.epochs, paired.pairs, paired.p_corrected)
     tally = paired.epochs
     seeds = _count(paired.pairs, "seed")
     counts = f"earlier on {tally.wins}, level on {tally.ties}, later on {tally.losses} of {seeds}"
     p = "" if paired.p_corrected is None else f", p = {paired.p_corrected:.3g}"
-    return f"{word} in epochs to {target} ({_times(paired.epoch_ratio)} in the median; {counts}{p})"
+    return f"{word} in epochs to {target} ({_times(paired.epoch_ratio, other)}; {counts}{p})"
 
 
 def _seconds(paired: Paired) -> str:
     if paired.second_ratio is None:
         return ""
-    word = _WORD[_outcome(paired.seconds, paired.pairs, None)]
-    return f", {word} in training seconds to it ({_times(paired.second_ratio)})"
+    word = _word(paired.seconds, paired.pairs, None)
+    missed = paired.second_ratio == 0 or math.isinf(paired.second_ratio)
+    return f", {word} in training seconds to it" + ("" if missed else f" ({paired.second_ratio:.2f} times)")
 
 
 def _final(standing: Standing, other: Standing, paired: Paired) -> str:
     mine, theirs = standing.spread_of("final"), other.spread_of("final")
     assert mine is not None
     assert theirs is not None
-    word = _WORD[_outcome(paired.final, paired.pairs, None)]
+    word = _word(paired.final, paired.pairs, None)
     counts = f"better on {paired.final.wins}, worse on {paired.final.losses}"
     return f"{word} in the final value ({show_value(mine.median)} against {show_value(theirs.median)}; {counts})"
 
 
 def _optimizer_apart(comparison: Comparison) -> list[str]:
-    """Every preconditioned contender against the controls that share its schedule."""
+    """Every Jorge contender against its control, where that runs too."""
     lines = []
-    for standing in comparison.standings:
-        recipe = standing.contender.recipe
-        if not isinstance(recipe.optimizer, KroneckerFields):
-            continue
-        for control in comparison.standings:
-            theirs = control.contender.recipe
-            if not is_control(theirs) or theirs.schedule != recipe.schedule:
+    for jorge in comparison.standings:
+        for other in comparison.standings:
+            if not is_control(other.contender.recipe, jorge.contender.recipe):
                 continue
-            paired = pair(standing, control, lower_is_better=comparison.lower_is_better)
-            if paired is not None:
-                lines.append(
-                    _against(comparison, standing, control, paired) + " " + _meaning(standing, control, paired)
-                )
+            paired = pair(jorge, other, lower_is_better=comparison.lower_is_better)
+            if paired is None:
+                continue
+            if other is not comparison.standings[0]:  # else said already
+                lines.append(_against(comparison, jorge, other, paired))
+            lines.append(_meaning(jorge, other, paired))
     return lines
 
 
-def _meaning(standing: Standing, control: Standing, paired: Paired) -> str:
-    same = f"{control.name} is SGD with the schedule and the decoupled decay of {standing.name}, so"
+def _meaning(jorge: Standing, other: Standing, paired: Paired) -> str:
+    grafted = {"sgd": "SGD", "adamw": "AdamW"}[other.contender.recipe.optimizer.name]
     part = {
         1: "the optimizer itself gains, beyond its schedule and decay",
-        0: "no gain or loss of the optimizer itself is shown beyond its schedule and decay",
-        -1: "the optimizer itself costs epochs here: its schedule and decay do better with plain SGD",
+        0: "no part of the optimizer itself is shown, beyond its schedule and decay",
+        -1: "the optimizer itself costs here: its schedule and decay do better without it",
     }[outcome(paired)]
-    return f"{same} {part}."
+    return f"{other.name} is {grafted} with the schedule and decoupled decay of {jorge.name}, so {part}."
 
 
-def _times(value: float) -> str:
-    return "it missed" if math.isinf(value) else f"{value:.2f} times"
+def _times(ratio: float, other: str) -> str:
+    """The median of paired ratios in words; it is infinite or zero where one side missed on most seeds."""
+    if math.isinf(ratio):
+        return "missed it on most seeds"
+    return f"{other} missed it on most seeds" if ratio == 0 else f"{ratio:.2f} times in the median"
 
 
 def _count(number: int, noun: str) -> str:

@@ -92,8 +92,8 @@ def test_run_folders_side_by_side_are_one_contender(tmp_path):
 
 def test_one_recipe_in_two_places_is_two_contenders_with_numbers(tmp_path):
     paths = [write_run(tmp_path / place / "seed-0", [0.5]) for place in ("old", "new")]
-    assert [c.name for c in read_contenders(paths)] == ["sgd#1", "sgd#2"]
-    assert [c.name for c in read_contenders([tmp_path / "old", tmp_path / "new"])] == ["sgd#1", "sgd#2"]
+    assert [c.name for c in read_contenders(paths)] == ["sgd-1", "sgd-2"]
+    assert [c.name for c in read_contenders([tmp_path / "old", tmp_path / "new"])] == ["sgd-1", "sgd-2"]
 
 
 def test_a_seed_twice_in_one_contender_is_refused(tmp_path):

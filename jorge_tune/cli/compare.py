@@ -1,0 +1,206 @@
+"""`jorge-tune compare`: race recipes on common seeds, or set finished runs against each other."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from jorge_tune.cli.tables import format_option, print_json, print_table
+from jorge_tune.errors import InputError
+
+if TYPE_CHECKING:
+    from jorge_tune.measure.compare import Comparison, Contender
+    from jorge_tune.measure.race import RaceProgress
+
+_MOST_SEEDS = 1000
+
+
+def parse_seeds(ctx: click.Context | None, param: click.Parameter | None, value: str) -> tuple[int, ...]:
+    """`0-4` or `0,2,7-9` as seeds in the order given, each of them once."""
+    seeds: list[int] = []
+    for piece in value.split(","):
+        first, dash, last = piece.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise click.BadParameter(f"{value!r} is no list of seeds; write 0-4 or 0,2,7", ctx, param)
+        low, high = int(first), int(last or first)
+        if high < low or high - low >= _MOST_SEEDS or high >= 2**63:
+            rule = f"must go upwards, over at most {_MOST_SEEDS} seeds below 2**63"
+            raise click.BadParameter(f"{piece.strip()!r} {rule}", ctx, param)
+        seeds += range(low, high + 1)
+    if len(set(seeds)) < len(seeds):
+        raise click.BadParameter(f"{value!r} names a seed twice", ctx, param)
+    return tuple(seeds)
+
+
+@click.command()
+@click.argument("contenders", metavar="A B...", nargs=-1, required=True)
+@click.option("--seeds", callback=parse_seeds, default="0-4", show_default=True, help="Seeds, as 0-4 or 0,2,7.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="runs",
+    show_default=True,
+    help="Runs go to OUT/<name>/seed-<n>; those that are there are reused.",
+)
+@click.option("--target", metavar="[METRIC=]VALUE", help="What to reach, e.g. top1=0.95 [default: see above].")
+@click.option("--metric", help="What to measure [default: the target's, else top1, else the loss].")
+@click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Change every recipe, e.g. epochs=5.")
+@click.option("--device", default="auto", show_default=True, help="Where to train: auto, cpu, cuda, cuda:1.")
+@click.option("--download", is_flag=True, help="Fetch data sets that are not there.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the race: FILE.html, or FILE.png.")
+@click.option("--force", is_flag=True, help="Overwrite an existing plot.")
+@format_option
+def command(
+    contenders: tuple[str, ...],
+    seeds: tuple[int, ...],
+    out: Path,
+    target: str | None,
+    metric: str | None,
+    assignments: tuple[str, ...],
+    device: str,
+    download: bool,
+    plot: Path | None,
+    force: bool,
+    output_format: str,
+) -> int:
+    """Race A against B and others: who reaches the target first, in epochs and in seconds.
+
+    A, B are recipes (files or shipped names), which are trained on every seed, or run folders and folders of
+    them, which are only read. The first one is what the others are compared with. Runs of one seed share
+    initial weights and the order of the data. The target, if none is given, is that of the first recipe, else
+    the first contender's median final value. To lose a race is no error: the exit code is 0.
+
+    \b
+    Example:
+      jorge-tune compare sgd.yaml control.yaml jorge.yaml --seeds 0-4 --plot race.html
+      jorge-tune compare runs/cnn-sgd runs/cnn-jorge --target top1=0.95
+    """
+    from jorge_tune.measure.compare import compare
+    from jorge_tune.measure.race import Settings, run_race
+
+    metric, value = parse_target(target, metric)
+    _check_plot(plot, force)
+    entrants = _read_arguments(contenders, assignments)
+    if any(not contender.runs for contender in entrants):
+        race = run_race(entrants, seeds, out, settings=Settings(device, download), report=report_progress)
+        if race.interrupted:
+            click.echo("interrupted; the same command takes the race up again", err=True)
+            return 130
+        entrants = list(race.contenders)
+    comparison = compare(entrants, metric=metric, target=value)
+    print_comparison(comparison, output_format)
+    if plot is not None:
+        _draw(comparison, plot)
+    return 0
+
+
+def parse_target(target: str | None, metric: str | None) -> tuple[str | None, float | None]:
+    """`top1=0.95` or `0.95` as a metric and a value.
+
+    Raises:
+        InputError: not a number, or another metric than --metric names.
+    """
+    if target is None:
+        return metric, None
+    name, equals, number = target.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = float("nan")
+    if not abs(value) < float("inf") or (equals and not name.strip()):
+        raise InputError(f"--target: must be a number or METRIC=NUMBER such as top1=0.95, got {target!r}")
+    if name and metric and name.strip() != metric:
+        raise InputError(f"--target names {name.strip()!r} and --metric {metric!r}; give one of them")
+    return name.strip() or metric, value
+
+
+def print_comparison(comparison: Comparison, output_format: str) -> None:
+    """The target, the table, the verdict and the notes; or all of it as JSON."""
+    from jorge_tune.reporting.summary import comparison_table, target_sentence
+    from jorge_tune.reporting.verdict import verdict
+
+    if output_format == "json":
+        print_json({**comparison.to_json(), "verdict": verdict(comparison).splitlines()})
+        return
+    table = comparison_table(comparison)
+    click.echo(target_sentence(comparison))
+    print_table(table.headings, table.rows, right=table.right)
+    click.echo("\n" + verdict(comparison))
+    for note in comparison.notes:
+        click.echo(f"note: {note}")
+
+
+def report_progress(progress: RaceProgress) -> None:
+    """One line per run on stderr; on a terminal also a line that follows the run."""
+    where = f"[{progress.number}/{progress.total}] {progress.name}, seed {progress.seed}"
+    live = sys.stderr.isatty()
+    if progress.stage == "training" and live:
+        click.echo(f"\r\x1b[K{where}: {_standing(progress)}", err=True, nl=False)
+    elif progress.stage == "ended":
+        click.echo(("\r\x1b[K" if live else "") + f"{where}: {progress.outcome}", err=True)
+    elif progress.stage == "reused":
+        click.echo(f"{where}: {progress.outcome} before, reused", err=True)
+
+
+def _standing(progress: RaceProgress) -> str:
+    run = progress.run
+    if run is None:
+        return "starting"
+    metrics = "".join(f", {name} {value:.4g}" for name, value in (run.metrics or {}).items())
+    return f"epoch {run.epoch:.1f}, step {run.step} of {run.total_steps}{metrics}"
+
+
+def _read_arguments(arguments: tuple[str, ...], assignments: tuple[str, ...]) -> list[Contender]:
+    """Folders as runs that are there, everything else as recipes to train, in the order given."""
+    from jorge_tune.measure.runs import read_contenders, with_distinct_names
+
+    folders = [Path(argument) for argument in arguments if Path(argument).is_dir()]
+    if assignments and len(folders) == len(arguments):
+        raise InputError("--set: changes recipes, and there are only run folders, which are read as they are")
+    read = read_contenders(folders)  # together: run folders side by side are one contender
+    contenders: list[Contender] = []
+    for argument in arguments:
+        if Path(argument).is_dir():
+            contenders, read = contenders + read, []
+        else:
+            contenders.append(_read_recipe(argument, assignments))
+    return with_distinct_names(contenders)
+
+
+def _read_recipe(argument: str, assignments: tuple[str, ...]) -> Contender:
+    from jorge_tune.measure.runs import Contender
+    from jorge_tune.recipe.io import load, override
+    from jorge_tune.recipe.shipped import resolve_recipe
+
+    path = resolve_recipe(argument)
+    loaded = load(path)
+    for warning in loaded.warnings:
+        click.echo(f"{warning.located(str(path))} (warning)", err=True)
+    recipe = override(loaded.recipe, assignments) if assignments else loaded.recipe
+    return Contender(recipe.name, recipe)
+
+
+def _check_plot(plot: Path | None, force: bool) -> None:
+    """Refuse a plot that could not be written before hours are spent on the race."""
+    if plot is None:
+        return
+    if plot.suffix not in (".html", ".png"):
+        raise InputError(f"--plot: must end in .html or .png, got {str(plot)!r}")
+    if plot.exists() and not force:
+        raise InputError(f"{plot}: exists already; give another name, or --force to overwrite it")
+
+
+def _draw(comparison: Comparison, plot: Path) -> None:
+    from jorge_tune.reporting.figures import comparison_poster, write_png
+    from jorge_tune.reporting.html import comparison_page, write_whole
+
+    missing = None
+    if plot.suffix == ".png":
+        missing = write_png(comparison_poster(comparison), plot)
+    else:
+        names = ", ".join(standing.name for standing in comparison.standings)
+        write_whole(plot, comparison_page(comparison, f"Comparison: {names}"))
+    click.echo(missing or f"wrote {plot}", err=True)

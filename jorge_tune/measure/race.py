@@ -1,0 +1,136 @@
+"""A race: contenders trained on common seeds, seed by seed, into one folder that a second call takes up again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jorge_tune.errors import InputError
+from jorge_tune.measure.runs import Contender, Run, read_run
+from jorge_tune.records import RunFolder
+
+if TYPE_CHECKING:
+    from jorge_tune.training.journal import Progress
+
+Stage = Literal["reused", "training", "ended"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where to train, and whether data sets may be downloaded."""
+
+    device: str = "auto"
+    download: bool = False
+
+
+@dataclass(frozen=True)
+class RaceProgress:
+    """Where a race is: run `number` of `total`; `run` while it trains, `outcome` once it has ended."""
+
+    stage: Stage
+    number: int
+    total: int
+    name: str
+    seed: int
+    run: Progress | None = None
+    outcome: str | None = None
+
+
+@dataclass(frozen=True)
+class Race:
+    """The contenders with their runs; `interrupted` where the race was stopped before its end."""
+
+    contenders: tuple[Contender, ...]
+    interrupted: bool
+
+
+def run_race(
+    contenders: Sequence[Contender],
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    settings: Settings = Settings(),
+    report: Callable[[RaceProgress], None] = lambda progress: None,
+) -> Race:
+    """Train every contender that has no runs yet on every seed, into OUT/<name>/seed-<n>.
+
+    All contenders run one seed before the next seed begins, so that a slow hour of the machine meets all of
+    them. A run that ended is reused, one that was stopped is taken up again; both only if its folder holds the
+    same recipe. Contenders that come with runs are left as they are.
+
+    Raises:
+        InputError: a recipe cannot be trained (found before anything is written), or a folder is taken.
+    """
+    entrants = [index for index, contender in enumerate(contenders) if not contender.runs]
+    _check(contenders, entrants, seeds, out)
+    runs: dict[int, list[Run]] = {index: [] for index in entrants}
+    total, number = len(entrants) * len(seeds), 0
+    interrupted = False
+    for seed in seeds:
+        for index in entrants:
+            number += 1
+            place = (number, total, contenders[index].name, seed)
+            run = _one_run(contenders[index], seed, out, settings, place, report)
+            interrupted = run.outcome == "interrupted"
+            if interrupted:
+                break
+            runs[index].append(run)
+        if interrupted:
+            break
+    raced = [replace(c, runs=tuple(runs[i])) if i in runs else c for i, c in enumerate(contenders)]
+    return Race(tuple(raced), interrupted)
+
+
+def run_path(out: Path, name: str, seed: int) -> Path:
+    """OUT/<name>/seed-<n>, the name made fit for a folder."""
+    return out / (re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "recipe") / f"seed-{seed}"
+
+
+def _check(contenders: Sequence[Contender], entrants: Sequence[int], seeds: Sequence[int], out: Path) -> None:
+    """Build every model and optimizer once, so that the last contender's fault does not wait for its turn."""
+    from jorge_tune.training.build import build_model, build_optimizer
+    from jorge_tune.training.holding import inspect_folder
+
+    taken: dict[Path, str] = {}
+    for index in entrants:
+        name, recipe = contenders[index].name, contenders[index].recipe
+        folder = run_path(out, name, 0).parent
+        if folder in taken:
+            raise InputError(f"{taken[folder]} and {name} would both train into {folder}; rename one recipe")
+        taken[folder] = name
+        for seed in seeds:
+            inspect_folder(RunFolder(run_path(out, name, seed)), replace(recipe, seed=seed), resume=True)
+        build_optimizer(recipe.optimizer, build_model(recipe))
+
+
+def _one_run(
+    contender: Contender,
+    seed: int,
+    out: Path,
+    settings: Settings,
+    place: tuple[int, int, str, int],
+    report: Callable[[RaceProgress], None],
+) -> Run:
+    from jorge_tune.training.holding import Holding, inspect_folder
+    from jorge_tune.training.runner import train
+
+    path, recipe = run_path(out, contender.name, seed), replace(contender.recipe, seed=seed)
+    if inspect_folder(RunFolder(path), recipe, resume=True) is Holding.ENDED:
+        run = read_run(path)
+        report(RaceProgress("reused", *place, outcome=run.outcome))
+        return run
+    report(RaceProgress("training", *place))
+    train(
+        recipe,
+        path,
+        device=settings.device,
+        download=settings.download,
+        resume=True,
+        progress=lambda progress: report(RaceProgress("training", *place, run=progress)),
+    )
+    run = read_run(path)
+    report(RaceProgress("ended", *place, outcome=run.outcome))
+    return run
