@@ -12,7 +12,7 @@ from jorge_tune.cli.tables import format_option, print_json, print_table
 from jorge_tune.recipe.bootstrap import Bootstrapped, Derivation, ScheduleChoice, bootstrap
 from jorge_tune.recipe.io import load, parse_recipe, render_recipe, write_recipe
 from jorge_tune.recipe.render import scalar
-from jorge_tune.recipe.schema import Recipe
+from jorge_tune.recipe.schema import AdamW, Recipe
 from jorge_tune.recipe.shipped import resolve_recipe
 
 
@@ -60,8 +60,10 @@ def _default_out(source: Path, recipe: Recipe) -> Path:
 
 
 def _show(before: Recipe, made: Bootstrapped) -> None:
+    if isinstance(before.optimizer, AdamW):
+        click.echo("The paper has rules from SGD only; those from AdamW are ours.\n")
     rows = [_row(derivation) for derivation in made.derivations]
-    print_table(["field", "before", "after", "reason", "formula", "source"], rows)
+    print_table(["field", "before", "after", "why"], rows)
     replaced = next((d for d in made.derivations if d.field == "schedule" and d.changed), None)
     if replaced is not None:
         click.echo(
@@ -72,8 +74,9 @@ def _show(before: Recipe, made: Bootstrapped) -> None:
 
 
 def _row(derivation: Derivation) -> list[str]:
-    before, after = _cell(derivation.before), _cell(derivation.after)
-    return [derivation.field, before, after, derivation.rule, derivation.formula, derivation.source]
+    why = derivation.rule + (f": {derivation.formula}" if derivation.formula else "")
+    why += f" ({derivation.source})" if derivation.source else ""
+    return [derivation.field, _cell(derivation.before), _cell(derivation.after), why]
 
 
 def _cell(value: object) -> str:

@@ -20,6 +20,8 @@ from jorge_tune.recipe.schema import SGD, AdamW, Jorge, Recipe, Schedule, Shampo
 ScheduleChoice = Literal["step", "keep"]
 
 _CARRIED = "carried over"
+_OURS = "our rule"  # not the paper's
+_OTHER_MEANING = frozenset({"optimizer.eps"})  # AdamW's is a floor of the step, Jorge's the scale of L_0
 _DIGITS = 6  # significant digits of a derived number whose decimal form does not end
 
 
@@ -143,7 +145,10 @@ def _decay_from_sgd(sgd: SGD) -> tuple[float, list[Derivation]]:
         return 0.0, [Derivation("optimizer.weight_decay", before, 0.0, "no decay to scale", "", "Jorge, Eq. 9")]
     dampening = sgd.dampening if sgd.momentum else 0.0  # torch's SGD without momentum ignores its dampening
     exact = _exact(before) * (1 - _exact(dampening)) / (1 - _exact(sgd.momentum))
-    after = _readable(exact)
+    try:
+        after = _readable(exact)
+    except OverflowError as error:
+        raise InputError(f"optimizer.weight_decay: {number(before)} is too large to be scaled") from error
     formula = f"{number(before)} x (1 - {_short(dampening)}) / (1 - {_short(sgd.momentum)})"
     rule = "scaled: decoupled decay is not amplified by momentum"
     gone_rule = "Jorge's decay is always decoupled"
@@ -154,7 +159,6 @@ def _decay_from_sgd(sgd: SGD) -> tuple[float, list[Derivation]]:
 
 
 def _from_adamw(adamw: AdamW) -> tuple[Jorge, list[Derivation]]:
-    ours = "our rule, not the paper's"
     jorge = Jorge(
         lr=adamw.lr,
         momentum=adamw.betas[0],
@@ -169,15 +173,13 @@ def _from_adamw(adamw: AdamW) -> tuple[Jorge, list[Derivation]]:
     decay = adamw.weight_decay
     rows = [
         ("optimizer.graft", None, "adamw", "the length of each step is AdamW's"),
-        ("optimizer.graft_betas", None, betas, "AdamW's betas"),
-        ("optimizer.graft_eps", None, adamw.eps, "AdamW's eps"),
-        ("optimizer.betas", betas, None, "became graft_betas"),
-        ("optimizer.eps", adamw.eps, None, "became graft_eps; Jorge's own eps means something else"),
+        ("optimizer.graft_betas", betas, betas, "carried over from betas"),
+        ("optimizer.graft_eps", adamw.eps, adamw.eps, "carried over from eps (Jorge's own eps is another thing)"),
         ("optimizer.momentum", None, betas[0], "AdamW's first beta"),
         ("optimizer.lr", adamw.lr, adamw.lr, "carried over: grafted steps have AdamW's length"),
         ("optimizer.weight_decay", decay, decay, "carried over: AdamW's decay is decoupled too"),
     ]
-    derivations = [Derivation(field, before, after, rule, "", ours) for field, before, after, rule in rows]
+    derivations = [Derivation(field, before, after, rule, "", _OURS) for field, before, after, rule in rows]
     return jorge, [_optimizer_name(adamw), *derivations, _interval()]
 
 
@@ -244,7 +246,9 @@ def _carried(before: Recipe, after: Recipe, stated: list[Derivation]) -> list[De
     return [
         Derivation(field, value, new[field], _CARRIED)
         for field, value in _leaves(asdict(before), "").items()
-        if field in new and not any(field == spoken or field.startswith(spoken + ".") for spoken in spoken_of)
+        if new.get(field) == value
+        and field not in _OTHER_MEANING
+        and not any(field == spoken or field.startswith(spoken + ".") for spoken in spoken_of)
     ]
 
 

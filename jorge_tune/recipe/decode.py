@@ -179,6 +179,7 @@ def _scalars(node: Node) -> Iterator[Node]:
         yield node
 
 
+_NULL = "null"  # never suggested: to leave the key out says the same
 _SHARED = (schema.ScheduleFields, schema.OptimizerFields)
 
 
@@ -208,7 +209,7 @@ def _read_any(members: tuple[Any, ...], node: Node) -> Any:
     for mismatch in mismatches:
         if mismatch.decisive:
             return mismatch
-    expected = tuple(words for mismatch in mismatches for words in mismatch.expected)
+    expected = tuple(words for mismatch in mismatches for words in mismatch.expected if words != _NULL)
     return _Mismatch(expected, node.shown, hint="".join(mismatch.hint for mismatch in mismatches))
 
 
@@ -260,7 +261,7 @@ def _read_text(node: Node) -> Any:
 
 
 def _read_null(node: Node) -> Any:
-    return None if node.value is None else _Mismatch(("null",), node.shown)
+    return None if node.value is None else _Mismatch((_NULL,), node.shown)
 
 
 _READERS: dict[Any, typing.Callable[[Node], Any]] = {

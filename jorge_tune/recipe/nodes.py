@@ -78,7 +78,7 @@ def read_tree(text: str) -> Tree:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         column = error.position - (text.rfind("\n", 0, error.position) + 1) + 1
-        tree.faults.append(Fault(line, column, "", f"the character U+{ord(error.character):04X} is not allowed"))
+        tree.faults.append(Fault(line, column, "", f"the character U+{ord(text[error.position]):04X} is not allowed"))
     except (ValueError, OverflowError) as error:  # e.g. the escape "\UFFFFFFFF", beyond the last character
         tree.faults.append(Fault(1, 1, "", f"not valid YAML: {_first_line(str(error))}"))
     return tree

@@ -98,7 +98,7 @@ def _plain(section: Any, path: str, kept: frozenset[str]) -> dict[str, Any]:
         always = is_required(field) or field.name in ("name", "version", "gamma")
         if always or asked_for or value != _default(field):
             data[field.name] = _plain_value(value, below, kept)
-    if isinstance(section, Warmup) and section.epochs is not None and section.epochs.is_integer():
+    if isinstance(section, Warmup) and section.epochs is not None and float(section.epochs).is_integer():
         data["epochs"] = int(section.epochs)  # a warm-up of 5 epochs reads better than one of 5.0
     return data
 

@@ -73,7 +73,8 @@ def _after_warmup(schedule: PlainSchedule, W: float, T: float, lr: float) -> Cal
     """The schedule's own factor of t."""
 
     def progress(t: int) -> float:
-        return min(1.0, (t - W) / (T - W)) if T > W else 1.0
+        """(t - W) / (T - W), held at 0 in the rest of an epoch in which the warm-up ends."""
+        return min(1.0, max(0.0, (t - W) / (T - W))) if T > W else 1.0
 
     match schedule:
         case Step(milestones=milestones, step_size=None, gamma=gamma):

@@ -1,0 +1,137 @@
+"""Hypothesis strategies: recipes that use every field of the schema, all of them meaningful."""
+
+from hypothesis import strategies as st
+
+from jorge_tune.recipe.schema import (
+    SGD,
+    AdamW,
+    Calibration,
+    Constant,
+    Cosine,
+    CustomOptimizer,
+    Data,
+    Exponential,
+    Gen,
+    GroupRule,
+    Jorge,
+    Linear,
+    Model,
+    Polynomial,
+    Recipe,
+    Shampoo,
+    Step,
+    Target,
+    Task,
+    Warmup,
+)
+
+text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+words = st.sampled_from(
+    ["yes", "null", "1e-4", "1:30", "a: b", "- x", "#", "'", '"', "{", "0x1F", "~", "\u2028", "\x7f", "é"]
+)
+names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
+positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+fraction = st.floats(min_value=0, max_value=1, exclude_max=True)
+factor = st.floats(min_value=0, max_value=1, exclude_min=True)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+counts = st.integers(min_value=1, max_value=10**9)
+pairs = st.tuples(fraction, fraction)
+scalars = st.none() | st.booleans() | st.integers() | finite | text | words
+arguments = st.dictionaries(
+    text | words, st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(text, inner), max_leaves=6), max_size=3
+)  # fmt: skip
+
+shared = {
+    "lr": positive,
+    "weight_decay": positive,
+    "no_decay": st.lists(st.sampled_from(["norm", "bias", "one_dimensional"]), max_size=2).map(tuple),
+    "groups": st.lists(
+        st.builds(GroupRule, pattern=st.sampled_from([r"\.bias$", "head", "(a|b)+"]), lr_scale=positive), max_size=2
+    ).map(tuple),
+}
+kronecker = shared | {
+    "momentum": fraction,
+    "dampening": fraction,
+    "graft": st.sampled_from(["sgd", "adamw", "none"]),
+    "graft_betas": pairs,
+    "graft_eps": positive,
+    "refresh_interval": st.none() | st.just("auto") | counts,
+    "warm_refreshes": st.integers(0, 1000),
+    "stagger": st.booleans(),
+    "block_size": st.none() | counts,
+    "nonfinite": st.sampled_from(["skip", "raise"]),
+}
+optimizers = st.one_of(
+    st.builds(SGD, **shared, momentum=fraction, dampening=fraction, decoupled=st.booleans()),
+    st.builds(SGD, **shared, momentum=fraction.filter(bool), nesterov=st.just(True)),
+    st.builds(AdamW, **shared, betas=pairs, eps=positive),
+    st.builds(
+        Jorge,
+        **kronecker,
+        eps=positive,
+        eps_kind=st.sampled_from(["relative", "absolute"]),
+        b2_floor=fraction,
+        series_terms=st.integers(1, 3),
+        preset=st.sampled_from([None, "paper"]),
+    ),
+    st.builds(Shampoo, **kronecker, statistics_interval=counts, b2=fraction, eps=positive),
+    st.builds(CustomOptimizer, **shared, name=st.just("torch.optim:RMSprop"), args=arguments),
+)
+warmups = st.none() | st.one_of(
+    st.builds(Warmup, epochs=positive, start_factor=factor), st.builds(Warmup, steps=counts, kind=st.just("constant"))
+)
+
+
+def plain_schedules(unit: st.SearchStrategy):
+    given = {"unit": unit, "warmup": warmups}
+    milestones = st.lists(counts, min_size=1, max_size=4, unique=True).map(sorted).map(tuple)
+    return st.one_of(
+        st.builds(Constant, **given),
+        st.builds(Step, **given, milestones=milestones, gamma=factor),
+        st.builds(Step, **given, step_size=counts),
+        st.builds(Cosine, **given),
+        st.builds(Polynomial, **given, power=positive),
+        st.builds(Linear, **given),
+        st.builds(Exponential, **given, gamma=factor),
+    )
+
+
+def schedules(unit: st.SearchStrategy):
+    base = plain_schedules(unit)
+    gen = st.builds(
+        Gen, interval=counts, smoothing=factor, points=st.sampled_from([3, 5]), initial_lr=positive, base=base
+    )
+    return base | gen
+
+
+data = st.builds(
+    Data,
+    name=text,
+    root=text,
+    validation=st.none() | text | st.floats(0, 1, exclude_min=True, exclude_max=True),
+    augment=text,
+    subset=st.none() | counts,
+    workers=st.integers(0, 8),
+    drop_last=st.booleans(),
+    evaluate_every=counts,
+    args=arguments,
+)
+tasks = st.one_of(
+    st.none(),
+    st.builds(Task, kind=st.just("classification"), model=st.builds(Model, name=text, args=arguments), data=data),
+    st.builds(Task, kind=st.just("python"), factory=st.just("package.module:make")),
+    st.builds(Task, kind=st.just("command"), command=st.lists(text | words, min_size=1, max_size=3).map(tuple)),
+)
+others = {
+    "name": names,
+    "task": tasks,
+    "optimizer": optimizers,
+    "batch_size": counts,
+    "precision": st.sampled_from(["fp32", "tf32", "bf16", "fp16"]),
+    "seed": st.integers(0, 2**32 - 1),
+    "target": st.none() | st.builds(Target, metric=text, value=finite),
+    "calibration": st.none() | st.builds(Calibration, fingerprint=text, device=text, overhead=finite),
+}
+in_epochs = st.builds(Recipe, **others, epochs=counts, schedule=schedules(st.sampled_from([None, "epoch", "step"])))
+in_steps = st.builds(Recipe, **others, steps=counts, schedule=schedules(st.sampled_from([None, "step"])))
+recipes = in_epochs | in_steps
