@@ -128,9 +128,9 @@ def print_comparison(comparison: Comparison, output_format: str) -> None:
     table = comparison_table(comparison)
     click.echo(target_sentence(comparison))
     print_table(table.headings, table.rows, right=table.right)
-    click.echo("\n" + verdict(comparison))
+    click.echo("\nVerdict\n" + verdict(comparison))
     for note in comparison.notes:
-        click.echo(f"note: {note}")
+        click.echo(f"Note: {note}")
 
 
 def report_progress(progress: RaceProgress) -> None:
@@ -195,12 +195,13 @@ def _check_plot(plot: Path | None, force: bool) -> None:
 
 def _draw(comparison: Comparison, plot: Path) -> None:
     from jorge_tune.reporting.figures import comparison_poster, write_png
-    from jorge_tune.reporting.html import comparison_page, write_whole
+    from jorge_tune.reporting.files import write_whole
+    from jorge_tune.reporting.html import comparison_page
 
     missing = None
     if plot.suffix == ".png":
         missing = write_png(comparison_poster(comparison), plot)
     else:
         names = ", ".join(standing.name for standing in comparison.standings)
-        write_whole(plot, comparison_page(comparison, f"Comparison: {names}"))
+        write_whole(plot, comparison_page(comparison, f"Comparison: {names}").encode())
     click.echo(missing or f"wrote {plot}", err=True)

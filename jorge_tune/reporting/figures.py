@@ -15,6 +15,7 @@ from jorge_tune.reporting.curves import (
     contender_curves,
     interesting_range,
 )
+from jorge_tune.reporting.files import write_whole
 from jorge_tune.reporting.summary import show_value
 
 if TYPE_CHECKING:
@@ -52,10 +53,11 @@ def write_png(figure: Figure, path: Path) -> str | None:
     if importlib.util.find_spec("kaleido") is None:
         return "no PNG written: the package kaleido is missing (pip install kaleido); HTML needs none"
     try:
-        figure.write_image(path, format="png", scale=2)
+        content = figure.to_image(format="png", scale=2)
     except Exception as error:  # kaleido and its browser raise errors of many kinds, none of them ours
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"no PNG written: kaleido found no working Chrome or Chromium ({reason})"
+    write_whole(path, content)
     return None
 
 

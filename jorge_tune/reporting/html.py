@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jorge_tune import __version__
@@ -62,17 +60,6 @@ def comparison_page(comparison: Comparison, title: str) -> str:
     if comparison.notes:
         sections += ["<h2>Notes</h2>", _list(comparison.notes)]
     return _page(title, sections)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _page(title: str, sections: Sequence[str]) -> str:

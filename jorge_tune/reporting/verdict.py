@@ -122,11 +122,11 @@ def _optimizer_apart(comparison: Comparison) -> list[str]:
 def _meaning(jorge: Standing, other: Standing, paired: Paired) -> str:
     grafted = {"sgd": "SGD", "adamw": "AdamW"}[other.contender.recipe.optimizer.name]
     part = {
-        1: "the optimizer itself gains, beyond its schedule and decay",
-        0: "no part of the optimizer itself is shown, beyond its schedule and decay",
-        -1: "the optimizer itself costs here: its schedule and decay do better without it",
+        1: f"the lead of {jorge.name} over it is the optimizer's own",
+        0: "these runs show no difference that is the optimizer's own",
+        -1: f"the loss of {jorge.name} against it is the optimizer's own",
     }[outcome(paired)]
-    return f"{other.name} is {grafted} with the schedule and decoupled decay of {jorge.name}, so {part}."
+    return f"{other.name} is {grafted} with the schedule and decoupled decay of {jorge.name}: {part}."
 
 
 def _times(ratio: float, other: str) -> str:

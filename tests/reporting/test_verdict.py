@@ -1,0 +1,133 @@
+"""The words follow the numbers: won, tied, lost, undecided, and whose part it is."""
+
+import math
+
+import pytest
+
+from jorge_tune.measure.compare import compare, read_contenders
+from jorge_tune.recipe.io import read_recipe
+from jorge_tune.reporting.summary import comparison_table, show_amount, show_ratio, show_value, target_sentence
+from jorge_tune.reporting.verdict import is_control, verdict
+from tests.measure.race_folders import CONTROL, COSINE, JORGE, SGD, STEP, write_race, write_run
+
+FAST, SLOW, MISS = [0.5, 0.8, 0.8, 0.8], [0.5, 0.6, 0.7, 0.8], [0.5, 0.6, 0.7, 0.7]
+
+
+def race(root, sgd, control, jorge, *, jorge_seconds=1.0, target=0.8):
+    """Each contender's curve per seed."""
+    contenders = {
+        "sgd": (dict(enumerate(sgd)), SGD, COSINE, 1.0),
+        "control": (dict(enumerate(control)), CONTROL, STEP, 1.0),
+        "jorge": (dict(enumerate(jorge)), JORGE, STEP, jorge_seconds),
+    }
+    return compare(read_contenders(write_race(root, contenders)), target=target)
+
+
+def test_jorge_wins_by_itself(tmp_path):
+    lines = verdict(race(tmp_path, [SLOW] * 3, [SLOW] * 3, [FAST] * 3, jorge_seconds=3.0)).splitlines()
+    assert lines[0].startswith("control against sgd: tied in epochs to top1 0.8 (1.00 times")
+    assert lines[1].startswith("jorge against sgd: won in epochs to top1 0.8 (0.50 times in the median; earlier on 3")
+    assert "lost in training seconds to it (1.50 times), tied in the final value" in lines[1]
+    assert lines[2].startswith("jorge against control: won in epochs")
+    assert lines[3].endswith("the lead of jorge over it is the optimizer's own.")
+    assert lines[4] == "3 paired seeds cannot rule out chance: a p-value takes at least 6."
+
+
+def test_the_schedules_part_is_told_apart(tmp_path):
+    lines = verdict(race(tmp_path, [SLOW] * 3, [FAST] * 3, [FAST] * 3)).splitlines()
+    assert lines[0].startswith("control against sgd: won in epochs")
+    assert lines[1].startswith("jorge against sgd: won in epochs")
+    assert lines[2].startswith("jorge against control: tied in epochs")
+    assert lines[3].endswith("these runs show no difference that is the optimizer's own.")
+
+
+def test_jorge_loses(tmp_path):
+    lines = verdict(race(tmp_path, [FAST] * 3, [FAST] * 3, [MISS] * 3)).splitlines()
+    assert lines[1] == (
+        "jorge against sgd: lost in epochs to top1 0.8 (missed it on most seeds; earlier on 0, level on 0, later on "
+        "3 of 3 seeds), lost in training seconds to it, lost in the final value (0.7 against 0.8; better on 0, "
+        "worse on 3)."
+    )
+    assert lines[3].endswith("the loss of jorge against it is the optimizer's own.")
+
+
+def test_a_mixed_race_is_undecided_and_an_even_one_tied(tmp_path):
+    lines = verdict(race(tmp_path, [SLOW] * 3, [SLOW, FAST, MISS], [FAST, FAST, MISS])).splitlines()
+    assert lines[0].startswith("control against sgd: tied in epochs")
+    assert "earlier on 1, level on 1, later on 1 of 3 seeds" in lines[0]
+    assert lines[1].startswith("jorge against sgd: undecided in epochs")
+
+
+def test_one_win_more_than_half_and_no_loss_is_won(tmp_path):
+    assert "jorge against sgd: won in epochs" in verdict(race(tmp_path, [SLOW] * 3, [SLOW] * 3, [FAST, FAST, SLOW]))
+
+
+def test_nobody_reaches_the_target(tmp_path):
+    lines = verdict(race(tmp_path, [SLOW] * 3, [SLOW] * 3, [FAST] * 3, target=0.99)).splitlines()
+    assert "tied in epochs (neither reached top1 0.99)" in lines[1]
+    assert lines[3].endswith("these runs show no difference that is the optimizer's own.")
+
+
+def test_six_seeds_carry_their_p_value_and_no_warning(tmp_path):
+    text = verdict(race(tmp_path, [SLOW] * 6, [SLOW] * 6, [FAST] * 6))
+    assert "earlier on 6, level on 0, later on 0 of 6 seeds, p = 0.0625)" in text
+    assert "cannot rule out chance" not in text
+
+
+def test_divergence_is_told(tmp_path):
+    paths = [
+        write_run(tmp_path / "a", SLOW),
+        write_run(tmp_path / "b", [0.5, math.nan], name="b", epochs=4, outcome="diverged"),
+    ]
+    text = verdict(compare(read_contenders(paths)))
+    assert "lost in the final value (diverged against 0.8; better on 0, worse on 1). 1 run of b diverged." in text
+
+
+def test_no_pairs_no_verdict(tmp_path):
+    paths = [
+        write_run(tmp_path / "a", SLOW),
+        write_run(tmp_path / "b", SLOW, name="b", seed=1),
+        write_run(tmp_path / "c", SLOW, name="c", outcome=None),
+    ]
+    lines = verdict(compare(read_contenders(paths))).splitlines()
+    assert lines == [
+        "b against sgd: no verdict, no seed pairs them.",
+        "c against sgd: no verdict, c has no run that ended.",
+    ]
+
+
+def test_alone(tmp_path):
+    alone = compare(read_contenders([write_run(tmp_path / "a", SLOW)]))
+    assert verdict(alone) == "sgd ran alone: there is nothing to compare it with."
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "schedule", "expected"),
+    [(CONTROL, STEP, True), (CONTROL, COSINE, False), (SGD, STEP, False), (JORGE, STEP, False)],
+)
+def test_what_a_control_is(tmp_path, optimizer, schedule, expected):
+    jorge = read_recipe(write_run(tmp_path / "jorge", SLOW, optimizer=JORGE, schedule=STEP) / "recipe.yaml")
+    other = read_recipe(write_run(tmp_path / "other", SLOW, optimizer=optimizer, schedule=schedule) / "recipe.yaml")
+    assert is_control(other, jorge) is expected
+    assert not is_control(jorge, other)
+
+
+def test_the_table(tmp_path):
+    comparison = race(tmp_path, [SLOW] * 2, [SLOW, MISS], [FAST] * 2)
+    table = comparison_table(comparison)
+    rows = {row[0]: dict(zip(table.headings, row, strict=True)) for row in table.rows}
+    assert "p" not in table.headings
+    assert "test" not in table.headings
+    assert rows["sgd"]["epochs to target"] == "4 [4, 4]"
+    assert rows["sgd"]["ratio"] == "1"
+    assert rows["control"]["epochs to target"] == "miss [4, miss] 1 of 2 hit"
+    assert rows["jorge"]["ratio"] == "0.50"
+    assert rows["jorge"]["win/tie/loss"] == "2/0/0"
+    assert rows["jorge"]["rank"] == "1.00"
+    assert target_sentence(comparison).startswith("target: top1 >= 0.8 (given), read on the validation part")
+
+
+def test_numbers_as_shown():
+    assert [show_amount(x) for x in (math.inf, 12.0, 2.345, 12345.6)] == ["miss", "12", "2.35", "12346"]
+    assert [show_value(x) for x in (-math.inf, 0.98765)] == ["diverged", "0.9877"]
+    assert [show_ratio(x) for x in (None, math.inf, 0.5)] == ["-", "miss", "0.50"]
