@@ -179,6 +179,7 @@ def _scalars(node: Node) -> Iterator[Node]:
         yield node
 
 
+_LARGEST = 10**15  # steps, bytes and seeds stay below, and below it floats still count one by one
 _NULL = "null"  # never suggested: to leave the key out says the same
 _SHARED = (schema.ScheduleFields, schema.OptimizerFields)
 
@@ -234,7 +235,7 @@ def _read_int(node: Node) -> Any:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)  # 64e3 is a float to YAML and a whole number to its writer
     if isinstance(value, int) and not isinstance(value, bool):
-        return value
+        return value if abs(value) < _LARGEST else _Mismatch(("smaller than 10^15",), node.shown, decisive=True)
     return _Mismatch(("a whole number",), node.shown)
 
 

@@ -37,8 +37,9 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 counts = st.integers(min_value=1, max_value=10**9)
 pairs = st.tuples(fraction, fraction)
 scalars = st.none() | st.booleans() | st.integers() | finite | text | words
+nested = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(text, inner), max_leaves=6)
 arguments = st.dictionaries(
-    text | words, st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(text, inner), max_leaves=6), max_size=3
+    text | words, nested, max_size=3
 )  # fmt: skip
 
 shared = {

@@ -174,8 +174,9 @@ def test_the_schedule_is_kept_on_request_and_where_it_is_jorges_already():
 def test_every_field_that_stays_is_listed_as_carried():
     recipe = read_recipe(shipped_recipes()["cifar10/resnet18-sgd"])
     listed = {d.field: d for d in bootstrap(recipe).derivations}
-    for field in ("task.model.name", "task.data.validation", "epochs", "batch_size", "precision", "seed", "target.value",
-                  "optimizer.nesterov", "optimizer.dampening", "optimizer.momentum", "optimizer.lr"):  # fmt: skip
+    optimizer_fields = ["optimizer.nesterov", "optimizer.dampening", "optimizer.momentum", "optimizer.lr"]
+    task_fields = ["task.model.name", "task.data.validation", "target.value"]
+    for field in [*optimizer_fields, *task_fields, "epochs", "batch_size", "precision", "seed"]:
         assert listed[field].rule.startswith("carried over"), field
         assert not listed[field].changed
     assert listed["optimizer.refresh_interval"].rule == "left to calibration, trains as 10 until then"
@@ -191,9 +192,15 @@ def test_a_calibration_is_dropped():
 
 @pytest.mark.parametrize(
     ("name", "made"),
-    [("net-sgd", "net-jorge"), ("sgd", "jorge"), ("net-sgd-v2", "net-jorge-v2"), ("net", "net-jorge"), ("x" * 100, None),
-     ("x" * 97 + "sgd", None)],
-)  # fmt: skip
+    [
+        ("net-sgd", "net-jorge"),
+        ("sgd", "jorge"),
+        ("net-sgd-v2", "net-jorge-v2"),
+        ("net", "net-jorge"),
+        ("x" * 100, None),
+        ("x" * 97 + "sgd", None),
+    ],
+)
 def test_the_name_speaks_of_jorge(name, made):
     recipe = bootstrap(replace(sgd(), name=name)).recipe
     assert recipe.name == made if made else len(recipe.name) == 100

@@ -77,7 +77,8 @@ def test_missing_keys_are_located_at_their_section():
 
 def test_a_misspelt_optimizer_still_has_its_other_keys_checked():
     assert faults_in(GOOD.replace("name: sgd", "name: sdg").replace("momentum", "momentun")) == [
-        "r.yaml:4:9: optimizer.name: must be sgd, adamw, jorge, shampoo or module:Class, got 'sdg' (did you mean 'sgd'?)",
+        "r.yaml:4:9: optimizer.name: must be sgd, adamw, jorge, shampoo or module:Class, got 'sdg' "
+        "(did you mean 'sgd'?)",
         "r.yaml:6:3: optimizer.momentun: unknown key (did you mean 'momentum'?)",
     ]
 
@@ -96,6 +97,7 @@ def test_an_unknown_optimizer_has_only_the_shared_keys_checked():
         ({"lr": "0"}, "optimizer.lr: must be greater than 0"),
         ({"lr": "1" + "0" * 400}, "optimizer.lr: must be finite"),
         ({"lr": "9" * 5000}, "is not a readable int"),
+        ({"epochs": "1" + "0" * 15}, "epochs: must be smaller than 10^15"),
         ({"epochs": "1.5"}, "epochs: must be a whole number, got '1.5'"),
         ({"epochs": ""}, "exactly one of epochs and steps must be given, got neither"),
         ({"steps": "4"}, "exactly one of epochs and steps must be given, got both"),
@@ -268,7 +270,7 @@ def test_a_file_too_large_is_refused(tmp_path):
 
 
 def test_no_file_a_folder_and_a_device_are_one_message_each(tmp_path):
-    with pytest.raises(InputError, match="cannot be read .No such file"):
+    with pytest.raises(InputError, match=r"cannot be read .No such file"):
         load(tmp_path / "missing.yaml")
     with pytest.raises(InputError, match="is a folder"):
         load(tmp_path)

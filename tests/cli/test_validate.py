@@ -1,0 +1,64 @@
+"""`jorge-tune validate`: all faults of all files."""
+
+import json
+
+import pytest
+
+from jorge_tune.cli import main
+
+GOOD = "name: good\noptimizer: {name: sgd, lr: 0.1}\nepochs: 3\nbatch_size: 8\n"
+UNKNOWN_MODEL = GOOD + "task: {kind: classification, model: {name: no_such_model}, data: {name: digits}}\n"
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["validate", *arguments])
+    return ended.value.code
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.yaml").write_text(GOOD)
+    (tmp_path / "model.yaml").write_text(UNKNOWN_MODEL)
+    (tmp_path / "late.yaml").write_text(GOOD + "schedule: {name: step, milestones: [5]}\n")
+    (tmp_path / "bad.yaml").write_text(GOOD.replace("lr: 0.1", "lr: -1").replace("epochs", "epoch"))
+    return tmp_path
+
+
+def test_good_recipes_pass(files, capsys):
+    assert run("good.yaml", "model.yaml", "digits/cnn-sgd") == 0
+    assert capsys.readouterr().out.splitlines() == ["good.yaml: fine", "model.yaml: fine", "digits/cnn-sgd: fine"]
+
+
+def test_all_faults_of_all_files_are_reported(files, capsys):
+    assert run("bad.yaml", "good.yaml", "missing.yaml", ".") == 2
+    assert capsys.readouterr().out.splitlines() == [
+        "bad.yaml:2:28: optimizer.lr: must be greater than 0, got '-1'",
+        "bad.yaml:3:1: epoch: unknown key (did you mean 'epochs'?)",
+        "good.yaml: fine",
+        "'missing.yaml': neither a file nor a shipped recipe; `jorge-tune recipes ls` lists those",
+        ".: is a folder; a recipe file is expected",
+    ]
+
+
+def test_a_warning_is_told_and_passes(files, capsys):
+    assert run("late.yaml") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "late.yaml:5:24: schedule.milestones: 5 never reached: training ends after epoch 3 (warning)",
+        "late.yaml: fine, with warnings",
+    ]
+
+
+def test_json_has_every_fault_with_its_place(files, capsys):
+    assert run("bad.yaml", "late.yaml", "--format", "json") == 2
+    bad, late = json.loads(capsys.readouterr().out)
+    assert bad["faults"][0]["path"] == "optimizer.lr"
+    assert (bad["faults"][0]["line"], bad["faults"][0]["column"]) == (2, 28)
+    assert late["faults"] == []
+    assert late["warnings"][0]["path"] == "schedule.milestones"
+
+
+def test_no_file_is_a_usage_error(capsys):
+    assert run() == 2
+    assert "Missing argument" in capsys.readouterr().err
