@@ -216,8 +216,8 @@ def _schedule(recipe: Recipe, choice: ScheduleChoice) -> tuple[Schedule, list[De
 
 
 def _same_rates(one: Recipe, other: Recipe, milestones: tuple[int, ...]) -> bool:
-    """Whether two recipes of one length have the same rate throughout (at 1000 points and around the milestones)."""
-    if schedule_unit(one) != schedule_unit(other):
+    """Whether two step schedules of one length agree throughout (at 1000 points and around the milestones)."""
+    if not isinstance(one.schedule, Step) or schedule_unit(one) != schedule_unit(other):
         return False
     first, second = lr_factor(one, 1), lr_factor(other, 1)
     last = total_steps(one, 1)

@@ -14,6 +14,7 @@ from jorge_tune.recipe.schema import (
     ScheduleFields,
     Step,
     Task,
+    Warmup,
 )
 
 Finding = tuple[str, str]  # dotted path, what
@@ -38,8 +39,20 @@ def warnings_of(recipe: Recipe) -> Iterator[Finding]:
     """What is allowed and most likely not meant."""
     path = "schedule.base" if isinstance(recipe.schedule, Gen) else "schedule"
     schedule = base_schedule(recipe)
-    if not isinstance(schedule, Step):
-        return
+    if schedule.warmup is not None:
+        yield from _endless_warmup(recipe, schedule.warmup, path)
+    if isinstance(schedule, Step):
+        yield from _idle_milestones(recipe, schedule, path)
+
+
+def _endless_warmup(recipe: Recipe, warmup: Warmup, path: str) -> Iterator[Finding]:
+    for unit in ("epochs", "steps"):
+        length, last = getattr(warmup, unit), getattr(recipe, unit)
+        if length is not None and last is not None and length >= last:
+            yield f"{path}.warmup", f"lasts {length:g} {unit}, as long as the training or longer"
+
+
+def _idle_milestones(recipe: Recipe, schedule: Step, path: str) -> Iterator[Finding]:
     in_steps = (schedule.unit or ("step" if recipe.steps else "epoch")) == "step"
     last = recipe.steps if in_steps else recipe.epochs
     beyond = [milestone for milestone in schedule.milestones if last is not None and milestone >= last]

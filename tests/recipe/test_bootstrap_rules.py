@@ -171,6 +171,11 @@ def test_the_schedule_is_kept_on_request_and_where_it_is_jorges_already():
         assert not derived(recipe, "schedule").changed
 
 
+def test_a_schedule_that_never_leaves_its_warmup_is_replaced_like_any_other():
+    recipe = replace(sgd(), epochs=None, steps=90, schedule=Cosine(warmup=Warmup(steps=100)))
+    assert bootstrap(recipe).recipe.schedule == Step(milestones=(30, 60), warmup=Warmup(steps=100))
+
+
 def test_every_field_that_stays_is_listed_as_carried():
     recipe = read_recipe(shipped_recipes()["cifar10/resnet18-sgd"])
     listed = {d.field: d for d in bootstrap(recipe).derivations}

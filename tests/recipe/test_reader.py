@@ -1,12 +1,11 @@
 """The reader: every fault at its place and in one go, and nothing that a file can do to us."""
 
 import os
-import time
 
 import pytest
 
 from jorge_tune.errors import FaultyFileError, InputError
-from jorge_tune.recipe.io import load, override, parse_recipe
+from jorge_tune.recipe.io import load, parse_recipe
 from jorge_tune.recipe.nodes import LARGEST_FILE
 from jorge_tune.recipe.schema import SGD, AdamW, CustomOptimizer, Gen, Jorge, Step
 
@@ -218,6 +217,13 @@ def test_milestones_inside_the_warmup_are_a_warning():
     assert "3 inside the warm-up of 5 epochs" in warning.what
 
 
+@pytest.mark.parametrize("warmup", ["{epochs: 9}", "{epochs: 9.5}"])
+def test_a_warmup_as_long_as_the_training_is_a_warning(warmup):
+    [warning] = parse_recipe(with_lines(schedule=f"{{name: cosine, warmup: {warmup}}}"), "r.yaml").warnings
+    assert "as long as the training or longer" in warning.what
+    assert parse_recipe(with_lines(schedule="{name: cosine, warmup: {epochs: 8}}"), "r.yaml").warnings == ()
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -245,11 +251,9 @@ def test_milestones_inside_the_warmup_are_a_warning():
     ],
 )
 def test_hostile_or_broken_yaml_is_a_message(text, told):
-    started = time.process_time()
     found = "\n".join(faults_in(text))
     assert told in found or "unknown key" in found
     assert all(line.isprintable() for line in found.splitlines())
-    assert time.process_time() - started < 30  # a hang, not a speed, is looked for
 
 
 def test_an_alias_bomb_is_refused():
@@ -295,39 +299,3 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
     assert load(path).recipe == parse_recipe(GOOD, "x").recipe
-
-
-RECIPE = parse_recipe(GOOD, "x").recipe
-
-
-def test_values_are_overridden():
-    changed = override(
-        RECIPE, ["optimizer.lr=1e-3", "schedule.warmup=null", "target={metric: top1, value: 0.9}", "seed=4"]
-    )
-    assert (changed.optimizer.lr, changed.schedule.warmup, changed.target.value, changed.seed) == (1e-3, None, 0.9, 4)
-    assert override(RECIPE, ["epochs=null", "steps=50"]).steps == 50
-    assert override(RECIPE, ["target.metric=loss", "target.value=1"]).target.metric == "loss"
-    assert override(RECIPE, []) == RECIPE
-
-
-@pytest.mark.parametrize(
-    ("assignment", "told"),
-    [
-        ("optimizer.lr", "must be written as dotted.path=value"),
-        ("=3", "must be written as dotted.path=value"),
-        ("optimizer..lr=3", "must be written as dotted.path=value"),
-        ("optimizer.momentm=0.5", "optimizer.momentm: unknown key (did you mean 'momentum'?)"),
-        ("optimizer.lr=fast", "--set 'optimizer.lr=fast': optimizer.lr: must be a number, got 'fast'"),
-        ("optimizer.lr.x=1", "optimizer.lr is no section, it has no key 'x'"),
-        ("steps=4", "exactly one of epochs and steps must be given, got both"),
-        ("optimizer=null", "'optimizer' is missing"),
-        ("optimizer.lr=[1", "not valid YAML"),
-        ("name=", "name: must be 1 to 100 letters"),
-        ("optimizer.name=adamw", "optimizer.momentum: unknown key"),
-    ],
-)
-def test_a_wrong_override_is_told(assignment, told):
-    with pytest.raises(InputError) as caught:
-        override(RECIPE, ["seed=1", assignment])
-    assert told in str(caught.value)
-    assert "--set" in str(caught.value)
