@@ -178,7 +178,7 @@ def test_closure_gives_its_loss_and_is_called_once_with_grad(make):
         loss.backward()
         return loss
 
-    assert float(optimizer.step(closure)) == 6.0
+    assert float(optimizer.step(closure).detach()) == 6.0
     assert calls == [True]
 
 

@@ -15,7 +15,8 @@ from tests.reference import jorge_refresh
 SHAPES = [(24, 6), (6, 24), (12, 12), (1, 7), (7, 1), (16, 27)]
 
 # Largest relative error of one float32 refresh against float64, measured over SHAPES, both routes, all terms and 40
-# successive refreshes of decaying gradients: 1.1e-7; 6.3e-7 for gradients of rank one. Room for other processors' product kernels is left.
+# successive refreshes of decaying gradients: 1.1e-7;
+# 6.3e-7 for gradients of rank one. Room for other processors' product kernels is left.
 F32_REFRESH_ERROR = 2e-6
 
 
