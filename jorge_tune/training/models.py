@@ -8,19 +8,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def small_cnn(*, in_channels: int = 1, num_classes: int = 10, width: int = 32) -> nn.Module:
-    """Three 3x3 convolutions with batch normalisation and one linear layer; 29 thousand parameters at width 32.
+def small_cnn(*, in_channels: int = 1, num_classes: int = 10, width: int = 32, batch_norm: bool = True) -> nn.Module:
+    """Three 3x3 convolutions, normalised or not, and one linear layer; 29 thousand parameters at width 32.
 
     Shape:
         (batch, in_channels, height, width) -> (batch, num_classes), height and width at least 2.
     """
     return nn.Sequential(
-        _convolution(in_channels, width),
+        _convolution(in_channels, width, batch_norm=batch_norm),
         nn.ReLU(inplace=True),
-        _convolution(width, width),
+        _convolution(width, width, batch_norm=batch_norm),
         nn.ReLU(inplace=True),
         nn.MaxPool2d(2),
-        _convolution(width, 2 * width),
+        _convolution(width, 2 * width, batch_norm=batch_norm),
         nn.ReLU(inplace=True),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
@@ -93,12 +93,13 @@ class _ResidualBlock(nn.Module):
         return functional.relu(inner + self.shortcut(images), inplace=True)
 
 
-def _convolution(in_channels: int, out_channels: int, *, kernel_size: int = 3, stride: int = 1) -> nn.Module:
-    """A convolution without bias and its batch normalisation."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False),
-        nn.BatchNorm2d(out_channels),
-    )
+def _convolution(
+    in_channels: int, out_channels: int, *, kernel_size: int = 3, stride: int = 1, batch_norm: bool = True
+) -> nn.Module:
+    """A convolution with batch normalisation, or with a bias."""
+    padding = kernel_size // 2
+    convolution = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=padding, bias=not batch_norm)
+    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels)) if batch_norm else convolution
 
 
 OWN_MODELS: dict[str, Callable[..., nn.Module]] = {"cifar_resnet": cifar_resnet, "mlp": mlp, "small_cnn": small_cnn}

@@ -35,16 +35,6 @@ class Stopwatch:
             synchronize(self._device)
             self._seconds, self._since = self.seconds, None
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave out what happens inside `running`."""
-        synchronize(self._device)
-        self._seconds, self._since = self.seconds, None
-        try:
-            yield
-        finally:
-            self._since = self._clock()
-
 
 class PhaseTimer:
     """Seconds of named phases of one step: CUDA events on a GPU, the clock elsewhere; reads nothing until asked."""

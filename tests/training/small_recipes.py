@@ -1,0 +1,34 @@
+"""Recipes that train in well under a second."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from jorge_tune.recipe.schema import SGD, Cosine, Data, Model, Recipe, Task
+
+
+def digits_recipe(*, model: Model | None = None, data: dict[str, Any] | None = None, **changes: Any) -> Recipe:
+    """SGD on digits, two epochs of nine steps, with dropout so that torch's random state matters."""
+    model = model or Model(name="mlp", args={"hidden": [16], "dropout": 0.2})
+    recipe = Recipe(
+        name="small",
+        task=Task(kind="classification", model=model, data=Data(name="digits", **(data or {}))),
+        optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
+        schedule=Cosine(unit="step"),
+        epochs=2,
+        batch_size=128,
+    )
+    return replace(recipe, **changes)
+
+
+def folder_recipe(root: object, **data: Any) -> Recipe:
+    """A tiny CIFAR ResNet on an image folder, one epoch."""
+    return replace(
+        digits_recipe(epochs=1, batch_size=16),
+        task=Task(
+            kind="classification",
+            model=Model(name="cifar_resnet", args={"depth": 8, "width": 4, "num_classes": data.pop("classes", 2)}),
+            data=Data(name="imagefolder", root=str(root), **data),
+        ),
+    )

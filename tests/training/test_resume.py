@@ -1,0 +1,171 @@
+"""A run that was stopped and went on is bitwise the run that never stopped (on the CPU)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jorge_tune.recipe.schema import SGD, AdamW, Jorge, Optimizer, Recipe, Shampoo
+from jorge_tune.records import RunFolder, of_kind, read_records
+from jorge_tune.training import Progress, train
+from jorge_tune.training.checkpoint import Checkpoint, load_checkpoint
+from jorge_tune.training.runner import RunResult
+from jorge_tune.training.signals import StopRequest
+from tests.training.small_recipes import digits_recipe, folder_recipe
+
+_FORK_WARNING = "ignore:.*multi-threaded.*fork:DeprecationWarning"  # Python 3.12, of torch's own loader
+
+
+def _stopping(stop: StopRequest, event: str, step: int) -> Callable[[Progress], None]:
+    def watch(progress: Progress) -> None:
+        if progress.event == event and progress.step >= step:
+            stop.ask("test")
+
+    return watch
+
+
+def _train_with_a_stop(recipe: Recipe, out: Path, event: str, step: int) -> RunResult:
+    stop = StopRequest()
+    stopped = train(recipe, out, log_every=4, stop=stop, progress=_stopping(stop, event, step))
+    assert stopped.outcome == "interrupted"
+    assert stopped.reason == "test"
+    return train(recipe, out, log_every=4, resume=True)
+
+
+def _state(out: Path) -> Checkpoint:
+    checkpoint = load_checkpoint(RunFolder(out).checkpoint)
+    assert checkpoint is not None
+    return checkpoint
+
+
+def _assert_same(a: Any, b: Any, path: str = "") -> None:
+    """Bitwise equality of nested state."""
+    assert type(a) is type(b), path
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype, path
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            _assert_same(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), path
+        for index, (left, right) in enumerate(zip(a, b, strict=True)):
+            _assert_same(left, right, f"{path}[{index}]")
+    else:
+        assert a == b, path
+
+
+def _measured(out: Path) -> list[tuple[Any, ...]]:
+    """What the records say, without seconds."""
+    told: list[tuple[Any, ...]] = []
+    for record in read_records(RunFolder(out).records):
+        if record["kind"] == "evaluation":
+            told.append((record["step"], record["epoch"], record["part"], record["metrics"]))
+        elif record["kind"] == "step":
+            told.append((record["step"], record["loss"], record["lr"], record["graft_ratio"]))
+    return told
+
+
+def _assert_same_run(whole: Path, resumed: Path) -> None:
+    expected, found = _state(whole), _state(resumed)
+    for field in ("position", "best", "model", "optimizer", "scheduler", "scaler", "cpu_rng"):
+        _assert_same(getattr(expected, field), getattr(found, field), field)
+    assert _measured(whole) == _measured(resumed)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
+        SGD(lr=0.1, momentum=0.9, weight_decay=5e-3, decoupled=True),
+        AdamW(lr=1e-3),
+        Jorge(lr=0.1, refresh_interval=3, warm_refreshes=5),
+        Shampoo(lr=0.1, refresh_interval=3, warm_refreshes=5),
+    ],
+    ids=["sgd", "decoupled", "adamw", "jorge", "shampoo"],
+)
+@pytest.mark.parametrize(
+    ("event", "step"), [("step", 4), ("step", 9), ("epoch", 9), ("step", 13), ("step", 18)], ids=str
+)
+def test_stopped_anywhere(tmp_path: Path, optimizer: Optimizer, event: str, step: int) -> None:
+    recipe = digits_recipe(optimizer=optimizer)
+    whole = train(recipe, tmp_path / "whole", log_every=4)
+    resumed = _train_with_a_stop(recipe, tmp_path / "resumed", event, step)
+    assert whole.outcome == resumed.outcome == "finished"
+    assert whole.metrics == resumed.metrics
+    assert whole.test_metrics == resumed.test_metrics
+    _assert_same_run(tmp_path / "whole", tmp_path / "resumed")
+
+
+@pytest.mark.filterwarnings(_FORK_WARNING)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stopped_within_an_epoch_of_real_images_with_workers(cifar_folder: Path, tmp_path: Path, workers: int) -> None:
+    whole = folder_recipe(cifar_folder, classes=10, validation=0.1)
+    train(whole, tmp_path / "whole", log_every=4)
+    recipe = folder_recipe(cifar_folder, classes=10, validation=0.1, workers=workers)
+    _train_with_a_stop(recipe, tmp_path / "resumed", "step", 3)
+    _assert_same_run(tmp_path / "whole", tmp_path / "resumed")
+
+
+def test_stopped_while_evaluating(tmp_path: Path) -> None:
+    """The epoch's steps are done, its evaluation is not; it is made up for."""
+    recipe = digits_recipe()
+    train(recipe, tmp_path / "whole", log_every=4)
+    train(recipe, tmp_path / "resumed", log_every=4, max_steps=8)
+    stop = StopRequest()
+    result = train(
+        recipe, tmp_path / "resumed", log_every=4, resume=True, stop=stop, progress=_stopping(stop, "step", 9)
+    )
+    assert result.outcome == "interrupted"
+    assert _state(tmp_path / "resumed").position.closed is False
+    train(recipe, tmp_path / "resumed", log_every=4, resume=True)
+    extra = [told for told in _measured(tmp_path / "resumed") if told[0] != 8]
+    assert extra == [told for told in _measured(tmp_path / "whole") if told[0] != 8]
+    _assert_same(_state(tmp_path / "whole").model, _state(tmp_path / "resumed").model)
+
+
+def test_a_kill_after_the_last_checkpoint_loses_only_what_followed_it(tmp_path: Path) -> None:
+    recipe = digits_recipe(epochs=3)
+    train(recipe, tmp_path / "whole", log_every=4)
+    stop = StopRequest()
+    train(recipe, tmp_path / "killed", log_every=4, stop=stop, progress=_stopping(stop, "epoch", 9))
+    shutil.copytree(tmp_path / "killed" / "checkpoint", tmp_path / "kept")
+    stop = StopRequest()
+    train(recipe, tmp_path / "killed", log_every=4, resume=True, stop=stop, progress=_stopping(stop, "step", 15))
+    shutil.rmtree(tmp_path / "killed" / "checkpoint")
+    shutil.copytree(tmp_path / "kept", tmp_path / "killed" / "checkpoint")
+    records = RunFolder(tmp_path / "killed").records
+    with records.open("ab") as file:
+        file.write(b'{"kind":"step","step":16,"torn')
+    train(recipe, tmp_path / "killed", log_every=4, resume=True)
+    _assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_run_without_a_checkpoint_starts_again(tmp_path: Path) -> None:
+    recipe = digits_recipe()
+    train(recipe, tmp_path / "whole", log_every=4)
+    train(recipe, tmp_path / "again", log_every=4, max_steps=5)
+    shutil.rmtree(tmp_path / "again" / "checkpoint")
+    train(recipe, tmp_path / "again", log_every=4, resume=True)
+    _assert_same_run(tmp_path / "whole", tmp_path / "again")
+
+
+def test_a_limit_in_steps_stops_and_goes_on(tmp_path: Path) -> None:
+    recipe = digits_recipe(epochs=None, steps=14)
+    whole = train(recipe, tmp_path / "whole", log_every=4)
+    limited = train(recipe, tmp_path / "limited", log_every=4, max_steps=12)
+    assert (limited.outcome, limited.step) == ("interrupted", 12)
+    assert "stopped after 12 steps" in limited.reason
+    assert limited.test_metrics == {}
+    resumed = train(recipe, tmp_path / "limited", log_every=4, resume=True)
+    assert (whole.step, resumed.step) == (14, 14)
+    assert whole.metrics == resumed.metrics
+    _assert_same(_state(tmp_path / "whole").model, _state(tmp_path / "limited").model)
+    parts = [r["part"] for r in of_kind(read_records(RunFolder(tmp_path / "whole").records), "evaluation")]
+    assert parts == ["validation", "validation", "test"]
