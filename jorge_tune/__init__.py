@@ -16,7 +16,7 @@ _HOMES = {
     "scheduler_from_recipe": "jorge_tune.training",
 }
 
-__all__ = [  # noqa: PLE0604  (names are resolved by __getattr__)
+__all__ = [
     "DecoupledSGD",
     "Jorge",
     "Shampoo",

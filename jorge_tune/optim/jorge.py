@@ -223,15 +223,7 @@ class Jorge(KroneckerOptimizer):
         preset: Literal["paper"] | None = None,
     ) -> None:
         require(preset in PRESETS, "preset", "be 'paper' or None", preset)
-        given = {
-            "refresh_interval": refresh_interval,
-            "warm_refreshes": warm_refreshes,
-            "stagger": stagger,
-            "block_size": block_size,
-            "eps": eps,
-            "eps_kind": eps_kind,
-        }
-        defaults = {
+        values = {
             "lr": lr,
             "momentum": momentum,
             "dampening": dampening,
@@ -240,13 +232,18 @@ class Jorge(KroneckerOptimizer):
             "graft": graft,
             "graft_betas": graft_betas,
             "graft_eps": graft_eps,
+            "refresh_interval": refresh_interval,
+            "warm_refreshes": warm_refreshes,
+            "stagger": stagger,
+            "block_size": block_size,
+            "eps": eps,
+            "eps_kind": eps_kind,
             "b2_floor": b2_floor,
             "series_terms": series_terms,
             "nonfinite": nonfinite,
-            **PRESETS[preset],
-            **{key: value for key, value in given.items() if value is not FROM_PRESET},
         }
-        super().__init__(params, defaults)
+        given = {name: value for name, value in values.items() if value is not FROM_PRESET}
+        super().__init__(params, {**PRESETS[preset], **given})
 
     def _check_member(self, group: Group) -> None:
         require(group["eps"] > 0, "eps", "be > 0", group["eps"])
