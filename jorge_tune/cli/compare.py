@@ -50,6 +50,7 @@ def parse_seeds(ctx: click.Context | None, param: click.Parameter | None, value:
 @click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Change every recipe, e.g. epochs=5.")
 @click.option("--device", default="auto", show_default=True, help="Where to train: auto, cpu, cuda, cuda:1.")
 @click.option("--download", is_flag=True, help="Fetch data sets that are not there.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice].")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the race: FILE.html, or FILE.png.")
 @click.option("--force", is_flag=True, help="Overwrite an existing plot.")
 @format_option
@@ -62,6 +63,7 @@ def command(
     assignments: tuple[str, ...],
     device: str,
     download: bool,
+    threads: int | None,
     plot: Path | None,
     force: bool,
     output_format: str,
@@ -85,7 +87,7 @@ def command(
     _check_plot(plot, force)
     entrants = _read_arguments(contenders, assignments)
     if any(not contender.runs for contender in entrants):
-        race = run_race(entrants, seeds, out, settings=Settings(device, download), report=report_progress)
+        race = run_race(entrants, seeds, out, settings=Settings(device, download, threads), report=report_progress)
         if race.interrupted:
             click.echo("interrupted; the same command takes the race up again", err=True)
             return 130
@@ -127,7 +129,7 @@ def print_comparison(comparison: Comparison, output_format: str) -> None:
         return
     table = comparison_table(comparison)
     click.echo(target_sentence(comparison))
-    print_table(table.headings, table.rows, right=table.right)
+    print_table(table.headings, table.rows, right=table.right, turn=True)
     click.echo("\nVerdict\n" + verdict(comparison))
     for note in comparison.notes:
         click.echo(f"Note: {note}")

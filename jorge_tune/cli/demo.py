@@ -66,7 +66,8 @@ def command(out: Path, seeds: tuple[int, ...], epochs: int | None, device: str) 
         Contender("control", trio.control),
         Contender("jorge", trio.bootstrapped.recipe),
     ]
-    race = run_race(contenders, seeds, out / "runs", settings=Settings(device), report=report_progress)
+    settings = Settings(device, threads=1)  # more of them slow such small models down
+    race = run_race(contenders, seeds, out / "runs", settings=settings, report=report_progress)
     if race.interrupted:
         click.echo("interrupted; the same command goes on from here", err=True)
         return 130

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
@@ -34,6 +35,7 @@ def print_table(
     *,
     title: str = "",
     right: Collection[str] = (),
+    turn: bool = False,
 ) -> None:
     """Print rows to stdout: boxed by rich on a terminal, else as plain columns, whole and one line per row.
 
@@ -42,9 +44,13 @@ def print_table(
         rows: cells, shown with `str`; None is shown as "-".
         title: a line above the table.
         right: headings of the columns that are flush right (numbers).
+        turn: on a terminal too narrow for it, print the table turned, a column per row.
     """
     cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
+        if turn and _is_too_wide(plain_table(headings, cells)):
+            headings, cells = _turned(headings, cells)
+            right = headings[1:]
         _print_rich(headings, cells, title, right)
     else:
         click.echo(plain_table(headings, cells, title=title, right=right))
@@ -76,9 +82,17 @@ def _pad(cell: str, width: int, flush_right: bool) -> str:
     return cell.rjust(width) if flush_right else cell.ljust(width)
 
 
-def _print_rich(
-    headings: Sequence[str], cells: Sequence[Sequence[str]], title: str, right: Collection[str]
-) -> None:
+def _is_too_wide(text: str) -> bool:
+    return max(len(line) for line in text.splitlines()) + 2 > shutil.get_terminal_size().columns
+
+
+def _turned(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """The first column's cells as headings, the other headings as the first column."""
+    columns = [list(column) for column in zip(headings, *cells, strict=True)]
+    return columns[0], columns[1:]
+
+
+def _print_rich(headings: Sequence[str], cells: Sequence[Sequence[str]], title: str, right: Collection[str]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table

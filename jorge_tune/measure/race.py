@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,10 +22,11 @@ Stage = Literal["reused", "training", "ended"]
 
 @dataclass(frozen=True)
 class Settings:
-    """Where to train, and whether data sets may be downloaded."""
+    """Where to train, on how many CPU threads (None: torch's choice), and whether data may be downloaded."""
 
     device: str = "auto"
     download: bool = False
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ def run_race(
     runs: dict[int, list[Run]] = {index: [] for index in entrants}
     total, number = len(entrants) * len(seeds), 0
     interrupted = False
-    for seed in seeds:
-        for index in entrants:
+    with _cpu_threads(settings.threads):
+        for seed, index in itertools.product(seeds, entrants):
             number += 1
             place = (number, total, contenders[index].name, seed)
             run = _one_run(contenders[index], seed, out, settings, place, report)
@@ -78,8 +81,6 @@ def run_race(
             if interrupted:
                 break
             runs[index].append(run)
-        if interrupted:
-            break
     raced = [replace(c, runs=tuple(runs[i])) if i in runs else c for i, c in enumerate(contenders)]
     return Race(tuple(raced), interrupted)
 
@@ -87,6 +88,19 @@ def run_race(
 def run_path(out: Path, name: str, seed: int) -> Path:
     """OUT/<name>/seed-<n>, the name made fit for a folder."""
     return out / (re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "recipe") / f"seed-{seed}"
+
+
+@contextlib.contextmanager
+def _cpu_threads(threads: int | None) -> Iterator[None]:
+    """Let torch use that many CPU threads for a while."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _check(contenders: Sequence[Contender], entrants: Sequence[int], seeds: Sequence[int], out: Path) -> None:

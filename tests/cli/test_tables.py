@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 from jorge_tune.cli.tables import plain_table, print_json, print_table
 
@@ -33,3 +34,17 @@ def test_markup_in_cells_is_text_on_a_terminal(capsys, monkeypatch):
 def test_json_has_no_bare_nan(capsys):
     print_json({"a": [math.nan, math.inf, 1.5], "b": {"c": -math.inf}})
     assert json.loads(capsys.readouterr().out) == {"a": ["nan", "inf", 1.5], "b": {"c": "-inf"}}
+
+
+def test_a_table_too_wide_for_its_terminal_is_turned(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "50")
+    rows = [["sgd", "1 [1, 2]", "0.95"], ["jorge", "3 [3, 4]", "0.97"]]
+    print_table(["contender", "epochs to target", "best of all values"], rows, right=["best of all values"], turn=True)
+    plain = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out)
+    lines = [line.split() for line in plain.splitlines() if line.strip()]
+    assert lines[0] == ["contender", "sgd", "jorge"]
+    assert lines[2] == ["epochs", "to", "target", "1", "[1,", "2]", "3", "[3,", "4]"]
+    print_table(["a", "b"], [["1", "2"]], turn=True)
+    plain = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out)
+    assert plain.split()[:2] == ["a", "b"]
