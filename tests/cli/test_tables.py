@@ -38,7 +38,7 @@ def test_json_has_no_bare_nan(capsys):
 
 def test_a_table_too_wide_for_its_terminal_is_turned(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setenv("COLUMNS", "46")
     rows = [["sgd", "1 [1, 2]", "0.95"], ["jorge", "3 [3, 4]", "0.97"]]
     print_table(["contender", "epochs to target", "best of all values"], rows, right=["best of all values"], turn=True)
     plain = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out)
