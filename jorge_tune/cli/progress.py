@@ -12,6 +12,8 @@ import click
 if TYPE_CHECKING:
     from jorge_tune.training.journal import Progress
 
+_WIDE = 110  # columns of a terminal that has room for a longer bar
+
 
 @contextmanager
 def training_progress(name: str) -> Iterator[Callable[[Progress], None]]:
@@ -22,14 +24,17 @@ def training_progress(name: str) -> Iterator[Callable[[Progress], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
+    from rich.table import Column
 
+    console = Console(stderr=True)
+    whole = Column(no_wrap=True, min_width=len(name))
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=whole),
+        BarColumn(bar_width=20 if console.width >= _WIDE else 6),
+        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=9)),
+        TextColumn("{task.fields[numbers]}", markup=False, table_column=Column(no_wrap=True)),
     )
-    with Bar(*columns, console=Console(stderr=True), refresh_per_second=4) as bar:
+    with Bar(*columns, console=console, refresh_per_second=4) as bar:
         line = bar.add_task(name, total=None, numbers="")
 
         def show(progress: Progress) -> None:
@@ -41,23 +46,22 @@ def training_progress(name: str) -> Iterator[Callable[[Progress], None]]:
 def plain_line(progress: Progress) -> None:
     """One line for an evaluation, nothing for anything else."""
     if progress.event == "evaluation":
-        click.echo(
-            f"step {progress.step}/{progress.total_steps}  epoch {progress.epoch:.2f}  {numbers_of(progress)}", err=True
-        )
+        where = f"step {progress.step}/{progress.total_steps}  epoch {progress.epoch:.2f}"
+        click.echo(f"{where}  {numbers_of(progress)}", err=True)
 
 
 def numbers_of(progress: Progress) -> str:
-    """Loss, metrics, throughput and time left, as far as they are known."""
+    """Time left, loss, metrics and throughput, as far as they are known; what matters least comes last."""
     parts = []
+    if progress.eta_seconds is not None:
+        parts.append(f"ETA {clock_time(progress.eta_seconds)}")
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")
     if progress.part is not None:
-        metrics = " ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
-        parts.append(f"{progress.part} {metrics}")
+        scores = {name: value for name, value in progress.metrics.items() if name != "loss"}
+        parts.append(f"{progress.part} " + " ".join(f"{name} {value:.4f}" for name, value in scores.items()))
     if progress.samples_per_second is not None:
         parts.append(f"{progress.samples_per_second:.0f} samples/s")
-    if progress.eta_seconds is not None:
-        parts.append(f"ETA {clock_time(progress.eta_seconds)}")
     return "  ".join(parts)
 
 

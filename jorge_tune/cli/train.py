@@ -10,6 +10,7 @@ import click
 
 from jorge_tune.cli.progress import clock_time, training_progress
 from jorge_tune.cli.tables import format_option, print_json, print_table
+from jorge_tune.cli.threads import share_the_cores
 
 if TYPE_CHECKING:
     from jorge_tune.recipe.schema import Recipe
@@ -55,6 +56,7 @@ def command(
       jorge-tune train digits/cnn-sgd --set optimizer.lr=0.05 --out runs/half-rate
     """
     wanted = _read(recipe, assignments, seed)
+    share_the_cores()
     from jorge_tune.training import runner
 
     if threads is not None:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jorge_tune.errors import RunFolderError
 from jorge_tune.records import Outcome, RecordWriter, RunFolder
 
-Event = Literal["start", "step", "evaluation", "epoch", "end"]
+Event = Literal["start", "step", "evaluation", "epoch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,6 @@ class Progress:
     part: str | None = None  # the part that it read
     samples_per_second: float | None = None
     eta_seconds: float | None = None
-    text: str = ""  # the end's outcome and reason
 
 
 ProgressCallback = Callable[[Progress], None]
@@ -42,11 +42,18 @@ class Moment:
 
 
 class Journal:
-    """Writes to a run folder; a context manager that closes its files."""
+    """Writes to a run folder, alone; a context manager that closes its files.
+
+    Raises:
+        RunFolderError: another process is training in this folder.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
-        self._records = RecordWriter(folder.records)
         self._log = folder.log.open("a", encoding="utf-8")
+        if not _lock(self._log.fileno()):
+            self._log.close()
+            raise RunFolderError(f"{folder.root}: another process is training in it; wait, or choose another --out")
+        self._records = RecordWriter(folder.records)
 
     def __enter__(self) -> Journal:
         return self
@@ -84,3 +91,18 @@ class Journal:
     def _record(self, kind: str, at: Moment, values: Mapping[str, object]) -> None:
         place = {"step": at.step, "epoch": at.epoch, "train_seconds": at.train_seconds}
         self._records.write({"kind": kind, **place, **values})
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the file for this process until it is closed; True where the system knows no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    return True

@@ -93,8 +93,8 @@ class Batches:
         return [_Request(order[k * size : (k + 1) * size], draw) for k in range(len(self))]
 
     def _placed(self, images: Tensor) -> Tensor:
-        """On the device, channels last: convolutions are 1.3 to 1.5 times as fast on CPUs; weights stay as they are."""
-        layout = torch.channels_last if images.ndim == 4 else torch.preserve_format
+        """On the device; on a CPU channels last, which makes convolutions 1.3 to 1.5 times as fast."""
+        layout = torch.channels_last if self._device.type == "cpu" else torch.preserve_format
         return images.to(self._device, non_blocking=True, memory_format=layout)
 
 

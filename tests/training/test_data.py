@@ -186,3 +186,24 @@ def test_nothing_is_downloaded_unasked(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=rf"{name} is not there or damaged; .*train --download"):
         load_splits(Data(name=name, root=str(tmp_path / "data")))
     assert not list(tmp_path.rglob("*.*"))
+
+
+def test_fashion_mnist_is_read_from_its_files(tmp_path: Path) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 30), ("t10k", 20)):
+        pixels = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        header = b"".join(size.to_bytes(4, "big") for size in (0x803, count, 28, 28))
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+        label_header = (0x801).to_bytes(4, "big") + count.to_bytes(4, "big")
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(label_header + labels.tobytes())
+    splits = load_splits(Data(name="fashion_mnist", root=str(tmp_path), validation=1 / 3, subset=10))
+    assert splits.classes[0] == "T-shirt/top"
+    assert splits.validation is not None
+    assert splits.test is not None
+    assert [len(splits.train), len(splits.validation), len(splits.test)] == [10, 10, 20]
+    assert _labels(splits.test) == [*range(10), *range(10)]
+    images, _ = splits.test.batch(np.array([19]), None)
+    torch.testing.assert_close(images[0, 0], (torch.from_numpy(pixels[19]) / 255 - 0.2860) / 0.3530)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,31 @@ def test_stopped_within_an_epoch_of_real_images_with_workers(cifar_folder: Path,
     recipe = folder_recipe(cifar_folder, classes=10, validation=0.1, workers=workers)
     _train_with_a_stop(recipe, tmp_path / "resumed", "step", 3)
     _assert_same_run(tmp_path / "whole", tmp_path / "resumed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_stop_after_the_step_and_are_given_back(tmp_path: Path, number: signal.Signals) -> None:
+    def send(progress: Progress) -> None:
+        if progress.event == "step" and progress.step == 4:
+            signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    recipe = digits_recipe()
+    result = train(recipe, tmp_path / "run", progress=send)
+    assert (result.outcome, result.reason, result.step) == ("interrupted", f"stopped by {number.name}", 4)
+    assert signal.getsignal(number) is before
+    assert _state(tmp_path / "run").position.step_in_epoch == 4
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    def send(progress: Progress) -> None:
+        if progress.event == "step" and progress.step == 4:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(digits_recipe(), tmp_path / "run", progress=send)
+    assert train(digits_recipe(), tmp_path / "run", resume=True).outcome == "finished"
 
 
 def test_stopped_while_evaluating(tmp_path: Path) -> None:

@@ -228,3 +228,15 @@ def test_a_crash_is_recorded_and_told_in_one_line(tmp_path: Path) -> None:
         train(digits_recipe(), tmp_path / "run", progress=break_down)
     assert outcome_of(read_records(RunFolder(tmp_path / "run").records)) == "failed"
     assert train(digits_recipe(), tmp_path / "run", resume=True).outcome == "finished"
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
+    recipe = digits_recipe()
+    train(recipe, tmp_path / "run", max_steps=3)
+    lock = (tmp_path / "run" / "log.txt").open("a")
+    with lock:
+        fcntl = pytest.importorskip("fcntl", reason="file locks of this kind are POSIX")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunFolderError, match="another process is training in it"):
+            train(recipe, tmp_path / "run", resume=True)
+    assert train(recipe, tmp_path / "run", resume=True).outcome == "finished"
