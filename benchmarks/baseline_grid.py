@@ -70,7 +70,8 @@ def table(cells: list[dict[str, object]], recipe: Recipe, metric: str) -> str:
             row.append(f"**{text}**" if own else text)
         lines.append(f"| {lr:g} | " + " | ".join(row) + " |")
     part = cells[0]["part"]
-    return f"Median over seeds of the final {part} {metric}; the recipe's own cell in bold.\n\n" + "\n".join(lines) + "\n"
+    caption = f"Median over seeds of the final {part} {metric}; the recipe's own cell in bold."
+    return f"{caption}\n\n" + "\n".join(lines) + "\n"
 
 
 def main() -> None:
