@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jorge_tune.cli.tables import format_option, print_json, print_table
+from jorge_tune.cli.threads import share_the_cores
 from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def command(
       jorge-tune compare sgd.yaml control.yaml jorge.yaml --seeds 0-4 --plot race.html
       jorge-tune compare runs/cnn-sgd runs/cnn-jorge --target top1=0.95
     """
+    share_the_cores()
     from jorge_tune.measure.compare import compare
     from jorge_tune.measure.race import Settings, run_race
 

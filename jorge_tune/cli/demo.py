@@ -11,6 +11,7 @@ import click
 
 from jorge_tune.cli.compare import parse_seeds, print_comparison, report_progress
 from jorge_tune.cli.tables import print_table
+from jorge_tune.cli.threads import share_the_cores
 from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def command(out: Path, seeds: tuple[int, ...], epochs: int | None, device: str) 
     Example:
       jorge-tune demo
     """
+    share_the_cores()
     from jorge_tune.measure.compare import Contender, compare
     from jorge_tune.measure.race import Settings, run_race
 

@@ -1,0 +1,43 @@
+"""docs/cli.md is what the commands' own help says; `python -m tests.house.test_cli_reference` writes it anew."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import click
+
+from jorge_tune.cli import _COMMANDS, _group
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "cli.md"
+
+
+def help_of(command: click.Command, name: str) -> list[str]:
+    context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
+    sections = [f"## {name}", "", "```", command.get_help(context).rstrip(), "```", ""]
+    if isinstance(command, click.Group) and command is not _group:
+        for inner in command.list_commands(context):
+            found = command.get_command(context, inner)
+            assert found is not None
+            sections += help_of(found, f"{name} {inner}")
+    return sections
+
+
+def reference() -> str:
+    lines = ["# Command line", "", "Written from the commands' own `--help`.", "", *help_of(_group, "jorge-tune")]
+    for name in sorted(_COMMANDS):
+        lines += help_of(importlib.import_module(f"jorge_tune.cli.{name}").command, f"jorge-tune {name}")
+    return "\n".join(lines)
+
+
+def test_the_reference_is_up_to_date():
+    assert REFERENCE.read_text() == reference()
+
+
+def test_every_command_is_in_it():
+    for name in _COMMANDS:
+        assert f"## jorge-tune {name}\n" in REFERENCE.read_text()
+
+
+if __name__ == "__main__":
+    REFERENCE.write_text(reference())
