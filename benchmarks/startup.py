@@ -1,6 +1,6 @@
 """Wall time of the light commands, each as a process of its own, interleaved: median and range in milliseconds.
 
-    python benchmarks/startup.py --runs 10
+python benchmarks/startup.py --runs 10
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import traceback
@@ -68,6 +69,17 @@ def main(arguments: list[str] | None = None) -> None:
     except JorgeTuneError as error:
         if debug:
             traceback.print_exc()
-        click.echo(str(error), err=True)
+        _say(str(error))
         sys.exit(error.exit_code)
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        _say(f"{error.filename or 'output'}: {error.strerror or error}")
+        sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _say(message: str) -> None:
+    """A last word on stderr, if there still is one to write to."""
+    with contextlib.suppress(OSError):
+        click.echo(message, err=True)

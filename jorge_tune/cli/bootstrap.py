@@ -9,9 +9,11 @@ import click
 
 from jorge_tune.cli.curves import lr_curves
 from jorge_tune.cli.tables import format_option, print_json, print_table
-from jorge_tune.recipe.bootstrap import Bootstrapped, Derivation, ScheduleChoice, bootstrap
+from jorge_tune.recipe.bootstrap import Bootstrapped, bootstrap
+from jorge_tune.recipe.derivation import OURS, Derivation
 from jorge_tune.recipe.io import load, parse_recipe, render_recipe, write_recipe
 from jorge_tune.recipe.render import scalar
+from jorge_tune.recipe.schedule_rule import ScheduleChoice
 from jorge_tune.recipe.schema import AdamW, Recipe
 from jorge_tune.recipe.shipped import resolve_recipe
 
@@ -27,7 +29,7 @@ from jorge_tune.recipe.shipped import resolve_recipe
 @click.option(
     "--schedule",
     type=click.Choice(["step", "keep"]),
-    help="Replace the schedule by step decay, or keep it [default: step from SGD, keep from AdamW].",
+    help="Replace the schedule by step decay, or keep it [default: from SGD step, below 26 epochs keep; from AdamW keep].",
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @format_option
@@ -71,6 +73,9 @@ def _show(before: Recipe, made: Bootstrapped) -> None:
             f" ({replaced.source}).\nKeep yours with --schedule keep.\n"
         )
         click.echo(lr_curves(before, made.recipe))
+    by_convention = next((d for d in made.derivations if d.field == "schedule" and d.source == OURS), None)
+    if by_convention is not None:
+        click.echo(f"\nThe schedule is {by_convention.rule} (the paper replaces any; race both where you can).")
 
 
 def _row(derivation: Derivation) -> list[str]:

@@ -198,8 +198,8 @@ def _check_plot(plot: Path | None, force: bool) -> None:
 
 
 def _draw(comparison: Comparison, plot: Path) -> None:
+    from jorge_tune.files import write_whole
     from jorge_tune.reporting.figures import comparison_poster, write_png
-    from jorge_tune.reporting.files import write_whole
     from jorge_tune.reporting.html import comparison_page
 
     missing = None
@@ -207,5 +207,5 @@ def _draw(comparison: Comparison, plot: Path) -> None:
         missing = write_png(comparison_poster(comparison), plot)
     else:
         names = ", ".join(standing.name for standing in comparison.standings)
-        write_whole(plot, comparison_page(comparison, f"Comparison: {names}").encode())
+        write_whole(plot, comparison_page(comparison, f"Comparison: {names}").encode(), force=True, make_folders=True)
     click.echo(missing or f"wrote {plot}", err=True)

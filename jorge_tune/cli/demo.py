@@ -16,7 +16,8 @@ from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
     from jorge_tune.measure.compare import Comparison
-    from jorge_tune.recipe.bootstrap import Bootstrapped, Derivation
+    from jorge_tune.recipe.bootstrap import Bootstrapped
+    from jorge_tune.recipe.derivation import Derivation
     from jorge_tune.recipe.schema import Recipe
 
 _SOURCE = "digits/cnn-sgd"
@@ -126,13 +127,13 @@ def _row(derivation: Derivation) -> list[str]:
 
 def _draw(comparison: Comparison, out: Path) -> None:
     """Both curves in the terminal and in a page, and where everything lies."""
+    from jorge_tune.files import write_whole
     from jorge_tune.reporting.curves import AXIS_TITLES
-    from jorge_tune.reporting.files import write_whole
     from jorge_tune.reporting.html import comparison_page
     from jorge_tune.reporting.text_plot import text_plot
 
     for axis in AXIS_TITLES:
         click.echo("\n" + text_plot(comparison, axis))
     page = comparison_page(comparison, "SGD, its control and Jorge on scikit-learn's digits")
-    write_whole(out / _PLOT, page.encode())
+    write_whole(out / _PLOT, page.encode(), force=True, make_folders=True)
     click.echo(f"\nfigures: {out / _PLOT}\nrecipes: {out / 'sgd.yaml'}, {out / 'control.yaml'}, {out / 'jorge.yaml'}")

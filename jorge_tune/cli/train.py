@@ -79,14 +79,15 @@ def command(
 
 def _read(argument: str, assignments: tuple[str, ...], seed: int | None) -> Recipe:
     """The recipe with its overrides; its file's warnings go to stderr."""
-    from jorge_tune.recipe.io import load, override
+    from jorge_tune.recipe.io import load, override, parse_recipe, render_recipe
     from jorge_tune.recipe.shipped import resolve_recipe
 
     path = resolve_recipe(argument)
     loaded = load(path)
-    for warning in loaded.warnings:
-        click.echo(f"{warning.located(str(path))} (warning)", err=True)
     recipe = override(loaded.recipe, assignments) if assignments else loaded.recipe
+    for warning in parse_recipe(render_recipe(recipe), str(path)).warnings if assignments else loaded.warnings:
+        where = f"{path} with --set: {warning.path}: {warning.what}" if assignments else warning.located(str(path))
+        click.echo(f"{where} (warning)", err=True)
     return recipe if seed is None else replace(recipe, seed=seed)
 
 

@@ -45,6 +45,8 @@ def check_group(group: Group) -> None:
     size = group["block_size"]
     require(size is None or is_count(size, 1), "block_size", "be an int >= 1 or None", size)
     require(group["nonfinite"] in ("skip", "raise"), "nonfinite", "be 'skip' or 'raise'", group["nonfinite"])
+    distinct = len({id(param) for param in group["params"]}) == len(group["params"])
+    require(distinct, "params", "not name a parameter twice", f"{len(group['params'])} parameters with repeats")
     for param in group["params"]:
         require(not param.is_complex(), "params", "be real (view a complex one as real pairs)", param.dtype)
 
@@ -53,9 +55,23 @@ def usable_gradient(param: Tensor, place: str) -> Tensor:
     """The gradient in state precision (float32, or float64 for float64 parameters)."""
     grad = param.grad
     assert grad is not None
+    if hasattr(param, "full_tensor"):
+        raise ValueError(f"{place}: sharded parameters (DTensor) are not supported; shard the data instead (DDP)")
     if grad.layout is not torch.strided:
         raise ValueError(f"{place}: sparse gradients are not supported (set sparse=False on the embedding)")
     return grad.detach().to(state_dtype(param))
+
+
+def check_dtype(state: dict[str, Any], grad: Tensor, place: str) -> None:
+    """Refuse a gradient whose state is of another precision: the parameter's dtype was changed on the way."""
+    for name, value in state.items():
+        if name == "momentum" or name.startswith("graft."):
+            if value.dtype != grad.dtype:
+                raise ValueError(
+                    f"{place}: the state is {value.dtype}, the gradient needs {grad.dtype}; "
+                    "make a new optimizer after changing the parameters' dtype"
+                )
+            return
 
 
 def state_dtype(param: Tensor) -> torch.dtype:
@@ -63,13 +79,18 @@ def state_dtype(param: Tensor) -> torch.dtype:
     return torch.float64 if param.dtype == torch.float64 else torch.float32
 
 
-def check_state(state_dict: dict[str, Any], groups: list[Group]) -> None:
-    """Refuse a state of another number of parameters, another block size or other shapes.
+def check_state(state_dict: dict[str, Any], groups: list[Group], keys: set[str]) -> None:
+    """Refuse another optimizer's state, and one of other groups, another block size or other shapes.
+
+    `keys` are what every group of this optimizer holds.
 
     Raises:
         ValueError: with the place, the two shapes and the way out.
     """
     theirs = state_dict["param_groups"]
+    missing = sorted(set().union(*(keys - set(group) for group in theirs)))
+    if missing:
+        raise ValueError(f"the state is another optimizer's: its groups have no {', '.join(missing)}")
     sizes, counts = ([[f(g) for g in gs] for gs in (groups, theirs)] for f in (_block_size, _count))
     if counts[0] != counts[1]:
         raise ValueError(f"the state has groups of {counts[1]} parameters, this optimizer of {counts[0]}")

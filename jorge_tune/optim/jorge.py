@@ -15,7 +15,9 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
-from jorge_tune.optim.kronecker import Group, KroneckerOptimizer, Params, SideState, require
+from jorge_tune.optim.checks import Group, require
+from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
+from jorge_tune.optim.stacks import SideState
 
 SERIES: Final = (-1 / 4, 5 / 32, -15 / 128)  # coefficients of A, A^2, A^3 in (I + A)^(-1/4), Eq. 6
 
@@ -164,7 +166,7 @@ class Jorge(KroneckerOptimizer):
 
     Args:
         params: Parameters or groups, as for any torch optimizer.
-        lr: Learning rate, > 0; SGD's own when `graft` is "sgd".
+        lr: Learning rate, >= 0; SGD's own when `graft` is "sgd".
         momentum: Of the preconditioned gradient and of the grafted SGD, in [0, 1).
         dampening: As in torch's SGD, in [0, 1].
         nesterov: As in torch's SGD.

@@ -19,12 +19,10 @@ from torch.optim import Optimizer
 
 from jorge_tune.optim import grafting, momenta
 from jorge_tune.optim.blocks import Block, BlockShape, is_due, partition
-from jorge_tune.optim.checks import Group, check_group, check_state, require, state_dtype, usable_gradient
+from jorge_tune.optim.checks import Group, check_dtype, check_group, check_state, state_dtype, usable_gradient
 from jorge_tune.optim.stacks import SideState, Stack, build_stacks, expose, matrix_of
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-
-__all__ = ["Counters", "Group", "KroneckerOptimizer", "Params", "SideState", "require"]
 
 
 class Counters(NamedTuple):
@@ -115,27 +113,30 @@ class KroneckerOptimizer(Optimizer, ABC):
             closure: Evaluates the model again and returns the loss; optional.
 
         Raises:
-            ValueError: a sparse gradient. Nothing was changed.
+            ValueError: a sparse gradient, or a parameter whose dtype changed. Nothing was changed.
             FloatingPointError: a non-finite gradient in a group with nonfinite="raise". Nothing was changed.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        work = [self._gather(index, group) for index, group in enumerate(self.param_groups)]
+        work = [
+            (index, self._gather(index, group, params))
+            for index, group in enumerate(self.param_groups)
+            for params in _by_device(group["params"])
+        ]
         self._graft_ratios = []
-        for index, gathered in enumerate(work):
-            if gathered.params:
-                self._step_group(index, self.param_groups[index], gathered)
+        for index, gathered in work:
+            self._step_group(index, self.param_groups[index], gathered)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load; every state tensor keeps the dtype it was saved with, whatever the parameter's.
 
         Raises:
-            ValueError: the state is of other shapes or of another block size.
+            ValueError: the state is another optimizer's, of other shapes or of another block size.
         """
-        check_state(state_dict, self.param_groups)
+        check_state(state_dict, self.param_groups, set(self.defaults) | {"params"})
         super().load_state_dict(state_dict)
         ours = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
         theirs = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
@@ -157,15 +158,18 @@ class KroneckerOptimizer(Optimizer, ABC):
 
     # One step of one group.
 
-    def _gather(self, index: int, group: Group) -> Gathered:
+    def _masks(self, device: torch.device) -> bool:
+        """Whether non-finite gradients are masked on the device, so that the host need not know of them."""
+        return device.type != "cpu"
+
+    def _gather(self, index: int, group: Group, params: list[Tensor]) -> Gathered:
         """Check the gradients. On the CPU non-finite ones are left out; elsewhere they become zero, with a flag."""
-        params = [p for p in group["params"] if p.grad is not None]
-        if not params:
-            return Gathered([], [], None)
         places = [f"param_groups[{index}], parameter of shape {tuple(p.shape)}" for p in params]
         grads = [usable_gradient(p, place) for p, place in zip(params, places, strict=True)]
         finite = torch.isfinite(grafting.norms(grads))
-        if group["nonfinite"] == "skip" and params[0].device.type != "cpu":
+        for p, grad, place in zip(params, grads, places, strict=True):
+            check_dtype(self.state.get(p, {}), grad, place)
+        if group["nonfinite"] == "skip" and self._masks(params[0].device):
             self._skipped = self._skipped + (~finite).sum()
             flags = list(finite.unbind())
             return Gathered(params, [torch.where(f, g, 0.0) for f, g in zip(flags, grads, strict=True)], flags)
@@ -173,10 +177,15 @@ class KroneckerOptimizer(Optimizer, ABC):
         if group["nonfinite"] == "raise" and not all(keep):
             raise FloatingPointError(f"{places[keep.index(False)]}: the gradient is not finite")
         self._skipped = self._skipped + keep.count(False)
+        for p, grad, kept in zip(params, grads, keep, strict=True):
+            if not kept:  # its clock goes on, as it does under a mask
+                self._state_of(p, grad, group)["step"] += 1
         return Gathered(list(itertools.compress(params, keep)), list(itertools.compress(grads, keep)), None)
 
     def _step_group(self, index: int, group: Group, gathered: Gathered) -> None:
         params, grads, finite = gathered
+        if not params:
+            return
         states = [self._state_of(p, grad, group) for p, grad in zip(params, grads, strict=True)]
         before = momenta.copies(params, states) if finite is not None else []
         for state in states:
@@ -202,10 +211,11 @@ class KroneckerOptimizer(Optimizer, ABC):
         state: dict[str, Any] = self.state[param]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.int64)
-            for name in momenta.graft_buffers(group):
-                state[f"graft.{name}"] = torch.zeros_like(grad)
             if self._blocks(param, group):
                 state["momentum"] = torch.zeros_like(grad)
+        for name in momenta.graft_buffers(group):  # also where a group's momentum or graft was changed on the way
+            if f"graft.{name}" not in state:
+                state[f"graft.{name}"] = torch.zeros_like(grad)
         return state
 
     def _blocks(self, param: Tensor, group: Group) -> tuple[Block, ...]:
@@ -239,7 +249,7 @@ class KroneckerOptimizer(Optimizer, ABC):
 
     def _stacks_of(self, index: int, group: Group) -> list[Stack]:
         """The group's stacks, built anew when its parameters or its timetable changed."""
-        params = [p for p in group["params"] if p.requires_grad]
+        params = [p for p in group["params"] if p.requires_grad or p.grad is not None or p in self.state]
         key = ([id(p) for p in params], group["refresh_interval"], group["stagger"], group["block_size"])
         if index not in self._stacks or self._stacks[index][0] != key:
             stacks = build_stacks(
@@ -274,6 +284,15 @@ class KroneckerOptimizer(Optimizer, ABC):
                 if finite is not None:
                     new = {name: _where(finite[places], tensor, old[name]) for name, tensor in new.items()}
                 stack.write(side, here, new)
+
+
+def _by_device(params: list[Tensor]) -> list[list[Tensor]]:
+    """The parameters that have a gradient, device by device."""
+    together: dict[torch.device, list[Tensor]] = {}
+    for param in params:
+        if param.grad is not None:
+            together.setdefault(param.device, []).append(param)
+    return list(together.values())
 
 
 def _where(flags: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ from typing import Literal, NoReturn
 import torch
 from torch import Tensor
 
-from jorge_tune.optim.kronecker import Group, KroneckerOptimizer, Params, SideState
+from jorge_tune.optim.checks import Group
+from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
+from jorge_tune.optim.stacks import SideState
 
 
 class DecoupledSGD(KroneckerOptimizer):

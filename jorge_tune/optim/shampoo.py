@@ -13,8 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from jorge_tune.optim.checks import Group, require
 from jorge_tune.optim.jorge import largest
-from jorge_tune.optim.kronecker import Group, KroneckerOptimizer, Params, SideState, require
+from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
+from jorge_tune.optim.stacks import SideState
 
 
 def inverse_root_eigh(A: Tensor, *, eps: float, exponent: float = 1 / 4) -> Tensor:
@@ -39,7 +41,7 @@ class Shampoo(KroneckerOptimizer):
 
     Args:
         params: Parameters or groups.
-        lr: Learning rate, > 0.
+        lr: Learning rate, >= 0.
         b2: Averaging weight of the statistics, in [0, 1).
         eps: Added to the statistics, relative to their mean eigenvalue, > 0.
         statistics_interval: Steps between two updates of the statistics, >= 1.

@@ -9,43 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 from jorge_tune.errors import InputError
-from jorge_tune.recipe.checks import base_schedule
+from jorge_tune.recipe.derivation import OURS, Derivation
 from jorge_tune.recipe.render import number, recipe_to_dict
-from jorge_tune.recipe.schedule import lr_factor, schedule_unit, total_steps
-from jorge_tune.recipe.schema import SGD, AdamW, Jorge, Recipe, Schedule, Shampoo, Step
-
-ScheduleChoice = Literal["step", "keep"]
+from jorge_tune.recipe.schedule_rule import ScheduleChoice, derive_schedule
+from jorge_tune.recipe.schema import SGD, AdamW, Jorge, Recipe, Shampoo
 
 _CARRIED = "carried over"
-_OURS = "our rule"  # not the paper's
 _OTHER_MEANING = frozenset({"optimizer.eps"})  # AdamW's is a floor of the step, Jorge's the scale of L_0
 _DIGITS = 6  # significant digits of a derived number whose decimal form does not end
-
-
-@dataclass(frozen=True)
-class Derivation:
-    """What became of one field: plain values before and after (None: absent), the reason, and where it comes from."""
-
-    field: str
-    before: Any
-    after: Any
-    rule: str
-    formula: str = ""
-    source: str = ""
-
-    @property
-    def changed(self) -> bool:
-        """Whether the value is another one than before."""
-        return bool(self.before != self.after)
-
-    def comment(self) -> str:
-        """Why, in one line for the recipe file; empty where there is neither formula nor source to give."""
-        if self.after is not None and not self.formula and not self.source:
-            return ""
-        return (self.formula or self.rule) + (f" ({self.source})" if self.source else "")
 
 
 @dataclass(frozen=True)
@@ -61,20 +35,21 @@ def bootstrap(recipe: Recipe, *, schedule: ScheduleChoice | None = None) -> Boot
 
     Args:
         recipe: the tuned recipe.
-        schedule: replace the schedule by step decay, or keep it; the default is step from SGD, keep from AdamW.
+        schedule: replace the schedule by step decay, or keep it. The default, from SGD: step for trainings as long
+            as the paper's, keep for shorter ones (see `derive_schedule`); from AdamW: keep.
 
     Raises:
         InputError: the recipe's optimizer is neither.
     """
     if isinstance(recipe.optimizer, SGD):
         optimizer, reasons = _from_sgd(recipe.optimizer)
-        choice = schedule or "step"
+        choice = schedule
     elif isinstance(recipe.optimizer, AdamW):
         optimizer, reasons = _from_adamw(recipe.optimizer)
         choice = schedule or "keep"
     else:
         raise InputError(_refusal(recipe))
-    new_schedule, schedule_reasons = _schedule(recipe, choice)
+    new_schedule, schedule_reasons = derive_schedule(recipe, choice)
     name = _renamed(recipe.name, recipe.optimizer.name, "jorge")
     made = replace(recipe, name=name, optimizer=optimizer, schedule=new_schedule, calibration=None)
     named = [Derivation("name", recipe.name, name, "named after its optimizer")]
@@ -179,7 +154,7 @@ def _from_adamw(adamw: AdamW) -> tuple[Jorge, list[Derivation]]:
         ("optimizer.lr", adamw.lr, adamw.lr, "carried over: grafted steps have AdamW's length"),
         ("optimizer.weight_decay", decay, decay, "carried over: AdamW's decay is decoupled too"),
     ]
-    derivations = [Derivation(field, before, after, rule, "", _OURS) for field, before, after, rule in rows]
+    derivations = [Derivation(field, before, after, rule, "", OURS) for field, before, after, rule in rows]
     return jorge, [_optimizer_name(adamw), *derivations, _interval()]
 
 
@@ -190,53 +165,6 @@ def _optimizer_name(optimizer: SGD | AdamW) -> Derivation:
 def _interval() -> Derivation:
     rule = "left to calibration, trains as 10 until then"
     return Derivation("optimizer.refresh_interval", None, None, rule, "", "Jorge, Sec. 4")
-
-
-def _schedule(recipe: Recipe, choice: ScheduleChoice) -> tuple[Schedule, list[Derivation]]:
-    """Step decay by 10 at one and two thirds of the training (Jorge, Sec. 4), or the schedule as it is."""
-    in_steps = recipe.steps is not None
-    length = recipe.steps if in_steps else recipe.epochs
-    assert length is not None
-    unit = "steps" if in_steps else "epochs"
-    before = _plain_schedule(recipe)
-    if choice == "keep" or length < 3:
-        if choice == "keep":
-            return recipe.schedule, [Derivation("schedule", before, before, "kept")]
-        rule = f"kept: {length} {unit} have no thirds to step at"
-        return recipe.schedule, [Derivation("schedule", before, before, rule, "", "Jorge, Sec. 4")]
-    k = length // 3
-    made = Step(milestones=(k, 2 * k), gamma=0.1, warmup=base_schedule(recipe).warmup)
-    if _same_rates(recipe, replace(recipe, schedule=made), (k, 2 * k)):
-        rule = "carried over: it steps at one and two thirds already"
-        return recipe.schedule, [Derivation("schedule", before, before, rule, "", "Jorge, Sec. 4")]
-    after = _plain_schedule(replace(recipe, schedule=made))
-    rule = f"step decay at one and two thirds of {length} {unit}"
-    formula = f"k = floor({length} / 3) = {k}, milestones k and 2k, gamma 0.1"
-    return made, [Derivation("schedule", before, after, rule, formula, "Jorge, Sec. 4"), *_warmup(recipe, made)]
-
-
-def _same_rates(one: Recipe, other: Recipe, milestones: tuple[int, ...]) -> bool:
-    """Whether two step schedules of one length agree throughout (at 1000 points and around the milestones)."""
-    if not isinstance(one.schedule, Step) or schedule_unit(one) != schedule_unit(other):
-        return False
-    first, second = lr_factor(one, 1), lr_factor(other, 1)
-    last = total_steps(one, 1)
-    points = [*range(0, last, max(1, last // 1000)), *milestones, *(milestone - 1 for milestone in milestones)]
-    return all(first(point) == second(point) for point in points)
-
-
-def _warmup(recipe: Recipe, made: Step) -> list[Derivation]:
-    if made.warmup is None:
-        return []
-    by_epoch = made.warmup.epochs is not None and recipe.steps is None and schedule_unit(recipe) == "step"
-    rule = "kept, but it now rises from epoch to epoch, not from step to step" if by_epoch else "kept"
-    warmup = _plain_schedule(replace(recipe, schedule=made))["warmup"]
-    return [Derivation("schedule.warmup", warmup, warmup, rule, "", "Jorge, Table 6")]
-
-
-def _plain_schedule(recipe: Recipe) -> dict[str, Any]:
-    plain: dict[str, Any] = recipe_to_dict(recipe).get("schedule", {"name": "constant"})
-    return plain
 
 
 def _carried(before: Recipe, after: Recipe, stated: list[Derivation]) -> list[Derivation]:

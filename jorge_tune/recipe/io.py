@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jorge_tune.errors import Fault, FaultyFileError, InputError
+from jorge_tune.files import write_whole
 from jorge_tune.recipe.checks import Finding, faults_of, warnings_of
 from jorge_tune.recipe.decode import decode
 from jorge_tune.recipe.nodes import LARGEST_FILE, Entry, Node, node_of, quoted, read_tree
@@ -17,7 +17,7 @@ from jorge_tune.recipe.render import recipe_to_dict, render_recipe
 from jorge_tune.recipe.schema import Recipe
 
 if TYPE_CHECKING:
-    from jorge_tune.recipe.bootstrap import Derivation
+    from jorge_tune.recipe.derivation import Derivation
 
 __all__ = [
     "Loaded",
@@ -81,33 +81,14 @@ def write_recipe(
     Raises:
         InputError: the file exists and `force` is not set, or the folder cannot be written.
     """
-    _write_whole(Path(path), render_recipe(recipe, derivations), force)
+    write_whole(Path(path), render_recipe(recipe, derivations), force=force)
 
 
 def copy_recipe(source: Path, path: Path, *, force: bool = False) -> None:
     """Copy a recipe file as it stands, comments included. Raises as `load` and `write_recipe` do."""
     text = _read_text(source)
     parse_recipe(text, str(source))
-    _write_whole(path, text, force)
-
-
-def _write_whole(path: Path, text: str, force: bool) -> None:
-    """Write beside the file and move into place."""
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; a file name is expected")
-    if path.exists() and not force:
-        raise InputError(f"{path}: exists already; give another name, or --force to overwrite it")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, ValueError) as error:
-        partial.unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(f"{path}: cannot be written ({reason})") from error
+    write_whole(path, text, force=force)
 
 
 def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:

@@ -16,7 +16,7 @@ from jorge_tune.recipe.decode import is_required
 from jorge_tune.recipe.schema import Recipe, Warmup
 
 if TYPE_CHECKING:
-    from jorge_tune.recipe.bootstrap import Derivation
+    from jorge_tune.recipe.derivation import Derivation
 
 _WIDTH = 110
 _BLOCKS = ("task", "optimizer")  # sections that always have one field per line

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jorge_tune.files import write_whole
 from jorge_tune.measure.comparison import Comparison
 from jorge_tune.reporting.curves import (
     AXIS_TITLES,
@@ -15,7 +16,6 @@ from jorge_tune.reporting.curves import (
     contender_curves,
     interesting_range,
 )
-from jorge_tune.reporting.files import write_whole
 from jorge_tune.reporting.summary import show_value
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def write_png(figure: Figure, path: Path) -> str | None:
     except Exception as error:  # kaleido and its browser raise errors of many kinds, none of them ours
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"no PNG written: kaleido found no working Chrome or Chromium ({reason})"
-    write_whole(path, content)
+    write_whole(path, content, force=True, make_folders=True)
     return None
 
 

@@ -115,7 +115,7 @@ def _model_factory(name: str) -> Callable[..., nn.Module]:
     known = models.list_models(module=models)
     if name not in known:
         near = difflib.get_close_matches(name, [*OWN_MODELS, *known], n=3)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "no name is near it"
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "no name is near it."
         raise InputError(
             f"task.model.name: unknown model {name!r}; {hint} "
             f"Ours are {', '.join(OWN_MODELS)}; the others are torchvision's classification models"

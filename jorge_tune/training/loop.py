@@ -171,7 +171,8 @@ class Loop:
         """The evaluation and the checkpoint that follow an epoch, or the last step."""
         here = self._position
         epoch_done = here.step_in_epoch >= self._steps_per_epoch
-        if (here.epoch + 1) % self._plan.evaluate_every == 0 or here.step >= self._plan.stop_at:
+        whole = epoch_done and (here.epoch + 1) % self._plan.evaluate_every == 0
+        if whole or here.step >= self._plan.total_steps:  # not where --max-steps ends: a resumed run has none there
             part, batches = self._task.selecting
             metrics = self._evaluate(part, batches)
             if metrics is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from jorge_tune.errors import InputError, JorgeTuneError, TrainingError
+from jorge_tune.files import write_whole
 from jorge_tune.recipe.io import write_recipe
 from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import Recipe
@@ -170,7 +171,7 @@ def _create(folder: RunFolder, recipe: Recipe, device: torch.device) -> None:
         folder.root.mkdir(parents=True, exist_ok=True)
         write_recipe(folder.recipe, recipe, force=True)
         environment = json.dumps(describe_environment(device), indent=2)
-        folder.environment.write_text(environment + "\n", encoding="utf-8")
+        write_whole(folder.environment, environment + "\n", force=True)
     except OSError as error:
         raise InputError(f"{folder.root}: the run folder cannot be written ({error.strerror})") from error
 

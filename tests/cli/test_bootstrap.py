@@ -91,11 +91,17 @@ def test_json_on_stdout_is_json_alone(capsys):
 
 def test_a_warning_about_what_was_made_is_told(here, capsys):
     (here / "warm.yaml").write_text(
-        "name: warm\noptimizer: {name: sgd, lr: 1}\nschedule: {name: cosine, warmup: {epochs: 5}}\n"
+        "name: warm\noptimizer: {name: sgd, lr: 1}\nschedule: {name: step, milestones: [30]}\n"
         "epochs: 9\nbatch_size: 1\n"
     )
-    assert run("warm.yaml", "-o", "out.yaml") == 0
-    assert re.search(r"out\.yaml:\d+:\d+: schedule\.milestones: 3 inside the warm-up", capsys.readouterr().err)
+    assert run("warm.yaml", "-o", "out.yaml", "--schedule", "keep") == 0
+    assert re.search(r"out\.yaml:\d+:\d+: schedule\.milestones: 30 ", capsys.readouterr().err)
+
+
+def test_a_schedule_kept_by_convention_is_announced(here, capsys):
+    assert run("digits/cnn-sgd") == 0
+    assert "The schedule is kept: shorter than 26 epochs" in capsys.readouterr().out
+    assert "cosine" in (here / "cnn-jorge.yaml").read_text()
 
 
 def test_an_existing_file_stays_unless_forced(here, capsys):

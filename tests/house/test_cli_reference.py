@@ -13,7 +13,8 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "cli.md"
 
 
 def help_of(command: click.Command, name: str) -> list[str]:
-    context = click.Context(command, info_name=name, max_content_width=100, terminal_width=100)
+    names = ["-h", "--help"]  # as the group hands them down
+    context = click.Context(command, info_name=name, terminal_width=100, help_option_names=names)
     sections = [f"## {name}", "", "```", command.get_help(context).rstrip(), "```", ""]
     if isinstance(command, click.Group) and command is not _group:
         for inner in command.list_commands(context):

@@ -280,20 +280,98 @@ def test_preconditioners_stay_float32_through_a_load_into_bfloat16(make):
 
 
 @exam
-def test_non_finite_gradients_are_skipped_for_that_parameter_alone(make):
+@pytest.mark.parametrize("masked", [False, True])
+def test_non_finite_gradients_are_skipped_for_that_parameter_alone(make, masked):
+    """By leaving it out, and by the mask that accelerators use; its clock goes on."""
     params, without = parameters()[2:4], parameters()[2:4]
     optimizer, reference = make(params, weight_decay=0.1), make(without, weight_decay=0.1)
+    optimizer._masks = lambda device: masked
     for step in range(6):
         feed(params, step)
         feed(without, step)
         if step == 3:
             params[0].grad[0, 0] = float("nan")
-            without[0].grad = None
+            before, state = params[0].detach().clone(), copy.deepcopy(optimizer.state[params[0]])
         optimizer.step()
         reference.step()
-    assert torch.equal(params[0], without[0])
+        if step == 3:
+            assert torch.equal(params[0], before)
+            for key, old in state.items():
+                assert torch.equal(optimizer.state[params[0]][key], old + 1 if key == "step" else old), key
     assert torch.equal(params[1], without[1])
+    assert not torch.equal(params[0], before)
+    assert torch.isfinite(params[0]).all()
     assert optimizer.read_counters().skipped == 1
+
+
+@exam
+def test_masked_and_left_out_are_the_same_bitwise(make):
+    """From the first step on, with a non-finite gradient now and then."""
+    masked, left_out = parameters(), parameters()
+    one, other = make(masked), make(left_out)
+    one._masks = lambda device: True
+    for step in range(8):
+        for params, optimizer in ((masked, one), (left_out, other)):
+            feed(params, step)
+            params[step % 3 + 1].grad.view(-1)[0] = float("inf")
+            optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(masked, left_out, strict=True))
+
+
+@exam
+def test_a_parameter_frozen_on_the_way_keeps_what_it_has(make):
+    params = parameters()[2:5]
+    optimizer = make(params)
+    run(optimizer, params, 3)
+    params[0].requires_grad_(False)  # its last gradient is still there, as after zero_grad(set_to_none=False)
+    optimizer.step()
+    params[0].grad = None
+    before = params[0].detach().clone()
+    run(optimizer, params[1:], 3, start=4)
+    assert torch.equal(params[0], before)
+    assert int(optimizer.state[params[0]]["step"]) == 4
+    assert int(optimizer.state[params[1]]["step"]) == 7
+
+
+@exam
+def test_the_state_of_another_optimizer_is_refused(make):
+    params = parameters()[2:4]
+    optimizer = make(params)
+    before = copy.deepcopy(optimizer.param_groups)
+    with pytest.raises(ValueError, match="another optimizer's: its groups have no"):
+        optimizer.load_state_dict(torch.optim.SGD(params, 0.1).state_dict())
+    assert [g["lr"] for g in optimizer.param_groups] == [g["lr"] for g in before]
+
+
+@exam
+def test_a_parameter_twice_and_a_changed_dtype_are_refused(make):
+    weight = nn.Parameter(torch.ones(3, 2))
+    with (
+        pytest.raises(ValueError, match="params must not name a parameter twice"),
+        pytest.warns(UserWarning, match="duplicate parameters"),
+    ):
+        make([weight, weight])
+    optimizer = make([weight])
+    run(optimizer, [weight], 1)
+    weight.data = weight.data.double()
+    weight.grad = torch.ones(3, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"the state is torch.float32, the gradient needs torch.float64"):
+        optimizer.step()
+
+
+def test_momentum_and_graft_may_change_on_the_way_but_not_the_blocks():
+    params = parameters()[2:5]
+    optimizer = Jorge(params, 0.05, momentum=0.0)
+    run(optimizer, params, 2)
+    optimizer.param_groups[0]["momentum"] = 0.9
+    run(optimizer, params, 2, start=2)
+    optimizer.param_groups[0]["graft"] = "adamw"
+    run(optimizer, params, 2, start=4)
+    assert all(torch.isfinite(p).all() for p in params)
+    optimizer.param_groups[0]["block_size"] = 2
+    feed(params, 6)
+    with pytest.raises(ValueError, match="block_size cannot change once there are preconditioners"):
+        optimizer.step()
 
 
 @exam

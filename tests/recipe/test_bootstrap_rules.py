@@ -144,8 +144,32 @@ def test_exemptions_groups_and_momentum_fields_are_kept():
 def test_any_schedule_becomes_step_at_one_and_two_thirds_and_keeps_its_warmup(epochs, k):
     warmup = Warmup(epochs=0.5, kind="constant")
     for schedule in (Cosine(warmup=warmup), Exponential(warmup=warmup), Step(milestones=(2,), warmup=warmup)):
-        made = bootstrap(replace(sgd(), epochs=epochs, schedule=schedule)).recipe
-        assert made.schedule == Step(milestones=(k, 2 * k), gamma=0.1, warmup=warmup)
+        recipe = replace(sgd(), epochs=epochs, schedule=schedule)
+        wanted = Step(milestones=(k, 2 * k), gamma=0.1, warmup=warmup)
+        assert bootstrap(recipe, schedule="step").recipe.schedule == wanted
+        if epochs >= 26 or isinstance(schedule, Step):
+            assert bootstrap(recipe).recipe.schedule == wanted
+
+
+@pytest.mark.parametrize("length", [{"epochs": 25}, {"epochs": None, "steps": 9999}])
+def test_short_trainings_keep_a_smooth_schedule_by_our_convention(length):
+    recipe = replace(sgd(), **length, schedule=Cosine())
+    assert bootstrap(recipe).recipe.schedule == Cosine()
+    reason = derived(recipe, "schedule")
+    assert reason.rule.startswith("kept: shorter than")
+    assert reason.source == "our rule"
+    assert isinstance(bootstrap(recipe, schedule="step").recipe.schedule, Step)
+    longer = {name: value and value + 1 for name, value in length.items()}
+    assert isinstance(bootstrap(replace(recipe, **longer)).recipe.schedule, Step)
+
+
+@pytest.mark.parametrize(("warmup", "kept"), [(29, False), (30, True), (45, True)])
+def test_a_warm_up_past_the_first_third_keeps_the_schedule(warmup, kept):
+    recipe = replace(sgd(), epochs=90, schedule=Cosine(warmup=Warmup(epochs=warmup)))
+    for choice in (None, "step"):
+        assert (bootstrap(recipe, schedule=choice).recipe.schedule == recipe.schedule) is kept
+    if kept:
+        assert derived(recipe, "schedule").rule == "kept: the warm-up goes past 30 epochs, the first third"
 
 
 def test_a_recipe_in_steps_steps_in_steps():
@@ -171,9 +195,9 @@ def test_the_schedule_is_kept_on_request_and_where_it_is_jorges_already():
         assert not derived(recipe, "schedule").changed
 
 
-def test_a_schedule_that_never_leaves_its_warmup_is_replaced_like_any_other():
-    recipe = replace(sgd(), epochs=None, steps=90, schedule=Cosine(warmup=Warmup(steps=100)))
-    assert bootstrap(recipe).recipe.schedule == Step(milestones=(30, 60), warmup=Warmup(steps=100))
+def test_a_schedule_that_never_leaves_its_warmup_is_kept():
+    recipe = replace(sgd(), epochs=None, steps=30000, schedule=Cosine(warmup=Warmup(steps=40000)))
+    assert bootstrap(recipe).recipe.schedule == recipe.schedule
 
 
 def test_every_field_that_stays_is_listed_as_carried():

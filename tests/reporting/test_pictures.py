@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from jorge_tune.errors import InputError
+from jorge_tune.files import write_whole
 from jorge_tune.measure.compare import compare, read_contenders
 from jorge_tune.reporting.curves import contender_curves, interesting_range
 from jorge_tune.reporting.figures import COLOURS, comparison_figure, comparison_poster, write_png
-from jorge_tune.reporting.files import write_whole
 from jorge_tune.reporting.html import comparison_page
 from jorge_tune.reporting.text_plot import text_plot
 from tests.measure.race_folders import COSINE, JORGE, SGD, STEP, write_race, write_run
@@ -102,13 +102,13 @@ def test_a_png_or_the_reason_why_not(comparison, tmp_path):
 
 
 def test_files_appear_whole(tmp_path):
-    write_whole(tmp_path / "deep" / "page.html", b"one")
-    write_whole(tmp_path / "deep" / "page.html", b"two")
+    write_whole(tmp_path / "deep" / "page.html", b"one", force=True, make_folders=True)
+    write_whole(tmp_path / "deep" / "page.html", b"two", force=True, make_folders=True)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["page.html"]
     assert (tmp_path / "deep" / "page.html").read_bytes() == b"two"
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match="cannot be written"):
-        write_whole(tmp_path / "file" / "page.html", b"")
+        write_whole(tmp_path / "file" / "page.html", b"", force=True, make_folders=True)
 
 
 def test_reading_and_judging_run_folders_needs_no_heavy_package():

@@ -39,7 +39,7 @@ def test_models_of_torchvision_go_by_name() -> None:
     [
         (schema.Model(name="resnet81"), r"task\.model\.name: unknown model 'resnet81'; did you mean 'resnet"),
         (schema.Model(name="smallcnn"), r"did you mean 'small_cnn'"),
-        (schema.Model(name="qqqqqqqq"), r"unknown model 'qqqqqqqq'; no name is near it Ours are cifar_resnet"),
+        (schema.Model(name="qqqqqqqq"), r"unknown model 'qqqqqqqq'; no name is near it. Ours are cifar_resnet"),
         (schema.Model(name="fasterrcnn_resnet50_fpn"), r"unknown model"),
         (schema.Model(name="small_cnn", args={"widht": 3}), r"task\.model\.args: small_cnn does not take .*widht"),
         (schema.Model(name="cifar_resnet", args={"depth": 9}), r"depth must be 6 n \+ 2"),
