@@ -29,7 +29,7 @@ from jorge_tune.recipe.shipped import resolve_recipe
 @click.option(
     "--schedule",
     type=click.Choice(["step", "keep"]),
-    help="Replace the schedule by step decay, or keep it [default: from SGD step, below 26 epochs keep; from AdamW keep].",
+    help="Replace the schedule by step decay, or keep it [default: step from SGD, keep if short or from AdamW].",
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @format_option
