@@ -108,8 +108,12 @@ def _tally(excess: Sequence[float]) -> Tally:
 
 
 def _median_ratio(pairs: Sequence[tuple[float, float]]) -> float | None:
-    ratios = [value for a, b in pairs if (value := statistics.ratio(a, b)) is not None]
-    return statistics.median(ratios) if ratios else None
+    """The median; where half the pairs are wins by a miss, the finite neighbour: no mean of 0 and a ratio."""
+    ratios = sorted(value for a, b in pairs if (value := statistics.ratio(a, b)) is not None)
+    if not ratios:
+        return None
+    upper = ratios[len(ratios) // 2]
+    return upper if ratios[(len(ratios) - 1) // 2] == 0 else statistics.median(ratios)
 
 
 def _with_pairs(standings: Sequence[Standing], lower: bool) -> tuple[list[Standing], list[str]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from jorge_tune.measure.compare import pair
 from jorge_tune.measure.comparison import Comparison, Paired, Standing, Tally
-from jorge_tune.measure.statistics import MIN_PAIRS
+from jorge_tune.measure.statistics import MIN_PAIRS, holm
 from jorge_tune.recipe.bootstrap import control
 from jorge_tune.recipe.schema import Jorge, Recipe
 from jorge_tune.reporting.summary import show_value
@@ -104,18 +105,20 @@ def _final(standing: Standing, other: Standing, paired: Paired) -> str:
 
 
 def _optimizer_apart(comparison: Comparison) -> list[str]:
-    """Every Jorge contender against its control, where that runs too."""
+    """Every Jorge contender against its control, where that runs too; p-values corrected for their number."""
+    found = [
+        (jorge, other, paired)
+        for jorge in comparison.standings
+        for other in comparison.standings
+        if is_control(other.contender.recipe, jorge.contender.recipe)
+        and (paired := pair(jorge, other, lower_is_better=comparison.lower_is_better)) is not None
+    ]
     lines = []
-    for jorge in comparison.standings:
-        for other in comparison.standings:
-            if not is_control(other.contender.recipe, jorge.contender.recipe):
-                continue
-            paired = pair(jorge, other, lower_is_better=comparison.lower_is_better)
-            if paired is None:
-                continue
-            if other is not comparison.standings[0]:  # else said already
-                lines.append(_against(comparison, jorge, other, paired))
-            lines.append(_meaning(jorge, other, paired))
+    for (jorge, other, raw), p in zip(found, holm([paired.p for _, _, paired in found]), strict=True):
+        paired = replace(raw, p_corrected=p)
+        if other is not comparison.standings[0]:  # else said already
+            lines.append(_against(comparison, jorge, other, paired))
+        lines.append(_meaning(jorge, other, paired))
     return lines
 
 
@@ -123,7 +126,7 @@ def _meaning(jorge: Standing, other: Standing, paired: Paired) -> str:
     grafted = {"sgd": "SGD", "adamw": "AdamW"}[other.contender.recipe.optimizer.name]
     part = {
         1: f"the lead of {jorge.name} over it is the optimizer's own",
-        0: "these runs show no difference that is the optimizer's own",
+        0: "these runs do not settle whether the optimizer itself makes a difference",
         -1: f"the loss of {jorge.name} against it is the optimizer's own",
     }[outcome(paired)]
     return f"{other.name} is {grafted} with the schedule and decoupled decay of {jorge.name}: {part}."
