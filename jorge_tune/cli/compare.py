@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jorge_tune.cli.tables import format_option, print_json, print_table
+from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
 from jorge_tune.cli.threads import share_the_cores
 from jorge_tune.errors import InputError
 
@@ -130,11 +130,12 @@ def print_comparison(comparison: Comparison, output_format: str) -> None:
         print_json({**comparison.to_json(), "verdict": verdict(comparison).splitlines()})
         return
     table = comparison_table(comparison)
-    click.echo(target_sentence(comparison))
+    print_text(target_sentence(comparison))
     print_table(table.headings, table.rows, right=table.right, turn=True)
-    click.echo("\nVerdict\n" + verdict(comparison))
+    click.echo("\nVerdict")
+    print_text(verdict(comparison))
     for note in comparison.notes:
-        click.echo(f"Note: {note}")
+        print_text(f"Note: {note}")
 
 
 def report_progress(progress: RaceProgress) -> None:

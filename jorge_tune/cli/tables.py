@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -54,6 +55,14 @@ def print_table(
         _print_rich(headings, cells, title, right)
     else:
         click.echo(plain_table(headings, cells, title=title, right=right))
+
+
+def print_text(text: str) -> None:
+    """Lines of prose, broken between words on a terminal and never elsewhere."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    for line in text.splitlines():
+        wrapped = textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False) if width > 20 else [line]
+        click.echo("\n".join(wrapped))
 
 
 def print_json(data: object) -> None:

@@ -18,7 +18,11 @@ def text_plot(comparison: Comparison, axis: Axis, *, width: int = 72, height: in
     found = interesting_range(contenders, comparison.lower_is_better)
     if found is None:
         return ""
-    low, high = min(found[0], comparison.target.value), max(found[1], comparison.target.value)
+    shown = [comparison.target.value, *(value for contender in contenders for value in contender.median.values)]
+    low, high = max(found[0], min(shown)), min(found[1], max(shown))
+    low, high = min(low, comparison.target.value), max(high, comparison.target.value)
+    if low == high:
+        return ""
     columns = width - _MARGIN - 1
     right = max((x for contender in contenders for x in contender.median.along(axis)), default=0.0) or 1.0
 
