@@ -17,6 +17,7 @@ from torch import Tensor
 
 from jorge_tune.optim.checks import Group, require
 from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
+from jorge_tune.optim.scaling import is_identity, largest, norm, norm_of_product
 from jorge_tune.optim.stacks import SideState
 
 SERIES: Final = (-1 / 4, 5 / 32, -15 / 128)  # coefficients of A, A^2, A^3 in (I + A)^(-1/4), Eq. 6
@@ -65,21 +66,13 @@ def series_refresh(
     y_max = largest(Y)
     Y = Y / y_max
     if right is None:
-        W, norm = Y, _norm(Y)
+        W, norm_y = Y, norm(Y)
     else:
-        W, norm = right @ Y, _norm_of_product(Y, right)
-    norm_x = l_max.double() ** 4 * g_max.double() ** 2 * y_max.double() * norm  # ||X||_F, 0 for a zero gradient
+        W, norm_y = right @ Y, norm_of_product(Y, right)
+    norm_x = l_max.double() ** 4 * g_max.double() ** 2 * y_max.double() * norm_y  # ||X||_F, 0 for a zero gradient
+    growth, weight = averaging(L, norm_x, b2_floor, relative_eps)
 
-    start = torch.ones_like(norm_x)
-    if relative_eps is not None:
-        is_start = _is_identity(L)
-        start = torch.where(is_start, (relative_eps * norm_x) ** (-1 / 4), start)
-        norm_x = torch.where(is_start & (norm_x > 0), 1 / relative_eps, norm_x)
-    c = 1 / norm_x
-    if b2_floor > 0:
-        c = c.clamp(max=(1 - b2_floor) / b2_floor)
-
-    scale = c * norm_x / norm  # c X = scale Y G^T, of norm 1, or less where the floor holds
+    scale = weight / norm_y  # c X = scale Y G^T
     coefficients = [(SERIES[k] * scale ** (k + 1)).to(L.dtype) for k in range(series_terms)]
     series = coefficients[0] * torch.eye(W.shape[-1], dtype=W.dtype, device=W.device)
     if series_terms > 1:  # c X (a1 I + a2 c X + ...) = Y (a1 I + a2 W + ...) G^T, scales absorbed
@@ -87,8 +80,29 @@ def series_refresh(
     correction = (Lh @ Y) @ series
     if right is not None:
         correction = correction @ right
-    refreshed = (start * (1 + c) ** (1 / 4)).to(L.dtype) * (L + l_max * correction)
-    return torch.where(norm_x > 0, refreshed, L)
+    return torch.where(norm_x > 0, growth.to(L.dtype) * (L + l_max * correction), L)
+
+
+def averaging(
+    L: Tensor, norm_x: Tensor, b2_floor: float = 0.0, relative_eps: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """b2^(-1/4), times the start's scale where L is at its start, and ||c X||: 1, or less where the floor holds.
+
+    Shape:
+        L: (..., m, m). norm_x, and both results: (..., 1, 1), float64; not finite where norm_x is 0.
+
+    Reference:
+        Jorge, A.1: b2 = ||X|| / (||X|| + 1), so c = (1 - b2) / b2 = 1 / ||X||, and b2^(-1/4) = (1 + c)^(1/4).
+    """
+    start = torch.ones_like(norm_x)
+    if relative_eps is not None:
+        is_start = is_identity(L)
+        start = torch.where(is_start, (relative_eps * norm_x) ** (-1 / 4), start)
+        norm_x = torch.where(is_start & (norm_x > 0), 1 / relative_eps, norm_x)
+    c = 1 / norm_x
+    if b2_floor > 0:
+        c = c.clamp(max=(1 - b2_floor) / b2_floor)
+    return start * (1 + c) ** (1 / 4), c * norm_x
 
 
 def _polynomial(W: Tensor, coefficients: list[Tensor]) -> Tensor:
@@ -102,31 +116,6 @@ def _polynomial(W: Tensor, coefficients: list[Tensor]) -> Tensor:
 def refresh_flops(m: int, n: int) -> tuple[int, int]:
     """Operations of one side's refresh (side m, other side n) by the dense and by the low-rank route."""
     return 10 * m**3 + 2 * m * m * n, 12 * m * m * n + 8 * m * n * n
-
-
-def largest(matrix: Tensor) -> Tensor:
-    """The largest absolute entry, shape (..., 1, 1); 1 for an all-zero matrix."""
-    return _nonzero(matrix.abs().amax((-1, -2), keepdim=True))
-
-
-def _nonzero(value: Tensor) -> Tensor:
-    return torch.where(value == 0, 1.0, value).to(value.dtype)
-
-
-def _norm(matrix: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(matrix, dim=(-1, -2), keepdim=True, dtype=torch.float64)
-    return norm
-
-
-def _norm_of_product(Y: Tensor, right: Tensor) -> Tensor:
-    """||Y right||_F without forming the product: its square is <Y^T Y, right right^T>."""
-    squared: Tensor = ((Y.mT @ Y).double() * (right @ right.mT).double()).sum((-1, -2), keepdim=True)
-    return squared.clamp(min=0).sqrt()
-
-
-def _is_identity(matrix: Tensor) -> Tensor:
-    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    return (matrix == identity).all(-1, keepdim=True).all(-2, keepdim=True)
 
 
 class _FromPreset:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from jorge_tune.optim.checks import Group, require
-from jorge_tune.optim.jorge import largest
 from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
+from jorge_tune.optim.scaling import largest
 from jorge_tune.optim.stacks import SideState
 
 
