@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from jorge_tune.optim.checks import Group, require
+from jorge_tune.optim.congruence import congruence_flops, congruence_refresh
 from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
-from jorge_tune.optim.scaling import is_identity, largest, norm, norm_of_product
+from jorge_tune.optim.scaling import averaging, largest, norm, norm_of_product
 from jorge_tune.optim.stacks import SideState
 
 SERIES: Final = (-1 / 4, 5 / 32, -15 / 128)  # coefficients of A, A^2, A^3 in (I + A)^(-1/4), Eq. 6
@@ -81,28 +82,6 @@ def series_refresh(
     if right is not None:
         correction = correction @ right
     return torch.where(norm_x > 0, growth.to(L.dtype) * (L + l_max * correction), L)
-
-
-def averaging(
-    L: Tensor, norm_x: Tensor, b2_floor: float = 0.0, relative_eps: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """b2^(-1/4), times the start's scale where L is at its start, and ||c X||: 1, or less where the floor holds.
-
-    Shape:
-        L: (..., m, m). norm_x, and both results: (..., 1, 1), float64; not finite where norm_x is 0.
-
-    Reference:
-        Jorge, A.1: b2 = ||X|| / (||X|| + 1), so c = (1 - b2) / b2 = 1 / ||X||, and b2^(-1/4) = (1 + c)^(1/4).
-    """
-    start = torch.ones_like(norm_x)
-    if relative_eps is not None:
-        is_start = is_identity(L)
-        start = torch.where(is_start, (relative_eps * norm_x) ** (-1 / 4), start)
-        norm_x = torch.where(is_start & (norm_x > 0), 1 / relative_eps, norm_x)
-    c = 1 / norm_x
-    if b2_floor > 0:
-        c = c.clamp(max=(1 - b2_floor) / b2_floor)
-    return start * (1 + c) ** (1 / 4), c * norm_x
 
 
 def _polynomial(W: Tensor, coefficients: list[Tensor]) -> Tensor:
@@ -171,6 +150,8 @@ class Jorge(KroneckerOptimizer):
         eps_kind: "relative" or "absolute".
         b2_floor: Lower bound of the averaging weight b2, in [0, 1).
         series_terms: Highest power of X, 1 to 3.
+        form: "series" is the paper's; "congruence" is ours: the same update in a symmetric form that does not drift
+            with the number of refreshes (see `congruence.py`; `series_terms` does not apply).
         nonfinite: "skip" leaves a parameter with a NaN or infinite gradient untouched; "raise" stops.
         preset: "paper" means Algorithm 2 with A.1 and A.2 to the letter: interval 1, no warm refreshes, no
             staggering, no blocks, eps 1e-6 absolute. A value given explicitly wins.
@@ -210,6 +191,7 @@ class Jorge(KroneckerOptimizer):
         eps_kind: Literal["relative", "absolute"] = FROM_PRESET,
         b2_floor: float = 0.0,
         series_terms: int = 2,
+        form: Literal["series", "congruence"] = "series",
         nonfinite: Literal["skip", "raise"] = "skip",
         preset: Literal["paper"] | None = None,
     ) -> None:
@@ -231,6 +213,7 @@ class Jorge(KroneckerOptimizer):
             "eps_kind": eps_kind,
             "b2_floor": b2_floor,
             "series_terms": series_terms,
+            "form": form,
             "nonfinite": nonfinite,
         }
         given = {name: value for name, value in values.items() if value is not FROM_PRESET}
@@ -242,6 +225,7 @@ class Jorge(KroneckerOptimizer):
         require(kind in ("relative", "absolute"), "eps_kind", "be 'relative' or 'absolute'", kind)
         require(0 <= group["b2_floor"] < 1, "b2_floor", "be in [0, 1)", group["b2_floor"])
         require(group["series_terms"] in (1, 2, 3), "series_terms", "be 1, 2 or 3", group["series_terms"])
+        require(group["form"] in ("series", "congruence"), "form", "be 'series' or 'congruence'", group["form"])
 
     def _initial_side(self, size: int, group: Group, dtype: torch.dtype, device: torch.device) -> SideState:
         identity = torch.eye(size, dtype=dtype, device=device)
@@ -251,17 +235,15 @@ class Jorge(KroneckerOptimizer):
 
     def _refresh_side(self, side: SideState, grads: Tensor, group: Group) -> SideState:
         relative_eps = group["eps"] if group["eps_kind"] == "relative" else None
-        refreshed = series_refresh(
-            side[""],
-            grads,
-            series_terms=group["series_terms"],
-            b2_floor=group["b2_floor"],
-            relative_eps=relative_eps,
-        )
-        return {"": refreshed}
+        floor = group["b2_floor"]
+        if group["form"] == "congruence":
+            return {"": congruence_refresh(side[""], grads, b2_floor=floor, relative_eps=relative_eps)}
+        terms = group["series_terms"]
+        return {"": series_refresh(side[""], grads, series_terms=terms, b2_floor=floor, relative_eps=relative_eps)}
 
     def _apply_side(self, side: SideState, grads: Tensor, group: Group, *, right: bool) -> Tensor:
         return grads @ side[""] if right else side[""] @ grads
 
     def _refresh_cost(self, size: int, other: int, group: Group) -> int:
-        return min(refresh_flops(size, other))
+        count = congruence_flops if group["form"] == "congruence" else refresh_flops
+        return min(count(size, other))

@@ -151,6 +151,7 @@ class Jorge(KroneckerFields):
     eps_kind: Literal["relative", "absolute"] = "relative"
     b2_floor: BelowOne = 0.0
     series_terms: Annotated[int, one_of(1, 2, 3)] = 2
+    form: Literal["series", "congruence"] = "series"
     preset: Literal["paper"] | None = None
 
 

@@ -73,6 +73,7 @@ optimizers = st.one_of(
         eps_kind=st.sampled_from(["relative", "absolute"]),
         b2_floor=fraction,
         series_terms=st.integers(1, 3),
+        form=st.sampled_from(["series", "congruence"]),
         preset=st.sampled_from([None, "paper"]),
     ),
     st.builds(Shampoo, **kronecker, statistics_interval=counts, b2=fraction, eps=positive),

@@ -59,7 +59,11 @@ def test_unknown_models_and_arguments_are_refused(model: schema.Model, message: 
         (schema.SGD(lr=0.1, momentum=0.9, decoupled=True), DecoupledSGD, {"momentum": 0.9}),
         (schema.AdamW(lr=0.1, betas=(0.8, 0.9), eps=1e-6), torch.optim.AdamW, {"betas": (0.8, 0.9), "eps": 1e-6}),
         (schema.Jorge(lr=0.1), Jorge, {"refresh_interval": 10, "warm_refreshes": 100, "eps_kind": "relative"}),
-        (schema.Jorge(lr=0.1, refresh_interval=7, series_terms=3), Jorge, {"refresh_interval": 7, "series_terms": 3}),
+        (
+            schema.Jorge(lr=0.1, refresh_interval=7, series_terms=3, form="congruence"),
+            Jorge,
+            {"refresh_interval": 7, "series_terms": 3, "form": "congruence"},
+        ),
         (schema.Jorge(lr=0.1, preset="paper"), Jorge, {"refresh_interval": 1, "block_size": None, "eps": 1e-6}),
         (schema.Jorge(lr=0.1, preset="paper", warm_refreshes=3), Jorge, {"refresh_interval": 1, "warm_refreshes": 3}),
         (schema.Shampoo(lr=0.1, b2=0.9, refresh_interval=5), Shampoo, {"refresh_interval": 5, "b2": 0.9}),

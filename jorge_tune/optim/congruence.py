@@ -1,0 +1,89 @@
+"""A refresh that does not drift: Jorge's update of the statistics, taken as a congruence. Our own form.
+
+Jorge's series multiplies L from one side only, which is exact where L and G G^T commute and loses accuracy where they
+do not. In terms of M = L^2 G G^T L^2 the update A' = b2 (A + c G G^T) of A = L^(-4) reads
+
+    A' = b2 L^(-2) (I + c M) L^(-2),    and here    L' = b2^(-1/4) T L T,    T = (I + c M)^(-1/8),
+
+which is A'^(-1/4) where L and M commute. Where they do not, L' is symmetric still and, since ||c M|| <= 1 keeps T at
+0.9 I or more, positive definite; to first order only L proportional to A^(-1/4) stays where it is on average.
+
+Legend: as in `jorge.py`; T = I + U with U = -c M/8 + 9/128 (c M)^2, the series to the second power.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from jorge_tune.optim.scaling import averaging, largest, norm, norm_of_product
+
+FIRST, SECOND = -1 / 8, 9 / 128  # coefficients of A and A^2 in (I + A)^(-1/8)
+
+
+def congruence_refresh(
+    L: Tensor,
+    G: Tensor,
+    *,
+    b2_floor: float = 0.0,
+    relative_eps: float | None = None,
+    route: Literal["auto", "dense", "low_rank"] = "auto",
+) -> Tensor:
+    """One refresh: L' = b2^(-1/4) T L T, with b2 and c as in Jorge, A.1 (from ||L^4 G G^T||, not from ||M||).
+
+    L' is bitwise symmetric if L is, and must be: an asymmetry of 1e-6 grows until the direction is lost.
+
+    Shape:
+        L: (..., m, m), symmetric positive definite. G: (..., m, n). Returns (..., m, m), in L's dtype.
+
+    Args:
+        L: The preconditioner before.
+        G: The gradient block; all zero leaves L as it is.
+        b2_floor: Lower bound of b2, in [0, 1).
+        relative_eps: As in `series_refresh`.
+        route: Two exact ways to the same L'; "auto" takes the one with fewer operations.
+    """
+    l_max, g_max = largest(L), largest(G)  # (..., 1, 1), as is every scalar below
+    Lh, Gh = L / l_max, G / g_max
+    dense_flops, low_rank_flops = congruence_flops(*G.shape[-2:])
+    if route == "dense" or (route == "auto" and dense_flops <= low_rank_flops):
+        L2 = Lh @ Lh
+        S = L2 @ (Gh @ Gh.mT)
+        s_max = largest(S)
+        S = S / s_max
+        norm_x = norm(L2 @ S)
+        growth, weight, true_norm = _scales(L, l_max, g_max, s_max.double() * norm_x, b2_floor, relative_eps)
+        M = (weight / norm_x).to(L.dtype) * (S @ L2)  # c M
+        U = FIRST * M + SECOND * (M @ M)
+        LU = Lh @ U
+        D = LU + 0.5 * (U @ LU)  # T L T - L = D + D^T
+    else:
+        Y = Lh @ (Lh @ Gh)  # M = Y Y^T
+        y_max = largest(Y)
+        Y = Y / y_max
+        LY = Lh @ Y
+        Z = Lh @ LY
+        z_max = largest(Z)
+        norm_x = z_max.double() * norm_of_product(Z / z_max, Gh.mT)
+        growth, weight, true_norm = _scales(L, l_max, g_max, y_max.double() * norm_x, b2_floor, relative_eps)
+        k = (weight * y_max.double() / norm_x).to(L.dtype)  # c M = k Y Y^T
+        identity = torch.eye(Y.shape[-1], dtype=L.dtype, device=L.device)
+        K = FIRST * k * identity + SECOND * k * k * (Y.mT @ Y)  # U = Y K Y^T
+        D = (LY @ K + 0.5 * (Y @ (K @ (Y.mT @ LY) @ K))) @ Y.mT
+    refreshed = growth.to(L.dtype) * l_max * (Lh + (D + D.mT))  # the inner brackets keep it bitwise symmetric
+    return torch.where(true_norm > 0, refreshed, L)
+
+
+def _scales(
+    L: Tensor, l_max: Tensor, g_max: Tensor, norm_h: Tensor, b2_floor: float, relative_eps: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """b2^(-1/4), ||c X|| and the true ||X|| from the norm of the scaled X."""
+    norm_x = l_max.double() ** 4 * g_max.double() ** 2 * norm_h
+    return *averaging(L, norm_x, b2_floor, relative_eps), norm_x
+
+
+def congruence_flops(m: int, n: int) -> tuple[int, int]:
+    """Operations of one side's refresh (side m, other side n) by the dense and by the low-rank route."""
+    return 14 * m**3 + 2 * m * m * n, 10 * m * m * n + 12 * m * n * n + 4 * n**3
