@@ -1,5 +1,6 @@
 """The optimizer family: torch and the standard library only, useful without the rest of the package."""
 
+from jorge_tune.optim.congruence import congruence_refresh
 from jorge_tune.optim.jorge import Jorge, series_refresh
 from jorge_tune.optim.kronecker import Counters, KroneckerOptimizer
 from jorge_tune.optim.param_groups import param_groups
@@ -12,6 +13,7 @@ __all__ = [
     "Jorge",
     "KroneckerOptimizer",
     "Shampoo",
+    "congruence_refresh",
     "inverse_root_eigh",
     "param_groups",
     "series_refresh",
