@@ -126,6 +126,13 @@ PRESETS: Final[dict[str | None, dict[str, Any]]] = {
 }
 
 
+def _with_preset(preset: str | None, values: dict[str, Any]) -> dict[str, Any]:
+    """The values, those not given explicitly from the preset."""
+    require(preset in PRESETS, "preset", "be 'paper' or None", preset)
+    given = {name: value for name, value in values.items() if value is not FROM_PRESET}
+    return {**PRESETS[preset], **given}
+
+
 class Jorge(KroneckerOptimizer):
     """Jorge, a drop-in torch optimizer: Shampoo's direction without inverses, SGD's step length by grafting.
 
@@ -195,7 +202,6 @@ class Jorge(KroneckerOptimizer):
         nonfinite: Literal["skip", "raise"] = "skip",
         preset: Literal["paper"] | None = None,
     ) -> None:
-        require(preset in PRESETS, "preset", "be 'paper' or None", preset)
         values = {
             "lr": lr,
             "momentum": momentum,
@@ -216,8 +222,7 @@ class Jorge(KroneckerOptimizer):
             "form": form,
             "nonfinite": nonfinite,
         }
-        given = {name: value for name, value in values.items() if value is not FROM_PRESET}
-        super().__init__(params, {**PRESETS[preset], **given})
+        super().__init__(params, _with_preset(preset, values))
 
     def _check_member(self, group: Group) -> None:
         require(group["eps"] > 0, "eps", "be > 0", group["eps"])
