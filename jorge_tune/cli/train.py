@@ -79,15 +79,19 @@ def command(
 
 def _read(argument: str, assignments: tuple[str, ...], seed: int | None) -> Recipe:
     """The recipe with its overrides; its file's warnings go to stderr."""
-    from jorge_tune.recipe.io import load, override, parse_recipe, render_recipe
+    from jorge_tune.recipe.checks import warnings_of
+    from jorge_tune.recipe.io import load, override
     from jorge_tune.recipe.shipped import resolve_recipe
 
     path = resolve_recipe(argument)
     loaded = load(path)
     recipe = override(loaded.recipe, assignments) if assignments else loaded.recipe
-    for warning in parse_recipe(render_recipe(recipe), str(path)).warnings if assignments else loaded.warnings:
-        where = f"{path} with --set: {warning.path}: {warning.what}" if assignments else warning.located(str(path))
-        click.echo(f"{where} (warning)", err=True)
+    if assignments:  # what is warned of may be the override's doing, so no line is named
+        warnings = [f"{path} with --set: {field}: {what}" for field, what in warnings_of(recipe)]
+    else:
+        warnings = [warning.located(str(path)) for warning in loaded.warnings]
+    for warning in warnings:
+        click.echo(f"{warning} (warning)", err=True)
     return recipe if seed is None else replace(recipe, seed=seed)
 
 

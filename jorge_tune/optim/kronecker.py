@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from jorge_tune.optim import grafting, momenta
 from jorge_tune.optim.blocks import Block, BlockShape, is_due, partition
 from jorge_tune.optim.checks import Group, check_dtype, check_group, check_state, state_dtype, usable_gradient
-from jorge_tune.optim.stacks import SideState, Stack, build_stacks, expose, matrix_of
+from jorge_tune.optim.stacks import SideState, Stack, build_stacks, expose, matrix_of, span
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -33,11 +33,11 @@ class Counters(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """The parameters of a group that have a gradient, in state precision; `finite` flags only where masks are used."""
+    """The parameters of a group that have a gradient, on one device: gradients in state precision, checked."""
 
     params: list[Tensor]
     grads: list[Tensor]
-    finite: list[Tensor] | None
+    finite: Tensor  # bool, shape (number of parameters,), on the device
 
 
 class KroneckerOptimizer(Optimizer, ABC):
@@ -163,27 +163,34 @@ class KroneckerOptimizer(Optimizer, ABC):
         return device.type != "cpu"
 
     def _gather(self, index: int, group: Group, params: list[Tensor]) -> Gathered:
-        """Check the gradients. On the CPU non-finite ones are left out; elsewhere they become zero, with a flag."""
+        """Check the gradients; nothing is changed."""
         places = [f"param_groups[{index}], parameter of shape {tuple(p.shape)}" for p in params]
         grads = [usable_gradient(p, place) for p, place in zip(params, places, strict=True)]
         finite = torch.isfinite(grafting.norms(grads))
         for p, grad, place in zip(params, grads, places, strict=True):
             check_dtype(self.state.get(p, {}), grad, place)
-        if group["nonfinite"] == "skip" and self._masks(params[0].device):
+        if group["nonfinite"] == "raise" and not all(keep := finite.tolist()):
+            raise FloatingPointError(f"{places[keep.index(False)]}: the gradient is not finite")
+        return Gathered(params, grads, finite)
+
+    def _skip(self, group: Group, gathered: Gathered) -> tuple[list[Tensor], list[Tensor], list[Tensor] | None]:
+        """Leave non-finite gradients out on the CPU; elsewhere make them zero, with a flag for each parameter."""
+        params, grads, finite = gathered
+        if group["nonfinite"] == "raise":
+            return params, grads, None
+        if self._masks(params[0].device):
             self._skipped = self._skipped + (~finite).sum()
             flags = list(finite.unbind())
-            return Gathered(params, [torch.where(f, g, 0.0) for f, g in zip(flags, grads, strict=True)], flags)
+            return params, [torch.where(f, g, 0.0) for f, g in zip(flags, grads, strict=True)], flags
         keep = finite.tolist()
-        if group["nonfinite"] == "raise" and not all(keep):
-            raise FloatingPointError(f"{places[keep.index(False)]}: the gradient is not finite")
         self._skipped = self._skipped + keep.count(False)
         for p, grad, kept in zip(params, grads, keep, strict=True):
             if not kept:  # its clock goes on, as it does under a mask
                 self._state_of(p, grad, group)["step"] += 1
-        return Gathered(list(itertools.compress(params, keep)), list(itertools.compress(grads, keep)), None)
+        return list(itertools.compress(params, keep)), list(itertools.compress(grads, keep)), None
 
     def _step_group(self, index: int, group: Group, gathered: Gathered) -> None:
-        params, grads, finite = gathered
+        params, grads, finite = self._skip(group, gathered)
         if not params:
             return
         states = [self._state_of(p, grad, group) for p, grad in zip(params, grads, strict=True)]
@@ -276,14 +283,11 @@ class KroneckerOptimizer(Optimizer, ABC):
         for change, places in ((self._observe_side, seen), (self._refresh_side, due)):
             if not places:
                 continue
-            part = grads if len(places) == len(rows) else grads[places]
+            part = grads[span(places)]
             for side in stack.sides:
                 here = [rows[i] for i in places]
-                old = stack.read(side, here)
-                new = change(old, part if side == "left" else part.mT, group)
-                if finite is not None:
-                    new = {name: _where(finite[places], tensor, old[name]) for name, tensor in new.items()}
-                stack.write(side, here, new)
+                new = change(stack.read(side, here), part if side == "left" else part.mT, group)
+                stack.write(side, here, new, None if finite is None else finite[span(places)])
 
 
 def _by_device(params: list[Tensor]) -> list[list[Tensor]]:
@@ -293,7 +297,3 @@ def _by_device(params: list[Tensor]) -> list[list[Tensor]]:
         if param.grad is not None:
             together.setdefault(param.device, []).append(param)
     return list(together.values())
-
-
-def _where(flags: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    return torch.where(flags.view(-1, *[1] * (new.dim() - 1)), new, old)

@@ -42,12 +42,15 @@ class Stack:
 
     def read(self, side: str, rows: list[int]) -> SideState:
         """The side states of `rows`: views where the rows are contiguous, else copies."""
-        return {name: tensor[_span(rows)] for name, tensor in self.sides[side].items()}
+        return {name: tensor[span(rows)] for name, tensor in self.sides[side].items()}
 
-    def write(self, side: str, rows: list[int], state: SideState) -> None:
-        """Put side states back."""
+    def write(self, side: str, rows: list[int], state: SideState, flags: Tensor | None = None) -> None:
+        """Put side states back; with `flags`, bool of shape (number of rows,), only where they are set."""
         for name, tensor in state.items():
-            self.sides[side][name][_span(rows)] = tensor
+            whole, index = self.sides[side][name], span(rows)
+            if flags is not None:
+                tensor = torch.where(flags.view(-1, *[1] * (tensor.dim() - 1)), tensor, whole[index])
+            whole[index] = tensor
 
     def gather(self, rows: list[int], grads: dict[Tensor, Tensor]) -> Tensor:
         """The gradients of `rows`, shape (number of rows, m, n)."""
@@ -122,7 +125,8 @@ def side_key(side: str, number: int, name: str) -> str:
     return f"{side}.{number}" + (f".{name}" if name else "")
 
 
-def _span(rows: list[int]) -> slice | list[int]:
+def span(rows: list[int]) -> slice | list[int]:
+    """Ascending rows as an index: a slice, hence a view, where they are contiguous."""
     first, last = rows[0], rows[-1]
     return slice(first, last + 1) if last - first + 1 == len(rows) else rows
 
