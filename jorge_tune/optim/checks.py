@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from jorge_tune.optim.blocks import partition
 
 Group = dict[str, Any]
 
@@ -79,10 +78,15 @@ def state_dtype(param: Tensor) -> torch.dtype:
     return torch.float64 if param.dtype == torch.float64 else torch.float32
 
 
-def check_state(state_dict: dict[str, Any], groups: list[Group], keys: set[str]) -> None:
+def check_state(
+    state_dict: dict[str, Any],
+    groups: list[Group],
+    keys: set[str],
+    side_shapes: Callable[[Tensor, Group], dict[str, tuple[int, ...]]],
+) -> None:
     """Refuse another optimizer's state, and one of other groups, another block size or other shapes.
 
-    `keys` are what every group of this optimizer holds.
+    `keys` are what every group of this optimizer holds; `side_shapes` gives a parameter's preconditioners by key.
 
     Raises:
         ValueError: with the place, the two shapes and the way out.
@@ -101,7 +105,7 @@ def check_state(state_dict: dict[str, Any], groups: list[Group], keys: set[str])
         )
     ours = itertools.chain.from_iterable(((p, group) for p in group["params"]) for group in groups)
     for (param, group), key in zip(ours, itertools.chain.from_iterable(g["params"] for g in theirs), strict=True):
-        _check_shapes(state_dict["state"].get(key, {}), param, group, f"state of parameter {key}")
+        _check_shapes(state_dict["state"].get(key, {}), param, side_shapes(param, group), f"state of parameter {key}")
 
 
 def _block_size(group: Group) -> object:
@@ -112,16 +116,11 @@ def _count(group: Group) -> int:
     return len(group["params"])
 
 
-def _check_shapes(state: dict[str, Any], param: Tensor, group: Group, place: str) -> None:
-    blocks = partition(param.shape, group["block_size"]) if group["precondition"] else ()
-    expected: dict[str, tuple[int, ...]] = {}
-    for number, block in enumerate(blocks):
-        expected[f"left.{number}"] = (block.shape.rows, block.shape.rows)
-        expected[f"right.{number}"] = (block.shape.columns, block.shape.columns)
+def _check_shapes(state: dict[str, Any], param: Tensor, expected: dict[str, tuple[int, ...]], place: str) -> None:
     for key, value in state.items():
         whole = key == "momentum" or key.startswith("graft.")
         shape = tuple(param.shape) if whole else expected.get(key)
-        if key.startswith(("left.", "right.")) and key.count(".") == 1 and shape is None:
+        if key.startswith(("left.", "right.")) and shape is None:
             raise ValueError(f"{place}: {key} belongs to a block that shape {tuple(param.shape)} does not have")
         if shape is not None and tuple(value.shape) != shape:
             raise ValueError(f"{place}: {key} has shape {tuple(value.shape)}, but {shape} is needed here")

@@ -9,7 +9,6 @@ Legend: G a gradient block (rows x columns); L, R its left and right preconditio
 from __future__ import annotations
 
 import itertools
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias, overload
 
@@ -18,9 +17,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from jorge_tune.optim import grafting, momenta
-from jorge_tune.optim.blocks import Block, BlockShape, is_due, partition
+from jorge_tune.optim.blocks import is_due
 from jorge_tune.optim.checks import Group, check_dtype, check_group, check_state, state_dtype, usable_gradient
-from jorge_tune.optim.stacks import SideState, Stack, build_stacks, expose, matrix_of, span
+from jorge_tune.optim.preconditioner import Preconditioner
+from jorge_tune.optim.stacks import Stack, build_stacks, expose, span
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -40,7 +40,7 @@ class Gathered(NamedTuple):
     finite: Tensor  # bool, shape (number of parameters,), on the device
 
 
-class KroneckerOptimizer(Optimizer, ABC):
+class KroneckerOptimizer(Optimizer, Preconditioner):
     """Abstract: everything but the preconditioner. See `Jorge` for the arguments and the state."""
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
@@ -52,36 +52,6 @@ class KroneckerOptimizer(Optimizer, ABC):
         self._stacks: dict[int, tuple[object, list[Stack]]] = {}
         self._skipped: Tensor | int = 0
         self._graft_ratios: list[Tensor] = []
-
-    # What a member says.
-
-    @abstractmethod
-    def _check_member(self, group: Group) -> None:
-        """Raise ValueError for a hyperparameter of the member out of its range."""
-
-    @abstractmethod
-    def _initial_side(self, size: int, group: Group, dtype: torch.dtype, device: torch.device) -> SideState:
-        """State of one side before any gradient, unbatched: tensors by name."""
-
-    def _observes(self, step: int, group: Group) -> bool:
-        """Whether the gradient of a parameter's `step` (from 1) enters statistics outside a refresh."""
-        return False
-
-    def _observe_side(self, side: SideState, grads: Tensor, group: Group) -> SideState:
-        """What gradients (batch, size, other) add to the statistics, where `_observes` says so."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def _refresh_side(self, side: SideState, grads: Tensor, group: Group) -> SideState:
-        """What a refresh changes, given gradients (batch, size, other)."""
-
-    @abstractmethod
-    def _apply_side(self, side: SideState, grads: Tensor, group: Group, *, right: bool) -> Tensor:
-        """L G, or G R if `right`, for gradients (batch, m, n)."""
-
-    @abstractmethod
-    def _refresh_cost(self, size: int, other: int, group: Group) -> int:
-        """Operations of one side's refresh, by which refreshes are spread over the interval."""
 
     # torch's interface.
 
@@ -136,7 +106,7 @@ class KroneckerOptimizer(Optimizer, ABC):
         Raises:
             ValueError: the state is another optimizer's, of other shapes or of another block size.
         """
-        check_state(state_dict, self.param_groups, set(self.defaults) | {"params"})
+        check_state(state_dict, self.param_groups, set(self.defaults) | {"params"}, self._side_shapes)
         super().load_state_dict(state_dict)
         ours = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
         theirs = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
@@ -225,14 +195,11 @@ class KroneckerOptimizer(Optimizer, ABC):
                 state[f"graft.{name}"] = torch.zeros_like(grad)
         return state
 
-    def _blocks(self, param: Tensor, group: Group) -> tuple[Block, ...]:
-        return partition(param.shape, group["block_size"]) if group["precondition"] else ()
-
     def _precondition(
         self, index: int, group: Group, grads: dict[Tensor, Tensor], finite: dict[Tensor, Tensor] | None
     ) -> list[Tensor]:
         """Refresh the blocks that are due, then P = L G R for each parameter, in its shape."""
-        matrices = {param: matrix_of(grad) for param, grad in grads.items()}
+        matrices = {param: self._matrix(grad) for param, grad in grads.items()}
         results: dict[Tensor, Tensor] = {}
         for stack in self._stacks_of(index, group):
             rows = [row for row, entry in enumerate(stack.entries) if entry.param in matrices]
@@ -263,15 +230,11 @@ class KroneckerOptimizer(Optimizer, ABC):
                 [(p, self._blocks(p, group)) for p in params],
                 self.state,
                 slots=group["refresh_interval"] if group["stagger"] else 1,
-                cost=lambda shape: self._cost(shape, group),
+                cost=lambda shape: self._block_refresh_cost(shape, group),
                 initial=lambda size, p: self._initial_side(size, group, state_dtype(p), p.device),
             )
             self._stacks[index] = (key, stacks)
         return self._stacks[index][1]
-
-    def _cost(self, shape: BlockShape, group: Group) -> int:
-        left = self._refresh_cost(shape.rows, shape.columns, group) if shape.left else 0
-        return left + (self._refresh_cost(shape.columns, shape.rows, group) if shape.right else 0)
 
     def _update_stack(self, stack: Stack, rows: list[int], grads: Tensor, finite: Tensor | None, group: Group) -> None:
         """Statistics of all `rows`, then the refresh of those that are due."""

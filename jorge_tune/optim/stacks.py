@@ -129,8 +129,3 @@ def span(rows: list[int]) -> slice | list[int]:
     """Ascending rows as an index: a slice, hence a view, where they are contiguous."""
     first, last = rows[0], rows[-1]
     return slice(first, last + 1) if last - first + 1 == len(rows) else rows
-
-
-def matrix_of(grad: Tensor) -> Tensor:
-    """A gradient collapsed to (m, n), without a copy where the memory allows it."""
-    return grad.reshape(grad.shape[0], -1)
