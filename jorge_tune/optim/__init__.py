@@ -5,7 +5,7 @@ from jorge_tune.optim.jorge import Jorge, series_refresh
 from jorge_tune.optim.kronecker import Counters, KroneckerOptimizer
 from jorge_tune.optim.param_groups import param_groups
 from jorge_tune.optim.sgd import DecoupledSGD
-from jorge_tune.optim.shampoo import Shampoo, inverse_root_eigh
+from jorge_tune.optim.shampoo import Shampoo, inverse_root_eigh, inverse_root_newton
 
 __all__ = [
     "Counters",
@@ -15,6 +15,7 @@ __all__ = [
     "Shampoo",
     "congruence_refresh",
     "inverse_root_eigh",
+    "inverse_root_newton",
     "param_groups",
     "series_refresh",
 ]

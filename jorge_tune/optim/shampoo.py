@@ -1,6 +1,7 @@
-"""Shampoo with exact inverse roots: the rival that Jorge approximates.
+"""Shampoo with inverse roots by eigh or by coupled Newton iterations: the rival that Jorge approximates.
 
 Gupta, Koren, Singer, "Shampoo: preconditioned stochastic tensor optimization"; Jorge, Algorithm 1.
+Guo, Higham, "A Schur-Newton method for the matrix p-th root and its inverse", for the iteration.
 
 Legend: A the running average of G G^T (m x m), w its accumulated weight (bias correction), s a float64 scale that
 keeps the stored matrix near 1: the average is s * stored / w.
@@ -13,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from jorge_tune.optim.checks import Group, require
+from jorge_tune.optim.checks import Group, is_count, require
 from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
 from jorge_tune.optim.scaling import largest
 from jorge_tune.optim.stacks import SideState
@@ -25,19 +26,63 @@ def inverse_root_eigh(A: Tensor, *, eps: float, exponent: float = 1 / 4) -> Tens
     Shape:
         A: (..., m, m). Returns the same; the identity for an all-zero matrix.
     """
-    mean = A.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    mean = torch.where(mean > 0, mean, 1.0)
+    mean = _mean_eigenvalue(A)
     values, vectors = torch.linalg.eigh(A / mean)
     values = torch.where(values.amax(-1, keepdim=True) > 0, values.clamp(min=0) + eps, 1.0)
     root: Tensor = (vectors * (values**-exponent).unsqueeze(-2)) @ vectors.mT * mean**-exponent
     return root
 
 
+NEWTON_RIDGE = 4.0  # roundings of ||A||; below, float32 averages were found indefinite (to -0.3) and the iteration lost
+NEWTON_TOLERANCE = 1e-6  # largest entry of M - I at which the iteration stops; 19 to 21 steps from the ridge alone
+
+
+def inverse_root_newton(A: Tensor, *, eps: float, iterations: int = 30) -> Tensor:
+    """(A + ridge I)^(-1/4) of symmetric positive semi-definite matrices, by matrix products alone.
+
+    The coupled iteration, from X = z^(1/4) I and M = z (A + ridge I) with z = 5/2 / ||A + ridge I||_F:
+    T = (5 I - M) / 4, X <- X T, M <- T^4 M, until M = I. An eigenvalue of M far below 1 grows 2.44-fold in a step,
+    so a capped number of steps flattens the small end of the spectrum. The ridge is eps (tr A / m), as in
+    `inverse_root_eigh`, but at least `NEWTON_RIDGE` roundings of ||A||_F, since negative eigenvalues would diverge.
+
+    Shape:
+        A: (..., m, m). Returns the same; the identity for an all-zero matrix.
+
+    Args:
+        A: The statistics.
+        eps: Ridge relative to the mean eigenvalue, > 0.
+        iterations: Cap, >= 1. Stops before it when all matrices have converged, which asks the device.
+    """
+    mean = _mean_eigenvalue(A)
+    identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    length = torch.linalg.matrix_norm(A / mean, keepdim=True)
+    ridge = (NEWTON_RIDGE * torch.finfo(A.dtype).eps * length).clamp(min=eps)
+    M = torch.where(length > 0, A / mean + ridge * identity, identity)
+    z = 5 / 2 / torch.linalg.matrix_norm(M, keepdim=True)
+    X, M = z ** (1 / 4) * identity, z * M
+    for step in range(iterations):
+        T = (5 * identity - M) / 4
+        T2 = T @ T
+        following = T2 @ (T2 @ M)
+        following = (following + following.mT) / 2
+        residual = (following - identity).abs().amax((-1, -2), keepdim=True)
+        sound = residual <= 1 + 1e-3  # from the first step on no eigenvalue of a definite M is above 1
+        X, M = torch.where(sound, X @ T, X), torch.where(sound, following, M)
+        if step + 1 < iterations and not bool((sound & (residual > NEWTON_TOLERANCE)).any()):
+            break
+    return torch.where(length > 0, X, identity) * mean ** (-1 / 4)
+
+
+def _mean_eigenvalue(A: Tensor) -> Tensor:
+    """tr A / m, shape (..., 1, 1); 1 where it is 0."""
+    mean = A.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    return torch.where(mean > 0, mean, 1.0)
+
+
 class Shampoo(KroneckerOptimizer):
     """Shampoo: P = (A_L + ..)^(-1/4) G (A_R + ..)^(-1/4), with the family's momentum, grafting and decay.
 
-    Statistics are averaged at every `statistics_interval`-th step, bias-corrected; roots are taken, by eigh, at
-    refresh steps.
+    Statistics are averaged at every `statistics_interval`-th step, bias-corrected; roots are taken at refresh steps.
 
     Args:
         params: Parameters or groups.
@@ -45,6 +90,8 @@ class Shampoo(KroneckerOptimizer):
         b2: Averaging weight of the statistics, in [0, 1).
         eps: Added to the statistics, relative to their mean eigenvalue, > 0.
         statistics_interval: Steps between two updates of the statistics, >= 1.
+        root: "eigh" is exact; "newton" takes matrix products only (see `inverse_root_newton`).
+        root_iterations: Cap of the Newton iteration, >= 1.
         momentum, dampening, nesterov, weight_decay, graft, graft_betas, graft_eps: As in `Jorge`.
         refresh_interval, warm_refreshes, stagger, block_size, nonfinite: As in `Jorge`.
 
@@ -81,6 +128,8 @@ class Shampoo(KroneckerOptimizer):
         b2: float = 0.999,
         eps: float = 1e-6,
         statistics_interval: int = 1,
+        root: Literal["eigh", "newton"] = "eigh",
+        root_iterations: int = 30,
         nonfinite: Literal["skip", "raise"] = "skip",
     ) -> None:
         defaults = {
@@ -99,6 +148,8 @@ class Shampoo(KroneckerOptimizer):
             "b2": b2,
             "eps": eps,
             "statistics_interval": statistics_interval,
+            "root": root,
+            "root_iterations": root_iterations,
             "nonfinite": nonfinite,
         }
         super().__init__(params, defaults)
@@ -107,7 +158,9 @@ class Shampoo(KroneckerOptimizer):
         require(0 <= group["b2"] < 1, "b2", "be in [0, 1)", group["b2"])
         require(group["eps"] > 0, "eps", "be > 0", group["eps"])
         interval = group["statistics_interval"]
-        require(isinstance(interval, int) and interval >= 1, "statistics_interval", "be an int >= 1", interval)
+        require(is_count(interval, 1), "statistics_interval", "be an int >= 1", interval)
+        require(group["root"] in ("eigh", "newton"), "root", "be 'eigh' or 'newton'", group["root"])
+        require(is_count(group["root_iterations"], 1), "root_iterations", "be an int >= 1", group["root_iterations"])
 
     def _initial_side(self, size: int, group: Group, dtype: torch.dtype, device: torch.device) -> SideState:
         scalar = torch.zeros((), dtype=torch.float64, device=device)
@@ -138,7 +191,10 @@ class Shampoo(KroneckerOptimizer):
         }
 
     def _refresh_side(self, side: SideState, grads: Tensor, group: Group) -> SideState:
-        root = inverse_root_eigh(side[""], eps=group["eps"])
+        if group["root"] == "newton":
+            root = inverse_root_newton(side[""], eps=group["eps"], iterations=group["root_iterations"])
+        else:
+            root = inverse_root_eigh(side[""], eps=group["eps"])
         average = side["scale"] / side["weight"]
         factor = torch.where(average > 0, average, 1.0) ** (-1 / 4)
         return {"root": root * factor.to(root.dtype)[..., None, None]}
@@ -147,4 +203,9 @@ class Shampoo(KroneckerOptimizer):
         return grads @ side["root"] if right else side["root"] @ grads
 
     def _refresh_cost(self, size: int, other: int, group: Group) -> int:
+        if group["root"] == "newton":
+            return int(8 * size**3 * group["root_iterations"])  # four products in each
         return 25 * size**3  # eigh and the product that follows, to the order of magnitude
+
+    def _observe_cost(self, size: int, other: int, group: Group) -> int:
+        return 2 * size * size * other

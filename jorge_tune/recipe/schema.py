@@ -157,12 +157,14 @@ class Jorge(KroneckerFields):
 
 @dataclass(frozen=True, kw_only=True)
 class Shampoo(KroneckerFields):
-    """Shampoo with exact inverse roots."""
+    """Shampoo with inverse roots by eigh or by Newton iterations."""
 
     name: Literal["shampoo"] = "shampoo"
     statistics_interval: Count = 1
     b2: BelowOne = 0.999
-    eps: NotNegative = 1e-6
+    eps: Positive = 1e-6
+    root: Literal["eigh", "newton"] = "eigh"
+    root_iterations: Count = 30
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ CANDIDATES = {
     "jorge-congruence": lambda params, **kw: Jorge(params, **{"lr": 0.05, "form": "congruence", **kw}),
     "jorge-no-graft": lambda params, **kw: Jorge(params, **{"lr": 0.05, "graft": "none", **kw}),
     "shampoo": lambda params, **kw: Shampoo(params, **{"lr": 0.05, "warm_refreshes": 3, **kw}),
+    "shampoo-newton": lambda params, **kw: Shampoo(params, **{"lr": 0.05, "root": "newton", **kw}),
     "shampoo-blocked": lambda params, **kw: Shampoo(
         params, **{"lr": 0.05, "block_size": 5, "refresh_interval": 3, **kw}
     ),
