@@ -8,6 +8,7 @@ what an allocator rounds up. Operations are floating-point ones by the members' 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from jorge_tune.optim.blocks import MAX_SIDE, Block, BlockShape
+from jorge_tune.optim.blocks import MAX_SIDE, BlockShape
 from jorge_tune.optim.checks import Group, state_dtype
 from jorge_tune.optim.kronecker import KroneckerOptimizer
 from jorge_tune.optim.momenta import graft_buffers
@@ -117,8 +118,12 @@ def _member_cost(optimizer: KroneckerOptimizer, param: Tensor, group: Group, nam
     if not param.requires_grad:
         return ParameterCost(name=name, shape=tuple(param.shape), parameter_bytes=param.nbytes, reason=FROZEN)
     blocks = optimizer._blocks(param, group)
+    sides = Counter(side for block in blocks for side in _sides(block.shape))
     own = param.numel() * state_dtype(param).itemsize
-    sides = [side for block in blocks for side in _sides(block)]
+    refresh, application, statistics = (
+        sum(number * cost(*side, group) for side, number in sides.items())
+        for cost in (optimizer._refresh_cost, optimizer._apply_cost, optimizer._observe_cost)
+    )
     return ParameterCost(
         name=name,
         shape=tuple(param.shape),
@@ -127,19 +132,19 @@ def _member_cost(optimizer: KroneckerOptimizer, param: Tensor, group: Group, nam
         reason=None if blocks else _reason(param, group),
         momentum_bytes=own if blocks else 0,
         graft_bytes=own * len(graft_buffers(group)),
-        preconditioner_bytes=sum(_side_bytes(optimizer, size, param, group) for size, _ in sides),
+        preconditioner_bytes=sum(n * _side_bytes(optimizer, size, param, group) for (size, _), n in sides.items()),
         step_bytes=torch.int64.itemsize,
-        refresh_flops=sum(optimizer._refresh_cost(*side, group) for side in sides),
-        apply_flops=sum(optimizer._apply_cost(*side, group) for side in sides),
-        statistics_flops=sum(optimizer._observe_cost(*side, group) for side in sides),
+        refresh_flops=refresh,
+        apply_flops=application,
+        statistics_flops=statistics,
         refresh_interval=group["refresh_interval"],
         statistics_interval=group.get("statistics_interval", 1),
     )
 
 
-def _sides(block: Block) -> list[tuple[int, int]]:
-    """(size, other) of the block's preconditioned sides."""
-    rows, columns, left, right = block.shape
+def _sides(shape: BlockShape) -> list[tuple[int, int]]:
+    """(size, other) of a block's preconditioned sides."""
+    rows, columns, left, right = shape
     return [(rows, columns)] * left + [(columns, rows)] * right
 
 
