@@ -6,6 +6,8 @@ from jorge_tune.optim.kronecker import Counters, KroneckerOptimizer
 from jorge_tune.optim.param_groups import param_groups
 from jorge_tune.optim.sgd import DecoupledSGD
 from jorge_tune.optim.shampoo import Shampoo, inverse_root_eigh, inverse_root_newton
+from jorge_tune.optim.sketchy import SketchyShampoo, frequent_directions
+from jorge_tune.optim.sketchy_adagrad import SketchyAdaGrad
 
 __all__ = [
     "Counters",
@@ -13,7 +15,10 @@ __all__ = [
     "Jorge",
     "KroneckerOptimizer",
     "Shampoo",
+    "SketchyAdaGrad",
+    "SketchyShampoo",
     "congruence_refresh",
+    "frequent_directions",
     "inverse_root_eigh",
     "inverse_root_newton",
     "param_groups",
