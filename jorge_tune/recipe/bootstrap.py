@@ -15,7 +15,7 @@ from jorge_tune.errors import InputError
 from jorge_tune.recipe.derivation import OURS, Derivation
 from jorge_tune.recipe.render import number, recipe_to_dict
 from jorge_tune.recipe.schedule_rule import ScheduleChoice, derive_schedule
-from jorge_tune.recipe.schema import SGD, AdamW, Jorge, Recipe, Shampoo
+from jorge_tune.recipe.schema import SGD, AdamW, Jorge, KroneckerFields, Recipe
 
 _CARRIED = "carried over"
 _OTHER_MEANING = frozenset({"optimizer.eps"})  # AdamW's is a floor of the step, Jorge's the scale of L_0
@@ -220,9 +220,9 @@ def _refusal(recipe: Recipe) -> str:
     start = f"recipe {recipe.name}: "
     if isinstance(optimizer, Jorge):
         return start + "is a Jorge recipe already; bootstrap the SGD or AdamW recipe it came from"
-    if isinstance(optimizer, Shampoo):
+    if isinstance(optimizer, KroneckerFields):
         return (
-            start
-            + "trains with Shampoo, and there are rules for sgd and adamw only; its grafted optimizer's recipe will do"
+            start + f"trains with {type(optimizer).__name__}, and there are rules for sgd and adamw only; "
+            "its grafted optimizer's recipe will do"
         )
     return start + f"trains with {optimizer.name}, and there are rules for sgd and adamw only"

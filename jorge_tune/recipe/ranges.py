@@ -1,4 +1,4 @@
-"""What a recipe's values may be, as rules that stand beside the fields (`Annotated[float, ABOVE_ZERO]`)."""
+"""What a recipe's values may be: rules that stand beside the fields' types, and the pairs that recur."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 _LONGEST_PATTERN = 1000  # characters; keeps the compiling of a hostile expression short
 
@@ -63,3 +63,11 @@ FILE_NAME = Rule(
     _matches(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"),
 )
 INCREASING = Rule("increasing", lambda value: all(earlier < later for earlier, later in itertools.pairwise(value)))
+
+Count = Annotated[int, at_least(1)]
+Whole = Annotated[int, at_least(0)]
+Positive = Annotated[float, ABOVE_ZERO]
+NotNegative = Annotated[float, NOT_NEGATIVE]
+BelowOne = Annotated[float, BELOW_ONE]
+Factor = Annotated[float, FACTOR]
+Text = Annotated[str, NOT_EMPTY]

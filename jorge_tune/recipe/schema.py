@@ -1,6 +1,7 @@
 """The recipe: what one YAML file says, as frozen dataclasses. No torch here.
 
-`io.py` reads and writes them, `bootstrap.py` turns one into another, `schedule.py` gives the learning rate.
+`io.py` reads and writes them, `bootstrap.py` turns one into another, `schedule.py` gives the learning rate; the
+optimizer sections are in `optimizers.py` and are exported from here.
 A field's range stands beside it as `Annotated[type, rule]`, so that the reader can report every fault in one go;
 rules that span fields are in `checks.py`.
 """
@@ -11,36 +12,36 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from jorge_tune.recipe.optimizers import SGD as SGD
+from jorge_tune.recipe.optimizers import AdamW as AdamW
+from jorge_tune.recipe.optimizers import CustomOptimizer as CustomOptimizer
+from jorge_tune.recipe.optimizers import GroupRule as GroupRule
+from jorge_tune.recipe.optimizers import Jorge as Jorge
+from jorge_tune.recipe.optimizers import KroneckerFields as KroneckerFields
+from jorge_tune.recipe.optimizers import Optimizer as Optimizer
+from jorge_tune.recipe.optimizers import OptimizerFields as OptimizerFields
+from jorge_tune.recipe.optimizers import Shampoo as Shampoo
+from jorge_tune.recipe.optimizers import SketchyAdaGrad as SketchyAdaGrad
+from jorge_tune.recipe.optimizers import SketchyShampoo as SketchyShampoo
 from jorge_tune.recipe.ranges import (
-    ABOVE_ZERO,
-    BELOW_ONE,
-    FACTOR,
     FILE_NAME,
     IMPORTABLE,
     INCREASING,
     INSIDE_ONE,
-    NOT_EMPTY,
-    NOT_NEGATIVE,
-    REGULAR_EXPRESSION,
     SEED,
     UP_TO_ONE,
-    at_least,
+    Count,
+    Factor,
+    NotNegative,
+    Positive,
+    Text,
+    Whole,
     one_of,
 )
 
 TaskKind = Literal["classification", "segmentation", "detection", "language", "python", "command"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Unit = Literal["epoch", "step"]
-NoDecayClass = Literal["norm", "bias", "one_dimensional"]
-
-Count = Annotated[int, at_least(1)]
-Whole = Annotated[int, at_least(0)]
-Positive = Annotated[float, ABOVE_ZERO]
-NotNegative = Annotated[float, NOT_NEGATIVE]
-BelowOne = Annotated[float, BELOW_ONE]
-Factor = Annotated[float, FACTOR]
-Text = Annotated[str, NOT_EMPTY]
-Interval = Count | Literal["auto"] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,103 +80,6 @@ class Task:
     data: Data | None = None
     factory: Annotated[str, IMPORTABLE] | None = None
     command: tuple[Text, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupRule:
-    """Parameters whose name matches `pattern` (a regular expression, searched) get scaled lr and decay."""
-
-    pattern: Annotated[str, REGULAR_EXPRESSION]
-    lr_scale: NotNegative = 1.0
-    weight_decay_scale: NotNegative = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerFields:
-    """What every optimizer section has."""
-
-    name: str
-    lr: Positive
-    weight_decay: NotNegative = 0.0
-    no_decay: tuple[NoDecayClass, ...] = ()
-    groups: tuple[GroupRule, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class SGD(OptimizerFields):
-    """torch's SGD; `decoupled` moves the decay out of the gradient: w <- (1 - lr wd) w."""
-
-    name: Literal["sgd"] = "sgd"
-    momentum: BelowOne = 0.0
-    dampening: BelowOne = 0.0
-    nesterov: bool = False
-    decoupled: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdamW(OptimizerFields):
-    """torch's AdamW."""
-
-    name: Literal["adamw"] = "adamw"
-    weight_decay: NotNegative = 0.01
-    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
-    eps: NotNegative = 1e-8
-
-
-@dataclass(frozen=True, kw_only=True)
-class KroneckerFields(OptimizerFields):
-    """What every preconditioned optimizer of ours has; names and defaults are the constructors' own.
-
-    `refresh_interval`: a number, "auto" (calibrate first) or None (unset, which trains as 10).
-    """
-
-    momentum: BelowOne = 0.9
-    dampening: BelowOne = 0.0
-    nesterov: bool = False
-    graft: Literal["sgd", "adamw", "none"] = "sgd"
-    graft_betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
-    graft_eps: NotNegative = 1e-8
-    refresh_interval: Interval = None
-    warm_refreshes: Whole = 100
-    stagger: bool = True
-    block_size: Count | None = 1024
-    nonfinite: Literal["skip", "raise"] = "skip"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Jorge(KroneckerFields):
-    """Jorge: Shampoo's preconditioners by a binomial series, without inverses."""
-
-    name: Literal["jorge"] = "jorge"
-    eps: Positive = 1.0
-    eps_kind: Literal["relative", "absolute"] = "relative"
-    b2_floor: BelowOne = 0.0
-    series_terms: Annotated[int, one_of(1, 2, 3)] = 2
-    form: Literal["series", "congruence"] = "series"
-    preset: Literal["paper"] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shampoo(KroneckerFields):
-    """Shampoo with inverse roots by eigh or by Newton iterations."""
-
-    name: Literal["shampoo"] = "shampoo"
-    statistics_interval: Count = 1
-    b2: BelowOne = 0.999
-    eps: Positive = 1e-6
-    root: Literal["eigh", "newton"] = "eigh"
-    root_iterations: Count = 30
-
-
-@dataclass(frozen=True, kw_only=True)
-class CustomOptimizer(OptimizerFields):
-    """Any optimizer by `module:Class`, with its arguments."""
-
-    name: Annotated[str, IMPORTABLE]
-    args: Mapping[str, Any] = field(default_factory=dict)
-
-
-Optimizer = SGD | AdamW | Jorge | Shampoo | CustomOptimizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,15 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from jorge_tune.errors import InputError
-from jorge_tune.optim import DecoupledSGD, Jorge, Shampoo, param_groups
+from jorge_tune.optim import (
+    DecoupledSGD,
+    Jorge,
+    KroneckerOptimizer,
+    Shampoo,
+    SketchyAdaGrad,
+    SketchyShampoo,
+    param_groups,
+)
 from jorge_tune.recipe import schema
 from jorge_tune.recipe.io import read_recipe
 from jorge_tune.recipe.schedule import lr_factor
@@ -58,7 +66,7 @@ def build_optimizer(section: schema.Optimizer, model: nn.Module) -> torch.optim.
             no_decay=section.no_decay,
             groups=section.groups,
         )
-        if factory not in (Jorge, Shampoo, DecoupledSGD):
+        if not (isinstance(factory, type) and issubclass(factory, KroneckerOptimizer)):
             for group in groups:
                 del group["precondition"]  # ours alone read it
         optimizer = factory(groups, lr=section.lr, **arguments)
@@ -140,6 +148,10 @@ def _optimizer_factory(section: schema.Optimizer) -> tuple[Callable[..., Any], d
             return Jorge, _kronecker_arguments(section)
         case schema.Shampoo():
             return Shampoo, _kronecker_arguments(section)
+        case schema.SketchyShampoo():
+            return SketchyShampoo, _kronecker_arguments(section)
+        case schema.SketchyAdaGrad():
+            return SketchyAdaGrad, _own_arguments(section)
         case schema.CustomOptimizer():
             return _imported(section.name), dict(section.args)
 
@@ -152,7 +164,7 @@ def _own_arguments(section: schema.OptimizerFields) -> dict[str, Any]:
     }
 
 
-def _kronecker_arguments(section: schema.Jorge | schema.Shampoo) -> dict[str, Any]:
+def _kronecker_arguments(section: schema.KroneckerFields) -> dict[str, Any]:
     """All fields; under a preset only those that differ from the defaults, because a given value would win over it."""
     arguments = _own_arguments(section)
     if isinstance(section, schema.Jorge) and section.preset is not None:

@@ -19,6 +19,8 @@ from jorge_tune.recipe.schema import (
     Polynomial,
     Recipe,
     Shampoo,
+    SketchyAdaGrad,
+    SketchyShampoo,
     Step,
     Target,
     Task,
@@ -35,6 +37,7 @@ fraction = st.floats(min_value=0, max_value=1, exclude_max=True)
 factor = st.floats(min_value=0, max_value=1, exclude_min=True)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 counts = st.integers(min_value=1, max_value=10**9)
+ranks = st.integers(min_value=2, max_value=10**9)
 pairs = st.tuples(fraction, fraction)
 scalars = st.none() | st.booleans() | st.integers() | finite | text | words
 nested = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(text, inner), max_leaves=6)
@@ -77,6 +80,22 @@ optimizers = st.one_of(
         preset=st.sampled_from([None, "paper"]),
     ),
     st.builds(Shampoo, **kronecker, statistics_interval=counts, b2=fraction, eps=positive),
+    st.builds(
+        SketchyShampoo,
+        **kronecker,
+        rank=ranks,
+        statistics_interval=st.none() | counts,
+        b2=fraction,
+        eps=positive,
+    ),
+    st.builds(
+        SketchyAdaGrad,
+        **shared,
+        momentum=fraction,
+        rank=ranks,
+        eps=positive,
+        nonfinite=st.sampled_from(["skip", "raise"]),
+    ),
     st.builds(CustomOptimizer, **shared, name=st.just("torch.optim:RMSprop"), args=arguments),
 )
 warmups = st.none() | st.one_of(

@@ -20,6 +20,8 @@ from jorge_tune.recipe.schema import (
     Polynomial,
     Recipe,
     Shampoo,
+    SketchyAdaGrad,
+    SketchyShampoo,
     Step,
     Warmup,
 )
@@ -259,6 +261,8 @@ def test_from_adamw_by_rules_of_our_own():
 @pytest.mark.parametrize(
     ("optimizer", "told"),
     [(Jorge(lr=1), "is a Jorge recipe already"), (Shampoo(lr=1), "trains with Shampoo"),
+     (SketchyShampoo(lr=1), "trains with SketchyShampoo.*its grafted optimizer's recipe"),
+     (SketchyAdaGrad(lr=1), "trains with sketchy_adagrad, and there are rules for sgd and adamw only"),
      (CustomOptimizer(name="a:B", lr=1), "trains with a:B")],
 )  # fmt: skip
 def test_what_there_are_no_rules_for_is_refused_with_what_it_is(optimizer, told):

@@ -75,8 +75,8 @@ def test_missing_keys_are_located_at_their_section():
 
 def test_a_misspelt_optimizer_still_has_its_other_keys_checked():
     assert faults_in(GOOD.replace("name: sgd", "name: sdg").replace("momentum", "momentun")) == [
-        "r.yaml:4:9: optimizer.name: must be sgd, adamw, jorge, shampoo or module:Class, got 'sdg' "
-        "(did you mean 'sgd'?)",
+        "r.yaml:4:9: optimizer.name: must be sgd, adamw, jorge, shampoo, sketchy, sketchy_adagrad or module:Class, "
+        "got 'sdg' (did you mean 'sgd'?)",
         "r.yaml:6:3: optimizer.momentun: unknown key (did you mean 'momentum'?)",
     ]
 
@@ -146,7 +146,12 @@ def test_a_fault_is_told_in_words(lines, told):
         ("{name: 'torch.optim:Adam W', lr: 1}", "optimizer.name: must be written as module:name"),
         ("{name: 'm:C', lr: 1, args: {x: .nan}}", "optimizer.args: must be finite, got '.nan'"),
         ("{name: 'm:C', lr: 1, args: 3}", "optimizer.args: must be a section"),
-        ("{lr: 1}", "optimizer: 'name' is missing: sgd, adamw, jorge, shampoo or module:Class"),
+        ("{name: skechy, lr: 1}", "got 'skechy' (did you mean 'sketchy'?)"),
+        ("{name: sketchy, lr: 1, rank: 1}", "optimizer.rank: must be 2 or more, got '1'"),
+        ("{name: sketchy, lr: 1, eps: 0}", "optimizer.eps: must be greater than 0, got '0'"),
+        ("{name: sketchy, lr: 1, statistics_interval: 0}", "optimizer.statistics_interval: must be 1 or more, got '0'"),
+        ("{name: sketchy_adagrad, lr: 1, graft: sgd}", "optimizer.graft: unknown key"),
+        ("{lr: 1}", "optimizer: 'name' is missing: sgd, adamw, jorge, shampoo, sketchy, sketchy_adagrad or module:"),
     ],
 )
 def test_a_fault_of_an_optimizer_is_told_in_words(optimizer, told):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jorge_tune.errors import InputError
-from jorge_tune.optim import DecoupledSGD, Jorge, Shampoo
+from jorge_tune.optim import DecoupledSGD, Jorge, Shampoo, SketchyAdaGrad, SketchyShampoo
 from jorge_tune.recipe import schema
 from jorge_tune.recipe.io import write_recipe
 from jorge_tune.recipe.schedule import lr_factor
@@ -68,6 +68,12 @@ def test_unknown_models_and_arguments_are_refused(model: schema.Model, message: 
         (schema.Jorge(lr=0.1, preset="paper", warm_refreshes=3), Jorge, {"refresh_interval": 1, "warm_refreshes": 3}),
         (schema.Shampoo(lr=0.1, b2=0.9, refresh_interval=5), Shampoo, {"refresh_interval": 5, "b2": 0.9}),
         (
+            schema.SketchyShampoo(lr=0.1, rank=8, statistics_interval=2),
+            SketchyShampoo,
+            {"refresh_interval": 10, "rank": 8, "statistics_interval": 2},
+        ),
+        (schema.SketchyAdaGrad(lr=0.1, rank=9, eps=1e-3), SketchyAdaGrad, {"rank": 9, "eps": 1e-3, "momentum": 0.0}),
+        (
             schema.CustomOptimizer(name="torch.optim:RMSprop", lr=0.1, args={"alpha": 0.5}),
             torch.optim.RMSprop,
             {"alpha": 0.5},
@@ -104,6 +110,7 @@ def test_group_rules_and_exemptions_reach_the_groups() -> None:
     [
         (schema.Jorge(lr=0.1, refresh_interval="auto"), r"calibrate-freq RECIPE --write"),
         (schema.Shampoo(lr=0.1, refresh_interval="auto"), r"calibrate-freq RECIPE --write"),
+        (schema.SketchyShampoo(lr=0.1, refresh_interval="auto"), r"calibrate-freq RECIPE --write"),
         (schema.SGD(lr=0.1, groups=(schema.GroupRule(pattern="nothing"),)), r"optimizer: sgd: .*'nothing'"),
         (schema.CustomOptimizer(name="no_such_module:X", lr=0.1), r"cannot import 'no_such_module'.*installed"),
         (schema.CustomOptimizer(name="torch.optim:NoSuch", lr=0.1), r"'torch.optim' has no 'NoSuch'"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from jorge_tune.recipe.schema import SGD, AdamW, Jorge, Optimizer, Recipe, Shampoo
+from jorge_tune.recipe.schema import SGD, AdamW, Jorge, Optimizer, Recipe, Shampoo, SketchyAdaGrad, SketchyShampoo
 from jorge_tune.records import RunFolder, of_kind, read_records
 from jorge_tune.training import Progress, train
 from jorge_tune.training.checkpoint import Checkpoint, load_checkpoint
@@ -88,8 +88,10 @@ def _assert_same_run(whole: Path, resumed: Path) -> None:
         AdamW(lr=1e-3),
         Jorge(lr=0.1, refresh_interval=3, warm_refreshes=5),
         Shampoo(lr=0.1, refresh_interval=3, warm_refreshes=5),
+        SketchyShampoo(lr=0.1, rank=6, refresh_interval=3, warm_refreshes=5),
+        SketchyAdaGrad(lr=0.01, rank=6),
     ],
-    ids=["sgd", "decoupled", "adamw", "jorge", "shampoo"],
+    ids=["sgd", "decoupled", "adamw", "jorge", "shampoo", "sketchy", "sketchy_adagrad"],
 )
 @pytest.mark.parametrize(
     ("event", "step"), [("step", 4), ("step", 9), ("epoch", 9), ("step", 13), ("step", 18)], ids=str
