@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from jorge_tune.optim import DecoupledSGD, Jorge, Shampoo
+from jorge_tune.optim import DecoupledSGD, Jorge, Shampoo, SketchyAdaGrad, SketchyShampoo
 from tests.gradients import network_gradients
 
 CANDIDATES = {
@@ -25,6 +25,12 @@ CANDIDATES = {
     "shampoo-blocked": lambda params, **kw: Shampoo(
         params, **{"lr": 0.05, "block_size": 5, "refresh_interval": 3, **kw}
     ),
+    "sketchy": lambda params, **kw: SketchyShampoo(
+        params, **{"lr": 0.05, "rank": 3, "warm_refreshes": 3, "refresh_interval": 4, **kw}
+    ),
+    "sketchy-full-rank": lambda params, **kw: SketchyShampoo(params, **{"lr": 0.05, "statistics_interval": 2, **kw}),
+    "sketchy-blocked": lambda params, **kw: SketchyShampoo(params, **{"lr": 0.05, "rank": 2, "block_size": 5, **kw}),
+    "sketchy-adagrad": lambda params, **kw: SketchyAdaGrad(params, **{"lr": 0.5, "rank": 5, **kw}),
     "decoupled-sgd": lambda params, **kw: DecoupledSGD(params, **{"lr": 0.05, "momentum": 0.9, **kw}),
 }
 exam = pytest.mark.parametrize("make", CANDIDATES.values(), ids=CANDIDATES.keys())
@@ -86,7 +92,7 @@ def test_every_dtype_moves_and_keeps_its_dtype(make, dtype):
         assert p.numel() == 0 or not torch.equal(p, old)
     wanted = torch.float64 if dtype == torch.float64 else torch.float32
     for state in optimizer.state.values():
-        kinds = {k: v.dtype for k, v in state.items() if k != "step" and not k.endswith((".scale", ".weight"))}
+        kinds = {k: v.dtype for k, v in state.items() if k != "step" and not k.endswith((".scale", ".weight", ".escaped"))}
         assert set(kinds.values()) <= {wanted}
 
 
@@ -128,7 +134,7 @@ def test_a_parameter_that_pauses_goes_on_as_if_nothing_had_been(make):
 
 
 UNSTAGGERED = {
-    make: {} if name == "decoupled-sgd" or "paper" in name else {"stagger": False} for name, make in CANDIDATES.items()
+    make: {} if name in ("decoupled-sgd", "sketchy-adagrad") or "paper" in name else {"stagger": False} for name, make in CANDIDATES.items()
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from jorge_tune.optim import Jorge, Shampoo
+from jorge_tune.optim import Jorge, Shampoo, SketchyAdaGrad, SketchyShampoo
 from tests.optim.test_exam import CANDIDATES, exam, feed, parameters, run, snapshot
 
 
@@ -186,7 +186,37 @@ def test_shampoo_refuses():
             Shampoo(weight, lr=0.1, **values)
 
 
-@pytest.mark.parametrize("member", ["jorge", "shampoo"])
+@pytest.mark.parametrize(
+    ("member", "values", "message"),
+    [
+        (SketchyShampoo, {"rank": 1}, r"rank must be an int >= 2 \(rank - 1 directions are kept\), got 1"),
+        (SketchyShampoo, {"rank": 2.0}, "rank must be an int >= 2 .*, got 2.0"),
+        (SketchyShampoo, {"b2": 1.0}, r"b2 must be in \[0, 1\), got 1.0"),
+        (SketchyShampoo, {"eps": 0.0}, "eps must be > 0, got 0.0"),
+        (SketchyShampoo, {"statistics_interval": 0}, "statistics_interval must be an int >= 1 or None, got 0"),
+        (SketchyAdaGrad, {"rank": True}, "rank must be an int >= 2 .*, got True"),
+        (SketchyAdaGrad, {"eps": -1e-9}, "eps must be >= 0, got -1e-09"),
+    ],
+)
+def test_the_sketches_refuse(member, values, message):
+    with pytest.raises(ValueError, match=message):
+        member([nn.Parameter(torch.ones(2, 2))], lr=0.1, **values)
+
+
+@pytest.mark.parametrize("member", ["sketchy", "sketchy-adagrad"])
+def test_loading_another_rank_is_refused(member):
+    """Also where it is above the sides' sizes, so that the shapes are the same."""
+    params = parameters()[2:4]
+    for rank in (4, 1000):
+        optimizer = CANDIDATES[member](params, rank=rank)
+        run(optimizer, params, 2)
+        other = CANDIDATES[member](params, rank=2000)
+        with pytest.raises(ValueError, match=rf"made with rank \[{rank}\], this optimizer has \[2000\]"):
+            other.load_state_dict(optimizer.state_dict())
+        assert not other.state
+
+
+@pytest.mark.parametrize("member", ["jorge", "shampoo", "sketchy"])
 def test_loading_other_shapes_or_blocks_is_refused(member):
     make = CANDIDATES[member]
     params = parameters()[2:4]
