@@ -55,12 +55,12 @@ def command(
       jorge-tune train digits/cnn-sgd --seed 1
       jorge-tune train digits/cnn-sgd --set optimizer.lr=0.05 --out runs/half-rate
     """
-    wanted = _read(recipe, assignments, seed)
+    wanted = read_with_overrides(recipe, assignments, seed)
     share_the_cores()
     from jorge_tune.training import runner
 
     if threads is not None:
-        _use_threads(threads)
+        use_threads(threads)
     folder = out or Path("runs") / wanted.name / f"seed-{wanted.seed}"
     with training_progress(wanted.name) as progress:
         result = runner.train(
@@ -77,7 +77,7 @@ def command(
     return _exit_code(result, max_steps)
 
 
-def _read(argument: str, assignments: tuple[str, ...], seed: int | None) -> Recipe:
+def read_with_overrides(argument: str, assignments: tuple[str, ...], seed: int | None) -> Recipe:
     """The recipe with its overrides; its file's warnings go to stderr."""
     from jorge_tune.recipe.checks import warnings_of
     from jorge_tune.recipe.io import load, override
@@ -95,7 +95,8 @@ def _read(argument: str, assignments: tuple[str, ...], seed: int | None) -> Reci
     return recipe if seed is None else replace(recipe, seed=seed)
 
 
-def _use_threads(threads: int) -> None:
+def use_threads(threads: int) -> None:
+    """Let torch use that many CPU threads."""
     import torch
 
     torch.set_num_threads(threads)

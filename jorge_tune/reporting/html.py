@@ -49,20 +49,21 @@ def comparison_page(comparison: Comparison, title: str) -> str:
         f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{escape(target_sentence(comparison))}</p>',
         "<h2>Verdict</h2>",
-        _list(verdict(comparison).splitlines()),
+        bullets(verdict(comparison).splitlines()),
         "<h2>Table</h2>",
-        _table(comparison_table(comparison)),
+        html_table(comparison_table(comparison)),
         f"<h2>{escape(comparison.metric)} against epoch and against training seconds</h2>",
-        _figures(figures),
+        figure_grid(figures),
         "<p>Thin lines are seeds, thick ones their median. The first steep part is cut off: double-click a "
         "figure to see all of it. A click on a name hides its lines.</p>",
     ]
     if comparison.notes:
-        sections += ["<h2>Notes</h2>", _list(comparison.notes)]
-    return _page(title, sections)
+        sections += ["<h2>Notes</h2>", bullets(comparison.notes)]
+    return page(title, sections)
 
 
-def _page(title: str, sections: Sequence[str]) -> str:
+def page(title: str, sections: Sequence[str]) -> str:
+    """A whole document around HTML sections, with style and plotly's script inside."""
     from plotly.offline import get_plotlyjs
 
     return "\n".join(
@@ -81,7 +82,8 @@ def _page(title: str, sections: Sequence[str]) -> str:
     )
 
 
-def _figures(figures: Sequence[Figure]) -> str:
+def figure_grid(figures: Sequence[Figure], *, first: int = 1) -> str:
+    """Figures in a grid; `first` numbers the first of them, which must differ between grids of one page."""
     from plotly.io import to_html
 
     config = {
@@ -99,12 +101,14 @@ def _figures(figures: Sequence[Figure]) -> str:
             default_height="100%",
             div_id=f"figure-{number}",
         )
-        for number, figure in enumerate(figures, start=1)
+        for number, figure in enumerate(figures, start=first)
     ]
     return '<div class="figures">' + "".join(f'<div class="figure">{cell}</div>' for cell in cells) + "</div>"
 
 
-def _table(table: Table) -> str:
+def html_table(table: Table) -> str:
+    """A table that scrolls sideways where the page is narrow."""
+
     def cell(tag: str, heading: str, text: str) -> str:
         flush = ' class="right"' if heading in table.right else ""
         return f"<{tag}{flush}>{escape(text)}</{tag}>"
@@ -118,5 +122,6 @@ def _table(table: Table) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _list(lines: Sequence[str]) -> str:
+def bullets(lines: Sequence[str]) -> str:
+    """Lines of text as a list."""
     return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"

@@ -1,0 +1,239 @@
+"""A watch on a running Jorge: reads gradients and preconditioners after each step, and changes nothing.
+
+The exact comparator keeps Jorge's own averages, A <- b2 A + (1 - b2) G G^T at each of its refreshes, with its own b2
+and from its own start A_0 = L_0^(-4), in float64: what differs is the root alone. The second comparator is Shampoo as
+it is used: b2 0.999, statistics at every step, bias correction, a fresh root whenever it is looked at.
+
+Legend: L one side's preconditioner (m x m), G the gradient with that side first (m x n); P = L G R.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from jorge_tune.errors import InputError
+from jorge_tune.measure import spectra
+from jorge_tune.measure.diagnosis import NEWTON_CAPS, SIDES, TOP_DIRECTIONS, BlockDiagnosis, Reading, SideReading
+from jorge_tune.optim import Jorge
+from jorge_tune.optim.blocks import Block, partition
+from jorge_tune.optim.shampoo import inverse_root_newton
+
+SHAMPOO_B2 = 0.999
+SHAMPOO_EPS = 1e-6  # relative to the mean eigenvalue; the ridge of our Shampoo, and of Newton's iteration everywhere
+
+Roots = dict[str, Tensor]
+
+
+class Choice(NamedTuple):
+    """Which blocks are watched: those of matching parameters with no side longer than `max_side`."""
+
+    max_side: int = 1024
+    parameters: re.Pattern[str] | None = None
+
+
+DEFAULT_CHOICE: Final = Choice()
+
+
+@dataclass
+class SideWatch:
+    """One side of a block: its running averages in float64, and the b2 of its refreshes."""
+
+    start_eps: float
+    eps_kind: str
+    b2_floor: float
+    average: Tensor | None = None
+    b2: list[tuple[int, float]] = field(default_factory=list)
+    _before: Tensor | None = None
+    _shampoo: Tensor | None = None
+    _shampoo_weight: float = 0.0
+
+    def observe(self, step: int, L: Tensor, G: Tensor) -> None:
+        """One step: L as it is after it, G its gradient. A refresh is seen by L having changed."""
+        S = G @ G.mT
+        keep = SHAMPOO_B2
+        self._shampoo = (1 - keep) * S if self._shampoo is None else keep * self._shampoo + (1 - keep) * S
+        self._shampoo_weight = keep * self._shampoo_weight + (1 - keep)
+        if self._before is None:
+            scale = self.start_eps**-0.25 if self.eps_kind == "absolute" else 1.0
+            self._before = scale * torch.eye(len(L), dtype=L.dtype, device=L.device)
+        if not torch.equal(L, self._before):
+            self._absorb(step, S, G)
+            self._before = L.clone()
+
+    def _absorb(self, step: int, S: Tensor, G: Tensor) -> None:
+        assert self._before is not None
+        before, identity = self._before.to(G), torch.eye(len(G), dtype=G.dtype, device=G.device)
+        if self.average is None:
+            relative = self.eps_kind == "relative"
+            start = self.start_eps * float(torch.linalg.matrix_norm(S)) if relative else float(before[0, 0]) ** -4
+            self.average, before = start * identity, start**-0.25 * identity
+        b2, rest = spectra.averaging_of(before, G, floor=self.b2_floor)
+        self.average = b2 * self.average + rest * S
+        self.b2.append((step, b2))
+
+    def read(self, L: Tensor) -> tuple[SideReading, Roots]:
+        """What there is to say of L, and the roots that other methods have in its place."""
+        assert self.average is not None
+        assert self._shampoo is not None
+        values, vectors = spectra.eigen(self.average)
+        own = {"exact": spectra.root_from(values, vectors), **_newton_roots("newton", self.average)}
+        average = self._shampoo / self._shampoo_weight
+        shampoo_values, shampoo_vectors = spectra.eigen(average)
+        ridge = SHAMPOO_EPS * shampoo_values.mean()
+        theirs = {"shampoo": spectra.root_from(shampoo_values + ridge, shampoo_vectors)}
+        theirs |= _newton_roots("shampoo-newton", average)
+        reading = SideReading(
+            refreshes=len(self.b2),
+            b2=self.b2[-1][1],
+            condition=spectra.condition(L),
+            asymmetry=spectra.asymmetry(L),
+            root_error=spectra.relative_error(L, own["exact"]),
+            newton_errors={k: spectra.relative_error(own[f"newton-{k}"], own["exact"]) for k in NEWTON_CAPS},
+            intrinsic_dimension=spectra.intrinsic_dimension(values),
+            mass=_masses(values),
+            shampoo_intrinsic_dimension=spectra.intrinsic_dimension(shampoo_values),
+            shampoo_mass=_masses(shampoo_values),
+        )
+        return reading, {"jorge": L, **own, **theirs}
+
+
+@dataclass
+class BlockWatch:
+    """One block of one parameter."""
+
+    name: str
+    param: Tensor
+    number: int
+    block: Block
+    sides: dict[str, SideWatch]
+    readings: list[Reading] = field(default_factory=list)
+
+    def observe(self, step: int, state: Mapping[str, Any], *, measure: bool) -> None:
+        """One step; every step that is to be measured leaves a reading, if only of why there is none."""
+        grad, missing = self.param.grad, ""
+        if grad is None:
+            missing = "the parameter has no gradient"
+        elif not bool(torch.isfinite(grad).all()):
+            missing = "the gradient is not finite"
+        else:
+            where = "cpu" if grad.device.type == "mps" else grad.device  # Apple's GPUs have no float64
+            G = self.block.view(grad.detach().reshape(len(grad), -1)).to(where, torch.float64)
+            Ls = {side: state[f"{side}.{self.number}"] for side in self.sides}
+            for side, watch in self.sides.items():
+                watch.observe(step, Ls[side], G if side == "left" else G.mT)
+            if not bool(G.any()):
+                missing = "the gradient is zero"
+            elif any(watch.average is None for watch in self.sides.values()):
+                missing = "no refresh had a gradient yet"
+            elif measure:
+                self.readings.append(self._read(step, G, {side: L.to(G) for side, L in Ls.items()}))
+        if measure and missing:
+            self.readings.append(Reading(step, {}, {}, missing=missing))
+
+    def _read(self, step: int, G: Tensor, Ls: dict[str, Tensor]) -> Reading:
+        readings, directions = {}, {"sgd": G}
+        for side, watch in self.sides.items():
+            readings[side], roots = watch.read(Ls[side])
+            for name, root in roots.items():
+                P = directions.get(name, G)
+                directions[name] = root @ P if side == "left" else P @ root
+        return Reading(step, _cosines(directions), readings, weight=float((G * G).sum()))
+
+    def result(self) -> BlockDiagnosis:
+        """All that was read."""
+        rows, columns, *_ = self.block.shape
+        b2 = {side: tuple(watch.b2) for side, watch in self.sides.items()}
+        return BlockDiagnosis(self.name, rows, columns, tuple(self.readings), b2)
+
+
+class Watch:
+    """Watches the blocks of a Jorge optimizer from its construction on; a context manager that lets go of it.
+
+    Args:
+        optimizer: Has made no step yet.
+        named: Its parameters by name.
+        measure: Whether the reading of a step (from 1) is wanted; the averages follow every step anyway.
+        choice: Which blocks.
+
+    Raises:
+        InputError: no block is left to watch.
+    """
+
+    def __init__(
+        self,
+        optimizer: Jorge,
+        named: Iterable[tuple[str, Tensor]],
+        measure: Callable[[int], bool],
+        choice: Choice = DEFAULT_CHOICE,
+    ) -> None:
+        assert not optimizer.state, "a watch begins before the first step"
+        self.blocks: list[BlockWatch] = []
+        self.left_out: list[str] = []
+        self.steps = 0
+        self._measure = measure
+        groups = {param: group for group in optimizer.param_groups for param in group["params"]}
+        for name, param in named:
+            self._choose(name, param, groups[param], choice)
+        if not self.blocks:
+            raise InputError(f"no preconditioned block is left to watch: {'; '.join(self.left_out) or 'there is none'}")
+        self._handle = optimizer.register_step_post_hook(self._look)
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._handle.remove()
+
+    def results(self) -> tuple[BlockDiagnosis, ...]:
+        """What was read of every block."""
+        return tuple(block.result() for block in self.blocks)
+
+    def _choose(self, name: str, param: Tensor, group: dict[str, Any], choice: Choice) -> None:
+        blocks = partition(param.shape, group["block_size"]) if group["precondition"] else ()
+        if blocks and not param.requires_grad:
+            self.left_out.append(f"{name} is frozen")
+            return
+        if blocks and choice.parameters is not None and not choice.parameters.search(name):
+            self.left_out.append(f"{name} does not match --parameters")
+            return
+        for number, block in enumerate(blocks):
+            rows, columns, *preconditioned = block.shape
+            place = name if len(blocks) == 1 else f"{name}[{number}]"
+            if max(rows, columns) > choice.max_side:
+                self.left_out.append(f"{place} ({rows} x {columns}) has a side above {choice.max_side}")
+                continue
+            chosen = [side for side, there in zip(SIDES, preconditioned, strict=True) if there]
+            watches = {side: SideWatch(group["eps"], group["eps_kind"], group["b2_floor"]) for side in chosen}
+            self.blocks.append(BlockWatch(place, param, number, block, watches))
+
+    def _look(self, optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+        self.steps += 1
+        for block in self.blocks:
+            block.observe(self.steps, optimizer.state.get(block.param, {}), measure=self._measure(self.steps))
+
+
+def _newton_roots(name: str, A: Tensor) -> Roots:
+    return {f"{name}-{k}": inverse_root_newton(A, eps=SHAMPOO_EPS, iterations=k) for k in NEWTON_CAPS}
+
+
+def _masses(values: Tensor) -> dict[int, float]:
+    return {count: spectra.mass(values, count) for count in TOP_DIRECTIONS if count < len(values)}
+
+
+def _cosines(directions: dict[str, Tensor]) -> dict[str, dict[str, float | None]]:
+    """Jorge's direction to all others; the two exact ones to the approximations of their roots, and to G."""
+
+    def to(origin: str, names: Iterable[str]) -> dict[str, float | None]:
+        return {name: spectra.cosine(directions[origin], directions[name]) for name in names}
+
+    return {
+        "jorge": to("jorge", [name for name in directions if name != "jorge"]),
+        "exact": to("exact", [*(f"newton-{k}" for k in NEWTON_CAPS), "sgd"]),
+        "shampoo": to("shampoo", [*(f"shampoo-newton-{k}" for k in NEWTON_CAPS), "sgd"]),
+    }
