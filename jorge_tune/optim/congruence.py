@@ -29,6 +29,7 @@ def congruence_refresh(
     *,
     b2_floor: float = 0.0,
     relative_eps: float | None = None,
+    product_dtype: torch.dtype | None = None,
     route: Literal["auto", "dense", "low_rank"] = "auto",
 ) -> Tensor:
     """One refresh: L' = b2^(-1/4) T L T, with b2 and c as in Jorge, A.1 (from ||L^4 G G^T||, not from ||M||).
@@ -42,46 +43,40 @@ def congruence_refresh(
         L: The preconditioner before.
         G: The gradient block; all zero leaves L as it is.
         b2_floor: Lower bound of b2, in [0, 1).
-        relative_eps: As in `series_refresh`.
+        relative_eps, product_dtype: As in `series_refresh`.
         route: Two exact ways to the same L'; "auto" takes the one with fewer operations.
     """
     l_max, g_max = largest(L), largest(G)  # (..., 1, 1), as is every scalar below
-    Lh, Gh = L / l_max, G / g_max
+    Lh, Gh = (L / l_max).to(product_dtype or L.dtype), (G / g_max).to(product_dtype or L.dtype)
+    true_size = l_max.double() ** 4 * g_max.double() ** 2  # what X has lost by the two scalings
     dense_flops, low_rank_flops = congruence_flops(*G.shape[-2:])
     if route == "dense" or (route == "auto" and dense_flops <= low_rank_flops):
         L2 = Lh @ Lh
         S = L2 @ (Gh @ Gh.mT)
         s_max = largest(S)
-        S = S / s_max
+        S.div_(s_max)
         norm_x = norm(L2 @ S)
-        growth, weight, true_norm = _scales(L, l_max, g_max, s_max.double() * norm_x, b2_floor, relative_eps)
-        M = (weight / norm_x).to(L.dtype) * (S @ L2)  # c M
-        U = FIRST * M + SECOND * (M @ M)
+        growth, weight = averaging(L, true_size * s_max.double() * norm_x, b2_floor, relative_eps)
+        scale = torch.where(norm_x > 0, weight / norm_x, 0.0).to(S.dtype)
+        M = scale * (S @ L2)  # c M
+        U = (SECOND * (M @ M)).add_(M, alpha=FIRST)
         LU = Lh @ U
-        D = LU + 0.5 * (U @ LU)  # T L T - L = D + D^T
+        D = LU.add_(U @ LU, alpha=0.5)  # T L T - L = D + D^T
     else:
         Y = Lh @ (Lh @ Gh)  # M = Y Y^T
         y_max = largest(Y)
-        Y = Y / y_max
+        Y.div_(y_max)
         LY = Lh @ Y
         Z = Lh @ LY
         z_max = largest(Z)
-        norm_x = z_max.double() * norm_of_product(Z / z_max, Gh.mT)
-        growth, weight, true_norm = _scales(L, l_max, g_max, y_max.double() * norm_x, b2_floor, relative_eps)
-        k = (weight * y_max.double() / norm_x).to(L.dtype)  # c M = k Y Y^T
-        identity = torch.eye(Y.shape[-1], dtype=L.dtype, device=L.device)
-        K = FIRST * k * identity + SECOND * k * k * (Y.mT @ Y)  # U = Y K Y^T
+        norm_x = z_max.double() * norm_of_product(Z.div_(z_max), Gh.mT)
+        growth, weight = averaging(L, true_size * y_max.double() * norm_x, b2_floor, relative_eps)
+        scale = torch.where(norm_x > 0, weight * y_max.double() / norm_x, 0.0).to(Y.dtype)  # c M = scale Y Y^T
+        K = SECOND * scale * scale * (Y.mT @ Y)  # U = Y K Y^T
+        K.diagonal(dim1=-2, dim2=-1).add_(FIRST * scale[..., 0])
         D = (LY @ K + 0.5 * (Y @ (K @ (Y.mT @ LY) @ K))) @ Y.mT
-    refreshed = growth.to(L.dtype) * l_max * (Lh + (D + D.mT))  # the inner brackets keep it bitwise symmetric
-    return torch.where(true_norm > 0, refreshed, L)
-
-
-def _scales(
-    L: Tensor, l_max: Tensor, g_max: Tensor, norm_h: Tensor, b2_floor: float, relative_eps: float | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """b2^(-1/4), ||c X|| and the true ||X|| from the norm of the scaled X."""
-    norm_x = l_max.double() ** 4 * g_max.double() ** 2 * norm_h
-    return *averaging(L, norm_x, b2_floor, relative_eps), norm_x
+    D = D.to(L.dtype)
+    return (growth.to(L.dtype) * L).add_((D + D.mT).mul_((growth * l_max.double()).to(L.dtype)))
 
 
 def congruence_flops(m: int, n: int) -> tuple[int, int]:

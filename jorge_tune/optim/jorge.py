@@ -10,6 +10,8 @@ allowed everywhere. The right side is the same function of (R, G^T).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Final, Literal
 
 import torch
@@ -31,6 +33,7 @@ def series_refresh(
     series_terms: int = 2,
     b2_floor: float = 0.0,
     relative_eps: float | None = None,
+    product_dtype: torch.dtype | None = None,
     route: Literal["auto", "dense", "low_rank"] = "auto",
 ) -> Tensor:
     """One refresh: L' = b2^(-1/4) L (I - c/4 X + 5 c^2/32 X^2), with b2 = ||X||_F / (||X||_F + 1).
@@ -50,6 +53,7 @@ def series_refresh(
         b2_floor: Lower bound of b2, in [0, 1); 0 is the paper's.
         relative_eps: If given, an L that is exactly the identity stands for the start
             (relative_eps ||G G^T||_F)^(-1/4) I.
+        product_dtype: Of the products that make the correction, if not L's; bfloat16 does it no measurable harm.
         route: Two exact ways to the same L'. "dense" forms X; "low_rank" keeps X = Y G^T as its two factors;
             "auto" takes the one with fewer operations.
 
@@ -57,7 +61,7 @@ def series_refresh(
         Jorge, Eq. 8 and 11, A.1.
     """
     l_max, g_max = largest(L), largest(G)  # (..., 1, 1), as is every scalar below
-    Lh, Gh = L / l_max, G / g_max
+    Lh, Gh = (L / l_max).to(product_dtype or L.dtype), (G / g_max).to(product_dtype or L.dtype)
     dense_flops, low_rank_flops = refresh_flops(*G.shape[-2:])
     if route == "dense" or (route == "auto" and dense_flops <= low_rank_flops):
         L2 = Lh @ Lh
@@ -65,7 +69,7 @@ def series_refresh(
     else:
         Y, right = Lh @ (Lh @ (Lh @ (Lh @ Gh))), Gh.mT  # Y G^T = X
     y_max = largest(Y)
-    Y = Y / y_max
+    Y.div_(y_max)
     if right is None:
         W, norm_y = Y, norm(Y)
     else:
@@ -73,28 +77,44 @@ def series_refresh(
     norm_x = l_max.double() ** 4 * g_max.double() ** 2 * y_max.double() * norm_y  # ||X||_F, 0 for a zero gradient
     growth, weight = averaging(L, norm_x, b2_floor, relative_eps)
 
-    scale = weight / norm_y  # c X = scale Y G^T
-    coefficients = [(SERIES[k] * scale ** (k + 1)).to(L.dtype) for k in range(series_terms)]
-    series = coefficients[0] * torch.eye(W.shape[-1], dtype=W.dtype, device=W.device)
-    if series_terms > 1:  # c X (a1 I + a2 c X + ...) = Y (a1 I + a2 W + ...) G^T, scales absorbed
-        series = series + _polynomial(W, coefficients[1:])
-    correction = (Lh @ Y) @ series
+    scale = torch.where(norm_y > 0, weight / norm_y, 0.0)  # c X = scale Y G^T
+    factor = growth * l_max.double()
+    coefficients = [(SERIES[k] * factor * scale ** (k + 1)).to(W.dtype) for k in range(series_terms)]
+    correction = (Lh @ Y) @ _polynomial(W, coefficients)  # L (a1 c X + a2 (c X)^2 + ...), the scales absorbed
     if right is not None:
         correction = correction @ right
-    return torch.where(norm_x > 0, growth.to(L.dtype) * (L + l_max * correction), L)
+    return (growth.to(L.dtype) * L).add_(correction)
 
 
 def _polynomial(W: Tensor, coefficients: list[Tensor]) -> Tensor:
-    """a1 W + a2 W^2 + ..., by Horner's rule."""
-    value = coefficients[-1] * W
-    for coefficient in reversed(coefficients[:-1]):
-        value = coefficient * W + W @ value
+    """a1 I + a2 W + a3 W^2 + ..., by Horner's rule."""
+    constant, *higher = coefficients
+    if len(higher) > 1:
+        value = W @ _polynomial(W, higher)
+    else:
+        value = higher[0] * W if higher else torch.zeros_like(W)
+    value.diagonal(dim1=-2, dim2=-1).add_(constant[..., 0])
     return value
 
 
 def refresh_flops(m: int, n: int) -> tuple[int, int]:
     """Operations of one side's refresh (side m, other side n) by the dense and by the low-rank route."""
     return 10 * m**3 + 2 * m * m * n, 12 * m * m * n + 8 * m * n * n
+
+
+PRODUCT_DTYPES: Final[dict[str, torch.dtype | None]] = {"fp32": None, "tf32": None, "bf16": torch.bfloat16}
+
+
+@contextlib.contextmanager
+def tf32_products() -> Iterator[None]:
+    """float32 products in TF32 on CUDA; what was set before is put back."""
+    backend: Any = torch.backends.cuda.matmul
+    before = backend.fp32_precision
+    backend.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        backend.fp32_precision = before
 
 
 class _FromPreset:
@@ -159,6 +179,8 @@ class Jorge(KroneckerOptimizer):
         series_terms: Highest power of X, 1 to 3.
         form: "series" is the paper's; "congruence" is ours: the same update in a symmetric form that does not drift
             with the number of refreshes (see `congruence.py`; `series_terms` does not apply).
+        product_precision: Of the products that make the refresh's correction: "fp32", "tf32" (on CUDA) or "bf16";
+            L and R stay in float32, and what is applied too.
         nonfinite: "skip" leaves a parameter with a NaN or infinite gradient untouched; "raise" stops.
         preset: "paper" means Algorithm 2 with A.1 and A.2 to the letter: interval 1, no warm refreshes, no
             staggering, no blocks, eps 1e-6 absolute. A value given explicitly wins.
@@ -199,6 +221,7 @@ class Jorge(KroneckerOptimizer):
         b2_floor: float = 0.0,
         series_terms: int = 2,
         form: Literal["series", "congruence"] = "series",
+        product_precision: Literal["fp32", "tf32", "bf16"] = "fp32",
         nonfinite: Literal["skip", "raise"] = "skip",
         preset: Literal["paper"] | None = None,
     ) -> None:
@@ -220,6 +243,7 @@ class Jorge(KroneckerOptimizer):
             "b2_floor": b2_floor,
             "series_terms": series_terms,
             "form": form,
+            "product_precision": product_precision,
             "nonfinite": nonfinite,
         }
         super().__init__(params, _with_preset(preset, values))
@@ -230,6 +254,8 @@ class Jorge(KroneckerOptimizer):
         require(kind in ("relative", "absolute"), "eps_kind", "be 'relative' or 'absolute'", kind)
         require(0 <= group["b2_floor"] < 1, "b2_floor", "be in [0, 1)", group["b2_floor"])
         require(group["series_terms"] in (1, 2, 3), "series_terms", "be 1, 2 or 3", group["series_terms"])
+        precision = group["product_precision"]
+        require(precision in PRODUCT_DTYPES, "product_precision", "be 'fp32', 'tf32' or 'bf16'", precision)
         require(group["form"] in ("series", "congruence"), "form", "be 'series' or 'congruence'", group["form"])
 
     def _initial_side(self, size: int, group: Group, dtype: torch.dtype, device: torch.device) -> SideState:
@@ -239,12 +265,16 @@ class Jorge(KroneckerOptimizer):
         return {"": identity}
 
     def _refresh_side(self, side: SideState, grads: Tensor, group: Group) -> SideState:
-        relative_eps = group["eps"] if group["eps_kind"] == "relative" else None
-        floor = group["b2_floor"]
-        if group["form"] == "congruence":
-            return {"": congruence_refresh(side[""], grads, b2_floor=floor, relative_eps=relative_eps)}
-        terms = group["series_terms"]
-        return {"": series_refresh(side[""], grads, series_terms=terms, b2_floor=floor, relative_eps=relative_eps)}
+        precision = group["product_precision"] if grads.dtype == torch.float32 else "fp32"
+        settings: dict[str, Any] = {
+            "b2_floor": group["b2_floor"],
+            "relative_eps": group["eps"] if group["eps_kind"] == "relative" else None,
+            "product_dtype": PRODUCT_DTYPES[precision],
+        }
+        with tf32_products() if precision == "tf32" else contextlib.nullcontext():
+            if group["form"] == "congruence":
+                return {"": congruence_refresh(side[""], grads, **settings)}
+            return {"": series_refresh(side[""], grads, series_terms=group["series_terms"], **settings)}
 
     def _apply_side(self, side: SideState, grads: Tensor, group: Group, *, right: bool) -> Tensor:
         return grads @ side[""] if right else side[""] @ grads

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 
 def largest(matrix: Tensor) -> Tensor:
     """The largest absolute entry, shape (..., 1, 1); 1 for an all-zero matrix."""
-    value = matrix.abs().amax((-1, -2), keepdim=True)
+    value: Tensor = torch.linalg.vector_norm(matrix, math.inf, dim=(-1, -2), keepdim=True)
     return torch.where(value == 0, 1.0, value).to(matrix.dtype)
 
 
 def norm(matrix: Tensor) -> Tensor:
-    """Frobenius norm in float64, shape (..., 1, 1)."""
-    value: Tensor = torch.linalg.vector_norm(matrix, dim=(-1, -2), keepdim=True, dtype=torch.float64)
-    return value
+    """Frobenius norm of a matrix whose largest entry is 1, in float64, shape (..., 1, 1)."""
+    dtype = torch.promote_types(matrix.dtype, torch.float32)
+    value: Tensor = torch.linalg.vector_norm(matrix, dim=(-1, -2), keepdim=True, dtype=dtype)
+    return value.double()
 
 
 def norm_of_product(Y: Tensor, right: Tensor) -> Tensor:
@@ -24,10 +27,13 @@ def norm_of_product(Y: Tensor, right: Tensor) -> Tensor:
     return squared.clamp(min=0).sqrt()
 
 
-def is_identity(matrix: Tensor) -> Tensor:
-    """Whether a matrix is exactly the identity, shape (..., 1, 1)."""
-    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    return (matrix == identity).all(-1, keepdim=True).all(-2, keepdim=True)
+def is_start(L: Tensor) -> Tensor:
+    """Whether L is still the identity it began as, shape (..., 1, 1).
+
+    The diagonal tells: one refresh scales it by the gradient's own size, and one that leaves every entry at exactly 1
+    would be a coincidence of rounding.
+    """
+    return (L.diagonal(dim1=-2, dim2=-1) == 1).all(-1)[..., None, None]
 
 
 def averaging(
@@ -35,18 +41,22 @@ def averaging(
 ) -> tuple[Tensor, Tensor]:
     """b2^(-1/4), times the start's scale where L is at its start, and ||c X||: 1, or less where the floor holds.
 
+    Where X is zero they are 1 and 0: nothing changes.
+
     Shape:
-        L: (..., m, m). norm_x, and both results: (..., 1, 1), float64; not finite where norm_x is 0.
+        L: (..., m, m). norm_x, and both results: (..., 1, 1), float64.
 
     Reference:
         Jorge, A.1: b2 = ||X|| / (||X|| + 1), so c = (1 - b2) / b2 = 1 / ||X||, and b2^(-1/4) = (1 + c)^(1/4).
     """
+    moved = norm_x > 0
+    norm_x = torch.where(moved, norm_x, 1.0)
     start = torch.ones_like(norm_x)
     if relative_eps is not None:
-        is_start = is_identity(L)
-        start = torch.where(is_start, (relative_eps * norm_x) ** (-1 / 4), start)
-        norm_x = torch.where(is_start & (norm_x > 0), 1 / relative_eps, norm_x)
+        fresh = is_start(L)
+        start = torch.where(fresh, (relative_eps * norm_x) ** (-1 / 4), start)
+        norm_x = torch.where(fresh, 1 / relative_eps, norm_x)
     c = 1 / norm_x
     if b2_floor > 0:
         c = c.clamp(max=(1 - b2_floor) / b2_floor)
-    return start * (1 + c) ** (1 / 4), c * norm_x
+    return torch.where(moved, start * (1 + c) ** (1 / 4), 1.0), torch.where(moved, c * norm_x, 0.0)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.derivation import OURS, Derivation
 from jorge_tune.recipe.render import number, recipe_to_dict
 from jorge_tune.recipe.schedule_rule import ScheduleChoice, derive_schedule
-from jorge_tune.recipe.schema import SGD, AdamW, Jorge, KroneckerFields, Recipe
+from jorge_tune.recipe.schema import SGD, AdamW, Jorge, KroneckerFields, Precision, Recipe
 
 _CARRIED = "carried over"
 _OTHER_MEANING = frozenset({"optimizer.eps"})  # AdamW's is a floor of the step, Jorge's the scale of L_0
@@ -49,6 +49,7 @@ def bootstrap(recipe: Recipe, *, schedule: ScheduleChoice | None = None) -> Boot
         choice = schedule or "keep"
     else:
         raise InputError(_refusal(recipe))
+    optimizer, product_reasons = _with_products(optimizer, recipe.precision)
     new_schedule, schedule_reasons = derive_schedule(recipe, choice)
     name = _renamed(recipe.name, recipe.optimizer.name, "jorge")
     made = replace(recipe, name=name, optimizer=optimizer, schedule=new_schedule, calibration=None)
@@ -56,7 +57,7 @@ def bootstrap(recipe: Recipe, *, schedule: ScheduleChoice | None = None) -> Boot
     if recipe.calibration is not None:
         before = recipe_to_dict(recipe)["calibration"]
         named.append(Derivation("calibration", before, None, "dropped: it was measured for another optimizer"))
-    stated = [*named, *reasons, *schedule_reasons]
+    stated = [*named, *reasons, *product_reasons, *schedule_reasons]
     ordered = sorted([*stated, *_carried(recipe, made, stated)], key=lambda derivation: not derivation.changed)
     return Bootstrapped(made, tuple(ordered))
 
@@ -165,6 +166,17 @@ def _optimizer_name(optimizer: SGD | AdamW) -> Derivation:
 def _interval() -> Derivation:
     rule = "left to calibration, trains as 10 until then"
     return Derivation("optimizer.refresh_interval", None, None, rule, "", "Jorge, Sec. 4")
+
+
+def _with_products(jorge: Jorge, precision: Precision) -> tuple[Jorge, list[Derivation]]:
+    """Under reduced precision the products of a refresh's correction are taken so too, which changes no direction."""
+    if precision == "fp32":
+        return jorge, []
+    products: Literal["tf32", "bf16"] = "tf32" if precision == "tf32" else "bf16"
+    rule = f"precision is {precision}: the correction needs no more, L and R stay in float32"
+    return replace(jorge, product_precision=products), [
+        Derivation("optimizer.product_precision", None, products, rule, "", OURS)
+    ]
 
 
 def _carried(before: Recipe, after: Recipe, stated: list[Derivation]) -> list[Derivation]:

@@ -94,6 +94,7 @@ class Jorge(KroneckerFields):
     b2_floor: BelowOne = 0.0
     series_terms: Annotated[int, one_of(1, 2, 3)] = 2
     form: Literal["series", "congruence"] = "series"
+    product_precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     preset: Literal["paper"] | None = None
 
 
