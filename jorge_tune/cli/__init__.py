@@ -17,6 +17,7 @@ _COMMANDS = {
     "compare": "Race recipes on common seeds, or read finished runs.",
     "demo": "See Jorge against SGD on real data, in about a minute.",
     "doctor": "Show versions and devices, and what is missing.",
+    "plan": "Show what the optimizer will keep and compute for each parameter, without data.",
     "recipes": "List the shipped recipes, or copy one.",
     "train": "Train a recipe.",
     "validate": "Check recipe files and report every fault.",

@@ -34,7 +34,8 @@ OTHER = "this optimizer has no preconditioners"
 class ParameterCost:
     """One parameter: its blocks or the reason it has none, bytes by kind, operations by kind.
 
-    `step_bytes` lie on the host. `statistics_flops` are spent outside a refresh, every `statistics_interval` steps.
+    `step_bytes` lie on the host. `statistics_flops` are spent outside a refresh, every `statistics_interval` steps
+    (None: never).
     """
 
     name: str
@@ -50,7 +51,7 @@ class ParameterCost:
     apply_flops: int = 0
     statistics_flops: int = 0
     refresh_interval: int = 1
-    statistics_interval: int = 1
+    statistics_interval: int | None = None
 
     @property
     def state_bytes(self) -> int:
@@ -60,7 +61,7 @@ class ParameterCost:
     @property
     def flops_per_step(self) -> float:
         """Applying, and the mean share of a step in refreshes and statistics."""
-        statistics = self.statistics_flops / self.statistics_interval
+        statistics = self.statistics_flops / (self.statistics_interval or 1)
         return self.apply_flops + self.refresh_flops / self.refresh_interval + statistics
 
 
@@ -120,6 +121,7 @@ def _member_cost(optimizer: KroneckerOptimizer, param: Tensor, group: Group, nam
     blocks = optimizer._blocks(param, group)
     sides = Counter(side for block in blocks for side in _sides(block.shape))
     own = param.numel() * state_dtype(param).itemsize
+    interval = group.get("statistics_interval")
     refresh, application, statistics = (
         sum(number * cost(*side, group) for side, number in sides.items())
         for cost in (optimizer._refresh_cost, optimizer._apply_cost, optimizer._observe_cost)
@@ -136,9 +138,9 @@ def _member_cost(optimizer: KroneckerOptimizer, param: Tensor, group: Group, nam
         step_bytes=torch.int64.itemsize,
         refresh_flops=refresh,
         apply_flops=application,
-        statistics_flops=statistics,
+        statistics_flops=0 if interval is None else statistics,
         refresh_interval=group["refresh_interval"],
-        statistics_interval=group.get("statistics_interval", 1),
+        statistics_interval=interval,
     )
 
 

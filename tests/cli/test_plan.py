@@ -1,0 +1,149 @@
+"""`jorge-tune plan`: tables, JSON, budgets and exit codes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from jorge_tune.cli import main
+from jorge_tune.cli.plan import parse_size
+from jorge_tune.errors import InputError
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", *arguments])
+    return ended.value.code
+
+
+def planned(capsys, *arguments, code=0):
+    assert run(*arguments, "--format", "json") == code
+    return json.loads(capsys.readouterr().out)
+
+
+def columns(text, heading):
+    """The rows below the line that starts with `heading`, as lists of cells, up to an empty line."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(heading)) + 2
+    rows = []
+    for line in lines[start:]:
+        if not line:
+            break
+        rows.append([cell.strip() for cell in line.split("  ") if cell.strip()])
+    return rows
+
+
+def test_an_sgd_recipe_is_bootstrapped_and_both_facts_are_said(capsys):
+    assert run("digits/cnn-sgd") == 0
+    out, err = capsys.readouterr()
+    assert "trains with sgd: planning what bootstrap makes of it" in err
+    assert "refresh_interval is not set: means are taken over 10 steps" in err
+    assert out.startswith("cnn-jorge: jorge, blocks up to 1024, refreshed every 10 steps\n")
+    assert columns(out, "parameter") == [
+        ["0.weight", "1", "1 of 32x9", "6.57 KiB", "0.7%", "144 k", "23.6 k"],
+        ["0.bias", "4", "one-dimensional", "584 B", "0.1%", "0", "0"],
+        ["2.weight", "1", "1 of 32x288", "400 KiB", "43.8%", "35.1 M", "5.9 M"],
+        ["5.weight", "1", "1 of 64x288", "484 KiB", "53.0%", "78.1 M", "13 M"],
+        ["9.weight", "1", "1 of 10x64", "21.4 KiB", "2.3%", "566 k", "94.7 k"],
+        ["total", "8", "913 KiB", "100.0%", "114 M", "19 M"],
+    ]
+    assert [row[0] for row in columns(out, "optimizer")] == [
+        "sgd", "adamw", "jorge (planned)", "shampoo", "sketchy", "sketchy", "sketchy",
+    ]  # fmt: skip
+
+
+def test_each_parameter_has_its_row_on_request_and_top_keeps_the_largest(capsys):
+    assert run("digits/cnn-sgd", "--each") == 0
+    assert [row[0] for row in columns(capsys.readouterr().out, "parameter")] == [
+        "0.weight", "0.bias", "2.weight", "2.bias", "5.weight", "5.bias", "9.weight", "9.bias", "total",
+    ]  # fmt: skip
+    assert run("digits/cnn-sgd", "--top", "2") == 0
+    rows = columns(capsys.readouterr().out, "parameter")
+    assert [row[:2] for row in rows] == [["5.weight", "1"], ["2.weight", "1"], ["all others", "6"], ["total", "8"]]
+    assert rows[2][2:] == ["28.5 KiB", "3.1%", "709 k", "118 k"]
+
+
+def test_blocks_of_several_shapes_and_a_set_value_after_the_bootstrap(capsys):
+    assert run("digits/cnn-sgd", "--set", "optimizer.block_size=128", "--set", "optimizer.refresh_interval=1") == 0
+    out, err = capsys.readouterr()
+    assert "is not set" not in err
+    assert out.startswith("cnn-jorge: jorge, blocks up to 128, refreshed every step\n")
+    assert ["2.weight", "1", "2 of 32x128; 1 of 32x32"] in [row[:3] for row in columns(out, "parameter")]
+
+
+def test_json_holds_every_parameter_and_adds_up(capsys):
+    data = planned(capsys, "digits/cnn-sgd", "--top", "1")
+    assert [cost["name"] for cost in data["parameters"]][:2] == ["0.weight", "0.bias"]
+    assert len(data["parameters"]) == 8
+    first = data["parameters"][0]
+    assert first["shape"] == [32, 1, 3, 3]
+    assert first["blocks"] == [{"rows": 32, "columns": 9, "left": True, "right": True, "count": 1}]
+    assert first["preconditioner_bytes"] == 4 * (32**2 + 9**2)
+    for key in ("state_bytes", "refresh_flops", "apply_flops", "preconditioner_bytes"):
+        assert sum(cost[key] for cost in data["parameters"]) == data["total"][key]
+    assert sum(cost["share_of_state"] for cost in data["parameters"]) == pytest.approx(1)
+    assert "fit" not in data
+
+
+def test_a_budget_picks_the_largest_block_size_and_its_line_applies_it(capsys):
+    assert run("digits/cnn-sgd", "--memory-budget", "500KiB") == 0
+    out = capsys.readouterr().out
+    assert [row[0] for row in columns(out, "block_size")] == ["1024", "256", "128", "64", "32"]
+    assert [row[-1] for row in columns(out, "block_size")] == ["no", "no", "no", "chosen", "yes"]
+    assert "block_size 64 instead of 1024: state 481 KiB for 913 KiB, refresh 39.4 M for 114 M" in out
+    *_, setting = out.splitlines()[-1].split()
+    data = planned(capsys, "digits/cnn-sgd", "--memory-budget", "500KiB", "--set", setting)
+    assert data["fit"]["chosen"] == data["fit"]["own"]
+    assert data["fit"]["chosen"]["total"] == data["total"]
+    assert data["fit"]["chosen"]["value"] == 64
+
+
+def test_a_budget_that_the_recipe_meets_changes_nothing(capsys):
+    assert run("digits/cnn-sgd", "--memory-budget", "1 GB") == 0
+    assert "block_size 1024, the recipe's own, fits: nothing to change." in capsys.readouterr().out
+
+
+def test_a_budget_that_nothing_meets_exits_with_4_and_names_what_does(capsys):
+    assert run("digits/cnn-sgd", "--memory-budget", "300KiB") == 4
+    out = capsys.readouterr().out
+    assert "No block_size fits: the smallest state is that of 32, 453 KiB." in out
+    last = out.splitlines()[-1]
+    assert last == "sketchy fits, with 270 KiB: --set optimizer.name=sketchy --set optimizer.rank=16"
+    changes = [word for word in last.split() if "=" in word]
+    assert run("digits/cnn-sgd", "--memory-budget", "300KiB", "--set", changes[0], "--set", changes[1]) == 0
+    assert "rank 16, the recipe's own, fits" in capsys.readouterr().out
+    data = planned(capsys, "digits/cnn-sgd", "--memory-budget", "1KiB", code=4)
+    assert data["fit"]["chosen"] is None
+    assert data["fit"]["smallest"]["value"] == 32
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1B", 1), ("2GiB", 2 * 2**30), ("1.5 GB", 1_500_000_000), ("500mb", 500_000_000), (" 3KiB ", 3072),
+        ("7kB", 7000), ("0.5 MiB", 2**19), ("1TiB", 2**40),
+    ],
+)  # fmt: skip
+def test_sizes(text, size):
+    assert parse_size(None, None, text) == size
+
+
+@pytest.mark.parametrize("text", ["", "2", "GiB", "2 gigs", "-2GiB", "2GiB!", "0GB", "0.1B", "1e3MB", "nan GB"])
+def test_faulty_sizes_are_refused_with_the_rule(text, capsys):
+    with pytest.raises(InputError, match="--memory-budget must be a number above 0 and a unit: B, KB, KiB"):
+        parse_size(None, None, text)
+    assert run("digits/cnn-sgd", f"--memory-budget={text}") == 2
+    assert f"got {text!r}; write 2GiB or 500MB" in capsys.readouterr().err
+
+
+def test_what_cannot_be_planned_is_bad_input(tmp_path, capsys):
+    path = tmp_path / "bare.yaml"
+    path.write_text("name: bare\noptimizer: {name: jorge, lr: 0.1}\nepochs: 3\nbatch_size: 8\n")
+    assert run(str(path)) == 2
+    assert "task.model: the recipe 'bare' names no model, so there is nothing to plan" in capsys.readouterr().err
+    path.write_text("name: own\noptimizer: {name: 'torch.optim:Adagrad', lr: 0.1}\nepochs: 3\nbatch_size: 8\n")
+    assert run(str(path)) == 2
+    assert "has no preconditioners to plan" in capsys.readouterr().err
+    assert run("digits/cnn-sgd", "--set", "optimizer.block_size=0") == 2
+    assert "optimizer.block_size: must be 1 or more, got '0'" in capsys.readouterr().err
