@@ -91,7 +91,7 @@ def test_the_planned_optimizer_stands_among_its_rivals_as_it_is():
 
 
 def test_parameters_come_in_the_models_order_with_their_reasons():
-    plan = plan_recipe(recipe())
+    plan = plan_recipe(recipe(SECTIONS["shampoo"]))  # its groups take biases apart
     assert [cost.name for cost in plan.parameters] == [name for name, _ in Words().named_parameters()]
     reasons = {cost.name: cost.reason for cost in plan.parameters}
     assert reasons["embedding.weight"] == EMBEDDING
@@ -187,6 +187,8 @@ def test_a_block_size_that_a_preset_overrides_is_not_offered():
     plan = plan_recipe(recipe(schema.Jorge(lr=0.1, preset="paper"), "resnet18"), budget=1)
     assert plan.block_size is None
     assert [c.value for c in plan.fit.candidates] == [None, 4096, 2048, 512, 256, 128, 64, 32]
+    plan = plan_recipe(recipe(schema.Jorge(lr=0.1, preset="paper", block_size=512), "resnet18"), budget=1)
+    assert [c.value for c in plan.fit.candidates] == [8192, 4096, 2048, 512, 256, 128, 64, 32]
 
 
 def test_what_cannot_be_planned_is_refused():

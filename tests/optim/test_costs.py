@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from jorge_tune.optim import DecoupledSGD, Jorge, Shampoo, param_groups
+from jorge_tune.optim import DecoupledSGD, Jorge, Shampoo, SketchyAdaGrad, SketchyShampoo, param_groups
 from jorge_tune.optim.blocks import MAX_SIDE, BlockShape
 from jorge_tune.optim.costs import EXCLUDED, FROZEN, NOTHING, ONE_DIMENSIONAL, OTHER, TOO_LONG, account, total
 
@@ -22,6 +22,10 @@ FAMILY = {
     "shampoo": lambda params: Shampoo(params, 0.1),
     "shampoo-adamw": lambda params: Shampoo(params, 0.1, graft="adamw", block_size=None),
     "shampoo-blocked": lambda params: Shampoo(params, 0.1, block_size=4),
+    "sketchy": lambda params: SketchyShampoo(params, 0.1, rank=4),
+    "sketchy-full-rank": lambda params: SketchyShampoo(params, 0.1, statistics_interval=2),
+    "sketchy-blocked": lambda params: SketchyShampoo(params, 0.1, rank=2, block_size=5, graft="adamw"),
+    "sketchy-adagrad": lambda params: SketchyAdaGrad(params, 0.1, rank=3),
     "decoupled-sgd": lambda params: DecoupledSGD(params, 0.1, momentum=0.9),
     "decoupled-sgd-plain": lambda params: DecoupledSGD(params, 0.1),
 }
@@ -124,7 +128,7 @@ def test_bytes_stay_after_a_load_and_a_new_timetable(make):
     step(again)
     assert allocated_bytes(again) == before
     for group in again.param_groups:
-        group["refresh_interval"] = 3
+        group["refresh_interval"] = 3  # a new timetable: the stacks are built anew
     step(again)
     assert allocated_bytes(again) == before
 
@@ -203,6 +207,15 @@ def test_shampoos_statistics_are_those_that_torch_counts():
     assert planned.statistics_flops > 0
     each = planned.apply_flops + planned.refresh_flops / 100 + planned.statistics_flops / 3
     assert planned.flops_per_step == pytest.approx(each)
+
+
+@pytest.mark.parametrize("interval", [None, 3])
+def test_sketchys_statistics_are_part_of_a_refresh_unless_they_have_an_interval(interval):
+    param = nn.Parameter(torch.ones(12, 7))
+    (cost,) = account(SketchyShampoo([param], 0.1, refresh_interval=5, statistics_interval=interval), {param: "w"})
+    spent = cost.refresh_flops if interval is None else cost.statistics_flops
+    assert cost.refresh_flops + cost.statistics_flops == spent > 0
+    assert cost.flops_per_step == pytest.approx(cost.apply_flops + spent / (interval or 5))
 
 
 def test_an_optimizer_that_is_not_of_the_family_must_be_on_the_meta_device():
