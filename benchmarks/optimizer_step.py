@@ -50,6 +50,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--flat", type=int, default=0, metavar="N", help="also N intervals of 10 staggered steps")
     parser.add_argument("--threads", type=int, help="default: torch's")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a busy machine, one thread")
     parser.add_argument("--out", type=Path, help="JSON, with all raw times")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.contenders) - set(CONTENDERS))
@@ -58,6 +59,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("rounds", "warmup"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be >= 1, got {getattr(options, name)}")
+    if options.clock == "cpu" and options.device != "cpu":
+        parser.error("--clock must be wall on a device: processor time is not the device's")
     if options.flat == 1:
         parser.error("--flat must be 0 or >= 2, got 1: the first interval warms up")
     return options
@@ -121,7 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flat = flat_steps(problem, options) if options.flat else None
 
     environment = describe_environment(device)
-    title = f"{options.shapes}, block {options.block}, {environment['device']}, {environment['threads']} threads"
+    machine = f"{environment['device']}, {environment['threads']} threads"
+    title = f"{options.shapes}, block {options.block}, {machine}, {options.clock} time"
     print(step_table(rows, title), end="\n\n")
     print(floor_table(rows), end="\n\n")
     for name, reason in left_out.items():

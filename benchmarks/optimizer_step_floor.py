@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -81,7 +80,7 @@ def replay(products: Counter[Product], device: torch.device) -> Callable[[], Non
     return compute
 
 
-def apply_seconds(subject: Subject, synchronize: Callable[[], None]) -> float:
+def apply_seconds(subject: Subject, clock: Callable[[Callable[[], Any]], float]) -> float:
     """Time within the family's `_precondition` of a step in which nothing is due: gather, products, scatter."""
     (optimizer,) = subject.optimizers
     assert subject.set_due is not None
@@ -89,12 +88,9 @@ def apply_seconds(subject: Subject, synchronize: Callable[[], None]) -> float:
     taken = []
 
     def timed(*args: Any) -> Any:
-        synchronize()
-        start = time.perf_counter()
-        result = inner(*args)
-        synchronize()
-        taken.append(time.perf_counter() - start)
-        return result
+        results: list[Any] = []
+        taken.append(clock(lambda: results.append(inner(*args))))
+        return results[0]
 
     subject.load_gradients()
     subject.set_due(False)

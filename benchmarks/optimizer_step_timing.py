@@ -51,9 +51,10 @@ class Row:
 
 
 class Clock:
-    """Times calls on a device, garbage collection held back."""
+    """Times calls on a device, garbage collection held back; by processor time where the machine is shared."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, kind: str) -> None:
+        self.now = time.process_time if kind == "cpu" else time.perf_counter
         self.synchronize: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
     def time(self, call: Callable[[], object]) -> float:
@@ -61,10 +62,10 @@ class Clock:
         gc.disable()
         try:
             self.synchronize()
-            start = time.perf_counter()
+            start = self.now()
             call()
             self.synchronize()
-            return time.perf_counter() - start
+            return self.now() - start
         finally:
             gc.enable()
 
@@ -120,14 +121,14 @@ def run_round(number: int, rows: list[Row], problem: Problem, clock: Clock) -> N
         if row.subject.set_due is not None:
             row.note("refresh", row.seconds["refresh_step"][-1] - row.seconds["plain_step"][-1])
         if row.floor is not None:
-            row.note("apply", apply_seconds(row.subject, clock.synchronize))
+            row.note("apply", apply_seconds(row.subject, clock.time))
             row.note("refresh_products", clock.time(row.floor.refresh_alone))
             row.note("apply_products", clock.time(row.floor.apply_alone))
 
 
 def race(problem: Problem, names: list[str], options: Any) -> tuple[list[Row], dict[str, str]]:
     """Rows of those that can run, and why the others cannot."""
-    clock, rows, left_out = Clock(problem.device), [], {}
+    clock, rows, left_out = Clock(problem.device, options.clock), [], {}
     for name in names:
         print(f"{name}: first steps", file=sys.stderr, flush=True)
         try:
@@ -142,7 +143,7 @@ def race(problem: Problem, names: list[str], options: Any) -> tuple[list[Row], d
 
 def flat_steps(problem: Problem, options: Any) -> dict[str, Any]:
     """Step times of `jorge` after its warm refreshes, interval 10, staggered: their 95th percentile over the median."""
-    subject, clock, interval = CONTENDERS["jorge"].build(problem), Clock(problem.device), 10
+    subject, clock, interval = CONTENDERS["jorge"].build(problem), Clock(problem.device, options.clock), 10
     for group in subject.optimizers[0].param_groups:
         group.update(refresh_interval=interval, stagger=True, warm_refreshes=options.warmup)
     times = []
