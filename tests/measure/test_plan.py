@@ -22,7 +22,7 @@ SECTIONS = {
     "jorge": schema.Jorge(lr=0.1),
     "jorge-adamw": schema.Jorge(lr=0.1, graft="adamw", block_size=32),
     "jorge-paper": schema.Jorge(lr=0.1, preset="paper"),
-    "shampoo": schema.Shampoo(lr=0.1, no_decay=("norm", "bias")),
+    "shampoo": schema.Shampoo(lr=0.1, weight_decay=0.01, no_decay=("norm", "bias")),
     "sketchy": schema.SketchyShampoo(lr=0.1, rank=8),
 }
 
@@ -187,8 +187,9 @@ def test_a_block_size_that_a_preset_overrides_is_not_offered():
     plan = plan_recipe(recipe(schema.Jorge(lr=0.1, preset="paper"), "resnet18"), budget=1)
     assert plan.block_size is None
     assert [c.value for c in plan.fit.candidates] == [None, 4096, 2048, 512, 256, 128, 64, 32]
-    plan = plan_recipe(recipe(schema.Jorge(lr=0.1, preset="paper", block_size=512), "resnet18"), budget=1)
-    assert [c.value for c in plan.fit.candidates] == [8192, 4096, 2048, 512, 256, 128, 64, 32]
+    section = schema.Jorge(lr=0.1, preset="paper", block_size=512)
+    plan = plan_recipe(recipe(section, words=MAX_SIDE + 8), budget=1)
+    assert [c.value for c in plan.fit.candidates] == [8192, 4096, 2048, 512, 256, 128, 64, 32, None]
 
 
 def test_what_cannot_be_planned_is_refused():
