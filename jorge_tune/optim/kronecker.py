@@ -20,7 +20,7 @@ from jorge_tune.optim import grafting, momenta
 from jorge_tune.optim.blocks import is_due
 from jorge_tune.optim.checks import Group, check_dtype, check_group, check_state, state_dtype, usable_gradient
 from jorge_tune.optim.preconditioner import Preconditioner
-from jorge_tune.optim.stacks import Stack, build_stacks, expose, span
+from jorge_tune.optim.stacks import Stack, build_stacks, expose, pick
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -246,11 +246,11 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         for change, places in ((self._observe_side, seen), (self._refresh_side, due)):
             if not places:
                 continue
-            part = grads[span(places)]
+            part = pick(grads, places)
             for side in stack.sides:
                 here = [rows[i] for i in places]
                 new = change(stack.read(side, here), part if side == "left" else part.mT, group)
-                stack.write(side, here, new, None if finite is None else finite[span(places)])
+                stack.write(side, here, new, None if finite is None else pick(finite, places))
 
 
 def _by_device(params: list[Tensor]) -> list[list[Tensor]]:

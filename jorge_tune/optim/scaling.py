@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 
 def largest(matrix: Tensor) -> Tensor:
     """The largest absolute entry, shape (..., 1, 1); 1 for an all-zero matrix."""
-    value: Tensor = torch.linalg.vector_norm(matrix, math.inf, dim=(-1, -2), keepdim=True)
+    value = torch.maximum(matrix.amax((-1, -2), keepdim=True), -matrix.amin((-1, -2), keepdim=True))
     return torch.where(value == 0, 1.0, value).to(matrix.dtype)
 
 

@@ -42,15 +42,18 @@ class Stack:
 
     def read(self, side: str, rows: list[int]) -> SideState:
         """The side states of `rows`: views where the rows are contiguous, else copies."""
-        return {name: tensor[span(rows)] for name, tensor in self.sides[side].items()}
+        return {name: pick(tensor, rows) for name, tensor in self.sides[side].items()}
 
     def write(self, side: str, rows: list[int], state: SideState, flags: Tensor | None = None) -> None:
         """Put side states back; with `flags`, bool of shape (number of rows,), only where they are set."""
         for name, tensor in state.items():
-            whole, index = self.sides[side][name], span(rows)
+            whole = self.sides[side][name]
             if flags is not None:
-                tensor = torch.where(flags.view(-1, *[1] * (tensor.dim() - 1)), tensor, whole[index])
-            whole[index] = tensor
+                tensor = torch.where(flags.view(-1, *[1] * (tensor.dim() - 1)), tensor, pick(whole, rows))
+            if _contiguous(rows):
+                whole[rows[0] : rows[-1] + 1] = tensor
+            else:
+                torch._foreach_copy_([whole[row] for row in rows], list(tensor.unbind()))
 
     def gather(self, rows: list[int], grads: dict[Tensor, Tensor]) -> Tensor:
         """The gradients of `rows`, shape (number of rows, m, n)."""
@@ -125,7 +128,12 @@ def side_key(side: str, number: int, name: str) -> str:
     return f"{side}.{number}" + (f".{name}" if name else "")
 
 
-def span(rows: list[int]) -> slice | list[int]:
-    """Ascending rows as an index: a slice, hence a view, where they are contiguous."""
-    first, last = rows[0], rows[-1]
-    return slice(first, last + 1) if last - first + 1 == len(rows) else rows
+def pick(tensor: Tensor, rows: list[int]) -> Tensor:
+    """Ascending rows of a tensor: a view where they are contiguous. No index tensor, for which a GPU would wait."""
+    if _contiguous(rows):
+        return tensor[rows[0] : rows[-1] + 1]
+    return torch.stack([tensor[row] for row in rows])
+
+
+def _contiguous(rows: list[int]) -> bool:
+    return rows[-1] - rows[0] + 1 == len(rows)
