@@ -37,7 +37,8 @@ class SketchyAdaGrad(KroneckerOptimizer):
 
     Args:
         params: Parameters or groups.
-        lr: Step length, >= 0: each coordinate moves by about lr / t^(1/2) at step t, whatever the gradients' scale.
+        lr: Learning rate, >= 0: the longest step of a parameter, as a vector; its first has this length. The scale of
+            the gradients does not matter.
         momentum: m <- momentum m + (1 - momentum) P; the paper has none, 0.
         weight_decay: Decoupled, >= 0.
         rank: The paper's l, >= 2; a rank not below d is full-matrix AdaGrad.
