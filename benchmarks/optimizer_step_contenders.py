@@ -101,7 +101,7 @@ def _plain(make: Callable[[list[Tensor]], Optimizer]) -> Callable[[Problem], Sub
     return build
 
 
-def _family(make: Callable[..., Optimizer]) -> Callable[[Problem], Subject]:
+def family(make: Callable[..., Optimizer]) -> Callable[[Problem], Subject]:
     """A member of the family; `warm_refreshes` says whether everything is due or nothing, and rebuilds nothing."""
 
     def build(problem: Problem) -> Subject:
@@ -221,13 +221,13 @@ def _routed(route: str) -> Callable[..., Optimizer]:
 CONTENDERS: dict[str, Contender] = {
     "sgd": Contender(_plain(lambda params: torch.optim.SGD(params, LR, momentum=0.9)), "none"),
     "adamw": Contender(_plain(lambda params: torch.optim.AdamW(params, LR)), "none"),
-    "jorge": Contender(_family(_jorge()), "same"),
-    "jorge-dense": Contender(_family(_routed("dense")), "same"),
-    "jorge-low-rank": Contender(_family(_routed("low_rank")), "same"),
-    "jorge-congruence": Contender(_family(_jorge(form="congruence")), "same"),
-    "shampoo-eigh": Contender(_family(_shampoo("eigh")), "same"),
-    "shampoo-newton": Contender(_family(_shampoo("newton")), "same"),
-    "sketchy": Contender(_family(_sketchy), f"same, rank {SKETCH_RANK}"),
+    "jorge": Contender(family(_jorge()), "same"),
+    "jorge-dense": Contender(family(_routed("dense")), "same"),
+    "jorge-low-rank": Contender(family(_routed("low_rank")), "same"),
+    "jorge-congruence": Contender(family(_jorge(form="congruence")), "same"),
+    "shampoo-eigh": Contender(family(_shampoo("eigh")), "same"),
+    "shampoo-newton": Contender(family(_shampoo("newton")), "same"),
+    "sketchy": Contender(family(_sketchy), f"same, rank {SKETCH_RANK}"),
     "public-scalable-shampoo": Contender(_scalable_shampoo, "same"),
     "public-shampoo": Contender(_public_shampoo, "same, as parameters"),
     "public-soap": Contender(_soap, "same, as parameters"),
