@@ -13,6 +13,7 @@ import torch
 
 import jorge_tune
 from jorge_tune.errors import InputError
+from jorge_tune.hardware import cpu_name
 
 _TOOL_TIMEOUT_SECONDS = 10
 
@@ -43,7 +44,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "device_type": device.type,
         "driver": _driver_version() if device.type == "cuda" else None,
         "cuda": torch.version.cuda if device.type == "cuda" else None,
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {
@@ -58,16 +59,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 def device_name(device: torch.device) -> str:
     """The GPU's or the CPU's name."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def _driver_version() -> str | None:

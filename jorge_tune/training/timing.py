@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,19 +41,19 @@ class PhaseTimer:
     """Seconds of named phases of one step: CUDA events on a GPU, the clock elsewhere; reads nothing until asked."""
 
     def __init__(self, device: torch.device, clock: Clock = time.perf_counter) -> None:
-        self._on_gpu, self._clock = device.type == "cuda", clock
+        self._device, self._clock = device, clock
         self._marks: dict[str, tuple[Any, Any]] = {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time what happens inside, under `name`."""
-        start = self._mark()
+        start = _mark(self._device, self._clock)
         yield
-        self._marks[name] = (start, self._mark())
+        self._marks[name] = (start, _mark(self._device, self._clock))
 
     def read(self) -> dict[str, float]:
         """Seconds by phase; waits for the device."""
-        if not self._on_gpu:
+        if self._device.type != "cuda":
             return {name: end - start for name, (start, end) in self._marks.items()}
         seconds = {}
         for name, (start, end) in self._marks.items():
@@ -60,12 +61,37 @@ class PhaseTimer:
             seconds[name] = start.elapsed_time(end) / 1000
         return seconds
 
-    def _mark(self) -> Any:
-        if not self._on_gpu:
-            return self._clock()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
+
+class LapTimer:
+    """Seconds between one mark and the next, so that nothing lies between two laps; read when all is done.
+
+    CUDA events on a GPU, so that the host need not wait within a burst; the clock elsewhere.
+    """
+
+    def __init__(self, device: torch.device, clock: Clock = time.perf_counter) -> None:
+        self._device, self._clock = device, clock
+        self._marks: list[Any] = []
+
+    def mark(self) -> None:
+        """End a lap and start the next."""
+        self._marks.append(_mark(self._device, self._clock))
+
+    def read(self) -> list[float]:
+        """Seconds of each lap since the first mark; waits for the device and starts anew."""
+        marks, self._marks = self._marks, []
+        if self._device.type != "cuda":
+            return [end - start for start, end in itertools.pairwise(marks)]
+        synchronize(self._device)
+        return [start.elapsed_time(end) / 1000 for start, end in itertools.pairwise(marks)]
+
+
+def _mark(device: torch.device, clock: Clock) -> Any:
+    """Now, on the device's own clock."""
+    if device.type != "cuda":
+        return clock()
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 def synchronize(device: torch.device) -> None:

@@ -11,6 +11,7 @@ PACKAGE = Path(jorge_tune.__file__).parent
 LAYERS = {
     "errors": 0,
     "files": 0.5,
+    "hardware": 0.5,
     "records": 0.5,
     "optim": 1,
     "recipe": 1,
@@ -23,6 +24,7 @@ LAYERS = {
 FORBIDDEN = {  # third-party packages that a room must not touch at all
     "errors": {"torch", "numpy", "yaml", "click", "rich"},
     "files": {"torch", "numpy", "yaml", "click", "rich"},
+    "hardware": {"torch", "numpy", "yaml", "click", "rich"},
     "records": {"torch", "numpy", "yaml", "click", "rich"},
     "recipe": {"torch", "numpy", "click", "rich"},
     "optim": {"numpy", "yaml", "click", "rich", "optuna", "torchvision"},

@@ -1,0 +1,128 @@
+"""The machine as far as files and NVML tell, without torch: processor, cores, GPUs, driver, torch's build."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import os
+import platform
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+_NAME_BYTES = 96  # NVML's longest names
+
+
+class Gpu(NamedTuple):
+    """A GPU's name and UUID."""
+
+    name: str
+    uuid: str
+
+
+class Nvidia(NamedTuple):
+    """What NVML sees: the driver's version and every GPU, in the order of the PCI bus."""
+
+    driver: str
+    gpus: tuple[Gpu, ...]
+
+
+def cpu_name() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def usable_cores() -> tuple[int, ...]:
+    """The cores this process may use; all of them where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+class Scheduling(NamedTuple):
+    """Seconds that this process's threads ran on a core, and that they were ready and waited for one."""
+
+    ran: float
+    waited: float
+
+
+def scheduling() -> Scheduling | None:
+    """Of all threads so far; None where the system does not count it (only Linux does)."""
+    ran = waited = 0
+    try:
+        for path in Path("/proc/self/task").glob("*/schedstat"):
+            on_core, in_queue, _ = path.read_text().split()
+            ran, waited = ran + int(on_core), waited + int(in_queue)
+    except (OSError, ValueError):
+        return None
+    return Scheduling(ran / 1e9, waited / 1e9) if ran else None
+
+
+def visible_gpus(nvidia: Nvidia | None, environment: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]:
+    """The GPUs that CUDA would show, by `CUDA_VISIBLE_DEVICES`."""
+    if nvidia is None:
+        return ()
+    asked = environment.get("CUDA_VISIBLE_DEVICES")
+    if asked is None:
+        return nvidia.gpus
+    chosen: list[Gpu] = []
+    for piece in asked.split(","):
+        found = _gpu_called(piece.strip(), nvidia.gpus)
+        if found is None:  # CUDA stops at the first that it does not know
+            break
+        chosen.append(found)
+    return tuple(chosen)
+
+
+def _gpu_called(piece: str, gpus: tuple[Gpu, ...]) -> Gpu | None:
+    if piece.isdecimal():
+        return gpus[int(piece)] if int(piece) < len(gpus) else None
+    if piece.startswith("MIG-") and gpus:
+        return Gpu(f"{gpus[0].name}, a slice of it", piece)
+    return next((gpu for gpu in gpus if piece and gpu.uuid.startswith(piece)), None)
+
+
+@functools.cache
+def nvidia() -> Nvidia | None:
+    """What NVML sees; None where there is no driver."""
+    try:
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return None
+    if library.nvmlInit_v2() != 0:
+        return None
+    try:
+        driver, count = ctypes.create_string_buffer(_NAME_BYTES), ctypes.c_uint()
+        library.nvmlSystemGetDriverVersion(driver, _NAME_BYTES)
+        library.nvmlDeviceGetCount_v2(ctypes.byref(count))
+        gpus = []
+        for index in range(count.value):
+            handle = ctypes.c_void_p()
+            name, uuid = (ctypes.create_string_buffer(_NAME_BYTES) for _ in range(2))
+            if library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) == 0:
+                library.nvmlDeviceGetName(handle, name, _NAME_BYTES)
+                library.nvmlDeviceGetUUID(handle, uuid, _NAME_BYTES)
+            gpus.append(Gpu(name.value.decode(errors="replace"), uuid.value.decode(errors="replace")))
+        return Nvidia(driver.value.decode(errors="replace"), tuple(gpus))
+    finally:
+        library.nvmlShutdown()
+
+
+def torch_cuda_build() -> str | None:
+    """The CUDA version that the installed torch was built for, read from its files; None for a CPU build."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return None
+    try:
+        text = Path(found.origin).with_name("version.py").read_text(errors="replace")
+    except OSError:
+        return None
+    written = re.search(r"^cuda\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
+    return written[1] if written else None

@@ -1,0 +1,222 @@
+"""A recipe's refresh interval: from the cache where it was measured under the same facts, else from the clock.
+
+torch is imported only where something has to be measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jorge_tune.errors import InputError
+from jorge_tune.measure import calibrate as plan
+from jorge_tune.measure.cache import Entry, cache_folder, keep, look_up, today
+from jorge_tune.measure.fingerprint import Calibratable, calibrated_section, facts_of, fingerprint_of, resolve_device
+from jorge_tune.measure.inputs import input_shape, training_steps
+from jorge_tune.measure.intervals import Choice, choose_interval
+from jorge_tune.measure.timings import Iteration, Measurements, Profile
+from jorge_tune.recipe.bootstrap import bootstrap
+from jorge_tune.recipe.schema import SGD, AdamW, Calibration, Recipe
+
+if TYPE_CHECKING:
+    from jorge_tune.measure.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure, where, and how long.
+
+    Args:
+        overhead: the budget as a fraction of the baseline's iteration, > 0.
+        device: auto, cpu, cuda or cuda:<n>.
+        threads: CPU threads; None: the environment's or torch's choice.
+        real_data: take batches from the loader, and count its time.
+        remeasure: leave the cache's answer aside.
+        cache: where measurements are kept.
+        effort: how long to measure.
+    """
+
+    overhead: float = 0.1
+    device: str = "auto"
+    threads: int | None = None
+    real_data: bool = False
+    remeasure: bool = False
+    cache: Path = field(default_factory=cache_folder)
+    effort: plan.Effort = plan.DEFAULT_EFFORT
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A recipe's interval, or why there is none, with all that it rests on."""
+
+    recipe: Recipe
+    overhead: float
+    choice: Choice
+    measurements: Measurements
+    profile: Profile
+    fingerprint: str
+    facts: Mapping[str, Any]
+    measured_on: str
+    from_cache: bool
+    training_steps: int | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def section(self) -> Calibratable:
+        """The recipe's optimizer."""
+        return calibrated_section(self.recipe)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Whether a recipe's present interval keeps inside the budget."""
+
+    recipe: Recipe
+    interval: int
+    overhead: float
+    checked: plan.Checked
+    device: str
+
+
+def calibratable(recipe: Recipe) -> Recipe:
+    """The recipe itself, or the Jorge recipe that follows from an SGD or AdamW recipe."""
+    return bootstrap(recipe).recipe if isinstance(recipe.optimizer, (SGD, AdamW)) else recipe
+
+
+def calibrate_recipe(recipe: Recipe, request: Request, *, report: plan.Report = lambda progress: None) -> Calibrated:
+    """Answer from the cache, or measure, and keep what was measured unless it was unstable.
+
+    Args:
+        recipe: a jorge, shampoo or sketchy recipe with a task.
+        request: where and how.
+        report: told about the progress of a measurement.
+
+    Raises:
+        InputError: the recipe cannot be calibrated, the device is not there, the batch does not fit.
+    """
+    _check_overhead(request.overhead)
+    device = resolve_device(request.device)
+    facts = facts_of(recipe, device, threads=request.threads, real_data=request.real_data)
+    fingerprint = fingerprint_of(facts)
+    warnings: list[str] = []
+    if not request.remeasure:
+        entry, warning = look_up(request.cache, fingerprint)
+        warnings += [warning] if warning else []
+        choice = entry and _answer(entry.measurements, request.overhead)
+        if entry and choice:
+            return _calibrated(recipe, request, entry, choice, from_cache=True, warnings=warnings)
+    with _bench(recipe, request, device) as (bench, used):
+        if used != device:  # the driver is there, and torch cannot use it
+            facts = facts_of(recipe, used, threads=request.threads, real_data=request.real_data)
+        measured = plan.calibrate(bench, request.overhead, effort=request.effort, report=report)
+        profile = _profile(recipe, bench, measured.parts)
+    entry = Entry(fingerprint_of(facts), facts, today(), measured.measurements, profile)
+    if measured.choice.outcome != "unstable":
+        unwritten = keep(request.cache, entry)
+        warnings += [unwritten] if unwritten else []
+    return _calibrated(recipe, request, entry, measured.choice, from_cache=False, warnings=warnings)
+
+
+def check_recipe(recipe: Recipe, request: Request, *, report: plan.Report = lambda progress: None) -> Checked:
+    """Run the recipe's present interval and judge it; the cache has no part in it.
+
+    Raises:
+        InputError: as `calibrate_recipe`, or the recipe has no interval yet (`auto`).
+    """
+    _check_overhead(request.overhead)
+    section = calibrated_section(recipe)
+    if section.refresh_interval == "auto":
+        raise InputError("optimizer.refresh_interval: 'auto' is no interval to check; calibrate with --write first")
+    input_shape(recipe)  # refuses what has no iteration, before torch is loaded
+    with _bench(recipe, request, resolve_device(request.device)) as (bench, _):
+        interval = bench.interval
+        checked = plan.check(bench, interval, request.overhead, effort=request.effort, report=report)
+        return Checked(recipe, interval, request.overhead, checked, bench.device)
+
+
+def with_interval(recipe: Recipe, calibrated: Calibrated) -> Recipe:
+    """The recipe with the interval that was found, and where it was measured."""
+    assert calibrated.choice.interval is not None
+    section = replace(calibrated_section(recipe), refresh_interval=calibrated.choice.interval)
+    origin = Calibration(
+        fingerprint=calibrated.fingerprint, device=calibrated.profile.device, overhead=calibrated.overhead
+    )
+    return replace(recipe, optimizer=section, calibration=origin)
+
+
+def measured_elsewhere(recipe: Recipe, device: str = "auto", threads: int | None = None) -> str | None:
+    """What to say where the recipe's interval was measured under other facts than today's; None where it was not.
+
+    Raises:
+        InputError: the device is not there.
+    """
+    if recipe.calibration is None or not isinstance(recipe.optimizer, Calibratable):
+        return None
+    interval = recipe.optimizer.refresh_interval
+    if not isinstance(interval, int) or recipe.task is None or recipe.task.kind != "classification":
+        return None
+    here = resolve_device(device)
+    known = {fingerprint_of(facts_of(recipe, here, threads=threads, real_data=real)) for real in (False, True)}
+    if recipe.calibration.fingerprint in known:
+        return None
+    return (
+        f"refresh_interval {interval} was measured elsewhere (on {recipe.calibration.device}, or with another model, "
+        "batch, precision, version or number of threads); `jorge-tune calibrate-freq RECIPE --write` measures it here"
+    )
+
+
+def _check_overhead(overhead: float) -> None:
+    if not overhead > 0:
+        raise InputError(f"overhead must be greater than 0, got {overhead!r}")
+
+
+def _answer(measurements: Measurements, overhead: float) -> Choice | None:
+    """What stored measurements say without another run; None where they do not."""
+    choice = choose_interval(measurements, overhead)
+    if choice.outcome == "unstable" or (choice.interval and measurements.verified(choice.interval) is None):
+        return None
+    return choice
+
+
+def _calibrated(
+    recipe: Recipe, request: Request, entry: Entry, choice: Choice, *, from_cache: bool, warnings: list[str]
+) -> Calibrated:
+    return Calibrated(
+        recipe=recipe,
+        overhead=request.overhead,
+        choice=choice,
+        measurements=entry.measurements,
+        profile=entry.profile,
+        fingerprint=entry.fingerprint,
+        facts=entry.facts,
+        measured_on=entry.measured_on,
+        from_cache=from_cache,
+        training_steps=training_steps(recipe),
+        warnings=tuple(warnings),
+    )
+
+
+@contextmanager
+def _bench(recipe: Recipe, request: Request, device: str) -> Generator[tuple[Workbench, str], None, None]:
+    """The workbench on the device that torch can use, which may be the processor where `auto` was asked for."""
+    import torch
+
+    from jorge_tune.measure.batch_limit import within_memory
+    from jorge_tune.measure.workbench import open_bench
+    from jorge_tune.training.environment import choose_device
+
+    if request.device == "auto" and device != "cpu" and not torch.cuda.is_available():
+        device = "cpu"
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    chosen = choose_device(device)
+    with within_memory(recipe, chosen), open_bench(recipe, chosen, real_data=request.real_data) as bench:
+        yield bench, device
+
+
+def _profile(recipe: Recipe, bench: Workbench, parts: Mapping[str, Iteration]) -> Profile:
+    shape = input_shape(recipe)
+    return Profile(parts, bench.memory, bench.device, str(shape) + (f" ({shape.assumed})" if shape.assumed else ""))

@@ -1,0 +1,239 @@
+"""From timings to a refresh interval: pure, seeded, without torch.
+
+One step of interval k takes, in the mean, `time(k) = plain + refresh / k` iterations of the baseline, where `plain` is
+the optimizer's iteration without a refresh and `refresh` what refreshing every block once costs. Both are medians of
+ratios taken within one round; their confidence bounds come from resampled rounds (the percentile method), the two
+kept together.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from jorge_tune.measure.steadiness import disturbance
+from jorge_tune.measure.timings import Measurements, Round, Verification
+
+LARGEST_INTERVAL = 1000
+"""Beyond it preconditioners are older than most learning-rate phases; "no interval" is then the honest answer."""
+
+LEAST_ROUNDS = 6
+_DRAWS = 1000
+_SEED = 0
+_CONFIDENCE = 0.95  # two-sided: the upper bound is exceeded in 2.5 % of cases
+_FACTOR = 2  # an answer this many times what the medians alone say is noise, not measurement
+_CORRECTIONS = 2  # verifications that may miss the budget before the timings are called unstable
+
+Outcome = Literal["interval", "infeasible", "unstable"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its confidence bounds."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Iteration time as a function of the interval, in iterations of the baseline."""
+
+    plain: float
+    refresh: float
+    draws: tuple[tuple[float, float], ...]  # (plain, refresh) of resampled rounds
+
+    def at(self, interval: float) -> Estimate:
+        """time(k) with its bounds; infinity stands for no refresh at all."""
+        return self._estimate(lambda plain, refresh: plain + refresh / interval)
+
+    @property
+    def refresh_estimate(self) -> Estimate:
+        """One refresh of every block."""
+        return self._estimate(lambda plain, refresh: refresh)
+
+    def with_refresh(self, refresh: float) -> StepCost:
+        """The same with another refresh cost, the spread scaled along."""
+        scale = refresh / self.refresh if self.refresh > 0 else 1.0
+        draws = tuple((p, r * scale if self.refresh > 0 else refresh) for p, r in self.draws)
+        return replace(self, refresh=refresh, draws=draws)
+
+    def _estimate(self, of: Callable[[float, float], float]) -> Estimate:
+        return Estimate(of(self.plain, self.refresh), *percentiles([of(*draw) for draw in self.draws]))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the timings say: an interval; or why there is none, in a sentence."""
+
+    outcome: Outcome
+    interval: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Whether an interval that was run keeps inside the budget: `unstable` where the timings do not say."""
+
+    outcome: Literal["inside", "over", "unstable"]
+    reason: str
+    ratio: Estimate
+
+
+@functools.lru_cache(maxsize=4)
+def step_cost(rounds: tuple[Round, ...]) -> StepCost:
+    """The cost of a step from interleaved rounds."""
+    plain = [row.plain / row.baseline for row in rounds]
+    refresh = [(row.refreshing - row.plain) / row.baseline for row in rounds]
+    generator = random.Random(_SEED)
+    draws = []
+    for _ in range(_DRAWS):
+        chosen = generator.choices(range(len(rounds)), k=len(rounds))
+        draws.append(
+            (
+                statistics.median([plain[i] for i in chosen]),
+                max(0.0, statistics.median([refresh[i] for i in chosen])),
+            )
+        )
+    return StepCost(statistics.median(plain), max(0.0, statistics.median(refresh)), tuple(draws))
+
+
+def choose_interval(measurements: Measurements, overhead: float, *, largest: int = LARGEST_INTERVAL) -> Choice:
+    """The smallest interval whose upper confidence bound on the mean step keeps within (1 + overhead) baselines.
+
+    Where intervals have been run since, theirs is the last word: one that ran over the budget corrects the cost of a
+    refresh (spread over steps, it can cost more than in one go) and a larger interval is chosen.
+
+    Args:
+        measurements: rounds in the order of time, and what was run since.
+        overhead: the budget as a fraction, > 0.
+        largest: the largest interval worth having.
+
+    Raises:
+        ValueError: an overhead that is not above 0.
+    """
+    if not overhead > 0:
+        raise ValueError(f"overhead must be > 0, got {overhead!r}")
+    if len(measurements.rounds) < LEAST_ROUNDS:
+        return Choice("unstable", None, f"{len(measurements.rounds)} rounds are too few: {LEAST_ROUNDS} are needed")
+    complaint = disturbance(references(measurements), overhead, measurements.longest_wait)
+    if complaint is not None:
+        return Choice("unstable", None, complaint)
+    budget = 1 + overhead
+    measured = step_cost(measurements.rounds)
+    missed = [v for v in measurements.verifications if v.ratio > budget]
+    if len(missed) > _CORRECTIONS:
+        ran = ", ".join(f"interval {v.interval} ran at {percent(v.ratio - 1)}" for v in missed)
+        return Choice("unstable", None, f"predictions inside the budget did not come true: {ran}")
+    cost = corrected(measured, missed)
+    floor = max((v.interval for v in missed), default=0) + 1
+    return _choose(cost, budget, floor, largest)
+
+
+def corrected(cost: StepCost, missed: Sequence[Verification]) -> StepCost:
+    """The cost of a step after runs that were slower than predicted: their excess is the refresh's."""
+    seen = [(v.ratio - cost.plain) * v.interval for v in missed]
+    return cost.with_refresh(max([cost.refresh, *seen]))
+
+
+def judge(verification: Verification, overhead: float) -> Judgement:
+    """Whether an interval as it ran keeps within the budget, by the mean step; its bounds resample the cycles.
+
+    Raises:
+        ValueError: an overhead that is not above 0.
+    """
+    if not overhead > 0:
+        raise ValueError(f"overhead must be > 0, got {overhead!r}")
+    ratio = _ratio_estimate(verification)
+    complaint = disturbance(verification.baseline, overhead, verification.waiting)
+    if complaint is not None:
+        return Judgement("unstable", complaint, ratio)
+    what = f"interval {verification.interval} takes {bounded(ratio)} of the baseline's step"
+    if ratio.low <= 1 + overhead < ratio.high and ratio.high - ratio.low > overhead:
+        return Judgement("unstable", f"{what}, a spread that hides a budget of {percent(overhead)}", ratio)
+    if ratio.value <= 1 + overhead:
+        return Judgement("inside", f"{what}, inside the budget of {percent(overhead)}", ratio)
+    return Judgement("over", f"{what}, over the budget of {percent(overhead)}", ratio)
+
+
+def references(measurements: Measurements) -> list[float]:
+    """The baseline's seconds in the order of time."""
+    later = [value for verification in measurements.verifications for value in verification.baseline]
+    return [row.baseline for row in measurements.rounds] + later
+
+
+def percent(fraction: float) -> str:
+    """`+9.8 %`."""
+    return f"{100 * fraction:+.1f} %"
+
+
+def bounded(ratio: Estimate) -> str:
+    """A ratio as what it adds, with its bounds: `+9.8 % [+9.1, +10.4]`."""
+    low, high = (100 * (bound - 1) for bound in (ratio.low, ratio.high))
+    return f"{percent(ratio.value - 1)} [{low:+.1f}, {high:+.1f}]"
+
+
+def percentiles(values: Sequence[float]) -> tuple[float, float]:
+    """The bounds that leave out half of 1 - confidence on either side."""
+    ordered = sorted(values)
+    out = round((1 - _CONFIDENCE) / 2 * len(ordered))
+    return ordered[out], ordered[-1 - out]
+
+
+def _choose(cost: StepCost, budget: float, floor: int, largest: int) -> Choice:
+    never = cost.at(float("inf"))
+    allowed = percent(budget - 1)
+    if never.low > budget:
+        return Choice("infeasible", None, f"even without a refresh a step takes {bounded(never)}: over {allowed}")
+    if never.high > budget:
+        what = f"without a refresh a step takes {bounded(never)}, and the budget of {allowed} lies within that spread"
+        return Choice("unstable", None, what)
+    by_medians = _smallest(lambda k: cost.at(k).value <= budget, largest)
+    by_bound = _smallest(lambda k: cost.at(k).high <= budget, largest)
+    if by_medians is None:
+        least = cost.refresh / (budget - cost.plain)
+        what = (
+            f"refreshes {least:.0f} steps apart would be needed for {allowed}, and {largest} is the most worth having"
+        )
+        return Choice("infeasible", None, what)
+    if by_bound is None or by_bound > _FACTOR * by_medians + 1:
+        asked = f"more than {largest}" if by_bound is None else str(by_bound)
+        what = (
+            f"the medians ask for interval {by_medians}, their spread for {asked}: without a refresh a step takes "
+            f"{bounded(never)}, too wide for a budget of {allowed}"
+        )
+        return Choice("unstable", None, what)
+    interval = max(by_bound, floor)
+    if interval > largest:
+        return Choice("unstable", None, f"interval {floor - 1} ran over the budget, and {largest} is the largest")
+    return Choice("interval", interval, f"predicted {bounded(cost.at(interval))} of the baseline's step")
+
+
+def _smallest(holds: Callable[[int], bool], largest: int) -> int | None:
+    """The smallest of 1..largest for which a condition holds that holds for all larger ones too."""
+    if not holds(largest):
+        return None
+    low, high = 0, largest
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _ratio_estimate(verification: Verification) -> Estimate:
+    """Its ratio; bounds from resampled cycles (steps, where there are fewer than three) and baseline iterations."""
+    size = verification.interval if verification.cycles >= 3 else 1
+    cycles = [verification.steps[i : i + size] for i in range(0, len(verification.steps), size)]
+    generator = random.Random(_SEED)
+    draws = []
+    for _ in range(_DRAWS):
+        steps = tuple(step for cycle in generator.choices(cycles, k=len(cycles)) for step in cycle)
+        baseline = tuple(generator.choices(verification.baseline, k=len(verification.baseline)))
+        drawn = Verification(verification.interval, steps, baseline)
+        draws.append(drawn.ratio)
+    return Estimate(verification.ratio, *percentiles(draws))

@@ -1,0 +1,81 @@
+"""Was the machine the same machine throughout? Judged on the baseline, whose work never changes.
+
+Ratios of one round hide what slows all kinds alike, so the baseline's own seconds are looked at over time.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+_LEAST = 3  # values on either side of a shift; fewer leave the medians alone
+_ERRORS = (
+    4.0  # a shift must exceed this many standard errors: see tests/measure/test_steadiness.py for the false alarms
+)
+_MEDIAN_ERROR = 1.2533  # standard error of a median in that of a mean, of normal values
+_WIDEST = 0.2  # whatever overhead is allowed, a machine that varies more is no place to measure
+_MAD = 1.4826  # standard deviation in median absolute deviations, of normal values
+
+
+class Shift(NamedTuple):
+    """A step or drift in a series: after how many values, and the later median over the earlier one."""
+
+    after: int
+    factor: float
+
+
+def largest_shift(values: Sequence[float], least_change: float) -> Shift | None:
+    """The largest change of level, of those beyond `least_change` (a fraction) and beyond noise; None if none is."""
+    logs = [math.log(value) for value in values]
+    found: Shift | None = None
+    for split in range(_LEAST, len(logs) - _LEAST + 1):
+        before, after = logs[:split], logs[split:]
+        levels = statistics.median(before), statistics.median(after)
+        change = levels[1] - levels[0]
+        residuals = [abs(x - levels[0]) for x in before] + [abs(x - levels[1]) for x in after]
+        noise = _MAD * statistics.median(residuals)
+        error = _MEDIAN_ERROR * noise * math.sqrt(1 / len(before) + 1 / len(after))
+        if abs(change) > max(math.log1p(least_change), _ERRORS * error) and (
+            found is None or abs(change) > abs(math.log(found.factor))
+        ):
+            found = Shift(split, math.exp(change))
+    return found
+
+
+def quartile_spread(values: Sequence[float]) -> float:
+    """The distance between the quartiles, in medians."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return (high - low) / middle
+
+
+def disturbance(references: Sequence[float], overhead: float, waiting: float | None = None) -> str | None:
+    """What speaks against trusting figures with these baseline seconds, in words; None where nothing does.
+
+    A level that moved by more than half the overhead (or 10 %), quartiles further apart than the overhead (or 20 %),
+    or threads that waited for a core for more than half the overhead: the machine did something else meanwhile.
+
+    Args:
+        references: the baseline's seconds in the order of time.
+        overhead: the budget that is to be told apart, as a fraction.
+        waiting: the part of its time that the process waited for a core; None where the system does not say.
+    """
+    limit = min(overhead, _WIDEST)
+    if waiting is not None and waiting > limit / 2:
+        return f"the process waited for a core for {waiting:.0%} of its time: other programs are running"
+    spread = quartile_spread(references)
+    shift = largest_shift(references, limit / 2)
+    if shift is not None:
+        pace = "slower" if shift.factor > 1 else "faster"
+        change = max(shift.factor, 1 / shift.factor) - 1
+        return (
+            f"the baseline's own step became {change:.0%} {pace} after {shift.after} of {len(references)} readings: "
+            "another program started or ended, or the clock moved"
+        )
+    if spread > limit:
+        return (
+            f"the baseline's own step varies by {spread:.0%} between its quartiles, and more than {limit:.0%} hides "
+            "what is to be measured"
+        )
+    return None
