@@ -137,14 +137,15 @@ class SketchyShampoo(KroneckerOptimizer):
     """Shampoo from sketched statistics: O((m + n) rank) numbers for an m x n block instead of O(m^2 + n^2).
 
     P = (B_L B_L^T + ..)^(-1/4) G (B_R B_R^T + ..)^(-1/4), with the family's momentum, grafting and decay. At a rank
-    not below a side's size that side is Shampoo's at the same `statistics_interval`.
+    not below a side's size that side is Shampoo's at the same `statistics_interval`. It saves memory, not time: a
+    refresh is a thin SVD, for a square block about as much work as Shampoo's eigh.
 
     Args:
         params: Parameters or groups.
         lr: Learning rate, >= 0.
         rank: The paper's l, >= 2: a side longer than it keeps l - 1 directions. The paper takes 256 for sides of 1024;
-            64 is above the mean intrinsic dimensions (10 to 50) that it found in its networks (Sec. 5.2), and a
-            quarter of the memory.
+            64 takes a quarter of that, is above the mean intrinsic dimensions (10 to 50) of the paper's networks
+            (Sec. 5.2), and gave a direction of cosine 0.98 to Shampoo's on a 16 x 288 layer (8: 0.89; 128: 0.995).
         b2: Averaging weight of the statistics, in [0, 1).
         eps: Added to the statistics, relative to their mean eigenvalue, > 0.
         statistics_interval: Steps between two updates of the statistics, >= 1; None: at refresh steps, as in the
