@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from jorge_tune.optim import DecoupledSGD, Jorge, KroneckerOptimizer, Shampoo, inverse_root_eigh
+from jorge_tune.optim import DecoupledSGD, Jorge, KroneckerOptimizer, Shampoo, SketchyShampoo, inverse_root_eigh
 from jorge_tune.optim.blocks import MAX_SIDE, assign_slots, is_due, partition
 from tests.gradients import decaying
 from tests.optim.test_exam import feed, parameters, run
@@ -89,7 +89,7 @@ def test_excluded_parameters_under_an_adamw_graft_are_adamw():
         assert torch.allclose(p, q, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("make", [Jorge, Shampoo])
+@pytest.mark.parametrize("make", [Jorge, Shampoo, SketchyShampoo])
 @pytest.mark.parametrize("values", SGD_SETTINGS)
 def test_a_grafted_step_has_the_norm_of_sgds(make, values):
     ours, theirs = parameters(), parameters()
