@@ -12,10 +12,10 @@ from typing import Final
 import torch
 from torch import nn
 
-from jorge_tune.errors import InputError
+from jorge_tune.errors import InputError, TrainingError
 from jorge_tune.measure.diagnosis import Diagnosis, Trace
 from jorge_tune.measure.quadratic import POWERS, study_quadratic
-from jorge_tune.measure.watch import DEFAULT_CHOICE, Choice, Watch
+from jorge_tune.measure.watch import DEFAULT_CHOICE, Choice, Watch, shortened
 from jorge_tune.optim import Jorge
 from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.recipe.schedule import total_steps
@@ -29,8 +29,6 @@ from jorge_tune.training.loop import Ending, Loop, Plan
 from jorge_tune.training.precision import backends_for
 from jorge_tune.training.signals import StopRequest
 from jorge_tune.training.tasks import Task, open_task
-
-_SHOWN = 3  # blocks that a note names before it counts the rest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +55,7 @@ class WatchedRun:
     """A run that was watched: how it ended, its records, and the model and optimizer as it left them."""
 
     ending: Ending
+    planned: int  # steps: those asked for, or fewer where the recipe has fewer
     records: list[Record]
     model: nn.Module
     optimizer: Jorge
@@ -104,6 +103,7 @@ def diagnose(
 
     Raises:
         InputError: recipe, data, device or choice of blocks cannot be used.
+        TrainingError: the run broke off.
     """
     recipe, notes = as_jorge(recipe)
     stop = stop or StopRequest()
@@ -139,7 +139,7 @@ def watched_run(
     """The first steps of a Jorge recipe's training, watched; no evaluation, no checkpoint, no folder left.
 
     Raises:
-        InputError: as `diagnose`.
+        InputError, TrainingError: as `diagnose`.
     """
     if settings.steps < 1 or settings.every < 1:
         raise InputError(f"steps and every must be 1 or more, got {settings.steps!r} and {settings.every!r}")
@@ -164,8 +164,13 @@ def watched_run(
         stop = stack.enter_context(stop or StopRequest())
         told = _told(progress, plan.stop_at)
         torch.manual_seed(recipe.seed)
-        ending = Loop(task, model, optimizer, scheduler, plan, device, journal, _keep_nothing, stop, told).run()
-        return WatchedRun(ending, read_records(folder.records), model, optimizer, watch)
+        loop = Loop(task, model, optimizer, scheduler, plan, device, journal, _keep_nothing, stop, told)
+        try:
+            ending = loop.run()
+        except (FloatingPointError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise TrainingError(f"{recipe.name}: the run broke off after step {loop.moment.step}: {reason}") from error
+        return WatchedRun(ending, plan.stop_at, read_records(folder.records), model, optimizer, watch)
 
 
 def _plan(recipe: Recipe, task: Task, settings: Settings) -> Plan:
@@ -207,16 +212,10 @@ def _trace(steps: list[Record]) -> Trace:
 def _notes(run: WatchedRun, settings: Settings, steps: int) -> list[str]:
     """What was left out and what could not be measured."""
     notes = []
-    if (
-        steps < settings.steps
-        and run.ending.outcome == "interrupted"
-        and not run.ending.reason.startswith("stopped by")
-    ):
-        notes.append(f"{settings.steps} steps were asked for; the recipe's training ends after {steps}")
+    if run.planned < settings.steps:
+        notes.append(f"{settings.steps} steps were asked for, but the recipe's training has only {run.planned}")
     if run.watch.left_out:
-        rest = len(run.watch.left_out) - _SHOWN
-        shown = "; ".join(run.watch.left_out[:_SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
-        notes.append(f"left out: {shown}")
+        notes.append(f"left out: {shortened(run.watch.left_out)}")
     if run.watch.steps < steps:
         notes.append(f"the loss scaler left out {steps - run.watch.steps} optimizer steps")
     missing = Counter(

@@ -2,7 +2,8 @@
 
 The exact comparator keeps Jorge's own averages, A <- b2 A + (1 - b2) G G^T at each of its refreshes, with its own b2
 and from its own start A_0 = L_0^(-4), in float64: what differs is the root alone. The second comparator is Shampoo as
-it is used: b2 0.999, statistics at every step, bias correction, a fresh root whenever it is looked at.
+it is used: b2 0.999, statistics at every step, a fresh root whenever it is looked at. Its bias correction, a factor,
+changes neither directions nor spectra and is left out.
 
 Legend: L one side's preconditioner (m x m), G the gradient with that side first (m x n); P = L G R.
 """
@@ -10,7 +11,7 @@ Legend: L one side's preconditioner (m x m), G the gradient with that side first
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -51,14 +52,12 @@ class SideWatch:
     b2: list[tuple[int, float]] = field(default_factory=list)
     _before: Tensor | None = None
     _shampoo: Tensor | None = None
-    _shampoo_weight: float = 0.0
 
     def observe(self, step: int, L: Tensor, G: Tensor) -> None:
         """One step: L as it is after it, G its gradient. A refresh is seen by L having changed."""
         S = G @ G.mT
         keep = SHAMPOO_B2
         self._shampoo = (1 - keep) * S if self._shampoo is None else keep * self._shampoo + (1 - keep) * S
-        self._shampoo_weight = keep * self._shampoo_weight + (1 - keep)
         if self._before is None:
             scale = self.start_eps**-0.25 if self.eps_kind == "absolute" else 1.0
             self._before = scale * torch.eye(len(L), dtype=L.dtype, device=L.device)
@@ -83,11 +82,10 @@ class SideWatch:
         assert self._shampoo is not None
         values, vectors = spectra.eigen(self.average)
         own = {"exact": spectra.root_from(values, vectors), **_newton_roots("newton", self.average)}
-        average = self._shampoo / self._shampoo_weight
-        shampoo_values, shampoo_vectors = spectra.eigen(average)
+        shampoo_values, shampoo_vectors = spectra.eigen(self._shampoo)
         ridge = SHAMPOO_EPS * shampoo_values.mean()
         theirs = {"shampoo": spectra.root_from(shampoo_values + ridge, shampoo_vectors)}
-        theirs |= _newton_roots("shampoo-newton", average)
+        theirs |= _newton_roots("shampoo-newton", self._shampoo)
         reading = SideReading(
             refreshes=len(self.b2),
             b2=self.b2[-1][1],
@@ -181,7 +179,7 @@ class Watch:
         for name, param in named:
             self._choose(name, param, groups[param], choice)
         if not self.blocks:
-            raise InputError(f"no preconditioned block is left to watch: {'; '.join(self.left_out) or 'there is none'}")
+            raise InputError(f"no preconditioned block is left to watch: {shortened(self.left_out) or 'there is none'}")
         self._handle = optimizer.register_step_post_hook(self._look)
 
     def __enter__(self) -> Watch:
@@ -216,6 +214,12 @@ class Watch:
         self.steps += 1
         for block in self.blocks:
             block.observe(self.steps, optimizer.state.get(block.param, {}), measure=self._measure(self.steps))
+
+
+def shortened(items: Sequence[str], shown: int = 3) -> str:
+    """The first of a list in words, and how many more there are."""
+    rest = len(items) - shown
+    return "; ".join(items[:shown]) + (f"; and {rest} more" if rest > 0 else "")
 
 
 def _newton_roots(name: str, A: Tensor) -> Roots:

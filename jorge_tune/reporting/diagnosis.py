@@ -76,8 +76,8 @@ def side_table(diagnosis: Diagnosis) -> Table:
             weights = [value for _, value in block.b2[side]]
             size = block.rows if side == "left" else block.columns
             row = [f"{block.name} {side}", str(size), str(found.refreshes)]
-            row += [show(weights[0]), show(median(weights)), show(weights[-1]), f"{found.condition:.3g}"]
-            row += [f"{found.asymmetry:.2g}", f"{found.root_error:.2g}"]
+            row += [show_weight(value) for value in (weights[0], median(weights), weights[-1])]
+            row += [f"{found.condition:.3g}", f"{found.asymmetry:.2g}", f"{found.root_error:.2g}"]
             row += [f"{found.intrinsic_dimension:.3g}", f"{found.shampoo_intrinsic_dimension:.3g}"]
             rows.append(row + [show(found.mass[top]) if top in found.mass else "-" for top in tops])
     return Table(headings, rows, headings[1:])
@@ -112,8 +112,13 @@ def heading(diagnosis: Diagnosis) -> str:
 
 
 def show(value: float) -> str:
-    """A cosine, an averaging weight, a share."""
+    """A cosine or a share."""
     return f"{value:.3f}"
+
+
+def show_weight(b2: float) -> str:
+    """An averaging weight, so that what is nearly 1 does not look like it."""
+    return show(b2) if b2 < 0.9995 else f"1 - {1 - b2:.1g}"
 
 
 def show_spread(found: Spread | None) -> str:

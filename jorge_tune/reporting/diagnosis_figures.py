@@ -50,7 +50,9 @@ def diagnosis_page(diagnosis: Diagnosis, title: str) -> str:
         ]
     if studies:
         sections += ["<h2>On a convex quadratic</h2>", figure_grid(studies, first=len(run) + 1)]
-        sections.append("<p>Medians over three problems; bands are their range.</p>")
+        sections.append(
+            f"<p>Medians over problems; bands are their range. Root errors below {_FLOOR:g} are drawn there.</p>"
+        )
     for name, table in tables(diagnosis):
         sections += [f"<h2>{escape(name)}</h2>", html_table(table)]
     if diagnosis.notes:
@@ -153,17 +155,19 @@ def _graft(diagnosis: Diagnosis) -> Figure:
 
 
 def _masses(diagnosis: Diagnosis) -> Figure:
-    """The spectral mass of both kinds of averages, as last read, against the number of directions."""
+    """The spectral mass of both kinds of averages, as last read; a side of no more directions holds all of it."""
     last = [side for block in diagnosis.blocks if block.measured for side in block.measured[-1].sides.values()]
     lines = [
         Line(
             name,
             TOP_DIRECTIONS,
-            [spread([getattr(s, field)[top] for s in last if top in getattr(s, field)]) for top in TOP_DIRECTIONS],
+            [spread([getattr(side, field).get(top, 1.0) for side in last]) for top in TOP_DIRECTIONS],
         )
         for name, field in (("Shampoo's averages, b2 0.999", "shampoo_mass"), ("Jorge's averages", "mass"))
     ]
-    return _figure(lines, "directions l", "share of tr A in the top l directions, at the end", log_x=True)
+    figure = _figure(lines, "directions l", "spectral mass in the top l, at the end", log_x=True)
+    figure.update_xaxes(tickvals=TOP_DIRECTIONS, ticktext=[str(top) for top in TOP_DIRECTIONS])
+    return figure
 
 
 def _figure(
@@ -198,7 +202,7 @@ def _figure(
 def _layout(x_title: str, y_title: str, log_x: bool, log_y: bool) -> dict[str, Any]:
     def axis(title: str, log: bool) -> dict[str, Any]:
         look = {"gridcolor": "#e6e6e6", "zeroline": False, "linecolor": "#999", "ticks": "outside", "automargin": True}
-        return {**look, "title": {"text": title}, **({"type": "log", "dtick": 1} if log else {})}
+        return {**look, "title": {"text": title}, **({"type": "log", "exponentformat": "power"} if log else {})}
 
     return {
         "template": "none",

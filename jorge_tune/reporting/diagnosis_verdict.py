@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jorge_tune.measure.diagnosis import NEWTON_CAPS, Diagnosis, QuadraticStudy
 from jorge_tune.measure.statistics import median, spread
-from jorge_tune.reporting.diagnosis import show, sides_of
+from jorge_tune.reporting.diagnosis import show, show_weight, sides_of
 
 _ROUNDING = 0.005  # cosines nearer than this are called equal
 
@@ -29,8 +29,8 @@ def _direction(diagnosis: Diagnosis) -> str:
     last = diagnosis.measured_steps[-1]
     end, plain = diagnosis.step_cosine("jorge", "exact", last), diagnosis.step_cosine("exact", "sgd", last)
     text = (
-        f"Jorge's direction ({diagnosis.form}) stayed within cosine {show(ours.low)} of the exact root's of the same "
-        f"averages, median {show(ours.median)}; plain SGD's is at {show(sgd.median)} (least {show(sgd.low)})."
+        f"Jorge's direction ({diagnosis.form}) kept a cosine of {show(ours.median)} (least {show(ours.low)}) to "
+        f"that of the exact root of the same averages; plain SGD's has {show(sgd.median)} (least {show(sgd.low)})."
     )
     if end is not None and plain is not None:
         text += (
@@ -83,10 +83,12 @@ def _memory(diagnosis: Diagnosis) -> str:
     last = [weights[-1][1] for block in diagnosis.blocks for weights in block.b2.values() if weights]
     least = min(value for block in diagnosis.blocks for weights in block.b2.values() for _, value in weights)
     now = median(last)
-    memory = f"about {1 / (1 - now):.0f} refreshes" if now < 1 else "all refreshes"
+    memory = (
+        f" At the end an old gradient's share falls to 1/e in about {1 / (1 - now):.0f} refreshes." if now < 1 else ""
+    )
     return (
-        f"b2 went from {show(median(first))} to {show(now)} (medians over sides; never below {show(least)}): "
-        f"at the end the averages remember {memory}."
+        f"b2 went from {show_weight(median(first))} to {show_weight(now)} (medians over sides; never below "
+        f"{show_weight(least)}).{memory}"
     )
 
 
