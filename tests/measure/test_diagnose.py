@@ -113,7 +113,7 @@ def test_counts_below_one_are_refused(numbers):
 def test_more_steps_than_the_recipe_has_are_cut_and_that_is_said():
     told = []
     found = diagnose(jorge_recipe(), replace(SHORT, steps=100, every=30), progress=told.append)
-    assert {progress.event for progress in told} == {"start", "step", "epoch"}  # no part is evaluated, test least of all
+    assert {progress.event for progress in told} == {"start", "step", "epoch"}  # nothing is evaluated
     assert (found.outcome, found.steps, found.measured_steps) == ("finished", 18, [1, 18])
     assert found.notes == ("100 steps were asked for, but the recipe's training has only 18",)
 
