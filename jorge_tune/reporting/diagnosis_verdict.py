@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from jorge_tune.measure.diagnosis import NEWTON_CAPS, Diagnosis, QuadraticStudy
 from jorge_tune.measure.statistics import median, spread
 from jorge_tune.reporting.diagnosis import show, show_weight, sides_of
@@ -79,16 +81,16 @@ def _rival(diagnosis: Diagnosis) -> str:
 
 
 def _memory(diagnosis: Diagnosis) -> str:
-    first = [weights[0][1] for block in diagnosis.blocks for weights in block.b2.values() if weights]
-    last = [weights[-1][1] for block in diagnosis.blocks for weights in block.b2.values() if weights]
-    least = min(value for block in diagnosis.blocks for weights in block.b2.values() for _, value in weights)
-    now = median(last)
-    memory = (
-        f" At the end an old gradient's share falls to 1/e in about {1 / (1 - now):.0f} refreshes." if now < 1 else ""
-    )
+    """b2 as it evolved, and what that does to an old gradient: its share falls by every b2 that follows."""
+    sides = [[b2 for _, b2 in weights] for block in diagnosis.blocks for weights in block.b2.values() if weights]
+    every = [b2 for weights in sides for b2 in weights]
+    losses = [-sum(map(math.log, weights)) / len(weights) for weights in sides]
+    lives = [1 / loss if loss > 0 else math.inf for loss in losses]
     return (
-        f"b2 went from {show_weight(median(first))} to {show_weight(now)} (medians over sides; never below "
-        f"{show_weight(least)}).{memory}"
+        f"b2 began at {show_weight(median([weights[0] for weights in sides]))} and had a median of "
+        f"{show_weight(median(every))}, between {show_weight(min(every))} and {show_weight(max(every))}. Over the run "
+        f"an old gradient's share fell to 1/e in {median(lives):.3g} refreshes (median over sides; in {min(lives):.3g} "
+        "on the most forgetful)."
     )
 
 
