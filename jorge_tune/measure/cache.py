@@ -89,7 +89,7 @@ def keep(folder: Path, entry: Entry) -> str | None:
     }
     path = entry_path(folder, entry.fingerprint)
     try:
-        write_whole(path, json.dumps(data, indent=1, default=str) + "\n", force=True, make_folders=True)
+        write_whole(path, json.dumps(data) + "\n", force=True, make_folders=True)
     except InputError as error:
         return f"not kept for the next time: {error}"
     return None

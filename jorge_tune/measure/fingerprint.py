@@ -69,7 +69,7 @@ def facts_of(recipe: Recipe, device: str, *, threads: int | None = None, real_da
     assert recipe.task is not None
     assert recipe.task.model is not None
     work = {k: v for k, v in dataclasses.asdict(section).items() if k not in _WITHOUT_COST}
-    return {
+    facts = {
         "device": _device_facts(device),
         "cpu": cpu_name(),
         "cores": _ranges(usable_cores()),
@@ -83,11 +83,13 @@ def facts_of(recipe: Recipe, device: str, *, threads: int | None = None, real_da
         "data": _loader_facts(data) if real_data else "synthetic",
         "optimizer": {**work, "decays": section.weight_decay > 0},
     }
+    plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))  # as they will be read back
+    return plain
 
 
 def fingerprint_of(facts: Mapping[str, Any]) -> str:
     """Sixteen hexadecimal digits."""
-    canonical = json.dumps(facts, sort_keys=True, default=str)
+    canonical = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 

@@ -150,15 +150,17 @@ def with_interval(recipe: Recipe, calibrated: Calibrated) -> Recipe:
 def measured_elsewhere(recipe: Recipe, device: str = "auto", threads: int | None = None) -> str | None:
     """What to say where the recipe's interval was measured under other facts than today's; None where it was not.
 
-    Raises:
-        InputError: the device is not there.
+    A device that is not there, or that nothing can be measured on, is another's to refuse.
     """
     if recipe.calibration is None or not isinstance(recipe.optimizer, Calibratable):
         return None
     interval = recipe.optimizer.refresh_interval
     if not isinstance(interval, int) or recipe.task is None or recipe.task.kind != "classification":
         return None
-    here = resolve_device(device)
+    try:
+        here = resolve_device(device)
+    except InputError:
+        return None
     known = {fingerprint_of(facts_of(recipe, here, threads=threads, real_data=real)) for real in (False, True)}
     if recipe.calibration.fingerprint in known:
         return None

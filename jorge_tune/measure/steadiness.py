@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 _LEAST = 3  # values on either side of a shift; fewer leave the medians alone
-_ERRORS = (
-    4.0  # a shift must exceed this many standard errors: see tests/measure/test_steadiness.py for the false alarms
-)
+_ERRORS = 4.0  # a shift must exceed this many standard errors; tests/measure/test_steadiness.py counts false alarms
 _MEDIAN_ERROR = 1.2533  # standard error of a median in that of a mean, of normal values
 _WIDEST = 0.2  # whatever overhead is allowed, a machine that varies more is no place to measure
-_MAD = 1.4826  # standard deviation in median absolute deviations, of normal values
+_THIRD_QUARTILE = 1.1503  # of absolute deviations of normal values, in standard deviations; sees two alternating speeds
 
 
 class Shift(NamedTuple):
@@ -27,21 +25,18 @@ class Shift(NamedTuple):
 
 
 def largest_shift(values: Sequence[float], least_change: float) -> Shift | None:
-    """The largest change of level, of those beyond `least_change` (a fraction) and beyond noise; None if none is."""
+    """The change of level that fits best, of those beyond `least_change` (a fraction) and beyond noise; else None."""
     logs = [math.log(value) for value in values]
-    found: Shift | None = None
+    found: tuple[float, Shift] | None = None
     for split in range(_LEAST, len(logs) - _LEAST + 1):
-        before, after = logs[:split], logs[split:]
-        levels = statistics.median(before), statistics.median(after)
-        change = levels[1] - levels[0]
-        residuals = [abs(x - levels[0]) for x in before] + [abs(x - levels[1]) for x in after]
-        noise = _MAD * statistics.median(residuals)
-        error = _MEDIAN_ERROR * noise * math.sqrt(1 / len(before) + 1 / len(after))
-        if abs(change) > max(math.log1p(least_change), _ERRORS * error) and (
-            found is None or abs(change) > abs(math.log(found.factor))
-        ):
-            found = Shift(split, math.exp(change))
-    return found
+        before, after = statistics.median(logs[:split]), statistics.median(logs[split:])
+        residuals = [abs(x - (before if i < split else after)) for i, x in enumerate(logs)]
+        noise = statistics.quantiles(residuals, n=4, method="inclusive")[2] / _THIRD_QUARTILE
+        error = _MEDIAN_ERROR * noise * math.sqrt(1 / split + 1 / (len(logs) - split))
+        is_shift = abs(after - before) > max(math.log1p(least_change), _ERRORS * error)
+        if is_shift and (found is None or sum(residuals) < found[0]):
+            found = sum(residuals), Shift(split, math.exp(after - before))
+    return found[1] if found else None
 
 
 def quartile_spread(values: Sequence[float]) -> float:

@@ -119,14 +119,14 @@ def median_parts(iterations: Sequence[Iteration]) -> Iteration:
 
 
 def measurements_to_json(measurements: Measurements) -> dict[str, Any]:
-    """Plain data, nanoseconds kept."""
+    """Plain data, to the last digit: read back, it must lead to the same decision."""
     return {
-        "rounds": [[round(value, 9) for value in row] for row in measurements.rounds],
+        "rounds": [list(row) for row in measurements.rounds],
         "verifications": [
             {
                 "interval": verification.interval,
-                "steps": [round(value, 9) for value in verification.steps],
-                "baseline": [round(value, 9) for value in verification.baseline],
+                "steps": list(verification.steps),
+                "baseline": list(verification.baseline),
                 "waiting": verification.waiting,
             }
             for verification in measurements.verifications
@@ -155,9 +155,7 @@ def measurements_from_json(data: Any) -> Measurements:
 def profile_to_json(profile: Profile) -> dict[str, Any]:
     """Plain data."""
     return {
-        "parts": {
-            kind: {name: round(value, 9) for name, value in p._asdict().items()} for kind, p in profile.parts.items()
-        },
+        "parts": {kind: part._asdict() for kind, part in profile.parts.items()},
         "memory": {kind: asdict(memory) for kind, memory in profile.memory.items()},
         "device": profile.device,
         "input": profile.input,

@@ -97,7 +97,7 @@ def open_bench(
             batches = itertools.cycle(synthetic_batches(model, input_shape(recipe), recipe.batch_size, device))
         bench = Workbench(recipe, model, batches, device, clock, waits)
         stack.callback(bench.close)
-        del model, batches  # what the bench lets go of is gone
+        bench.start()
         yield bench
 
 
@@ -118,14 +118,33 @@ class Workbench:
         """What the process has run and waited for a core so far."""
         self._section = calibrated_section(recipe)
         self._laps = LapTimer(device, clock)
+        self._contestants: dict[str, _Contestant] = {}
+        self._interval = 1  # of the contestant `scheduled`
         self.memory: dict[str, Memory] = {}
         """Of the baseline and of ours (`optimizer`), each without the other's state."""
-        self._baseline = self._enter("baseline", baseline_optimizer(self._section, model), apart=0)
-        ours = build_optimizer(replace(self._section, refresh_interval=1), model)
-        for group in ours.param_groups:
+
+    def start(self) -> None:
+        """Run the first steps of the baseline and of ours, which makes their state.
+
+        Raises:
+            InputError: the loss is not finite.
+        """
+        baseline = self._enter("baseline", baseline_optimizer(self._section, self._model))
+        self.memory["baseline"] = Memory(baseline.state_bytes(), _peak_bytes(self._device))
+        optimizer = build_optimizer(replace(self._section, refresh_interval=1), self._model)
+        for group in optimizer.param_groups:
             group.update(refresh_interval=_NEVER, warm_refreshes=_NEVER, stagger=False)
-        self._ours: _Contestant | None = self._enter("optimizer", ours, apart=self._baseline.state_bytes())
-        self._scheduled: tuple[_Contestant, int] | None = None
+        ours = self._enter("ours", optimizer)
+        peak = _peak_bytes(self._device) - baseline.state_bytes()
+        self.memory["optimizer"] = Memory(ours.state_bytes(), peak)
+
+    def close(self) -> None:
+        """Let go of the memory, whoever still holds the bench or the model: an error's traceback may."""
+        self._contestants.clear()
+        self._batches = iter(())
+        for parameter in self._model.parameters():
+            parameter.grad = None
+            parameter.data = parameter.data.new_empty(0)
 
     @property
     def device(self) -> str:
@@ -154,48 +173,43 @@ class Workbench:
 
     def schedule(self, interval: int) -> None:
         """Make the optimizer of kind `scheduled` anew; `plain` and `refreshing` end, which leaves it their memory."""
-        self._ours = self._scheduled = None
+        for name in ("ours", "scheduled"):
+            self._contestants.pop(name, None)
         optimizer = build_optimizer(replace(self._section, refresh_interval=interval), self._model)
         for group in optimizer.param_groups:
             group["warm_refreshes"] = 0
-        self._scheduled = self._enter(None, optimizer), interval
-
-    def close(self) -> None:
-        """Let go of the model, the optimizers and the batches."""
-        del self._model, self._batches, self._baseline, self._ours, self._scheduled
+        self._enter("scheduled", optimizer)
+        self._interval = interval
 
     def _of_kind(self, kind: Kind) -> tuple[_Contestant, float]:
         """The contestant, set to do what the kind says, and its refreshes per step."""
         if kind == "baseline":
-            return self._baseline, 0.0
+            return self._contestants["baseline"], 0.0
         if kind == "scheduled":
-            assert self._scheduled is not None, "schedule comes first"
-            contestant, interval = self._scheduled
-            return contestant, 1 / interval
-        assert self._ours is not None, "rounds come before what is scheduled"
-        refreshing = kind == "refreshing"
-        for group in self._ours.optimizer.param_groups:
+            return self._contestants["scheduled"], 1 / self._interval
+        ours, refreshing = self._contestants["ours"], kind == "refreshing"
+        for group in ours.optimizer.param_groups:
             group["warm_refreshes"] = _NEVER if refreshing else 0
-        return self._ours, float(refreshing)
+        return ours, float(refreshing)
 
-    def _enter(self, name: str | None, optimizer: Optimizer, apart: int = 0) -> _Contestant:
-        """A contestant after its first steps; its memory under `name`, without `apart` bytes of others."""
+    def _enter(self, name: str, optimizer: Optimizer) -> _Contestant:
+        """A contestant after its first steps."""
         for group in optimizer.param_groups:
             group["lr"] = 0.0
         contestant = _Contestant(optimizer, grad_scaler(self._recipe.precision, self._device))
+        self._contestants[name] = contestant
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
-        losses = [self._iterate(contestant) for _ in range(_FIRST_STEPS)]
+        for _ in range(_FIRST_STEPS):
+            loss = float(self._iterate(contestant))
+            if not math.isfinite(loss):
+                raise InputError(
+                    f"task.model: its loss is {loss} on these batches, so there is nothing to measure; "
+                    "real batches (--real-data) may do better"
+                )
         self._laps.read()
-        if not all(math.isfinite(float(loss)) for loss in losses):
-            raise InputError(
-                f"task.model: its loss is {float(losses[-1])} on these batches, so there is nothing to measure; "
-                "real batches (--real-data) may do better"
-            )
         if isinstance(optimizer, Jorge):
             contestant.keep()
-        if name is not None:
-            self.memory[name] = Memory(contestant.state_bytes(), _peak_bytes(self._device) - apart)
         return contestant
 
     def _iterate(self, contestant: _Contestant) -> Tensor:

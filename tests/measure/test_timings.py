@@ -1,0 +1,83 @@
+"""Rounds, iterations and verifications as values."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from jorge_tune.measure.timings import (
+    Iteration,
+    Measurements,
+    Memory,
+    Profile,
+    Round,
+    Verification,
+    measurements_from_json,
+    measurements_to_json,
+    median_parts,
+    profile_from_json,
+    profile_to_json,
+)
+
+
+def test_an_iteration_is_the_sum_of_its_parts():
+    assert Iteration(1, 2, 3, 4).seconds == 10
+    assert median_parts([Iteration(1, 5, 1, 1), Iteration(2, 4, 1, 7), Iteration(9, 6, 1, 3)]) == Iteration(2, 5, 1, 3)
+
+
+def test_the_mean_step_takes_each_places_median_over_cycles():
+    steps = (1.0, 2.0, 6.0, 1.2, 2.0, 6.0, 1.1, 50.0, 6.0)  # three cycles of three, one spike
+    ran = Verification(3, steps, (2.0, 2.0, 90.0))
+    assert ran.cycles == 3
+    assert ran.mean_step == pytest.approx((1.1 + 2.0 + 6.0) / 3)
+    assert ran.longest_step == 6.0
+    assert ran.reference == 2.0
+    assert ran.ratio == pytest.approx(9.1 / 6)
+
+
+def test_one_or_two_cycles_are_averaged():
+    assert Verification(4, (1.0, 1.0, 1.0, 5.0), (1.0,)).mean_step == 2.0
+    two = Verification(2, (1.0, 5.0, 3.0, 7.0), (1.0,))
+    assert (two.mean_step, two.longest_step) == (4.0, 6.0)
+
+
+def measurements() -> Measurements:
+    rounds = tuple(Round(0.1 + i / 1000, 0.104, 0.134) for i in range(8))
+    return Measurements(rounds, (Verification(2, (0.1, 0.2), (0.1,), None), Verification(1, (0.1,), (0.2,), 0.25)), 0.5)
+
+
+def test_measurements_survive_json():
+    stored = json.loads(json.dumps(measurements_to_json(measurements())))
+    assert measurements_from_json(stored) == measurements()
+    assert measurements().longest_wait == 0.5
+    assert measurements().verified(2).steps == (0.1, 0.2)
+    assert measurements().verified(3) is None
+
+
+def test_a_profile_survives_json():
+    parts = {"baseline": Iteration(0.0, 0.1, 0.2, 0.3)}
+    profile = Profile(parts, {"optimizer": Memory(12, None)}, "a device", "3x32x32")
+    assert profile_from_json(json.loads(json.dumps(profile_to_json(profile)))) == profile
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data.pop("rounds"),
+        lambda data: data["rounds"][0].append(1.0),
+        lambda data: data["rounds"][0].__setitem__(0, -1.0),
+        lambda data: data["rounds"][0].__setitem__(0, math.nan),
+        lambda data: data["rounds"].__setitem__(0, None),
+        lambda data: data["verifications"][0].__setitem__("steps", [0.1]),
+        lambda data: data["verifications"][0].__setitem__("interval", 0),
+        lambda data: data["verifications"][0].__setitem__("baseline", []),
+        lambda data: data.__setitem__("waiting", 3),
+    ],
+)
+def test_what_is_no_measurement_is_refused(damage):
+    data = measurements_to_json(measurements())
+    damage(data)
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        measurements_from_json(data)
