@@ -19,12 +19,27 @@ TOP_DIRECTIONS = (1, 4, 16, 64, 256)
 SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 
+@dataclass(frozen=True)
+class Refresh:
+    """One refresh of one side.
+
+    b2 depends on eps, the direction does not: the smaller the start, the nearer is b2 to 1 while new gradients are as
+    much the larger. What depends on neither is the share that the newest gradient has of tr A after the refresh; an
+    older one's share falls by 1 - newest_share at each refresh that follows.
+    """
+
+    step: int
+    b2: float
+    newest_share: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class SideReading:
     """One side of a block at one step: its L (or R), and what the statistics behind it look like."""
 
     refreshes: int
-    b2: float  # of the last refresh
+    b2: float  # of the last refresh, as is the next
+    newest_share: float  # of the newest gradient in tr A
     condition: float  # of L
     asymmetry: float  # ||L - L^T|| / ||L||
     root_error: float  # ||L - A^(-1/4)|| / ||A^(-1/4)||, A being Jorge's own average
@@ -51,13 +66,13 @@ class Reading:
 
 @dataclass(frozen=True)
 class BlockDiagnosis:
-    """A block along the run. `b2` holds every refresh, by side: step and value."""
+    """A block along the run, with every refresh of its sides."""
 
     name: str
     rows: int
     columns: int
     readings: tuple[Reading, ...]
-    b2: Mapping[str, tuple[tuple[int, float], ...]]
+    refreshes: Mapping[str, tuple[Refresh, ...]]
 
     @property
     def measured(self) -> tuple[Reading, ...]:

@@ -20,7 +20,15 @@ from torch import Tensor
 
 from jorge_tune.errors import InputError
 from jorge_tune.measure import spectra
-from jorge_tune.measure.diagnosis import NEWTON_CAPS, SIDES, TOP_DIRECTIONS, BlockDiagnosis, Reading, SideReading
+from jorge_tune.measure.diagnosis import (
+    NEWTON_CAPS,
+    SIDES,
+    TOP_DIRECTIONS,
+    BlockDiagnosis,
+    Reading,
+    Refresh,
+    SideReading,
+)
 from jorge_tune.optim import Jorge
 from jorge_tune.optim.blocks import Block, partition
 from jorge_tune.optim.shampoo import inverse_root_newton
@@ -43,13 +51,13 @@ DEFAULT_CHOICE: Final = Choice()
 
 @dataclass
 class SideWatch:
-    """One side of a block: its running averages in float64, and the b2 of its refreshes."""
+    """One side of a block: its running averages in float64, and what each refresh made of them."""
 
     start_eps: float
     eps_kind: str
     b2_floor: float
     average: Tensor | None = None
-    b2: list[tuple[int, float]] = field(default_factory=list)
+    refreshes: list[Refresh] = field(default_factory=list)
     _before: Tensor | None = None
     _shampoo: Tensor | None = None
 
@@ -74,7 +82,7 @@ class SideWatch:
             self.average, before = start * identity, start**-0.25 * identity
         b2, rest = spectra.averaging_of(before, G, floor=self.b2_floor)
         self.average = b2 * self.average + rest * S
-        self.b2.append((step, b2))
+        self.refreshes.append(Refresh(step, b2, float(rest * S.trace() / self.average.trace())))
 
     def read(self, L: Tensor) -> tuple[SideReading, Roots]:
         """What there is to say of L, and the roots that other methods have in its place."""
@@ -87,8 +95,9 @@ class SideWatch:
         theirs = {"shampoo": spectra.root_from(shampoo_values + ridge, shampoo_vectors)}
         theirs |= _newton_roots("shampoo-newton", self._shampoo)
         reading = SideReading(
-            refreshes=len(self.b2),
-            b2=self.b2[-1][1],
+            refreshes=len(self.refreshes),
+            b2=self.refreshes[-1].b2,
+            newest_share=self.refreshes[-1].newest_share,
             condition=spectra.condition(L),
             asymmetry=spectra.asymmetry(L),
             root_error=spectra.relative_error(L, own["exact"]),
@@ -146,8 +155,8 @@ class BlockWatch:
     def result(self) -> BlockDiagnosis:
         """All that was read."""
         rows, columns, *_ = self.block.shape
-        b2 = {side: tuple(watch.b2) for side, watch in self.sides.items()}
-        return BlockDiagnosis(self.name, rows, columns, tuple(self.readings), b2)
+        refreshes = {side: tuple(watch.refreshes) for side, watch in self.sides.items()}
+        return BlockDiagnosis(self.name, rows, columns, tuple(self.readings), refreshes)
 
 
 class Watch:

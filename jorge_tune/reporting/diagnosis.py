@@ -66,17 +66,19 @@ def block_table(diagnosis: Diagnosis) -> Table:
 def side_table(diagnosis: Diagnosis) -> Table:
     """One row per side of a block, as the last reading has it; "dimension" is tr A / lambda_max."""
     tops = [top for top in TOP_DIRECTIONS if any(top in s.mass for _, _, s in diagnosis.side_readings())]
-    headings = ["side", "size", "refreshes", "b2: first", "median", "end", "condition", "asymmetry", "root error"]
+    headings = ["side", "size", "refreshes", "b2: first", "median", "end", "newest share: median"]
+    headings += ["condition", "asymmetry", "root error"]
     headings += ["dimension", "dimension, b2 0.999", *(f"top {top}" for top in tops)]
     rows = []
     for block in diagnosis.blocks:
         if not block.measured:
             continue
         for side, found in block.measured[-1].sides.items():
-            weights = [value for _, value in block.b2[side]]
+            weights = [refresh.b2 for refresh in block.refreshes[side]]
             size = block.rows if side == "left" else block.columns
             row = [f"{block.name} {side}", str(size), str(found.refreshes)]
             row += [show_weight(value) for value in (weights[0], median(weights), weights[-1])]
+            row.append(f"{median([refresh.newest_share for refresh in block.refreshes[side]]):.2g}")
             row += [f"{found.condition:.3g}", f"{found.asymmetry:.2g}", f"{found.root_error:.2g}"]
             row += [f"{found.intrinsic_dimension:.3g}", f"{found.shampoo_intrinsic_dimension:.3g}"]
             rows.append(row + [show(found.mass[top]) if top in found.mass else "-" for top in tops])

@@ -65,7 +65,8 @@ def run_figures(diagnosis: Diagnosis) -> list[Figure]:
     return [
         _exactness(diagnosis),
         _agreement(diagnosis),
-        _by_side(diagnosis, "memory 1 / (1 - b2), refreshes", lambda side: _memory(side.b2), log=True),
+        _by_side(diagnosis, "1 - b2 of the last refresh", lambda side: max(1 - side.b2, 1e-16), log=True),
+        _by_side(diagnosis, "newest gradient's share of tr A", lambda side: side.newest_share, log=True),
         _by_side(diagnosis, "condition number of L, R", lambda side: side.condition, log=True),
         _by_side(diagnosis, "asymmetry ||L - L^T|| / ||L||", lambda side: side.asymmetry),
         _graft(diagnosis),
@@ -215,11 +216,6 @@ def _layout(x_title: str, y_title: str, log_x: bool, log_y: bool) -> dict[str, A
         "yaxis": axis(y_title, log_y),
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
     }
-
-
-def _memory(b2: float) -> float:
-    """1 / (1 - b2); the resolution of float64 where b2 is rounded to 1."""
-    return 1 / max(1 - b2, 1e-16)
 
 
 def _floored(found: Spread) -> Spread:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from jorge_tune.measure.diagnosis import NEWTON_CAPS, Diagnosis, QuadraticStudy
 from jorge_tune.measure.statistics import median, spread
@@ -81,17 +82,24 @@ def _rival(diagnosis: Diagnosis) -> str:
 
 
 def _memory(diagnosis: Diagnosis) -> str:
-    """b2 as it evolved, and what that does to an old gradient: its share falls by every b2 that follows."""
-    sides = [[b2 for _, b2 in weights] for block in diagnosis.blocks for weights in block.b2.values() if weights]
-    every = [b2 for weights in sides for b2 in weights]
-    losses = [-sum(map(math.log, weights)) / len(weights) for weights in sides]
-    lives = [1 / loss if loss > 0 else math.inf for loss in losses]
+    """b2 as it evolved, and how fast old gradients are forgotten, which b2 alone does not say."""
+    sides = [refreshes for block in diagnosis.blocks for refreshes in block.refreshes.values() if refreshes]
+    weights = [refresh.b2 for refreshes in sides for refresh in refreshes]
+    shares = [refresh.newest_share for refreshes in sides for refresh in refreshes]
+    lives = [_life([refresh.newest_share for refresh in refreshes]) for refreshes in sides]
+    first = median([refreshes[0].b2 for refreshes in sides])
     return (
-        f"b2 began at {show_weight(median([weights[0] for weights in sides]))} and had a median of "
-        f"{show_weight(median(every))}, between {show_weight(min(every))} and {show_weight(max(every))}. Over the run "
-        f"an old gradient's share fell to 1/e in {median(lives):.3g} refreshes (median over sides; in {min(lives):.3g} "
-        "on the most forgetful)."
+        f"b2 began at {show_weight(first)} and had a median of {show_weight(median(weights))}, between "
+        f"{show_weight(min(weights))} and {show_weight(max(weights))}. It depends on eps; the newest gradient's share of "
+        f"the averages does not: median {median(shares):.2g}, at most {max(shares):.2g}. An old gradient's share fell to "
+        f"1/e in {median(lives):.3g} refreshes (median over sides; in {min(lives):.3g} on the most forgetful)."
     )
+
+
+def _life(newest_shares: Sequence[float]) -> float:
+    """Refreshes in which an old share falls to 1/e: it falls by 1 - newest share at each."""
+    loss = -sum(math.log1p(-min(share, 1 - 1e-15)) for share in newest_shares) / len(newest_shares)
+    return 1 / loss if loss > 0 else math.inf
 
 
 def _shape(diagnosis: Diagnosis) -> str:

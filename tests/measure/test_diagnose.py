@@ -59,7 +59,9 @@ def test_what_it_holds(diagnosis):
         ("4.weight", 10, 16),
     ]
     assert all(len(block.measured) == 4 for block in diagnosis.blocks)
-    assert all([step for step, _ in b2] == list(range(1, 13)) for block in diagnosis.blocks for b2 in block.b2.values())
+    for block in diagnosis.blocks:
+        for refreshes in block.refreshes.values():
+            assert [refresh.step for refresh in refreshes] == list(range(1, 13))
     assert diagnosis.trace.steps == tuple(range(1, 13))
     assert diagnosis.trace.loss[-1] < diagnosis.trace.loss[0]
     assert all(ratio > 0 for ratio in diagnosis.trace.graft_ratio)
@@ -77,7 +79,8 @@ def test_plain_data(diagnosis):
     reading = data["blocks"][0]["readings"][-1]
     assert reading["cosines"]["jorge"]["exact"] == diagnosis.blocks[0].readings[-1].cosines["jorge"]["exact"]
     assert reading["sides"]["left"]["mass"][4] < 1
-    assert data["blocks"][0]["b2"]["left"][0] == (1, pytest.approx(0.5, rel=1e-12))  # relative eps 1
+    first = data["blocks"][0]["refreshes"]["left"][0]
+    assert (first["step"], first["b2"]) == (1, pytest.approx(0.5, rel=1e-12))  # relative eps 1
 
 
 def test_an_sgd_or_adamw_recipe_is_bootstrapped_and_that_is_said(diagnosis):

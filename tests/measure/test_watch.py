@@ -101,14 +101,39 @@ def test_an_absolute_start_and_a_floor(settings, start, floor):
     gradients = list(itertools.islice(decaying(8, 6, seed=2), 25))
     watch, _, sides = run(gradients, **settings)
     assert_replayed(watch, list(replay(gradients, sides, lambda step: True, start=start, floor=floor)))
-    assert all(b2 >= floor for side in watch.blocks[0].sides.values() for _, b2 in side.b2)
+    assert all(refresh.b2 >= floor for side in watch.blocks[0].sides.values() for refresh in side.refreshes)
+
+
+def test_the_newest_share_does_not_depend_on_eps_and_b2_does():
+    gradients = list(itertools.islice(decaying(8, 6, seed=2), 25))
+    ours, small = (run(gradients, eps=eps)[0].blocks[0].sides["left"].refreshes for eps in (1.0, 1e-6))
+    for mine, other in zip(ours, small, strict=True):
+        assert other.newest_share == pytest.approx(mine.newest_share, rel=1e-4)  # 3e-6 measured: L is float32
+    assert ours[0].b2 == pytest.approx(0.5)
+    assert small[0].b2 == pytest.approx(1 - 1e-6)
+
+
+def test_the_shares_are_those_of_a_literal_sum():
+    gradients = list(itertools.islice(decaying(8, 6, seed=2), 25))
+    watch, _, sides = run(gradients)
+    refreshes = watch.blocks[0].sides["left"].refreshes
+    start = float((gradients[0].float().double() @ gradients[0].float().double().T).norm())
+    contributions = [8 * start]  # to tr A: the start's, then each gradient's
+    L = start**-0.25 * torch.eye(8, dtype=torch.float64)
+    for G, after, refresh in zip(gradients, sides, refreshes, strict=True):
+        G = G.float().double()
+        _, b2 = jorge_refresh(L, G)
+        contributions = [b2 * c for c in contributions] + [(1 - b2) * float((G * G).sum())]
+        assert refresh.b2 == pytest.approx(b2, rel=1e-12)
+        assert refresh.newest_share == pytest.approx(contributions[-1] / sum(contributions), rel=1e-9)
+        L = after[0]
 
 
 def test_refreshes_are_seen_where_they_happen():
     gradients = list(itertools.islice(decaying(8, 6, seed=3), 24))
     watch, _, sides = run(gradients, refresh_interval=5, warm_refreshes=3, stagger=False)
     due = [1, 2, 3, 4, 9, 14, 19, 24]
-    assert [[step for step, _ in side.b2] for side in watch.blocks[0].sides.values()] == [due, due]
+    assert [[refresh.step for refresh in side.refreshes] for side in watch.blocks[0].sides.values()] == [due, due]
     start = lambda g: float((g @ g.T).norm())  # noqa: E731
     assert_replayed(watch, list(replay(gradients, sides, due.__contains__, start=start)))
 
@@ -170,7 +195,7 @@ def test_what_cannot_be_read_is_said_and_nothing_is_dropped():
     watch, optimizer, _ = run([bad, G[0], zero, G[1]])
     assert [reading.missing for reading in watch.blocks[0].readings] == [not_finite, "", is_zero, ""]
     assert optimizer.read_counters().skipped == 1
-    assert [step for step, _ in watch.blocks[0].sides["left"].b2] == [2, 4]
+    assert [refresh.step for refresh in watch.blocks[0].sides["left"].refreshes] == [2, 4]
 
 
 def test_blocks_have_statistics_of_their_own():

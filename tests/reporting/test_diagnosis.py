@@ -16,6 +16,7 @@ from jorge_tune.measure.diagnosis import (
     QuadraticPoint,
     QuadraticStudy,
     Reading,
+    Refresh,
     SideReading,
     Trace,
 )
@@ -38,6 +39,7 @@ def side(**changes):
     values = {
         "refreshes": 10,
         "b2": 0.9,
+        "newest_share": 0.2,
         "condition": 3.0,
         "asymmetry": 0.1,
         "root_error": 0.05,
@@ -63,8 +65,9 @@ def reading(step, ours, sgd, weight=1.0, newton=(0.5, 0.7, 0.92, 1.0)):
     )
 
 
-def block(name, *readings, b2=((1, 0.5), (2, 0.8), (3, 0.9))):
-    return BlockDiagnosis(name, 8, 32, readings, {"left": b2, "right": b2})
+def block(name, *readings, b2=(0.5, 0.8, 0.9)):
+    refreshes = tuple(Refresh(step, weight, 0.1 * step) for step, weight in enumerate(b2, start=1))
+    return BlockDiagnosis(name, 8, 32, readings, {"left": refreshes, "right": refreshes})
 
 
 def study():
@@ -132,7 +135,7 @@ def test_the_table_of_sides(diagnosis):
 
 
 def test_a_weight_next_to_one_does_not_look_like_one(diagnosis):
-    near = replace(diagnosis, blocks=(block("a", reading(10, 0.9, 0.5), b2=((1, 0.5), (2, 0.99995))),))
+    near = replace(diagnosis, blocks=(block("a", reading(10, 0.9, 0.5), b2=(0.5, 0.99995)),))
     assert row_of(side_table(near), "a left")["end"] == "1 - 5e-05"
     assert any("between 0.500 and 1 - 5e-05" in line for line in diagnosis_verdict(near))
 
@@ -156,8 +159,9 @@ def test_the_verdict(diagnosis):
     )
     assert lines[2].endswith("0.920 after 4, 1.000 after 8 steps: it takes 8 to come as near as Jorge.")
     assert lines[4] == (
-        "b2 began at 0.500 and had a median of 0.800, between 0.500 and 0.900. Over the run an old gradient's share "
-        "fell to 1/e in 2.94 refreshes (median over sides; in 2.94 on the most forgetful)."  # 3 / -log(0.5 0.8 0.9)
+        "b2 began at 0.500 and had a median of 0.800, between 0.500 and 0.900. It depends on eps; the newest "
+        "gradient's share of the averages does not: median 0.2, at most 0.3. An old gradient's share fell to 1/e in "
+        "4.38 refreshes (median over sides; in 4.38 on the most forgetful)."  # 3 / -log(0.9 0.8 0.7)
     )
     assert "The graft ratio went from 0.5 to 0.25." in lines[5]
     assert "the series' root error goes from 0.03 after 2 refreshes to 0.075 after 5" in lines[-1]
@@ -185,7 +189,7 @@ def test_a_run_that_ended_early_says_so_first(diagnosis):
 
 
 def test_figures_have_lines_for_what_they_name(diagnosis):
-    exactness, agreement, memory, *_, masses = run_figures(diagnosis)
+    exactness, agreement, forgetting, *_, masses = run_figures(diagnosis)
     named = {trace.name: trace for trace in exactness.data if trace.name}
     assert list(named) == ["Jorge", "SGD", *(f"Newton x {k}" for k in NEWTON_CAPS)]
     assert list(named["Jorge"].x) == [1, 10]
@@ -194,8 +198,8 @@ def test_figures_have_lines_for_what_they_name(diagnosis):
     assert len(looks) == len(named)
     assert {trace.line.color for trace in named.values()} <= set(COLOURS)
     assert len([trace for trace in agreement.data if trace.name]) == 7
-    thick = next(trace for trace in memory.data if trace.name == "left")
-    assert list(thick.y) == pytest.approx([10, 10])
+    thick = next(trace for trace in forgetting.data if trace.name == "left")
+    assert list(thick.y) == pytest.approx([0.1, 0.1])
     assert [trace.y[2] for trace in masses.data if trace.name] == pytest.approx([1.0, 0.95])  # 8 directions hold all
     errors, losses = quadratic_figures(study())
     assert [trace.name for trace in losses.data if trace.name] == ["SGD", "series", "congruence", "Shampoo"]
@@ -207,8 +211,8 @@ def test_the_page_carries_all_it_needs(diagnosis):
     page = diagnosis_page(diagnosis, "Diagnosis <of> r")
     assert "<title>Diagnosis &lt;of&gt; r</title>" in page
     assert not re.search(r"<(script|link|img|iframe)[^>]*\b(src|href)\s*=", page)
-    assert page.count('class="plotly-graph-div"') == 10
-    assert len(set(re.findall(r'id="(figure-\d+)"', page))) == 10
+    assert page.count('class="plotly-graph-div"') == 11
+    assert len(set(re.findall(r'id="(figure-\d+)"', page))) == 11
     assert "a note" in page
     assert diagnosis_verdict(diagnosis)[1].split(";")[0] in page
 
