@@ -58,7 +58,6 @@ class Clock:
         self.synchronize: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
     def time(self, call: Callable[[], object]) -> float:
-        gc.collect()
         gc.disable()
         try:
             self.synchronize()
@@ -105,6 +104,7 @@ def prepare(name: str, problem: Problem, clock: Clock, options: Any) -> Row:
 
 def run_round(number: int, rows: list[Row], problem: Problem, clock: Clock) -> None:
     """Every contender's steps, one contender after the other; the order turns from round to round."""
+    gc.collect()
     start = number % len(rows)
     for row in rows[start:] + rows[:start]:
         if number >= row.rounds:
