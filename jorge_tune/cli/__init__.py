@@ -14,14 +14,21 @@ from jorge_tune.errors import JorgeTuneError
 
 _COMMANDS = {
     "bootstrap": "Write a Jorge recipe from an SGD or AdamW recipe, each value with its reason.",
+    "calibrate-freq": "Measure how often the preconditioner may be refreshed within a time budget.",
     "compare": "Race recipes on common seeds, or read finished runs.",
     "demo": "See Jorge against SGD on real data, in about a minute.",
+    "diagnose": "Set Jorge's direction against exact Shampoo's, along a short run.",
     "doctor": "Show versions and devices, and what is missing.",
     "plan": "Show what the optimizer will keep and compute for each parameter, without data.",
     "recipes": "List the shipped recipes, or copy one.",
     "train": "Train a recipe.",
     "validate": "Check recipe files and report every fault.",
 }
+
+
+def module_of(command: str) -> str:
+    """The module that holds a command."""
+    return f"jorge_tune.cli.{command.replace('-', '_')}"
 
 
 class _LazyGroup(click.Group):
@@ -33,7 +40,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"jorge_tune.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(module_of(cmd_name)).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from jorge_tune.cli.calibration import EXIT_NO_ANSWER
 from jorge_tune.cli.curves import lr_curves
-from jorge_tune.cli.tables import format_option, print_json, print_table
+from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
+from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import Bootstrapped, bootstrap
 from jorge_tune.recipe.derivation import OURS, Derivation
 from jorge_tune.recipe.io import load, parse_recipe, render_recipe, write_recipe
@@ -16,6 +19,11 @@ from jorge_tune.recipe.render import scalar
 from jorge_tune.recipe.schedule_rule import ScheduleChoice
 from jorge_tune.recipe.schema import AdamW, Recipe
 from jorge_tune.recipe.shipped import resolve_recipe
+
+if TYPE_CHECKING:
+    from jorge_tune.measure.instrument import Calibrated
+
+_INTERVAL = "optimizer.refresh_interval"
 
 
 @click.command()
@@ -31,28 +39,78 @@ from jorge_tune.recipe.shipped import resolve_recipe
     type=click.Choice(["step", "keep"]),
     help="Replace the schedule by step decay, or keep it [default: step from SGD, keep if short or from AdamW].",
 )
+@click.option("--calibrate", is_flag=True, help="Measure the refresh interval here; exit 4 where there is none.")
+@click.option("--device", default="auto", show_default=True, help="Where to measure: auto, cpu, cuda or cuda:1.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads to measure with [default: torch's choice].")
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @format_option
-def command(recipe: str, out: Path | None, schedule: ScheduleChoice | None, force: bool, output_format: str) -> None:
+def command(
+    recipe: str,
+    out: Path | None,
+    schedule: ScheduleChoice | None,
+    calibrate: bool,
+    device: str,
+    threads: int | None,
+    force: bool,
+    output_format: str,
+) -> int:
     """Write the Jorge recipe that follows from SGD, a tuned SGD or AdamW recipe (a file or a shipped name).
 
     \b
     Example:
       jorge-tune bootstrap cifar10/resnet18-sgd -o resnet18-jorge.yaml
+      jorge-tune bootstrap cifar10/resnet18-sgd --calibrate --device cuda
     """
     source = resolve_recipe(recipe)
     before = load(source)
     made = bootstrap(before.recipe, schedule=schedule)
     target = out or _default_out(source, before.recipe)
+    found = _calibrate(made.recipe, target, device, threads, force) if calibrate else None
+    made = made if found is None else _with_interval(made, found)
     write_recipe(target, made.recipe, made.derivations, force=force)
     written = parse_recipe(render_recipe(made.recipe, made.derivations), str(target))
     for warning, name in [(w, str(source)) for w in before.warnings] + [(w, str(target)) for w in written.warnings]:
         click.echo(f"{warning.located(name)} (warning)", err=True)
     if output_format == "json":
-        print_json(_as_data(target, made))
+        print_json(_as_data(target, made, found))
     else:
         _show(before.recipe, made)
+        _show_calibration(found)
     click.echo(f"wrote {target}", err=True)
+    return 0 if found is None or found.choice.interval is not None else EXIT_NO_ANSWER
+
+
+def _calibrate(recipe: Recipe, target: Path, device: str, threads: int | None, force: bool) -> Calibrated:
+    """Measure, once it is clear that the recipe can be written."""
+    from jorge_tune.cli.calibration import calibrate
+    from jorge_tune.cli.threads import share_the_cores
+
+    if target.exists() and not force:
+        raise InputError(f"{target}: exists already; give another name, or --force to overwrite it")
+    share_the_cores()
+    return calibrate(recipe, device=device, threads=threads)
+
+
+def _with_interval(made: Bootstrapped, found: Calibrated) -> Bootstrapped:
+    """The recipe with the interval that was found, and its reason; as it was where none was found."""
+    from jorge_tune.measure.instrument import with_interval
+
+    interval = found.choice.interval
+    if interval is None:
+        return made
+    rule = f"measured on {found.profile.device}: within {100 * found.overhead:g} % of the baseline's step"
+    measured = Derivation(_INTERVAL, None, interval, rule, "", OURS)
+    others = [derivation for derivation in made.derivations if derivation.field != _INTERVAL]
+    return Bootstrapped(with_interval(made.recipe, found), (measured, *others))
+
+
+def _show_calibration(found: Calibrated | None) -> None:
+    if found is not None:
+        from jorge_tune.reporting.calibration import advice, outcome_sentence
+
+        click.echo()
+        for line in (outcome_sentence(found), *advice(found)):
+            print_text(line)
 
 
 def _default_out(source: Path, recipe: Recipe) -> Path:
@@ -88,8 +146,14 @@ def _cell(value: object) -> str:
     return "-" if value is None else scalar(value)
 
 
-def _as_data(target: Path, made: Bootstrapped) -> dict[str, object]:
+def _as_data(target: Path, made: Bootstrapped, found: Calibrated | None) -> dict[str, object]:
+    calibration: dict[str, object] = {}
+    if found is not None:
+        from jorge_tune.reporting.calibration import as_data
+
+        calibration = {"calibration": as_data(found)}
     return {
+        **calibration,
         "written": str(target),
         "recipe": made.recipe.name,
         "derivations": [{**dataclasses.asdict(d), "changed": d.changed} for d in made.derivations],

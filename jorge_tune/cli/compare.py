@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from jorge_tune.cli.calibration import EXIT_NO_ANSWER, settled
 from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
 from jorge_tune.cli.threads import share_the_cores
 from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
     from jorge_tune.measure.compare import Comparison, Contender
-    from jorge_tune.measure.race import RaceProgress
+    from jorge_tune.measure.race import RaceProgress, Settings
 
 _MOST_SEEDS = 1000
 
@@ -89,7 +91,11 @@ def command(
     _check_plot(plot, force)
     entrants = _read_arguments(contenders, assignments)
     if any(not contender.runs for contender in entrants):
-        race = run_race(entrants, seeds, out, settings=Settings(device, download, threads), report=report_progress)
+        where = Settings(device, download, threads)
+        ready = _settled(entrants, out, seeds[0], assignments, where)
+        if ready is None:
+            return EXIT_NO_ANSWER
+        race = run_race(ready, seeds, out, settings=where, report=report_progress)
         if race.interrupted:
             click.echo("interrupted; the same command takes the race up again", err=True)
             return 130
@@ -186,6 +192,22 @@ def _read_recipe(argument: str, assignments: tuple[str, ...]) -> Contender:
         click.echo(f"{warning.located(str(path))} (warning)", err=True)
     recipe = override(loaded.recipe, assignments) if assignments else loaded.recipe
     return Contender(recipe.name, recipe)
+
+
+def _settled(
+    entrants: list[Contender], out: Path, seed: int, assignments: tuple[str, ...], where: Settings
+) -> list[Contender] | None:
+    """The contenders, `refresh_interval: auto` measured; None where that has no answer."""
+    ready = []
+    for contender in entrants:
+        if not contender.runs:
+            folder = out / contender.name / f"seed-{seed}"
+            recipe = settled(contender.recipe, folder, assignments, device=where.device, threads=where.threads)
+            if recipe is None:
+                return None
+            contender = replace(contender, recipe=recipe)
+        ready.append(contender)
+    return ready
 
 
 def _check_plot(plot: Path | None, force: bool) -> None:

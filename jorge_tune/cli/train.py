@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jorge_tune.cli.calibration import EXIT_NO_ANSWER, settled
 from jorge_tune.cli.progress import clock_time, training_progress
 from jorge_tune.cli.tables import format_option, print_json, print_table
 from jorge_tune.cli.threads import share_the_cores
@@ -48,7 +49,8 @@ def command(
     """Train RECIPE (a file or a shipped name) and leave a run folder: records, checkpoint, environment, log.
 
     Ctrl-C finishes the step, writes a checkpoint and exits with 130; --resume goes on exactly there. A run whose
-    loss stops being a number ends as diverged, exit code 3.
+    loss stops being a number ends as diverged, exit code 3. `refresh_interval: auto` is measured first, as by
+    calibrate-freq, and ends with 4 where that has no answer.
 
     \b
     Example:
@@ -57,14 +59,17 @@ def command(
     """
     wanted = read_with_overrides(recipe, assignments, seed)
     share_the_cores()
+    folder = out or Path("runs") / wanted.name / f"seed-{wanted.seed}"
+    ready = settled(wanted, folder, assignments, device=device, threads=threads)
+    if ready is None:
+        return EXIT_NO_ANSWER
     from jorge_tune.training import runner
 
     if threads is not None:
         use_threads(threads)
-    folder = out or Path("runs") / wanted.name / f"seed-{wanted.seed}"
-    with training_progress(wanted.name) as progress:
+    with training_progress(ready.name) as progress:
         result = runner.train(
-            wanted,
+            ready,
             folder,
             device=device,
             resume=resume,

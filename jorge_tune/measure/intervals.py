@@ -153,7 +153,7 @@ def judge(verification: Verification, overhead: float) -> Judgement:
     complaint = disturbance(verification.baseline, overhead, verification.waiting)
     if complaint is not None:
         return Judgement("unstable", complaint, ratio)
-    what = f"interval {verification.interval} takes {bounded(ratio)} of the baseline's step"
+    what = f"interval {verification.interval} adds {bounded(ratio)} to the baseline's step"
     if ratio.low <= 1 + overhead < ratio.high and ratio.high - ratio.low > overhead:
         return Judgement("unstable", f"{what}, a spread that hides a budget of {percent(overhead)}", ratio)
     if ratio.value <= 1 + overhead:
@@ -189,9 +189,11 @@ def _choose(cost: StepCost, budget: float, floor: int, largest: int) -> Choice:
     never = cost.at(float("inf"))
     allowed = percent(budget - 1)
     if never.low > budget:
-        return Choice("infeasible", None, f"even without a refresh a step takes {bounded(never)}: over {allowed}")
+        points = f"{100 * (never.value - budget):.1f} points"
+        what = f"even without a refresh {bounded(never)} is added to the baseline's step, {points} over {allowed}"
+        return Choice("infeasible", None, what)
     if never.high > budget:
-        what = f"without a refresh a step takes {bounded(never)}, and the budget of {allowed} lies within that spread"
+        what = f"without a refresh {bounded(never)} is added, and the budget of {allowed} lies within that spread"
         return Choice("unstable", None, what)
     by_medians = _smallest(lambda k: cost.at(k).value <= budget, largest)
     by_bound = _smallest(lambda k: cost.at(k).high <= budget, largest)
@@ -204,14 +206,14 @@ def _choose(cost: StepCost, budget: float, floor: int, largest: int) -> Choice:
     if by_bound is None or by_bound > _FACTOR * by_medians + 1:
         asked = f"more than {largest}" if by_bound is None else str(by_bound)
         what = (
-            f"the medians ask for interval {by_medians}, their spread for {asked}: without a refresh a step takes "
-            f"{bounded(never)}, too wide for a budget of {allowed}"
+            f"the medians ask for interval {by_medians}, their spread for {asked}: without a refresh {bounded(never)} "
+            f"is added, too wide a spread for a budget of {allowed}"
         )
         return Choice("unstable", None, what)
     interval = max(by_bound, floor)
     if interval > largest:
         return Choice("unstable", None, f"interval {floor - 1} ran over the budget, and {largest} is the largest")
-    return Choice("interval", interval, f"predicted {bounded(cost.at(interval))} of the baseline's step")
+    return Choice("interval", interval, f"{bounded(cost.at(interval))} is predicted to be added to the baseline's step")
 
 
 def _smallest(holds: Callable[[int], bool], largest: int) -> int | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from jorge_tune.cli import _COMMANDS, _group
+from jorge_tune.cli import _COMMANDS, _group, module_of
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "cli.md"
 
@@ -27,7 +27,7 @@ def help_of(command: click.Command, name: str) -> list[str]:
 def reference() -> str:
     lines = ["# Command line", "", "Written from the commands' own `--help`.", "", *help_of(_group, "jorge-tune")]
     for name in sorted(_COMMANDS):
-        lines += help_of(importlib.import_module(f"jorge_tune.cli.{name}").command, f"jorge-tune {name}")
+        lines += help_of(importlib.import_module(module_of(name)).command, f"jorge-tune {name}")
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from jorge_tune.training.timing import PhaseTimer, Stopwatch
+from jorge_tune.training.timing import LapTimer, PhaseTimer, Stopwatch
 
 _CPU = torch.device("cpu")
 
@@ -40,3 +40,13 @@ def test_phases_are_timed_apart() -> None:
     with timer.phase("optimizer"):
         clock.now += 4
     assert timer.read() == {"forward": 3, "optimizer": 4}
+
+
+def test_between_two_laps_nothing_is_lost() -> None:
+    clock = _Clock()
+    laps = LapTimer(_CPU, clock=clock)
+    for seconds in (0, 3, 4, 50):
+        clock.now += seconds
+        laps.mark()
+    assert laps.read() == [3, 4, 50]
+    assert laps.read() == []

@@ -1,0 +1,240 @@
+"""A calibration as tables, sentences and plain data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jorge_tune.measure.instrument import Calibrated
+from jorge_tune.measure.intervals import Estimate, StepCost, bounded, corrected, percent, step_cost
+from jorge_tune.measure.statistics import median
+from jorge_tune.measure.timings import Iteration, Memory, Verification
+from jorge_tune.recipe.schema import Jorge
+from jorge_tune.reporting.summary import Table
+
+ONE_DEVICE = (
+    "measured on one device; for several this is an estimate: each has its share of the batch, and gradients travel"
+)
+_SMALL_BLOCK = 256  # a smaller block size saves nothing worth naming
+
+
+class Whole(NamedTuple):
+    """The warm refreshes at the start of a training: how many, their extra seconds, and their part of the whole."""
+
+    refreshes: int
+    extra_seconds: float
+    share: float | None  # of the training's seconds; None where its length is not known
+    ratio: float | None  # a step of the whole training in the mean, in iterations of the baseline
+
+
+def cost_of(calibrated: Calibrated) -> StepCost:
+    """The cost of a step that the choice rests on, corrected by the intervals that ran over the budget."""
+    missed = [v for v in calibrated.measurements.verifications if v.ratio > 1 + calibrated.overhead]
+    return corrected(step_cost(calibrated.measurements.rounds), missed)
+
+
+def base_seconds(calibrated: Calibrated) -> float:
+    """Seconds of the baseline's iteration, the median over rounds."""
+    return median([row.baseline for row in calibrated.measurements.rounds])
+
+
+def verification_of(calibrated: Calibrated) -> Verification | None:
+    """The chosen interval as it ran."""
+    interval = calibrated.choice.interval
+    return None if interval is None else calibrated.measurements.verified(interval)
+
+
+def whole_training(calibrated: Calibrated) -> Whole | None:
+    """The warm refreshes' part of the training; None without an interval."""
+    interval = calibrated.choice.interval
+    if interval is None:
+        return None
+    cost, base, steps = cost_of(calibrated), base_seconds(calibrated), calibrated.training_steps
+    warm = max(1, calibrated.section.warm_refreshes)
+    warm = warm if steps is None else min(warm, steps)
+    extra = warm * cost.refresh * (1 - 1 / interval)
+    if steps is None:
+        return Whole(warm, extra * base, None, None)
+    total = steps * cost.at(interval).value + extra
+    return Whole(warm, extra * base, extra / total, total / steps)
+
+
+def baseline_name(calibrated: Calibrated) -> str:
+    """What the baseline is."""
+    return "torch AdamW" if calibrated.section.graft == "adamw" else "torch SGD"
+
+
+def time_table(calibrated: Calibrated) -> Table:
+    """What a step takes, with 95 % bounds in brackets."""
+    name, cost, base = calibrated.section.name, cost_of(calibrated), base_seconds(calibrated)
+    never, refresh = cost.at(math.inf), cost.refresh_estimate
+    rows = [
+        [f"{baseline_name(calibrated)} (foreach)", show_seconds(base), "1"],
+        [f"{name}, nothing refreshed", show_seconds(base * never.value), bounded(never)],
+        ["one refresh of every block", show_seconds(base * refresh.value), _share(refresh)],
+    ]
+    interval, ran = calibrated.choice.interval, verification_of(calibrated)
+    if interval is not None and ran is not None:
+        at = cost.at(interval)
+        rows += [
+            [f"interval {interval}, predicted", show_seconds(ran.reference * at.value), bounded(at)],
+            [f"interval {interval}, as it ran", show_seconds(ran.mean_step), percent(ran.ratio - 1)],
+            ["its longest step", show_seconds(ran.longest_step), percent(ran.longest_step / ran.reference - 1)],
+        ]
+    whole = whole_training(calibrated)
+    if whole is not None:
+        share = "-" if whole.share is None else f"{100 * whole.share:.2g} % of the training"
+        rows.append([f"{whole.refreshes} warm refreshes, extra", show_seconds(whole.extra_seconds), share])
+        if whole.ratio is not None:
+            step = show_seconds(base * whole.ratio)
+            rows.append(["a step of the whole training", step, percent(whole.ratio - 1)])
+    headings = ["what", "time", "of the baseline"]
+    return Table(headings, rows, headings[1:])
+
+
+def part_table(calibrated: Calibrated) -> Table:
+    """Where the time goes, and the memory."""
+    parts, memory = calibrated.profile.parts, calibrated.profile.memory
+    name = calibrated.section.name
+    kinds = {"baseline": baseline_name(calibrated), "plain": name, "refreshing": f"{name}, refreshing all"}
+    rows = [
+        [part, *(show_seconds(getattr(parts[kind], part)) for kind in kinds)]
+        for part in Iteration._fields
+        if part != "data" or calibrated.facts.get("data") != "synthetic"
+    ]
+    owners = ("baseline", "optimizer", "optimizer")
+    rows.append(["state", *(show_bytes(memory[owner].state) for owner in owners)])
+    peak = "peak memory" if calibrated.facts["device"]["kind"] == "cuda" else "process's peak"
+    rows.append([peak, *(show_bytes(memory[owner].peak) for owner in owners)])
+    headings = ["part", *kinds.values()]
+    return Table(headings, rows, headings[1:])
+
+
+def outcome_sentence(calibrated: Calibrated) -> str:
+    """The answer in one sentence."""
+    choice, budget = calibrated.choice, f"{100 * calibrated.overhead:g} %"
+    if choice.outcome == "interval":
+        return f"refresh_interval {choice.interval}: the smallest that keeps within {budget} of the baseline"
+    if choice.outcome == "infeasible":
+        return f"infeasible: {choice.reason}"
+    return f"unstable: {choice.reason}; no interval is given. Run it again when nothing else runs"
+
+
+def advice(calibrated: Calibrated) -> list[str]:
+    """What would bring an infeasible recipe inside its budget."""
+    if calibrated.choice.outcome != "infeasible":
+        return []
+    cost, recipe = cost_of(calibrated), calibrated.recipe
+    lines: list[str] = []
+    on_gpu = calibrated.facts["device"]["kind"] == "cuda"
+    excess = cost.plain - 1
+    if excess > calibrated.overhead:
+        batch = math.ceil(recipe.batch_size * excess / calibrated.overhead)
+        lines.append(
+            f"a batch of about {batch}: the optimizer's {show_seconds(base_seconds(calibrated) * excess)} do not grow "
+            "with it, forward and backward do"
+        )
+    size = calibrated.section.block_size
+    if size is None or size > _SMALL_BLOCK:
+        lines.append(f"a smaller block_size than {'none' if size is None else size}: products with blocks get cheaper")
+    section = calibrated.section
+    if isinstance(section, Jorge) and section.product_precision == "fp32" and on_gpu:
+        lines.append("product_precision tf32 or bf16 in the optimizer's section: cheaper refreshes")
+    if recipe.precision == "fp32" and on_gpu:
+        lines.append("precision tf32 or bf16, where the optimizer's own products are what takes the time")
+    lines.append(f"a larger budget (--overhead {percent(max(excess, calibrated.overhead) * 1.1).strip('+')})")
+    return [line.replace(" %)", "%)") for line in lines]
+
+
+def notes(calibrated: Calibrated) -> list[str]:
+    """What a reader of the figures must know."""
+    facts = calibrated.facts
+    data = "synthetic" if facts.get("data") == "synthetic" else "loaded"
+    threads = f", threads {facts['threads']}" if facts["device"]["kind"] == "cpu" else ""
+    where = (
+        f"{calibrated.profile.device}{threads}, batch {calibrated.recipe.batch_size} of {data} "
+        f"{calibrated.profile.input} images, {calibrated.recipe.precision}"
+    )
+    lines = [where, ONE_DEVICE]
+    if calibrated.from_cache:
+        lines.append(
+            f"answered from the cache (measured on {calibrated.measured_on}, fingerprint {calibrated.fingerprint}); "
+            "--remeasure measures anew"
+        )
+    return lines
+
+
+def as_data(calibrated: Calibrated) -> dict[str, Any]:
+    """Everything as plain data, raw timings included."""
+    cost, base = cost_of(calibrated), base_seconds(calibrated)
+    ran, whole, choice = verification_of(calibrated), whole_training(calibrated), calibrated.choice
+    return {
+        "outcome": choice.outcome,
+        "interval": choice.interval,
+        "reason": choice.reason,
+        "advice": advice(calibrated),
+        "overhead": calibrated.overhead,
+        "recipe": calibrated.recipe.name,
+        "fingerprint": calibrated.fingerprint,
+        "facts": dict(calibrated.facts),
+        "device": calibrated.profile.device,
+        "devices": 1,
+        "input": calibrated.profile.input,
+        "measured_on": calibrated.measured_on,
+        "from_cache": calibrated.from_cache,
+        "baseline_seconds": base,
+        "plain_ratio": cost.at(math.inf).__dict__,
+        "refresh_ratio": cost.refresh_estimate.__dict__,
+        "predicted": None if choice.interval is None else cost.at(choice.interval).__dict__,
+        "verified": None if ran is None else _ran(ran),
+        "warm": None if whole is None else whole._asdict(),
+        "parts": {kind: part._asdict() for kind, part in calibrated.profile.parts.items()},
+        "memory": _memory(calibrated.profile.memory),
+        "curve": [[k, base * cost.at(k).value] for k in curve_intervals(calibrated)],
+        "rounds": [row._asdict() for row in calibrated.measurements.rounds],
+        "notes": notes(calibrated),
+        "warnings": list(calibrated.warnings),
+    }
+
+
+def curve_intervals(calibrated: Calibrated) -> list[int]:
+    """The intervals that a curve shows: 1, 2, 5, 10 and so on, past the chosen one."""
+    least = 4 * (calibrated.choice.interval or 16)
+    steps = [mantissa * 10**exponent for exponent in range(5) for mantissa in (1, 2, 5)]
+    shown = [k for k in steps if k < least] + [next(k for k in steps if k >= least)]
+    return sorted({*shown, *([calibrated.choice.interval] if calibrated.choice.interval else [])})
+
+
+def show_seconds(seconds: float) -> str:
+    """`98.1 ms`, `1.23 s`, to three digits."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size or unit == "us":
+            break
+    value = seconds / size
+    return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+
+
+def show_bytes(count: int | None) -> str:
+    """`12.3 MB`; "-" where it is not known."""
+    return "-" if count is None else f"{count / 1e6:.3g} MB" if count < 1e9 else f"{count / 1e9:.3g} GB"
+
+
+def _share(estimate: Estimate) -> str:
+    low, value, high = (100 * part for part in (estimate.low, estimate.value, estimate.high))
+    return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def _ran(ran: Verification) -> dict[str, Any]:
+    return {
+        "interval": ran.interval,
+        "cycles": ran.cycles,
+        "baseline_seconds": ran.reference,
+        "step_seconds": ran.mean_step,
+        "longest_step_seconds": ran.longest_step,
+        "ratio": ran.ratio,
+    }
+
+
+def _memory(memory: Mapping[str, Memory]) -> dict[str, Any]:
+    return {name: {"state_bytes": held.state, "peak_bytes": held.peak} for name, held in memory.items()}
