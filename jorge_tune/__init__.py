@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "DecoupledSGD": "jorge_tune.optim",
+    "GeN": "jorge_tune.optim",
     "Jorge": "jorge_tune.optim",
     "Shampoo": "jorge_tune.optim",
     "SketchyAdaGrad": "jorge_tune.optim",
@@ -20,6 +21,7 @@ _HOMES = {
 
 __all__ = [
     "DecoupledSGD",
+    "GeN",
     "Jorge",
     "Shampoo",
     "SketchyAdaGrad",

@@ -1,8 +1,10 @@
 """The optimizer family: torch and the standard library only, useful without the rest of the package."""
 
 from jorge_tune.optim.congruence import congruence_refresh
+from jorge_tune.optim.gen import GeN
 from jorge_tune.optim.jorge import Jorge, series_refresh
 from jorge_tune.optim.kronecker import Counters, KroneckerOptimizer
+from jorge_tune.optim.parabola import Parabola, fit_parabola
 from jorge_tune.optim.param_groups import param_groups
 from jorge_tune.optim.sgd import DecoupledSGD
 from jorge_tune.optim.shampoo import Shampoo, inverse_root_eigh, inverse_root_newton
@@ -12,12 +14,15 @@ from jorge_tune.optim.sketchy_adagrad import SketchyAdaGrad
 __all__ = [
     "Counters",
     "DecoupledSGD",
+    "GeN",
     "Jorge",
     "KroneckerOptimizer",
+    "Parabola",
     "Shampoo",
     "SketchyAdaGrad",
     "SketchyShampoo",
     "congruence_refresh",
+    "fit_parabola",
     "frequent_directions",
     "inverse_root_eigh",
     "inverse_root_newton",

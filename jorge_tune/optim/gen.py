@@ -1,0 +1,292 @@
+"""GeN: the learning rate from forward passes along the step that any optimizer proposes.
+
+Legend: w_t the weights before a step, D = w_t - w_{t+1} the inner optimizer's displacement; L(x) the loss at w_t - x D;
+x* where its parabola is lowest; s the one factor on all learning rates; gamma the smoothing.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from jorge_tune.optim.checks import is_count, require
+from jorge_tune.optim.gen_probe import (
+    Loss,
+    LossClosure,
+    StepLine,
+    Surroundings,
+    fingerprint,
+    fit_losses,
+    measure,
+    read_loss,
+)
+from jorge_tune.optim.gen_search import RATES, search_rate
+from jorge_tune.optim.parabola import MIN_POINTS, Parabola
+
+_SEARCH_STEP = 1e-2  # rate of the step whose line is searched: in the middle, where D is not lost in rounding
+_SAME_LOSS = 64  # a given loss serves as L(0) if it is the closure's but for so many roundings
+
+
+class Probe(NamedTuple):
+    """What was measured at one step: losses by multiplier (by rate in a search), the fit, and what came of it."""
+
+    step: int
+    losses: dict[float, float]
+    fit: Parabola | None
+    accepted: bool
+    scale: float  # s from this step on
+    note: str
+
+
+class GeN:
+    """Sets the learning rate of any torch optimizer from the loss along its own step (GeN, Algorithm 1, lazily).
+
+    At every `interval`-th step the loss is computed at a few points w_t - x D, by forward passes alone. If their
+    parabola is a convex descent, s <- clip(gamma s + (1 - gamma) s x*, s / clamp, s clamp), and the same step is
+    rescaled: w_{t+1} = w_t - (s' / s) D. Otherwise the step stays bitwise as the inner optimizer made it. Its state
+    advances exactly once per step; every group's lr is multiplied by s during its step only, so that schedulers, which
+    belong on the inner optimizer, see their own values. A schedule that decays to zero composes that way.
+
+    All points start from one state of the random streams (torch's, Python's, NumPy's; not of generators of your own);
+    these, module buffers and gradients are afterwards as if there had been no probe. A probe holds two copies of the
+    parameters, nothing between probes. Displacements are assumed to be proportional to lr, as they are for all
+    common optimizers.
+
+    Args:
+        optimizer: Any torch optimizer whose groups have an `lr`.
+        interval: Steps between two probes, Phi >= 1.
+        smoothing: gamma in [0, 1].
+        points: 3 (x = -1, 0, 1) or 5 (-2 to 2). Three points cannot tell a parabola from noise; five can, and do.
+        clamp: Most that s may change by at one probe, >= 1.
+        initial_lr: "given", or "search": the first step takes the best rate of a grid from 1e-6 to 1e2, refined by
+            one parabola; it stands for the first group's rate before any schedule, the groups' ratios kept (C.4.2).
+
+    Raises:
+        ValueError: an argument out of its range, or a group without lr.
+
+    Example:
+        >>> model = nn.Linear(4, 1)
+        >>> gen = GeN(torch.optim.SGD(model.parameters(), lr=0.1))
+        >>> x, y = torch.randn(8, 4), torch.randn(8, 1)
+        >>> def closure():
+        ...     return nn.functional.mse_loss(model(x), y)
+        >>> loss = closure()
+        >>> loss.backward()
+        >>> gen.step(closure, loss)
+
+    Reference:
+        Bu and Xu, "Automatic gradient descent with generalized Newton's method", Algorithm 1, Appendix C.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        interval: int = 8,
+        smoothing: float = 0.9,
+        points: Literal[3, 5] = 3,
+        clamp: float = 2.0,
+        initial_lr: Literal["given", "search"] = "given",
+    ) -> None:
+        require(isinstance(optimizer, Optimizer), "optimizer", "be a torch optimizer", type(optimizer).__name__)
+        require(is_count(interval, 1), "interval", "be an int >= 1", interval)
+        require(0 <= smoothing <= 1, "smoothing", "be in [0, 1]", smoothing)
+        require(points in (3, 5), "points", "be 3 or 5", points)
+        require(clamp >= 1, "clamp", "be >= 1", clamp)
+        require(initial_lr in ("given", "search"), "initial_lr", "be 'given' or 'search'", initial_lr)
+        self.optimizer = optimizer
+        self.interval, self.smoothing, self.points, self.clamp = interval, smoothing, points, clamp
+        self.scale = 1.0
+        """s, the factor on every group's learning rate."""
+        self.steps = 0
+        self.last_probe: Probe | None = None
+        self._searching = initial_lr == "search"
+        self._trusts_loss: bool | None = None  # whether a given loss is what the closure gives at w_t; None: not seen
+        self._modules: WeakSet[nn.Module] = WeakSet()  # that the closure called
+        self._said: set[str] = set()
+        self._check_groups()
+        if self._searching:
+            require(self._leading_rates()[1] > 0, "lr", "be > 0 in a group for initial_lr='search'", 0)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The inner optimizer's groups; their lr is the scheduler's, without s."""
+        return self.optimizer.param_groups
+
+    @property
+    def rates(self) -> list[float]:
+        """The learning rates in force, lr s by group."""
+        return [float(group["lr"]) * self.scale for group in self.param_groups]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, as the inner optimizer does."""
+        self.optimizer.zero_grad(set_to_none)
+
+    def step(self, loss_closure: LossClosure, loss: Tensor | float | None = None) -> None:
+        """One step of the inner optimizer and, where one is due, a probe.
+
+        Args:
+            loss_closure: Computes the loss that the gradients came from, and no backward: on the same batches, in the
+                same mode and precision, averaged over as many batches as it likes (and over ranks, where there are
+                several). It is called at probe steps only, without gradients.
+            loss: L(0) from the training forward, which saves one forward pass. The first probe compares it with what
+                the closure gives and does without it from then on if they differ; so it does whenever the closure
+                draws random numbers.
+
+        Raises:
+            ValueError: the closure returns no scalar, or a group has no lr. What the inner optimizer did stays.
+        """
+        self._check_groups()
+        scheduled, _ = self._leading_rates()
+        searching = self._searching and scheduled > 0
+        if not searching and (self.steps + 1) % self.interval:
+            self._inner_step(self.scale)
+            return
+        scale = _SEARCH_STEP / scheduled if searching else self.scale
+        line = StepLine(p for group in self.param_groups for p in group["params"])
+        outside = self._outside()
+        before = fingerprint(outside)
+        self._inner_step(scale)
+        reason = self._why_not(line, outside_changed=fingerprint(outside) != before)
+        if reason:
+            self.last_probe = Probe(self.steps, {}, None, False, self.scale, reason)
+            return
+        devices = {p.device for group in self.param_groups for p in group["params"]}
+        with torch.no_grad(), line, Surroundings(devices) as around:
+            try:
+                probe = self._search if searching else self._probe
+                self.last_probe = probe(line, around, loss_closure, loss)
+            except StopIteration:
+                note = "the closure ran out of batches: the rate is kept"
+                self._say("batches", note + " (take the batches before the step, and let the closure hold them)")
+                self.last_probe = Probe(self.steps, {}, None, False, self.scale, note)
+            finally:
+                self._modules |= around.modules
+        if around.in_evaluation_mode:
+            self._say("mode", "loss_closure calls a model in evaluation mode: the loss measured is of that mode")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The inner optimizer's state and GeN's own few numbers; the arguments are the constructor's."""
+        own = {"scale": self.scale, "steps": self.steps, "searching": self._searching, "trusts": self._trusts_loss}
+        return {"optimizer": self.optimizer.state_dict(), "gen": own}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` gave.
+
+        Raises:
+            ValueError: it is another optimizer's.
+        """
+        require(set(state_dict) == {"optimizer", "gen"}, "state_dict", "be GeN's own", sorted(map(str, state_dict)))
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        own = state_dict["gen"]
+        self.scale, self.steps = own["scale"], own["steps"]
+        self._searching, self._trusts_loss = own["searching"], own["trusts"]
+
+    def _inner_step(self, scale: float) -> None:
+        rates = [group["lr"] for group in self.param_groups]
+        try:
+            for group, rate in zip(self.param_groups, rates, strict=True):
+                group["lr"] = rate * scale
+            self.optimizer.step()
+        finally:
+            for group, rate in zip(self.param_groups, rates, strict=True):
+                group["lr"] = rate
+        self.steps += 1
+
+    def _why_not(self, line: StepLine, *, outside_changed: bool) -> str:
+        """Why there is nothing to probe at this step, if so."""
+        moved = line.stepped()
+        if max(self.rates) == 0:
+            return "lr is 0 in every group: there is no step to measure along"
+        if not moved:
+            return "the step moved nothing: there is no line to measure along"
+        if outside_changed:
+            note = "the optimizer changes parameters outside its groups: the rate is kept"
+            self._say("outside", note + "; put them into a group, so that a probe can move them too")
+            return note
+        return ""
+
+    def _probe(self, line: StepLine, around: Surroundings, closure: LossClosure, loss: Tensor | float | None) -> Probe:
+        """Algorithm 1, lines 5 to 8."""
+        found = measure(line, around, closure, (-1, 1) if self.points == MIN_POINTS else (-2, -1, 1, 2))
+        found[0] = self._middle(line, around, closure, loss)
+        finite = {x: found[x] for x in sorted(found) if math.isfinite(found[x].value)}
+        losses = {x: found[x].value for x in sorted(found)}
+        if len(finite) < MIN_POINTS:
+            note = f"the loss is finite at {len(finite)} of {len(found)} points: the rate is kept"
+            return Probe(self.steps, losses, None, False, self.scale, note)
+        fit = fit_losses(finite)
+        if fit.optimum is None:
+            return Probe(self.steps, losses, fit, False, self.scale, f"{fit.sentence}: the rate is kept")
+        wanted = self.smoothing + (1 - self.smoothing) * fit.optimum  # s' / s
+        ratio = min(max(wanted, 1 / self.clamp), self.clamp)
+        line.rest_at(ratio)
+        self.scale *= ratio
+        return Probe(self.steps, losses, fit, True, self.scale, fit.sentence)
+
+    def _middle(self, line: StepLine, around: Surroundings, closure: LossClosure, loss: Tensor | float | None) -> Loss:
+        """L(0): the given loss where it is what the closure gives at w_t, else by the closure."""
+        usable = loss is not None and not around.drew
+        if usable and self._trusts_loss:
+            return read_loss(loss, "loss")
+        own = measure(line, around, closure, (0,))[0]
+        if usable and self._trusts_loss is None:
+            given = read_loss(loss, "loss")
+            if math.isfinite(given.value) and math.isfinite(own.value):
+                self._trusts_loss = abs(given.value - own.value) <= _SAME_LOSS * max(given.rounding, own.rounding)
+            if self._trusts_loss is False:
+                self._say(
+                    "loss",
+                    f"loss ({given.value:.6g}) is not what loss_closure gives at the same weights ({own.value:.6g}): "
+                    "another batch, mode, precision or scaling; L(0) is computed by the closure from now on",
+                )
+        return own
+
+    def _search(self, line: StepLine, around: Surroundings, closure: LossClosure, loss: Tensor | float | None) -> Probe:
+        """The first rate, by a search along a step of rate `_SEARCH_STEP` (C.4.2)."""
+        self._searching = False
+        scheduled, base = self._leading_rates()
+        line.rest_at(scheduled * self.scale / _SEARCH_STEP)
+
+        def at_rates(rates: Sequence[float]) -> dict[float, Loss]:
+            found = measure(line, around, closure, [rate / _SEARCH_STEP for rate in rates])
+            return dict(zip(rates, found.values(), strict=True))
+
+        rate, losses, fit = search_rate(at_rates)
+        if rate is None:
+            note = f"no rate from {RATES[0]:g} to {RATES[-1]:g} lowers the loss: the given one is kept"
+            self._say("search", note)
+        else:
+            note = f"found {rate:.3g} as the first rate"
+            self.scale = rate / base
+        line.rest_at(scheduled * self.scale / _SEARCH_STEP)
+        return Probe(self.steps, losses, fit, rate is not None, self.scale, note)
+
+    def _leading_rates(self) -> tuple[float, float]:
+        """The rate of the first group that has one above 0: as scheduled, and before any schedule."""
+        rates = [(float(group["lr"]), float(group.get("initial_lr", group["lr"]))) for group in self.param_groups]
+        return next((pair for pair in rates if pair[1] > 0), (0.0, 0.0))
+
+    def _outside(self) -> list[Tensor]:
+        """Trainable parameters of the modules seen so far that no group holds."""
+        ours = {id(p) for group in self.param_groups for p in group["params"]}
+        return [p for m in self._modules for p in m.parameters() if p.requires_grad and id(p) not in ours]
+
+    def _check_groups(self) -> None:
+        for index, group in enumerate(self.param_groups):
+            lr = group.get("lr")
+            numeric = isinstance(lr, (int, float, Tensor)) and not isinstance(lr, bool)
+            require(numeric, f"param_groups[{index}]['lr']", "be a number, which GeN scales", lr)
+
+    def _say(self, about: str, message: str) -> None:
+        """Warn once of each thing."""
+        if about not in self._said:
+            self._said.add(about)
+            warnings.warn(f"GeN: {message}", stacklevel=3)

@@ -1,0 +1,208 @@
+"""What a probe needs: the line through a step, and surroundings that are as they were when it is over.
+
+Legend: w the weights before a step, D its displacement; a point x of the line is w - x D, so x = 1 is the step as made.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from jorge_tune.optim.checks import require
+from jorge_tune.optim.parabola import Parabola, fit_parabola
+
+LossClosure = Callable[[], Tensor | float]
+
+
+class StepLine:
+    """The line through one step: two copies of the parameters, dropped with it.
+
+    Made before the step, told by `stepped` when it is made. A context manager: whatever happens inside, the parameters
+    are at the resting point when it is left, which is the step bitwise as it was made unless `rest_at` chose another.
+
+    Args:
+        params: All parameters that the step may move.
+    """
+
+    def __init__(self, params: Iterable[Tensor]) -> None:
+        self._params = list(params)
+        self._before = [p.detach().clone() for p in self._params]
+        self._after: list[Tensor] = []
+        self._rest = 1.0
+
+    def stepped(self) -> bool:
+        """Take the parameters as they are for the end of the step; whether it moved any of them."""
+        self._after = [p.detach().clone() for p in self._params]
+        return any(not torch.equal(b, a) for b, a in zip(self._before, self._after, strict=True))
+
+    def go_to(self, x: float) -> None:
+        """Put the parameters to w - x D."""
+        for p, before, after in zip(self._params, self._before, self._after, strict=True):
+            if x in (0, 1):  # bitwise, and an infinite D does no harm at 0
+                p.copy_(after if x else before)
+            else:
+                torch.lerp(before, after, x, out=p)
+
+    def rest_at(self, x: float) -> None:
+        """Leave the parameters at w - x D in the end."""
+        self._rest = x
+
+    def __enter__(self) -> StepLine:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.go_to(self._rest)
+
+
+class Surroundings:
+    """Random streams, module buffers and autocast's cache, put back before every point and at the end.
+
+    A hook on every module call of this process, while entered, saves the buffers of the module and all below it, so
+    no model need be named. Random streams are torch's on the CPU and on `devices`, Python's, and NumPy's if it is
+    loaded; a generator of the caller's own is the caller's.
+    """
+
+    def __init__(self, devices: Iterable[torch.device]) -> None:
+        self._devices = sorted({d for d in devices if d.type != "cpu"}, key=str)
+        self._streams: dict[str, Any] = {}
+        self._buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
+        self._seen: set[nn.Module] = set()
+        self.modules: WeakSet[nn.Module] = WeakSet()
+        """The outermost modules that were called."""
+        self.drew = False
+        """Whether a random number was drawn so far."""
+
+    def __enter__(self) -> Surroundings:
+        self._streams = _read_streams(self._devices)
+        self._handle = register_module_forward_pre_hook(self._save)
+        torch.clear_autocast_cache()  # it may hold casts of weights that are about to move
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._handle.remove()
+        self.renew()
+
+    def renew(self) -> None:
+        """Put everything back, and note whether random numbers had been drawn."""
+        now = _read_streams(self._devices)
+        if any(not _same(now[name], before) for name, before in self._streams.items()):
+            self.drew = True
+            _write_streams(self._streams, self._devices)
+        for module, name, tensor, copy in self._buffers:
+            tensor.copy_(copy)
+            module._buffers[name] = tensor  # where the forward put another in its place
+        torch.clear_autocast_cache()
+
+    @property
+    def in_evaluation_mode(self) -> bool:
+        """Whether an outermost module was in evaluation mode."""
+        return any(not module.training for module in self.modules)
+
+    def _save(self, module: nn.Module, args: object) -> None:
+        if module in self._seen:
+            return
+        self.modules.add(module)
+        for inner in module.modules():
+            self._seen.add(inner)
+            for name, tensor in inner._buffers.items():
+                if tensor is not None:
+                    self._buffers.append((inner, name, tensor, tensor.detach().clone()))
+
+
+class Loss(NamedTuple):
+    """A loss as a number, and how far rounding may have moved it."""
+
+    value: float
+    rounding: float
+
+
+def read_loss(result: object, name: str = "what loss_closure returns") -> Loss:
+    """The number behind what a loss closure returned, or the caller gave under another name.
+
+    Raises:
+        ValueError: it is not a scalar.
+    """
+    if isinstance(result, Tensor):
+        require(result.numel() == 1, name, "be a scalar", tuple(result.shape))
+        value = float(result.detach())
+        kind = result.dtype if result.dtype.is_floating_point else torch.float64
+        return Loss(value, abs(value) * torch.finfo(kind).eps)
+    numeric = isinstance(result, (int, float)) and not isinstance(result, bool)
+    require(numeric, name, "be a number or a tensor with one element", result)
+    value = float(result)  # type: ignore[arg-type]
+    return Loss(value, abs(value) * sys.float_info.epsilon)
+
+
+def measure(
+    line: StepLine, around: Surroundings, closure: LossClosure, multipliers: Sequence[float]
+) -> dict[float, Loss]:
+    """The loss at each point of the line, all from the same surroundings."""
+    found: dict[float, Loss] = {}
+    for x in multipliers:
+        line.go_to(x)
+        found[x] = read_loss(closure())
+        around.renew()
+    return found
+
+
+def fit_losses(losses: dict[float, Loss]) -> Parabola:
+    """The parabola through finite losses, with what rounding hides."""
+    resolution = max(loss.rounding for loss in losses.values())
+    return fit_parabola(list(losses), [loss.value for loss in losses.values()], resolution=resolution)
+
+
+def fingerprint(params: Iterable[Tensor]) -> list[tuple[int, float]]:
+    """What changes when a parameter does: the count of in-place operations, and the norm, which `.data` cannot hide."""
+    listed = list(params)
+    norms = [torch.linalg.vector_norm(p.detach().flatten()) for p in listed]
+    return [(p._version, float(norm)) for p, norm in zip(listed, norms, strict=True)]
+
+
+def _numpy_random() -> Any:
+    """NumPy's random module where something else loaded it."""
+    numpy = sys.modules.get("numpy")
+    return None if numpy is None else numpy.random
+
+
+def _read_streams(devices: list[torch.device]) -> dict[str, Any]:
+    streams: dict[str, Any] = {"cpu": torch.get_rng_state(), "python": random.getstate()}
+    if (numpy_random := _numpy_random()) is not None:
+        streams["numpy"] = numpy_random.get_state()
+    for device in devices:
+        streams[str(device)] = _device_call("get_rng_state", device)()
+    return streams
+
+
+def _write_streams(streams: dict[str, Any], devices: list[torch.device]) -> None:
+    torch.set_rng_state(streams["cpu"])
+    random.setstate(streams["python"])
+    if "numpy" in streams:
+        _numpy_random().set_state(streams["numpy"])
+    for device in devices:
+        _device_call("set_rng_state", device)(streams[str(device)])
+
+
+def _device_call(name: str, device: torch.device) -> Callable[..., Any]:
+    """A device's random-state function; Apple's has no device argument."""
+    call = getattr(torch.get_device_module(device), name)
+    return call if device.type == "mps" else lambda *args: call(*args, device)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    if hasattr(a, "tobytes"):
+        return bool(a.tobytes() == b.tobytes())
+    return bool(a == b)
