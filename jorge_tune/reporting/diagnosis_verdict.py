@@ -90,9 +90,9 @@ def _memory(diagnosis: Diagnosis) -> str:
     first = median([refreshes[0].b2 for refreshes in sides])
     return (
         f"b2 began at {show_weight(first)} and had a median of {show_weight(median(weights))}, between "
-        f"{show_weight(min(weights))} and {show_weight(max(weights))}. It depends on eps; the newest gradient's share of "
-        f"the averages does not: median {median(shares):.2g}, at most {max(shares):.2g}. An old gradient's share fell to "
-        f"1/e in {median(lives):.3g} refreshes (median over sides; in {min(lives):.3g} on the most forgetful)."
+        f"{show_weight(min(weights))} and {show_weight(max(weights))}. It depends on eps; the newest gradient's share "
+        f"of the averages does not: median {median(shares):.2g}, at most {max(shares):.2g}. An old gradient's share "
+        f"fell to 1/e in {median(lives):.3g} refreshes (median over sides; in {min(lives):.3g} on the most forgetful)."
     )
 
 

@@ -108,7 +108,7 @@ def test_the_newest_share_does_not_depend_on_eps_and_b2_does():
     gradients = list(itertools.islice(decaying(8, 6, seed=2), 25))
     ours, small = (run(gradients, eps=eps)[0].blocks[0].sides["left"].refreshes for eps in (1.0, 1e-6))
     for mine, other in zip(ours, small, strict=True):
-        assert other.newest_share == pytest.approx(mine.newest_share, rel=1e-4)  # 3e-6 measured: L is float32
+        assert other.newest_share == pytest.approx(mine.newest_share, rel=1e-5)  # 6e-7 measured: L is float32
     assert ours[0].b2 == pytest.approx(0.5)
     assert small[0].b2 == pytest.approx(1 - 1e-6)
 
