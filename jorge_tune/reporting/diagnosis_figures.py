@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jorge_tune.measure.diagnosis import NEWTON_CAPS, SIDES, TOP_DIRECTIONS, Diagnosis, QuadraticStudy, SideReading
@@ -69,7 +70,8 @@ def run_figures(diagnosis: Diagnosis) -> list[Figure]:
         _by_side(diagnosis, "newest gradient's share of tr A", lambda side: side.newest_share, log=True),
         _by_side(diagnosis, "condition number of L, R", lambda side: side.condition, log=True),
         _by_side(diagnosis, "asymmetry ||L - L^T|| / ||L||", lambda side: side.asymmetry),
-        _graft(diagnosis),
+        _along(diagnosis, "graft ratio ||SGD's step|| / ||Jorge's||", diagnosis.trace.graft_ratio),
+        _along(diagnosis, "training loss", [loss if isfinite(loss) else None for loss in diagnosis.trace.loss]),
         _by_side(diagnosis, "intrinsic dimension (b2 0.999)", lambda s: s.shampoo_intrinsic_dimension, log=True),
         _masses(diagnosis),
     ]
@@ -148,11 +150,11 @@ def _by_side(diagnosis: Diagnosis, title: str, value: Callable[[SideReading], fl
     return figure
 
 
-def _graft(diagnosis: Diagnosis) -> Figure:
-    trace = diagnosis.trace
-    spreads = [None if value is None else Spread(value, value, value, 1) for value in trace.graft_ratio]
-    lines = [Line("median over parameters", trace.steps, spreads, band=False)]
-    return _figure(lines, "step", "graft ratio ||SGD's step|| / ||Jorge's||", log_y=True, markers=False)
+def _along(diagnosis: Diagnosis, title: str, values: Sequence[float | None]) -> Figure:
+    """One number at every step of the run."""
+    spreads = [None if value is None else spread([value]) for value in values]
+    line = Line("the run", diagnosis.trace.steps, spreads, band=False)
+    return _figure([line], "step", title, log_y=True, markers=False)
 
 
 def _masses(diagnosis: Diagnosis) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -90,7 +91,7 @@ def diagnosis():
         block("a", reading(1, 1.0, 0.9), reading(10, 0.95, 0.7, weight=4.0)),
         block("b", Reading(1, {}, {}, missing="the gradient is zero"), reading(10, 0.6, 0.8)),
     )
-    trace = Trace(tuple(range(1, 11)), (1.0,) * 10, (0.1,) * 10, (0.5,) * 9 + (0.25,))
+    trace = Trace(tuple(range(1, 11)), (1.0,) * 9 + (math.inf,), (0.1,) * 10, (0.5,) * 9 + (0.25,))
     return Diagnosis("r", "series", 3, "cpu", 10, "finished", "", blocks, trace, (study(),), ("a note",))
 
 
@@ -201,6 +202,11 @@ def test_figures_have_lines_for_what_they_name(diagnosis):
     thick = next(trace for trace in forgetting.data if trace.name == "left")
     assert list(thick.y) == pytest.approx([0.1, 0.1])
     assert [trace.y[2] for trace in masses.data if trace.name] == pytest.approx([1.0, 0.95])  # 8 directions hold all
+    ratio, loss = (
+        next(f for f in run_figures(diagnosis) if name in f.layout.yaxis.title.text) for name in ("graft", "loss")
+    )
+    assert list(ratio.data[0].y) == [0.5] * 9 + [0.25]
+    assert len(loss.data[0].y) == 9  # the loss that was not finite is left out
     errors, losses = quadratic_figures(study())
     assert [trace.name for trace in losses.data if trace.name] == ["SGD", "series", "congruence", "Shampoo"]
     floored = next(trace for trace in errors.data if trace.name == "Newton x 1")
@@ -211,8 +217,8 @@ def test_the_page_carries_all_it_needs(diagnosis):
     page = diagnosis_page(diagnosis, "Diagnosis <of> r")
     assert "<title>Diagnosis &lt;of&gt; r</title>" in page
     assert not re.search(r"<(script|link|img|iframe)[^>]*\b(src|href)\s*=", page)
-    assert page.count('class="plotly-graph-div"') == 11
-    assert len(set(re.findall(r'id="(figure-\d+)"', page))) == 11
+    assert page.count('class="plotly-graph-div"') == 12
+    assert len(set(re.findall(r'id="(figure-\d+)"', page))) == 12
     assert "a note" in page
     assert diagnosis_verdict(diagnosis)[1].split(";")[0] in page
 
