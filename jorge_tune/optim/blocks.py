@@ -39,7 +39,13 @@ class Block(NamedTuple):
 
 
 def collapse(shape: Sequence[int]) -> tuple[int, int]:
-    """(m, n) of a tensor with two or more dimensions: the first against all others (out, in*kh*kw)."""
+    """(m, n) of a tensor with two or more dimensions: the first against all others (out, in*kh*kw).
+
+    Leading dimensions of 1 are passed over while two are left: a position embedding (1, 197, 768) is (197, 768), not
+    one row of which no left side could learn anything.
+    """
+    while len(shape) > 2 and shape[0] == 1:
+        shape = shape[1:]
     return shape[0], math.prod(shape[1:])
 
 

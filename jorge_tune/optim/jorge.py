@@ -226,26 +226,12 @@ class Jorge(KroneckerOptimizer):
         preset: Literal["paper"] | None = None,
     ) -> None:
         values = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "graft": graft,
-            "graft_betas": graft_betas,
-            "graft_eps": graft_eps,
-            "refresh_interval": refresh_interval,
-            "warm_refreshes": warm_refreshes,
-            "stagger": stagger,
-            "block_size": block_size,
-            "eps": eps,
-            "eps_kind": eps_kind,
-            "b2_floor": b2_floor,
-            "series_terms": series_terms,
-            "form": form,
-            "product_precision": product_precision,
-            "nonfinite": nonfinite,
-        }
+            "lr": lr, "momentum": momentum, "dampening": dampening, "nesterov": nesterov, "weight_decay": weight_decay,
+            "graft": graft, "graft_betas": graft_betas, "graft_eps": graft_eps, "refresh_interval": refresh_interval,
+            "warm_refreshes": warm_refreshes, "stagger": stagger, "block_size": block_size, "eps": eps,
+            "eps_kind": eps_kind, "b2_floor": b2_floor, "series_terms": series_terms, "form": form,
+            "product_precision": product_precision, "nonfinite": nonfinite,
+        }  # fmt: skip
         super().__init__(params, _with_preset(preset, values))
 
     def _check_member(self, group: Group) -> None:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from jorge_tune.optim.blocks import Block, BlockShape, partition
+from jorge_tune.optim.blocks import Block, BlockShape, collapse, partition
 from jorge_tune.optim.checks import Group
 from jorge_tune.optim.stacks import SideState, side_key
 
@@ -63,7 +63,7 @@ class Preconditioner(ABC):
 
     def _matrix(self, grad: Tensor) -> Tensor:
         """A gradient as the matrix that is cut into blocks, without a copy where the memory allows it."""
-        return grad.reshape(grad.shape[0], -1)
+        return grad.reshape(collapse(grad.shape))
 
     def _blocks(self, param: Tensor, group: Group) -> tuple[Block, ...]:
         """The blocks of a parameter; none if it takes the grafted optimizer's step."""

@@ -35,7 +35,7 @@ CANDIDATES = {
 }
 exam = pytest.mark.parametrize("make", CANDIDATES.values(), ids=CANDIDATES.keys())
 
-SHAPES = [(), (7,), (6, 4), (4, 3, 2), (5, 3, 2, 2), (3, 2, 2, 2, 2), (1, 6), (6, 1), (0, 3)]
+SHAPES = [(), (7,), (6, 4), (4, 3, 2), (5, 3, 2, 2), (3, 2, 2, 2, 2), (1, 6), (6, 1), (0, 3), (1, 5, 4)]
 
 
 def parameters(dtype=torch.float32):
