@@ -5,6 +5,7 @@ A run folder holds `recipe.yaml`, `records.jsonl`, `environment.json`, `checkpoi
 kind        step epoch train_seconds   and
 start       first step of this stretch  world_size, seed, resumed (bool)
 step        steps done                  loss, lr (a list), forward_seconds, optimizer_seconds, graft_ratio, skipped
+rate        steps done                  lr (a list) of this step and, at GeN's probes, what it found; under `gen` alone
 evaluation  steps done                  part, metrics {loss, top1, ...}, evaluation_seconds
 end         steps done                  outcome (finished | diverged | interrupted | failed), reason
 

@@ -22,7 +22,7 @@ from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import SGD, AdamW, Recipe
 from jorge_tune.recipe.schema import Jorge as JorgeSection
 from jorge_tune.records import Record, RunFolder, of_kind, read_records
-from jorge_tune.training.build import build_model, build_optimizer, build_scheduler
+from jorge_tune.training.build import build_gen, build_model, build_optimizer, build_scheduler
 from jorge_tune.training.environment import choose_device
 from jorge_tune.training.journal import Journal, Progress, ProgressCallback
 from jorge_tune.training.loop import Ending, Loop, Plan
@@ -164,7 +164,8 @@ def watched_run(
         stop = stack.enter_context(stop or StopRequest())
         told = _told(progress, plan.stop_at)
         torch.manual_seed(recipe.seed)
-        loop = Loop(task, model, optimizer, scheduler, plan, device, journal, _keep_nothing, stop, told)
+        gen = build_gen(recipe, optimizer)
+        loop = Loop(task, model, optimizer, scheduler, plan, device, journal, _keep_nothing, stop, told, gen)
         try:
             ending = loop.run()
         except (FloatingPointError, RuntimeError) as error:

@@ -154,13 +154,16 @@ PlainSchedule = Constant | Step | Cosine | Polynomial | Linear | Exponential
 
 @dataclass(frozen=True, kw_only=True)
 class Gen:
-    """GeN: the rate from forward passes along the optimizer's own direction, on top of `base` (GeN, Alg. 1)."""
+    """GeN: the rate from forward passes along the optimizer's own direction, on top of `base` (GeN, Alg. 1).
+
+    `interval` is in steps. `initial_lr: search` lets the first step look for the rate that `optimizer.lr` gives else.
+    """
 
     name: Literal["gen"] = "gen"
-    interval: Count = 10
+    interval: Count = 8
     smoothing: Annotated[float, UP_TO_ONE] = 0.9
     points: Annotated[int, one_of(3, 5)] = 3
-    initial_lr: Positive | None = None
+    initial_lr: Literal["given", "search"] = "given"
     base: PlainSchedule = Constant()
 
 

@@ -1,9 +1,11 @@
 """Training one run of one recipe: data, models, loop, checkpoints, records."""
 
 from jorge_tune.training.build import (
+    build_gen,
     build_model,
     build_optimizer,
     build_scheduler,
+    gen_from_recipe,
     optimizer_from_recipe,
     scheduler_from_recipe,
 )
@@ -12,9 +14,11 @@ from jorge_tune.training.runner import Progress, RunResult, train
 __all__ = [
     "Progress",
     "RunResult",
+    "build_gen",
     "build_model",
     "build_optimizer",
     "build_scheduler",
+    "gen_from_recipe",
     "optimizer_from_recipe",
     "scheduler_from_recipe",
     "train",

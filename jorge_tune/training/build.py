@@ -1,4 +1,4 @@
-"""From a recipe to a model, an optimizer and a learning-rate scheduler, for `train` and for anyone's own loop."""
+"""From a recipe to a model, an optimizer and what sets its learning rate, for `train` and for anyone's own loop."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from jorge_tune.errors import InputError
 from jorge_tune.optim import (
     DecoupledSGD,
+    GeN,
     Jorge,
     KroneckerOptimizer,
     Shampoo,
@@ -78,14 +79,22 @@ def build_optimizer(section: schema.Optimizer, model: nn.Module) -> torch.optim.
 
 
 def build_scheduler(recipe: schema.Recipe, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> LambdaLR:
-    """The recipe's schedule as a torch scheduler, to be stepped once per optimizer step.
-
-    Raises:
-        InputError: the schedule is `gen`, whose rate comes from the loss and not from a schedule.
-    """
-    if isinstance(recipe.schedule, schema.Gen):
-        raise InputError("schedule.name: 'gen' wraps the optimizer and has no scheduler; give one of the others")
+    """The recipe's schedule, or the base of a `gen` schedule, as a torch scheduler: one step per optimizer step."""
     return LambdaLR(optimizer, lr_factor(recipe, steps_per_epoch))
+
+
+def build_gen(recipe: schema.Recipe, optimizer: torch.optim.Optimizer) -> GeN | None:
+    """GeN around the optimizer where the recipe's schedule is `gen`, to be stepped in its stead; else None."""
+    schedule = recipe.schedule
+    if not isinstance(schedule, schema.Gen):
+        return None
+    return GeN(
+        optimizer,
+        interval=schedule.interval,
+        smoothing=schedule.smoothing,
+        points=5 if schedule.points == 5 else 3,
+        initial_lr=schedule.initial_lr,
+    )
 
 
 def optimizer_from_recipe(path: str | Path, model: nn.Module) -> torch.optim.Optimizer:
@@ -101,18 +110,41 @@ def optimizer_from_recipe(path: str | Path, model: nn.Module) -> torch.optim.Opt
     return build_optimizer(read_recipe(path).optimizer, model)
 
 
-def scheduler_from_recipe(path: str | Path, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> LambdaLR:
+def gen_from_recipe(path: str | Path, optimizer: torch.optim.Optimizer) -> GeN:
+    """GeN around `optimizer`, as the recipe's `gen` schedule asks for; step it in the optimizer's stead.
+
+    Example:
+        >>> gen = gen_from_recipe("gen.yaml", optimizer)  # doctest: +SKIP
+        >>> scheduler = scheduler_from_recipe("gen.yaml", gen, len(loader))  # doctest: +SKIP
+        >>> gen.step(lambda: loss_of(batch), loss)  # doctest: +SKIP
+
+    Raises:
+        InputError: a missing or faulty file, or another schedule.
+    """
+    recipe = read_recipe(path)
+    gen = build_gen(recipe, optimizer)
+    if gen is None:
+        raise InputError(f"schedule.name: must be gen, got {recipe.schedule.name!r}: step the optimizer itself")
+    return gen
+
+
+def scheduler_from_recipe(path: str | Path, optimizer: torch.optim.Optimizer | GeN, steps_per_epoch: int) -> LambdaLR:
     """The recipe's schedule for `optimizer`; call its `step` once after each optimizer step.
 
     Args:
         path: the recipe file.
-        optimizer: usually from `optimizer_from_recipe`.
+        optimizer: usually from `optimizer_from_recipe`; for a `gen` schedule, from `gen_from_recipe`.
         steps_per_epoch: optimizer steps in one epoch of your loop, at least 1.
 
     Raises:
-        InputError: a missing or faulty file, or a `gen` schedule.
+        InputError: a missing or faulty file, or a `gen` schedule for an optimizer that is not wrapped.
     """
-    return build_scheduler(read_recipe(path), optimizer, steps_per_epoch)
+    recipe = read_recipe(path)
+    if isinstance(recipe.schedule, schema.Gen) and not isinstance(optimizer, GeN):
+        raise InputError(
+            "schedule.name: 'gen' wraps the optimizer: give `gen_from_recipe(path, optimizer)` here, and step that"
+        )
+    return build_scheduler(recipe, optimizer.optimizer if isinstance(optimizer, GeN) else optimizer, steps_per_epoch)
 
 
 def _model_factory(name: str) -> Callable[..., nn.Module]:

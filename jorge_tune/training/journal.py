@@ -71,6 +71,10 @@ class Journal:
         """A step whose device values were read."""
         self._record("step", at, values)
 
+    def rate(self, at: Moment, values: Mapping[str, object]) -> None:
+        """The learning rates of a step that no schedule tells of, and where they come from."""
+        self._record("rate", at, values)
+
     def evaluation(self, at: Moment, part: str, metrics: Mapping[str, float], seconds: float) -> None:
         """A part was read."""
         self._record("evaluation", at, {"part": part, "metrics": dict(metrics), "evaluation_seconds": seconds})

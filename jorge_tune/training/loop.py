@@ -25,6 +25,7 @@ from jorge_tune.training.journal import Event, Journal, Moment, Progress, Progre
 from jorge_tune.training.loader import Batch, Batches
 from jorge_tune.training.precision import autocast, grad_scaler, step_schedule
 from jorge_tune.training.signals import StopRequest
+from jorge_tune.training.stepping import Stepper, rate_record
 from jorge_tune.training.tasks import Task
 from jorge_tune.training.timing import PhaseTimer, Stopwatch
 
@@ -48,7 +49,7 @@ class Plan:
 
 
 class Loop:
-    """One run, from where it stands to its end. `run` may be called once."""
+    """One run, from where it stands to its end; `run` may be called once. A stepper steps in the optimizer's stead."""
 
     def __init__(
         self,
@@ -62,9 +63,10 @@ class Loop:
         save: Callable[[Checkpoint], object],
         stop: StopRequest,
         progress: ProgressCallback | None = None,
+        stepper: Stepper | None = None,
     ) -> None:
         self._task, self._model, self._plan, self._device = task, model, plan, device
-        self._optimizer, self._scheduler = optimizer, scheduler
+        self._optimizer, self._scheduler, self._stepper = optimizer, scheduler, stepper
         self._journal, self._save, self._stop, self._progress = journal, save, stop, progress
         self._scaler = grad_scaler(plan.precision, device)
         self._stopwatch = Stopwatch(device)
@@ -86,7 +88,7 @@ class Loop:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint: weights, optimizer, schedule, scaler, random state, position and time."""
         self._model.load_state_dict(checkpoint.model)
-        self._optimizer.load_state_dict(checkpoint.optimizer)
+        (self._stepper or self._optimizer).load_state_dict(checkpoint.optimizer)
         self._scheduler.load_state_dict(checkpoint.scheduler)
         if checkpoint.scaler:
             self._scaler.load_state_dict(checkpoint.scaler)
@@ -134,22 +136,37 @@ class Loop:
         step = self._position.step + 1
         logged = step % self._plan.log_every == 0 or step == self._plan.stop_at
         timer = PhaseTimer(self._device) if logged else None
-        rates = [float(group["lr"]) for group in self._optimizer.param_groups]
-        with _timed(timer, "forward"), autocast(self._plan.precision, self._device):
-            loss = self._task.loss(self._model(batch[0]), batch)
+        with _timed(timer, "forward"):
+            loss = self._loss(batch)
         self._optimizer.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         with _timed(timer, "optimizer"):
-            self._scaler.step(self._optimizer)
+            if self._stepper is None:
+                self._scaler.step(self._optimizer)
+            else:
+                self._scaler.step(self._stepper, lambda: self._loss(batch), loss.detach())  # type: ignore[arg-type]
             self._scaler.update()
+        rates = self._rates()  # after the step, which GeN may have rescaled, and before the next one's
         step_schedule(self._scheduler, self._scaler)
         bad = ~torch.isfinite(loss.detach()) & (self._first_bad == 0)
         self._first_bad = torch.where(bad, step, self._first_bad)
         here = self._position
         self._position = replace(here, step=step, step_in_epoch=here.step_in_epoch + 1, closed=False)
+        if self._stepper is not None:
+            self._journal.rate(self.moment, rate_record(self._stepper, rates))
         if timer is not None:
             self._log_step(loss, rates, timer)
         self._tell("step", rates)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        with autocast(self._plan.precision, self._device):
+            return self._task.loss(self._model(batch[0]), batch)
+
+    def _rates(self) -> list[float]:
+        """The learning rates in force."""
+        if self._stepper is not None:
+            return self._stepper.rates
+        return [float(group["lr"]) for group in self._optimizer.param_groups]
 
     def _log_step(self, loss: Tensor, rates: list[float], timer: PhaseTimer) -> None:
         self._last_loss = float(loss.detach())
@@ -237,7 +254,7 @@ class Loop:
                 train_seconds=self._stopwatch.seconds,
                 best=self._best,
                 model=self._model.state_dict(),
-                optimizer=self._optimizer.state_dict(),
+                optimizer=(self._stepper or self._optimizer).state_dict(),
                 scheduler=self._scheduler.state_dict(),
                 scaler=self._scaler.state_dict(),
                 cpu_rng=torch.get_rng_state(),
@@ -263,7 +280,7 @@ class Loop:
                 total_steps=self._plan.total_steps,
                 epoch=at.epoch,
                 loss=self._last_loss,
-                lr=rates[0] if rates else float(self._optimizer.param_groups[0]["lr"]),
+                lr=(rates or self._rates())[0],
                 metrics=metrics,
                 part=part,
                 samples_per_second=size / pace if pace else None,

@@ -17,7 +17,7 @@ from jorge_tune.recipe.io import write_recipe
 from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import Outcome, RunFolder, of_kind, read_records
-from jorge_tune.training.build import build_model, build_optimizer, build_scheduler
+from jorge_tune.training.build import build_gen, build_model, build_optimizer, build_scheduler
 from jorge_tune.training.checkpoint import Best, Checkpoint, better, load_checkpoint, save_checkpoint
 from jorge_tune.training.data import PartName
 from jorge_tune.training.environment import choose_device, describe_environment
@@ -104,7 +104,8 @@ def train(
         stack.enter_context(stop)
         save = partial(save_checkpoint, folder.checkpoint)
         torch.manual_seed(recipe.seed)
-        loop = Loop(task, model, optimizer, scheduler, plan, chosen, journal, save, stop, progress)
+        gen = build_gen(recipe, optimizer)
+        loop = Loop(task, model, optimizer, scheduler, plan, chosen, journal, save, stop, progress, gen)
         _run(loop, journal, checkpoint, recipe, folder)
     return read_result(folder, recipe)
 

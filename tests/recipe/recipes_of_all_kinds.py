@@ -120,7 +120,12 @@ def plain_schedules(unit: st.SearchStrategy):
 def schedules(unit: st.SearchStrategy):
     base = plain_schedules(unit)
     gen = st.builds(
-        Gen, interval=counts, smoothing=factor, points=st.sampled_from([3, 5]), initial_lr=positive, base=base
+        Gen,
+        interval=counts,
+        smoothing=factor,
+        points=st.sampled_from([3, 5]),
+        initial_lr=st.sampled_from(["given", "search"]),
+        base=base,
     )
     return base | gen
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,13 @@ from jorge_tune.optim import DecoupledSGD, Jorge, Shampoo, SketchyAdaGrad, Sketc
 from jorge_tune.recipe import schema
 from jorge_tune.recipe.io import write_recipe
 from jorge_tune.recipe.schedule import lr_factor
-from jorge_tune.training import build_model, build_optimizer, optimizer_from_recipe, scheduler_from_recipe
+from jorge_tune.training import (
+    build_model,
+    build_optimizer,
+    gen_from_recipe,
+    optimizer_from_recipe,
+    scheduler_from_recipe,
+)
 from tests.training.small_recipes import digits_recipe
 
 
@@ -144,8 +151,34 @@ def test_a_loop_of_ones_own_follows_the_recipe(tmp_path: Path) -> None:
     assert rates == [pytest.approx(0.1 * factor(step)) for step in range(12)]
 
 
-def test_a_gen_schedule_has_no_scheduler(tmp_path: Path) -> None:
+def test_a_loop_of_ones_own_with_gen(tmp_path: Path) -> None:
+    path = tmp_path / "gen.yaml"
+    base = schema.Linear(unit="step")
+    recipe = digits_recipe(schedule=schema.Gen(interval=2, smoothing=0.5, points=5, base=base), epochs=3)
+    write_recipe(path, recipe)
+    model = _model()
+    gen = gen_from_recipe(path, optimizer_from_recipe(path, model))
+    scheduler = scheduler_from_recipe(path, gen, steps_per_epoch=4)
+    assert (gen.interval, gen.smoothing, gen.points) == (2, 0.5, 5)
+    x = torch.randn(5, 4)
+    factor = lr_factor(replace(recipe, schedule=base), 4)
+    for step in range(12):
+        gen.zero_grad()
+        loss = model(x).square().sum()
+        loss.backward()
+        gen.step(lambda: model(x).square().sum(), loss)
+        assert gen.rates[0] == pytest.approx(0.1 * factor(step) * gen.scale)
+        scheduler.step()
+    assert gen.scale != 1.0
+
+
+def test_a_gen_recipe_is_not_trained_without_gen_nor_another_with_it(tmp_path: Path) -> None:
     path = tmp_path / "gen.yaml"
     write_recipe(path, digits_recipe(schedule=schema.Gen()))
-    with pytest.raises(InputError, match="'gen' wraps the optimizer"):
-        scheduler_from_recipe(path, torch.optim.SGD(_model().parameters(), lr=0.1), 3)
+    optimizer = optimizer_from_recipe(path, _model())
+    assert type(optimizer) is torch.optim.SGD
+    with pytest.raises(InputError, match="'gen' wraps the optimizer: give `gen_from_recipe"):
+        scheduler_from_recipe(path, optimizer, 3)
+    write_recipe(path, digits_recipe(), force=True)
+    with pytest.raises(InputError, match="must be gen, got 'cosine': step the optimizer itself"):
+        gen_from_recipe(path, optimizer)
