@@ -146,6 +146,7 @@ class SketchyShampoo(KroneckerOptimizer):
         rank: The paper's l, >= 2: a side longer than it keeps l - 1 directions. The paper takes 256 for sides of 1024;
             64 takes a quarter of that, is above the mean intrinsic dimensions (10 to 50) of the paper's networks
             (Sec. 5.2), and gave a direction of cosine 0.98 to Shampoo's on a 16 x 288 layer (8: 0.89; 128: 0.995).
+            Low ranks (8, 16) diverged in some trainings at a rate that SGD and Shampoo bear (`studies/LOG.md`).
         b2: Averaging weight of the statistics, in [0, 1).
         eps: Added to the statistics, relative to their mean eigenvalue, > 0.
         statistics_interval: Steps between two updates of the statistics, >= 1; None: at refresh steps, as in the
