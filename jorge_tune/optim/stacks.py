@@ -105,7 +105,7 @@ def _stack_side(stack: Stack, side: str, state: State, initial: SideState) -> Si
             if key in own:
                 if own[key].shape != tensor[row].shape:
                     raise ValueError(
-                        f"block_size cannot change once there are preconditioners: {key} has shape "
+                        f"block_size and rank cannot change once there are preconditioners: {key} has shape "
                         f"{tuple(own[key].shape)}, but {tuple(tensor[row].shape)} is needed; make a new optimizer"
                     )
                 tensor[row] = own[key]

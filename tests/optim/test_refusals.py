@@ -103,7 +103,7 @@ def test_momentum_and_graft_may_change_on_the_way_but_not_the_blocks():
     assert all(torch.isfinite(p).all() for p in params)
     optimizer.param_groups[0]["block_size"] = 2
     feed(params, 6)
-    with pytest.raises(ValueError, match="block_size cannot change once there are preconditioners"):
+    with pytest.raises(ValueError, match="block_size and rank cannot change once there are preconditioners"):
         optimizer.step()
 
 
