@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
     from jorge_tune.measure.diagnosis import Diagnosis
+    from jorge_tune.recipe.schema import Recipe
 
 _EXIT_CODES = {"finished": 0, "diverged": 3, "interrupted": 130}
 
@@ -35,7 +37,7 @@ _EXIT_CODES = {"finished": 0, "diverged": 3, "interrupted": 130}
     show_default=True,
     help="Length of the convex quadratics; 0 leaves them out.",
 )
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Replace a value; may be repeated.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Replace a value of the Jorge recipe.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the run [default: the recipe's].")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice].")
@@ -61,11 +63,12 @@ def command(
 ) -> int:
     """Set Jorge's direction against exact Shampoo's, on RECIPE's own gradients along a short run.
 
-    RECIPE is a file or a shipped name; one of SGD or AdamW is bootstrapped first. What is compared, before momentum:
-    L G R with exact roots of the same averages, with Newton's iteration capped at 1, 2, 4 and 8 steps, with Shampoo's
-    own averages, and with the gradient; then b2, condition and asymmetry of L, graft ratio, spectra of the
-    statistics, and the root's error against the number of refreshes on convex quadratics. The run itself is not
-    disturbed, and nothing but the plot is written. Readings take time with the cube of a block's side.
+    RECIPE is a file or a shipped name; one of SGD or AdamW is bootstrapped first, before --set. L G R, before
+    momentum, is compared with what exact roots of the same averages give, with Newton's iteration capped at 1, 2, 4
+    and 8 steps, with Shampoo's own averages, and with the gradient; then b2, condition and asymmetry of L, graft
+    ratio, spectra of the statistics, and the root's error against the number of refreshes on convex quadratics.
+    The run itself is not disturbed, and nothing but the plot is written. Readings take time with the cube of a
+    block's side.
 
     \b
     Example:
@@ -73,21 +76,37 @@ def command(
       jorge-tune diagnose digits/cnn-sgd --set optimizer.form=congruence
     """
     _check_plot(plot, force)
-    wanted = read_with_overrides(recipe, assignments, seed)
+    given = read_with_overrides(recipe, (), seed)
     share_the_cores()
-    from jorge_tune.measure.diagnose import Settings, diagnose
+    from jorge_tune.measure.diagnose import Settings, as_jorge, diagnose
     from jorge_tune.measure.watch import Choice
 
     if threads is not None:
         use_threads(threads)
     choice = Choice(max_side, _pattern(parameters))
     settings = Settings(steps=steps, every=every, refreshes=refreshes, choice=choice, device=device, download=download)
+    wanted, notes = as_jorge(given)
+    wanted = _changed(wanted, assignments)
     with training_progress(wanted.name) as progress:
         diagnosis = diagnose(wanted, settings, progress=progress)
+    diagnosis = replace(diagnosis, notes=(*notes, *diagnosis.notes))
     _show(diagnosis, output_format)
     if plot is not None:
         _draw(diagnosis, plot)
     return _EXIT_CODES[diagnosis.outcome]
+
+
+def _changed(recipe: Recipe, assignments: tuple[str, ...]) -> Recipe:
+    """The Jorge recipe with its overrides; what is to be warned of goes to stderr."""
+    from jorge_tune.recipe.checks import warnings_of
+    from jorge_tune.recipe.io import override
+
+    if not assignments:
+        return recipe
+    changed = override(recipe, assignments)
+    for field, what in warnings_of(changed):
+        click.echo(f"{changed.name} with --set: {field}: {what} (warning)", err=True)
+    return changed
 
 
 def _pattern(text: str | None) -> re.Pattern[str] | None:

@@ -30,7 +30,7 @@ from jorge_tune.measure.diagnosis import (
     SideReading,
 )
 from jorge_tune.optim import Jorge
-from jorge_tune.optim.blocks import Block, partition
+from jorge_tune.optim.blocks import Block, collapse, partition
 from jorge_tune.optim.shampoo import inverse_root_newton
 
 SHAMPOO_B2 = 0.999
@@ -130,7 +130,7 @@ class BlockWatch:
             missing = "the gradient is not finite"
         else:
             where = "cpu" if grad.device.type == "mps" else grad.device  # Apple's GPUs have no float64
-            G = self.block.view(grad.detach().reshape(len(grad), -1)).to(where, torch.float64)
+            G = self.block.view(grad.detach().reshape(collapse(grad.shape))).to(where, torch.float64)
             Ls = {side: state[f"{side}.{self.number}"] for side in self.sides}
             for side, watch in self.sides.items():
                 watch.observe(step, Ls[side], G if side == "left" else G.mT)

@@ -51,7 +51,7 @@ def test_tables_verdict_and_notes_and_nothing_is_written(recipe: Path, capsys: p
 
 
 def test_json_and_a_plot_in_the_other_form(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("tiny.yaml", *_SHORT, "--set", "optimizer.name=jorge", "--set", "optimizer.form=congruence")
+    arguments = ("tiny.yaml", *_SHORT, "--set", "optimizer.form=congruence", "--set", "name=other")
     arguments += ("--seed", "4", "--plot", "deep/d.html", "--format", "json", "--parameters", "^1")
     assert _run(*arguments) == 0
     out, err = capsys.readouterr()
@@ -62,9 +62,12 @@ def test_json_and_a_plot_in_the_other_form(recipe: Path, capsys: pytest.CaptureF
     assert data["blocks"][0]["readings"][2]["sides"]["left"]["asymmetry"] == 0
     assert len(data["quadratics"]) == 2
     assert data["verdict"][0].startswith("Jorge's direction (congruence) kept")
-    assert data["notes"] == ["left out: 3.weight does not match --parameters"]
+    assert data["notes"] == [
+        "the recipe trains with sgd: what was diagnosed is the Jorge recipe bootstrapped from it",
+        "left out: 3.weight does not match --parameters",
+    ]
     assert err == "wrote deep/d.html\n"
-    assert "<h1>Diagnosis: tiny</h1>" in Path("deep/d.html").read_text()
+    assert "<h1>Diagnosis: other</h1>" in Path("deep/d.html").read_text()
     assert _run(*arguments) == 2
     assert "exists already" in capsys.readouterr().err
 
@@ -82,6 +85,7 @@ def test_divergence_exits_with_3_and_shows_what_was_read(recipe: Path, capsys: p
         (["no-such-recipe"], "neither a file nor a shipped recipe"),
         (["coco/maskrcnn-jorge"], "unknown model 'maskrcnn_resnet50_fpn'"),
         (["tiny.yaml", "--set", "optimizer.name=shampoo"], "must be jorge, or sgd or adamw to bootstrap from"),
+        (["tiny.yaml", "--set", "optimizer.form=other"], "optimizer.form"),
         (["tiny.yaml", "--parameters", "("], "--parameters: must be a regular expression, got '('"),
         (["tiny.yaml", "--parameters", "nothing"], "no preconditioned block is left to watch"),
         (["tiny.yaml", "--max-side", "3"], "1.weight (16 x 64) has a side above 3"),

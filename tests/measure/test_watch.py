@@ -212,6 +212,14 @@ def test_blocks_have_statistics_of_their_own():
         assert mine.cosines["jorge"] == pytest.approx(other.cosines["jorge"], abs=1e-6)
 
 
+def test_leading_dimensions_of_one_are_passed_over_as_the_optimizer_does():
+    gradients = list(itertools.islice(decaying(6, 4, seed=12), 4))
+    flat, _, _ = run(gradients)
+    deep, _, _ = run([G.reshape(1, 6, 2, 2) for G in gradients])
+    for mine, other in zip(deep.blocks[0].readings, flat.blocks[0].readings, strict=True):
+        assert mine.cosines["jorge"] == pytest.approx(other.cosines["jorge"], abs=1e-6)
+
+
 def test_a_side_too_long_for_a_preconditioner_is_left_as_it_is():
     gradients = [torch.randn(3, 9000, generator=torch.Generator().manual_seed(0))]
     watch, _, sides = run(gradients, block_size=None, choice=Choice(max_side=9000))
