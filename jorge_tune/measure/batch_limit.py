@@ -16,7 +16,7 @@ from jorge_tune.recipe.schema import Recipe
 from jorge_tune.training.environment import device_name
 
 _REFINEMENTS = 3  # halvings of the gap between the largest that fits and the smallest that does not
-_HOST_MEMORY = ("can't allocate memory", "not enough memory")  # what torch says of the host's
+_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")  # of host and libraries
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def largest_that_fits(batch_size: int, fits: Callable[[int], bool]) -> int:
 
 
 def _is_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _HOST_MEMORY)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _WORDS)
 
 
 def _give_back(device: torch.device) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -49,6 +49,11 @@ Report = Callable[[Progress], None]
 
 class Bench(Protocol):
     """A model, a loss, and the optimizers that are compared on them."""
+
+    @property
+    def period(self) -> int:
+        """Steps after which our optimizer's work besides refreshes repeats; 1 where every step has the same."""
+        ...
 
     def burst(self, kind: Kind, count: int) -> list[Iteration]:
         """Run `count` iterations back to back and read their times."""
@@ -156,7 +161,8 @@ def measure_rounds(
     iteration of a burst is dropped too: it finds the caches full of another optimizer's state.
     """
     seconds = {kind: _warm_up(bench, kind, report) for kind in _ROUND}
-    sizes = {kind: _burst_size(seconds[kind]) for kind in _ROUND}
+    periods = {kind: 1 if kind == "baseline" else bench.period for kind in _ROUND}
+    sizes = {kind: periods[kind] * math.ceil(_burst_size(seconds[kind]) / periods[kind]) for kind in _ROUND}
     leads = {kind: _lead_in(seconds[kind]) for kind in _ROUND}
     of_round = sum((sizes[kind] + leads[kind]) * seconds[kind] for kind in _ROUND)
     total = min(max(round(effort.measure_seconds / of_round), LEAST_ROUNDS + 2), _MOST_ROUNDS)
@@ -168,7 +174,7 @@ def measure_rounds(
         values: dict[str, float] = {}
         for kind in _ROUND if number % 2 == 0 else reversed(_ROUND):
             iterations = bench.burst(kind, leads[kind] + sizes[kind])[leads[kind] :]
-            values[kind] = statistics.median(iteration.seconds for iteration in iterations)
+            values[kind] = _reading(iterations, periods[kind])
             if number:
                 gathered[kind] += iterations
         if number:
@@ -188,7 +194,8 @@ def verify(
     """Run whole cycles of an interval, the baseline in between."""
     bench.schedule(interval)
     bench.burst("scheduled", _WARM_BURST)  # the first step refreshes everything; from then on the timetable turns
-    total = interval * _cycles(interval, step_seconds, effort.verify_seconds)
+    cycle = math.lcm(interval, bench.period)
+    total = cycle * _cycles(cycle, step_seconds, effort.verify_seconds)
     segment = min(max(math.ceil(total / _SEGMENTS), 1), _LONGEST_SEGMENT)
     size, lead = _burst_size(base_seconds), _lead_in(base_seconds)
     steps: list[float] = []
@@ -196,8 +203,7 @@ def verify(
     before = bench.scheduling()
 
     def read_baseline() -> None:
-        iterations = bench.burst("baseline", lead + size)[lead:]
-        baseline.append(statistics.median(iteration.seconds for iteration in iterations))
+        baseline.append(_reading(bench.burst("baseline", lead + size)[lead:], 1))
 
     while len(steps) < total:
         report(Progress("verifying", len(steps), total))
@@ -205,7 +211,8 @@ def verify(
         count = min(segment, total - len(steps))
         steps += [iteration.seconds for iteration in bench.burst("scheduled", count)]
     read_baseline()
-    return Verification(interval, tuple(steps), tuple(baseline), _waiting(before, bench.scheduling()))
+    waiting = _waiting(before, bench.scheduling())
+    return Verification(interval, tuple(steps), tuple(baseline), waiting, bench.period)
 
 
 def _warm_up(bench: Bench, kind: Kind, report: Report) -> float:
@@ -217,6 +224,12 @@ def _warm_up(bench: Bench, kind: Kind, report: Report) -> float:
         done, spent = done + len(iterations), spent + sum(iteration.seconds for iteration in iterations)
         if spent >= _WARM_SECONDS or done >= _WARM_ITERATIONS:
             return min(iteration.seconds for iteration in iterations)
+
+
+def _reading(iterations: Sequence[Iteration], period: int) -> float:
+    """Seconds of an iteration: the median; of work that differs within a period, the mean of its places' medians."""
+    seconds = [iteration.seconds for iteration in iterations]
+    return statistics.fmean(statistics.median(seconds[place::period]) for place in range(period))
 
 
 def _waiting(before: Scheduling | None, after: Scheduling | None) -> float | None:
@@ -238,8 +251,8 @@ def _lead_in(seconds: float) -> int:
     return 0 if seconds >= _SLOW else 1
 
 
-def _cycles(interval: int, step_seconds: float, seconds: float) -> int:
+def _cycles(cycle: int, step_seconds: float, seconds: float) -> int:
     """Whole cycles for the time there is: at least one, and enough for a dozen steps."""
-    wanted = round(seconds / (interval * step_seconds))
-    most = max(1, _MOST_STEPS // interval)
-    return max(math.ceil(_LEAST_STEPS / interval), min(wanted, most), 1)
+    wanted = round(seconds / (cycle * step_seconds))
+    most = max(1, _MOST_STEPS // cycle)
+    return max(math.ceil(_LEAST_STEPS / cycle), min(wanted, most), 1)

@@ -229,13 +229,13 @@ def _smallest(holds: Callable[[int], bool], largest: int) -> int | None:
 
 def _ratio_estimate(verification: Verification) -> Estimate:
     """Its ratio; bounds from resampled cycles (steps, where there are fewer than three) and baseline iterations."""
-    size = verification.interval if verification.cycles >= 3 else 1
+    size = verification.cycle if verification.cycles >= 3 else 1
     cycles = [verification.steps[i : i + size] for i in range(0, len(verification.steps), size)]
     generator = random.Random(_SEED)
     draws = []
     for _ in range(_DRAWS):
         steps = tuple(step for cycle in generator.choices(cycles, k=len(cycles)) for step in cycle)
         baseline = tuple(generator.choices(verification.baseline, k=len(verification.baseline)))
-        drawn = Verification(verification.interval, steps, baseline)
+        drawn = replace(verification, steps=steps, baseline=baseline)
         draws.append(drawn.ratio)
     return Estimate(verification.ratio, *percentiles(draws))

@@ -43,11 +43,17 @@ class Verification:
     steps: tuple[float, ...]
     baseline: tuple[float, ...]
     waiting: float | None = None  # the part of its time that the process waited for a core, where that is known
+    period: int = 1  # steps after which the work besides refreshes repeats (statistics of every so many steps)
+
+    @property
+    def cycle(self) -> int:
+        """Steps after which all the work repeats."""
+        return math.lcm(self.interval, self.period)
 
     @property
     def cycles(self) -> int:
         """Whole cycles that ran."""
-        return len(self.steps) // self.interval
+        return len(self.steps) // self.cycle
 
     @property
     def mean_step(self) -> float:
@@ -71,7 +77,7 @@ class Verification:
 
     def _places(self) -> list[float]:
         """One value per place in the cycle: the median over cycles, or the mean of one or two."""
-        of_place = [self.steps[place :: self.interval] for place in range(self.interval)]
+        of_place = [self.steps[place :: self.cycle] for place in range(self.cycle)]
         typical = statistics.median if self.cycles >= 3 else statistics.fmean
         return [typical(values) for values in of_place]
 
@@ -128,6 +134,7 @@ def measurements_to_json(measurements: Measurements) -> dict[str, Any]:
                 "steps": list(verification.steps),
                 "baseline": list(verification.baseline),
                 "waiting": verification.waiting,
+                "period": verification.period,
             }
             for verification in measurements.verifications
         ],
@@ -143,12 +150,19 @@ def measurements_from_json(data: Any) -> Measurements:
     """
     rounds = tuple(Round(*_seconds(row)) for row in data["rounds"])
     verifications = tuple(
-        Verification(int(item["interval"]), _seconds(item["steps"]), _seconds(item["baseline"]), _part(item["waiting"]))
+        Verification(
+            int(item["interval"]),
+            _seconds(item["steps"]),
+            _seconds(item["baseline"]),
+            _part(item["waiting"]),
+            int(item["period"]),
+        )
         for item in data["verifications"]
     )
     for verification in verifications:
-        if verification.interval < 1 or verification.cycles < 1 or not verification.baseline:
-            raise ValueError(f"no whole cycle of interval {verification.interval}")
+        counts = (verification.interval, verification.period, len(verification.baseline))
+        if min(counts) < 1 or verification.cycles < 1 or len(verification.steps) % verification.cycle:
+            raise ValueError(f"no whole cycles of interval {verification.interval}")
     return Measurements(rounds, verifications, _part(data["waiting"]))
 
 

@@ -152,6 +152,11 @@ class Workbench:
         return device_name(self._device)
 
     @property
+    def period(self) -> int:
+        """Steps between two updates of the statistics, where they have a timetable of their own."""
+        return getattr(self._section, "statistics_interval", None) or 1
+
+    @property
     def interval(self) -> int:
         """The recipe's own refresh interval, the optimizer's default where it is unset."""
         own = build_optimizer(self._section, self._model).param_groups[0]["refresh_interval"]

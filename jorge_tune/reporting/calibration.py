@@ -6,16 +6,19 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from jorge_tune.measure.fingerprint import Calibratable
 from jorge_tune.measure.instrument import Calibrated
 from jorge_tune.measure.intervals import Estimate, StepCost, bounded, corrected, percent, step_cost
 from jorge_tune.measure.statistics import median
 from jorge_tune.measure.timings import Iteration, Memory, Verification
-from jorge_tune.recipe.schema import Jorge
+from jorge_tune.recipe.schema import Jorge, SketchyShampoo
 from jorge_tune.reporting.summary import Table
 
 ONE_DEVICE = (
     "measured on one device; for several this is an estimate: each has its share of the batch, and gradients travel"
 )
+PAPER = {"warm_refreshes": 0, "block_size": None}
+"""What the preset says, of what is shown here; the optimizer's own table would load torch."""
 _SMALL_BLOCK = 256  # a smaller block size saves nothing worth naming
 
 
@@ -51,7 +54,7 @@ def whole_training(calibrated: Calibrated) -> Whole | None:
     if interval is None:
         return None
     cost, base, steps = cost_of(calibrated), base_seconds(calibrated), calibrated.training_steps
-    warm = max(1, calibrated.section.warm_refreshes)
+    warm = max(1, _effective(calibrated.section, "warm_refreshes"))
     warm = warm if steps is None else min(warm, steps)
     extra = warm * cost.refresh * (1 - 1 / interval)
     if steps is None:
@@ -135,7 +138,7 @@ def advice(calibrated: Calibrated) -> list[str]:
             f"a batch of about {batch}: the optimizer's {show_seconds(base_seconds(calibrated) * excess)} do not grow "
             "with it, forward and backward do"
         )
-    size = calibrated.section.block_size
+    size = _effective(calibrated.section, "block_size")
     if size is None or size > _SMALL_BLOCK:
         lines.append(f"a smaller block_size than {'none' if size is None else size}: products with blocks get cheaper")
     section = calibrated.section
@@ -157,6 +160,9 @@ def notes(calibrated: Calibrated) -> list[str]:
         f"{calibrated.profile.input} images, {calibrated.recipe.precision}"
     )
     lines = [where, ONE_DEVICE]
+    section = calibrated.section
+    if isinstance(section, SketchyShampoo) and section.statistics_interval is not None:
+        lines.append("statistics_interval decides when a sketch changes: refresh_interval has no say in this recipe")
     if calibrated.from_cache:
         lines.append(
             f"answered from the cache (measured on {calibrated.measured_on}, fingerprint {calibrated.fingerprint}); "
@@ -218,6 +224,13 @@ def show_seconds(seconds: float) -> str:
 def show_bytes(count: int | None) -> str:
     """`12.3 MB`; "-" where it is not known."""
     return "-" if count is None else f"{count / 1e6:.3g} MB" if count < 1e9 else f"{count / 1e9:.3g} GB"
+
+
+def _effective(section: Calibratable, field: str) -> Any:
+    """A field's value, the preset's where it was not given."""
+    given = getattr(section, field)
+    is_default = given == getattr(Jorge(lr=section.lr), field)
+    return PAPER[field] if getattr(section, "preset", None) == "paper" and is_default else given
 
 
 def _share(estimate: Estimate) -> str:

@@ -54,6 +54,8 @@ class ScriptedBench:
     disturbance: Disturbance = quiet
     seed: int = 0
     waits: float | None = 0.0
+    period: int = 1
+    statistics: float = 0.0  # what every period-th step of ours takes longer
     now: float = 0.0
     bursts: list[tuple[str, int]] = field(default_factory=list)
     interval: int = 10
@@ -65,6 +67,7 @@ class ScriptedBench:
 
     def __post_init__(self) -> None:
         self.generator = random.Random(self.seed)
+        self.turns = 0
 
     def schedule(self, interval: int) -> None:
         self.interval, self.step = interval, 0
@@ -82,6 +85,9 @@ class ScriptedBench:
         if optimizer is None:
             self.step += 1
             optimizer = self.extra + self.scheduled_refresh()
+        if kind != "baseline":
+            self.turns += 1
+            optimizer += self.statistics * (self.turns % self.period == 0)
         part = (self.baseline - 0.001) / 2
         iteration = Iteration(0.0, part * factor, part * factor, (0.001 + optimizer * (kind != "baseline")) * factor)
         self.now += iteration.seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 
 import pytest
@@ -172,6 +173,20 @@ def test_a_verification_runs_whole_cycles_with_the_baseline_in_between(interval)
     kinds = [kind for kind, _ in bench.bursts]
     assert kinds.count("baseline") == len(ran.baseline)
     assert "scheduled" in kinds[2:-1]
+
+
+@pytest.mark.parametrize("period", [2, 5, 7])
+def test_statistics_with_a_timetable_of_their_own_are_counted_in_the_mean(period):
+    """1.04 + 0.08 / period + 0.3 / k, and runs of whole cycles of both."""
+    bench = ScriptedBench(BASE, EXTRA, REFRESH, period=period, statistics=0.008, staggered=False)
+    found = calibrate(bench, 0.15)
+    plain = 1.04 + 0.08 / period
+    for row in found.measurements.rounds:
+        assert row.plain == pytest.approx(BASE * plain)
+    ran = found.measurements.verified(found.choice.interval)
+    assert ran.period == period
+    assert len(ran.steps) % math.lcm(period, found.choice.interval) == 0
+    assert ran.ratio == pytest.approx(plain + 0.3 / found.choice.interval)
 
 
 def test_checking_an_interval():

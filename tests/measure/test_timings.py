@@ -45,7 +45,9 @@ def test_one_or_two_cycles_are_averaged():
 
 def measurements() -> Measurements:
     rounds = tuple(Round(0.1 + i / 1000, 0.104, 0.134) for i in range(8))
-    return Measurements(rounds, (Verification(2, (0.1, 0.2), (0.1,), None), Verification(1, (0.1,), (0.2,), 0.25)), 0.5)
+    return Measurements(
+        rounds, (Verification(2, (0.1, 0.2), (0.1,), None), Verification(1, (0.1, 0.3), (0.2,), 0.25, 2)), 0.5
+    )
 
 
 def test_measurements_survive_json():
@@ -72,6 +74,8 @@ def test_a_profile_survives_json():
         lambda data: data["rounds"].__setitem__(0, None),
         lambda data: data["verifications"][0].__setitem__("steps", [0.1]),
         lambda data: data["verifications"][0].__setitem__("interval", 0),
+        lambda data: data["verifications"][0].__setitem__("period", 0),
+        lambda data: data["verifications"][0]["steps"].append(0.1),
         lambda data: data["verifications"][0].__setitem__("baseline", []),
         lambda data: data.__setitem__("waiting", 3),
     ],

@@ -89,6 +89,15 @@ def test_scheduled_follows_the_timetable(section, interval):
             bench.burst("plain", 1)
 
 
+@pytest.mark.parametrize(
+    ("section", "period"),
+    [(Jorge(lr=0.1), 1), (Shampoo(lr=0.1, statistics_interval=4), 4), (SketchyShampoo(lr=0.1), 1)],
+)
+def test_the_period_is_that_of_the_statistics(section, period):
+    with open_bench(recipe(section), CPU) as bench:
+        assert bench.period == period
+
+
 def test_the_clock_is_read_between_the_parts():
     ticks = itertools.count()
     with open_bench(recipe(), CPU, clock=lambda: float(next(ticks))) as bench:

@@ -10,8 +10,10 @@ from dataclasses import replace
 import pytest
 
 from jorge_tune.measure.intervals import step_cost
-from jorge_tune.recipe.schema import Jorge, Shampoo
+from jorge_tune.optim.jorge import PRESETS
+from jorge_tune.recipe.schema import Jorge, Shampoo, SketchyShampoo
 from jorge_tune.reporting.calibration import (
+    PAPER,
     advice,
     as_data,
     base_seconds,
@@ -74,6 +76,19 @@ def test_the_warm_refreshes_part_of_the_training_is_added_up():
     assert unknown.extra_seconds == whole.extra_seconds
     assert rows(time_table(feasible(steps=None)))["100 warm refreshes, extra"][1] == "-"
     assert whole_training(infeasible()) is None
+
+
+def test_the_papers_preset_has_no_warm_refreshes_and_no_blocks():
+    paper = digits_recipe(optimizer=Jorge(lr=0.1, preset="paper"))
+    assert whole_training(feasible(recipe=paper)).refreshes == 1
+    assert "block_size than none" in " ".join(advice(infeasible(recipe=paper)))
+    assert {name: PRESETS["paper"][name] for name in PAPER} == PAPER
+
+
+def test_a_sketch_with_statistics_of_its_own_is_told():
+    sketchy = digits_recipe(optimizer=SketchyShampoo(lr=0.1, statistics_interval=3))
+    assert any("has no say" in note for note in notes(feasible(recipe=sketchy)))
+    assert not any("has no say" in note for note in notes(feasible()))
 
 
 def test_the_parts_have_their_columns():
