@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from jorge_tune.optim.scaling import averaging, largest, norm, norm_of_product
+from jorge_tune.optim.scaling import averaging, largest, largest_diagonal, norm, norm_of_product
 
 FIRST, SECOND = -1 / 8, 9 / 128  # coefficients of A and A^2 in (I + A)^(-1/8)
 
@@ -46,7 +46,7 @@ def congruence_refresh(
         relative_eps, product_dtype: As in `series_refresh`.
         route: Two exact ways to the same L'; "auto" takes the one with fewer operations.
     """
-    l_max, g_max = largest(L), largest(G)  # (..., 1, 1), as is every scalar below
+    l_max, g_max = largest_diagonal(L), largest(G)  # (..., 1, 1), as is every scalar below
     Lh, Gh = (L / l_max).to(product_dtype or L.dtype), (G / g_max).to(product_dtype or L.dtype)
     true_size = l_max.double() ** 4 * g_max.double() ** 2  # what X has lost by the two scalings
     dense_flops, low_rank_flops = congruence_flops(*G.shape[-2:])

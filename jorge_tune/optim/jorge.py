@@ -20,7 +20,7 @@ from torch import Tensor
 from jorge_tune.optim.checks import Group, require
 from jorge_tune.optim.congruence import congruence_flops, congruence_refresh
 from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
-from jorge_tune.optim.scaling import averaging, largest, norm, norm_of_product
+from jorge_tune.optim.scaling import averaging, largest, largest_diagonal, norm, norm_of_product
 from jorge_tune.optim.stacks import SideState
 
 SERIES: Final = (-1 / 4, 5 / 32, -15 / 128)  # coefficients of A, A^2, A^3 in (I + A)^(-1/4), Eq. 6
@@ -39,9 +39,9 @@ def series_refresh(
     """One refresh: L' = b2^(-1/4) L (I - c/4 X + 5 c^2/32 X^2), with b2 = ||X||_F / (||X||_F + 1).
 
     The correction c X = X / ||X|| depends on the scale of neither L nor G, so both are divided by their largest
-    entry first; the true ||X|| is carried apart, in float64, for b2^(-1/4) = (1 + c)^(1/4) with c = 1 / ||X||.
-    (Computed as (1 - b2) / b2, c is lost to rounding once ||X|| > 1e7.) L' is not symmetric in general and must
-    not be made so: averaging it with its transpose destroys positive definiteness.
+    entry first (L's is on the diagonal); the true ||X|| is carried apart, in float64, for b2^(-1/4) = (1 + c)^(1/4)
+    with c = 1 / ||X||. (Computed as (1 - b2) / b2, c is lost to rounding once ||X|| > 1e7.) L' is not symmetric in
+    general and must not be made so: averaging it with its transpose destroys positive definiteness.
 
     Shape:
         L: (..., m, m). G: (..., m, n). Returns (..., m, m), in L's dtype.
@@ -60,7 +60,7 @@ def series_refresh(
     Reference:
         Jorge, Eq. 8 and 11, A.1.
     """
-    l_max, g_max = largest(L), largest(G)  # (..., 1, 1), as is every scalar below
+    l_max, g_max = largest_diagonal(L), largest(G)  # (..., 1, 1), as is every scalar below
     Lh, Gh = (L / l_max).to(product_dtype or L.dtype), (G / g_max).to(product_dtype or L.dtype)
     dense_flops, low_rank_flops = refresh_flops(*G.shape[-2:])
     if route == "dense" or (route == "auto" and dense_flops <= low_rank_flops):

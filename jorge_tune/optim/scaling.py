@@ -12,6 +12,14 @@ def largest(matrix: Tensor) -> Tensor:
     return torch.where(value == 0, 1.0, value).to(matrix.dtype)
 
 
+def largest_diagonal(L: Tensor) -> Tensor:
+    """The largest diagonal entry, of a positive definite matrix the largest of all, shape (..., 1, 1).
+
+    One that drifted from definiteness may have larger ones; as a scale that keeps L^4 in range it still does.
+    """
+    return largest(L.diagonal(dim1=-2, dim2=-1).unsqueeze(-1))
+
+
 def norm(matrix: Tensor) -> Tensor:
     """Frobenius norm of a matrix whose largest entry is 1, in float64, shape (..., 1, 1)."""
     dtype = torch.promote_types(matrix.dtype, torch.float32)
