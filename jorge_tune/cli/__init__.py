@@ -20,6 +20,7 @@ _COMMANDS = {
     "diagnose": "Set Jorge's direction against exact Shampoo's, along a short run.",
     "doctor": "Show versions and devices, and what is missing.",
     "plan": "Show what the optimizer will keep and compute for each parameter, without data.",
+    "probe": "Measure the best length of a recipe's own steps, along its own training.",
     "recipes": "List the shipped recipes, or copy one.",
     "train": "Train a recipe.",
     "validate": "Check recipe files and report every fault.",

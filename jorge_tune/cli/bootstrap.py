@@ -22,6 +22,7 @@ from jorge_tune.recipe.shipped import resolve_recipe
 
 if TYPE_CHECKING:
     from jorge_tune.measure.instrument import Calibrated
+    from jorge_tune.measure.probed import Probed
 
 _INTERVAL = "optimizer.refresh_interval"
 
@@ -40,6 +41,7 @@ _INTERVAL = "optimizer.refresh_interval"
     help="Replace the schedule by step decay, or keep it [default: step from SGD, keep if short or from AdamW].",
 )
 @click.option("--calibrate", is_flag=True, help="Measure the refresh interval here; exit 4 where there is none.")
+@click.option("--probe", is_flag=True, help="Probe its steps too (see probe); exit 4 where that suggests nothing.")
 @click.option("--device", default="auto", show_default=True, help="Where to measure: auto, cpu, cuda or cuda:1.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads to measure with [default: torch's choice].")
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
@@ -49,6 +51,7 @@ def command(
     out: Path | None,
     schedule: ScheduleChoice | None,
     calibrate: bool,
+    probe: bool,
     device: str,
     threads: int | None,
     force: bool,
@@ -60,35 +63,62 @@ def command(
     Example:
       jorge-tune bootstrap cifar10/resnet18-sgd -o resnet18-jorge.yaml
       jorge-tune bootstrap cifar10/resnet18-sgd --calibrate --device cuda
+      jorge-tune bootstrap digits/cnn-sgd --probe
     """
     source = resolve_recipe(recipe)
     before = load(source)
     made = bootstrap(before.recipe, schedule=schedule)
     target = out or _default_out(source, before.recipe)
-    found = _calibrate(made.recipe, target, device, threads, force) if calibrate else None
+    if (calibrate or probe) and target.exists() and not force:
+        raise InputError(f"{target}: exists already; give another name, or --force to overwrite it")
+    found = _calibrate(made.recipe, device, threads) if calibrate else None
     made = made if found is None else _with_interval(made, found)
+    probed = _probe(made.recipe, device, threads) if probe else None
     write_recipe(target, made.recipe, made.derivations, force=force)
     written = parse_recipe(render_recipe(made.recipe, made.derivations), str(target))
     for warning, name in [(w, str(source)) for w in before.warnings] + [(w, str(target)) for w in written.warnings]:
         click.echo(f"{warning.located(name)} (warning)", err=True)
     if output_format == "json":
-        print_json(_as_data(target, made, found))
+        print_json(_as_data(target, made, found, probed))
     else:
         _show(before.recipe, made)
         _show_calibration(found)
+        _show_probe(probed)
     click.echo(f"wrote {target}", err=True)
-    return 0 if found is None or found.choice.interval is not None else EXIT_NO_ANSWER
+    return _exit_code(found, probed)
 
 
-def _calibrate(recipe: Recipe, target: Path, device: str, threads: int | None, force: bool) -> Calibrated:
-    """Measure, once it is clear that the recipe can be written."""
+def _exit_code(found: Calibrated | None, probed: Probed | None) -> int:
+    """That of the first measurement that has no answer."""
+    if found is not None and found.choice.interval is None:
+        return EXIT_NO_ANSWER
+    if probed is None:
+        return 0
+    from jorge_tune.cli.probe import exit_code
+
+    return exit_code(probed)
+
+
+def _calibrate(recipe: Recipe, device: str, threads: int | None) -> Calibrated:
     from jorge_tune.cli.calibration import calibrate
     from jorge_tune.cli.threads import share_the_cores
 
-    if target.exists() and not force:
-        raise InputError(f"{target}: exists already; give another name, or --force to overwrite it")
     share_the_cores()
     return calibrate(recipe, device=device, threads=threads)
+
+
+def _probe(recipe: Recipe, device: str, threads: int | None) -> Probed:
+    from jorge_tune.cli.progress import training_progress
+    from jorge_tune.cli.threads import share_the_cores
+    from jorge_tune.cli.train import use_threads
+
+    share_the_cores()
+    from jorge_tune.measure.probe import Settings, probe
+
+    if threads is not None:
+        use_threads(threads)
+    with training_progress(recipe.name) as progress:
+        return probe(recipe, Settings(device=device), progress=progress)
 
 
 def _with_interval(made: Bootstrapped, found: Calibrated) -> Bootstrapped:
@@ -111,6 +141,14 @@ def _show_calibration(found: Calibrated | None) -> None:
         click.echo()
         for line in (outcome_sentence(found), *advice(found)):
             print_text(line)
+
+
+def _show_probe(probed: Probed | None) -> None:
+    if probed is not None:
+        from jorge_tune.cli.probe import show
+
+        click.echo()
+        show(probed)
 
 
 def _default_out(source: Path, recipe: Recipe) -> Path:
@@ -146,14 +184,16 @@ def _cell(value: object) -> str:
     return "-" if value is None else scalar(value)
 
 
-def _as_data(target: Path, made: Bootstrapped, found: Calibrated | None) -> dict[str, object]:
-    calibration: dict[str, object] = {}
+def _as_data(target: Path, made: Bootstrapped, found: Calibrated | None, probed: Probed | None) -> dict[str, object]:
+    measured: dict[str, object] = {}
+    if probed is not None:
+        measured = {"probe": probed.to_json()}
     if found is not None:
         from jorge_tune.reporting.calibration import as_data
 
-        calibration = {"calibration": as_data(found)}
+        measured |= {"calibration": as_data(found)}
     return {
-        **calibration,
+        **measured,
         "written": str(target),
         "recipe": made.recipe.name,
         "derivations": [{**dataclasses.asdict(d), "changed": d.changed} for d in made.derivations],

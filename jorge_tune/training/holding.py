@@ -36,7 +36,7 @@ def inspect_folder(folder: RunFolder, recipe: Recipe, *, resume: bool) -> Holdin
         return Holding.NOTHING
     if not folder.recipe.is_file():
         raise RunFolderError(f"{root}: is not empty and holds no run; choose another --out")
-    differences = _differences(read_recipe(folder.recipe), recipe)
+    differences = what_differs(read_recipe(folder.recipe), recipe)
     if differences:
         raise RunFolderError(f"{root}: holds another run ({'; '.join(differences)}); choose another --out")
     outcome = outcome_of(read_records(folder.records)) if folder.records.is_file() else None
@@ -46,7 +46,7 @@ def inspect_folder(folder: RunFolder, recipe: Recipe, *, resume: bool) -> Holdin
     return Holding.ENDED if outcome in ("finished", "diverged") else Holding.UNFINISHED
 
 
-def _differences(held: Recipe, asked: Recipe) -> list[str]:
+def what_differs(held: Recipe, asked: Recipe) -> list[str]:
     """What makes two recipes two runs, at most three of them; where the data lie and who loads them does not."""
     before, after = (_flat(asdict(_without_places(recipe))) for recipe in (held, asked))
     paths = [path for path in {**before, **after} if before.get(path) != after.get(path)]

@@ -25,7 +25,7 @@ from jorge_tune.training.journal import Event, Journal, Moment, Progress, Progre
 from jorge_tune.training.loader import Batch, Batches
 from jorge_tune.training.precision import autocast, grad_scaler, step_schedule
 from jorge_tune.training.signals import StopRequest
-from jorge_tune.training.stepping import Stepper, rate_record
+from jorge_tune.training.stepping import BatchLoss, Stepper, rate_record
 from jorge_tune.training.tasks import Task
 from jorge_tune.training.timing import PhaseTimer, Stopwatch
 
@@ -144,7 +144,8 @@ class Loop:
             if self._stepper is None:
                 self._scaler.step(self._optimizer)
             else:
-                self._scaler.step(self._stepper, lambda: self._loss(batch), loss.detach())  # type: ignore[arg-type]
+                again = BatchLoss(self._loss, batch)
+                self._scaler.step(self._stepper, again, loss.detach())  # type: ignore[arg-type]
             self._scaler.update()
         rates = self._rates()  # after the step, which GeN may have rescaled, and before the next one's
         step_schedule(self._scheduler, self._scaler)

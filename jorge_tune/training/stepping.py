@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from jorge_tune.optim import GeN
+from jorge_tune.training.loader import Batch
+
+
+@dataclass(frozen=True)
+class BatchLoss:
+    """Computes the training loss of a batch again, under the weights of the moment."""
+
+    loss_of: Callable[[Batch], Tensor]
+    batch: Batch
+
+    def __call__(self) -> Tensor:
+        """The loss."""
+        return self.loss_of(self.batch)
 
 
 class Stepper(Protocol):
@@ -21,8 +35,8 @@ class Stepper(Protocol):
     def rates(self) -> list[float]:
         """The learning rates in force, by group."""
 
-    def step(self, loss_closure: Callable[[], Tensor], loss: Tensor, /) -> None:
-        """One step; the closure computes the training loss of the batch again, `loss` is what it was."""
+    def step(self, loss_closure: BatchLoss, loss: Tensor, /) -> None:
+        """One step; `loss` is what the closure gives before it."""
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs of the optimizer and of this."""

@@ -1,0 +1,164 @@
+"""A run's training set up beside the run: walked step by step, looked at on the way, and nowhere to be seen after."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from jorge_tune.errors import RunFolderError, TrainingError
+from jorge_tune.optim import GeN
+from jorge_tune.recipe.io import read_recipe
+from jorge_tune.recipe.schedule import total_steps
+from jorge_tune.recipe.schema import Recipe
+from jorge_tune.records import Record, RunFolder, read_records
+from jorge_tune.training.build import build_gen, build_model, build_optimizer, build_scheduler
+from jorge_tune.training.checkpoint import Checkpoint, load_checkpoint
+from jorge_tune.training.environment import choose_device
+from jorge_tune.training.holding import what_differs
+from jorge_tune.training.journal import Journal, Progress, ProgressCallback
+from jorge_tune.training.loop import Ending, Loop, Plan
+from jorge_tune.training.precision import backends_for
+from jorge_tune.training.signals import StopRequest
+from jorge_tune.training.stepping import Stepper
+from jorge_tune.training.tasks import Task, open_task
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A recipe's training as it is at its start, or at a run's last checkpoint. `stepper` is what takes its steps."""
+
+    recipe: Recipe
+    device: torch.device
+    task: Task
+    model: nn.Module
+    stepper: torch.optim.Optimizer | GeN
+    checkpoint: Checkpoint | None
+
+    @property
+    def step(self) -> int:
+        """Steps that are behind it."""
+        return 0 if self.checkpoint is None else self.checkpoint.position.step
+
+    @property
+    def total_steps(self) -> int:
+        """The length of the whole training."""
+        return total_steps(self.recipe, len(self.task.train))
+
+    def walk(
+        self,
+        stop_at: int,
+        look: Callable[[torch.optim.Optimizer | GeN], Stepper],
+        *,
+        progress: ProgressCallback | None = None,
+        stop: StopRequest | None = None,
+    ) -> tuple[Ending, list[Record]]:
+        """Train to `stop_at` steps in all, bitwise as the run itself would; no evaluation, no checkpoint, no folder.
+
+        Args:
+            stop_at: More than `step`, at most `total_steps`. May be asked for once.
+            look: Wraps what takes the steps in something that looks on.
+            progress: Called at the start and after each step.
+            stop: May ask the walk to stop; Ctrl-C and SIGTERM do so in the main thread anyway.
+
+        Raises:
+            TrainingError: the training broke off.
+        """
+        optimizer = self.stepper.optimizer if isinstance(self.stepper, GeN) else self.stepper
+        scheduler = build_scheduler(self.recipe, optimizer, len(self.task.train))
+        plan = Plan(  # short of its end by a step, so that the loop neither evaluates nor reads the test part
+            total_steps=stop_at + 1,
+            stop_at=stop_at,
+            evaluate_every=stop_at + 1,
+            log_every=1,
+            precision=self.recipe.precision,
+        )
+        with contextlib.ExitStack() as stack:
+            folder = RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jorge-tune-"))))
+            journal = stack.enter_context(Journal(folder))
+            stop = stack.enter_context(stop or StopRequest())
+            told = _told(progress, stop_at)
+            save: Callable[[object], None] = _keep_nothing
+            stepper = look(self.stepper)
+            torch.manual_seed(self.recipe.seed)
+            loop = Loop(
+                self.task, self.model, optimizer, scheduler, plan, self.device, journal, save, stop, told, stepper
+            )
+            try:
+                if self.checkpoint is not None:
+                    loop.restore(self.checkpoint)
+                ending = loop.run()
+            except (FloatingPointError, RuntimeError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                name = self.recipe.name
+                raise TrainingError(
+                    f"{name}: the training broke off after step {loop.moment.step}: {reason}"
+                ) from error
+            return ending, read_records(folder.records)
+
+
+@contextmanager
+def open_snapshot(
+    recipe: Recipe, *, run: Path | None = None, device: str = "auto", download: bool = False
+) -> Iterator[Snapshot]:
+    """Set a training up aside; torch's random state and precision are its own, and the run's folder is only read.
+
+    Args:
+        recipe: What to train.
+        run: A folder with a run of this recipe, whose checkpoint to start from; None: the recipe's start.
+        device: "auto", "cpu", "cuda", "cuda:1", ...
+        download: Fetch a data set of torchvision if it is not there.
+
+    Raises:
+        InputError: recipe, data or device cannot be used.
+        RunFolderError: `run` holds another run, none, no checkpoint, or one that has ended.
+    """
+    checkpoint = None if run is None else _checkpoint_of(recipe, RunFolder(run))
+    chosen = choose_device(device)
+    devices = [chosen] if chosen.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), backends_for(recipe.precision), contextlib.ExitStack() as stack:
+        model = build_model(recipe)
+        build_optimizer(recipe.optimizer, model)  # faults of the recipe show before the data are read
+        task = open_task(recipe, chosen, download=download)
+        stack.callback(task.close)
+        model = model.to(chosen)
+        task.check_model(model)
+        optimizer = build_optimizer(recipe.optimizer, model)
+        stepper = build_gen(recipe, optimizer) or optimizer
+        snapshot = Snapshot(recipe, chosen, task, model, stepper, checkpoint)
+        if snapshot.step >= snapshot.total_steps:
+            raise RunFolderError(f"{run}: the run has ended after its {snapshot.step} steps: there is no step ahead")
+        yield snapshot
+
+
+def _checkpoint_of(recipe: Recipe, folder: RunFolder) -> Checkpoint:
+    if not folder.recipe.is_file():
+        raise RunFolderError(f"{folder.root}: not a run folder (no {folder.recipe.name})")
+    apart = what_differs(read_recipe(folder.recipe), recipe)
+    if apart:
+        raise RunFolderError(f"{folder.root}: holds another run ({'; '.join(apart)}); give its own recipe and seed")
+    checkpoint = load_checkpoint(folder.checkpoint)
+    if checkpoint is None:
+        raise RunFolderError(f"{folder.root}: the run has no checkpoint yet; leave it away to start from the recipe")
+    return checkpoint
+
+
+def _keep_nothing(checkpoint: object) -> None:
+    """A snapshot leaves no checkpoint."""
+
+
+def _told(progress: ProgressCallback | None, steps: int) -> ProgressCallback | None:
+    """`progress` with the walk's own length."""
+    if progress is None:
+        return None
+
+    def tell(moment: Progress) -> None:
+        progress(replace(moment, total_steps=steps))
+
+    return tell
