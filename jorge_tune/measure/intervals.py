@@ -58,9 +58,11 @@ class StepCost:
         return self._estimate(lambda plain, refresh: refresh)
 
     def with_refresh(self, refresh: float) -> StepCost:
-        """The same with another refresh cost, the spread scaled along."""
-        scale = refresh / self.refresh if self.refresh > 0 else 1.0
-        draws = tuple((p, r * scale if self.refresh > 0 else refresh) for p, r in self.draws)
+        """The same with another refresh cost, the spread scaled along (moved, where there was no cost to scale)."""
+        if self.refresh > 0:
+            draws = tuple((p, r * refresh / self.refresh) for p, r in self.draws)
+        else:
+            draws = tuple((p, r + refresh) for p, r in self.draws)
         return replace(self, refresh=refresh, draws=draws)
 
     def _estimate(self, of: Callable[[float, float], float]) -> Estimate:
@@ -198,11 +200,7 @@ def _choose(cost: StepCost, budget: float, floor: int, largest: int) -> Choice:
     by_medians = _smallest(lambda k: cost.at(k).value <= budget, largest)
     by_bound = _smallest(lambda k: cost.at(k).high <= budget, largest)
     if by_medians is None:
-        least = cost.refresh / (budget - cost.plain)
-        what = (
-            f"refreshes {least:.0f} steps apart would be needed for {allowed}, and {largest} is the most worth having"
-        )
-        return Choice("infeasible", None, what)
+        return Choice("infeasible", None, _too_rare(cost, budget, largest))
     if by_bound is None or by_bound > _FACTOR * by_medians + 1:
         asked = f"more than {largest}" if by_bound is None else str(by_bound)
         what = (
@@ -214,6 +212,14 @@ def _choose(cost: StepCost, budget: float, floor: int, largest: int) -> Choice:
     if interval > largest:
         return Choice("unstable", None, f"interval {floor - 1} ran over the budget, and {largest} is the largest")
     return Choice("interval", interval, f"{bounded(cost.at(interval))} is predicted to be added to the baseline's step")
+
+
+def _too_rare(cost: StepCost, budget: float, largest: int) -> str:
+    allowed, margin = percent(budget - 1), budget - cost.plain
+    if margin * largest**2 < cost.refresh:
+        return f"without a refresh the whole budget of {allowed} is used up"
+    least = cost.refresh / margin
+    return f"refreshes {least:.0f} steps apart would be needed for {allowed}, and {largest} is the most worth having"
 
 
 def _smallest(holds: Callable[[int], bool], largest: int) -> int | None:

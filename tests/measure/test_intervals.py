@@ -70,7 +70,7 @@ def test_the_bound_binds_and_not_the_median():
 @settings(max_examples=40, deadline=None)
 @given(
     plain=st.floats(0.9, 1.3),
-    refresh=st.floats(0.0, 5.0),
+    refresh=st.floats(-0.05, 5.0),
     noise=st.sampled_from([0.0, 0.005, 0.02, 0.05]),
     overhead=st.floats(0.02, 0.5),
     seed=st.integers(0, 99),
@@ -131,6 +131,21 @@ def test_an_interval_beyond_reason_is_infeasible_too():
     found = choose(1.05, 100.0)
     assert (found.outcome, found.interval) == ("infeasible", None)
     assert "refreshes 2000 steps apart" in found.reason
+
+
+def test_a_budget_that_is_used_up_before_any_refresh_is_infeasible():
+    found = choose_interval(Measurements((Round(0.5, 0.625, 0.75),) * 8), 0.25)
+    assert (found.outcome, found.reason) == (
+        "infeasible",
+        "without a refresh the whole budget of +25.0 % is used up",
+    )
+
+
+def test_a_refresh_too_cheap_to_measure_keeps_its_spread():
+    cost = step_cost(rounds(1.0, -0.02, noise=0.05))
+    assert cost.refresh == 0
+    assert corrected(cost, []) == cost
+    assert cost.with_refresh(0.1).at(1).high > cost.at(1).high
 
 
 def test_a_spread_as_large_as_the_margin_is_unstable():
@@ -194,8 +209,13 @@ def test_a_third_miss_is_unstable():
 
 
 def test_a_miss_always_raises_the_interval():
-    missed = Verification(5, (0.1101,) * 15, (0.1,) * 6)
-    assert choose_interval(Measurements(rounds(1.04, 0.3), (missed,)), 0.1 + 1e-12).interval > 5
+    """Also one by the last digit, where the corrected cost is as good as the budget."""
+    for excess in (1e-3, 1e-9, 1e-15):
+        for overhead in (i / 1000 for i in range(60, 200, 7)):
+            missed = Verification(5, (0.5 * (1 + overhead) * (1 + excess),) * 15, (0.5,) * 6)
+            if missed.ratio > 1 + overhead:
+                found = choose_interval(Measurements(rounds(1.04, 0.05, base=0.5, count=6), (missed,)), overhead)
+                assert found.interval > 5
 
 
 @pytest.mark.parametrize("overhead", [0, -0.1, float("nan")])

@@ -132,13 +132,13 @@ def test_a_step_of_rate_zero_leaves_the_weights_but_moves_the_momenta():
 
 
 def test_preconditioners_that_aged_are_put_back_and_stay_ordinary():
-    """Without it they grow by a factor per refresh where the gradients have no part."""
-    with open_bench(recipe(), CPU) as bench:
+    """Without it the largest entry goes from 6 to 26 in 500 refreshes of this model, and on."""
+    with open_bench(recipe(Jorge(lr=0.1, form="congruence")), CPU) as bench:
         early = sides(bench)
         for _ in range(30):
             bench.burst("refreshing", 10)
-        largest = max(float(side.abs().max()) for side in sides(bench))
-        assert largest < 1e6
+            assert bench._contestants["ours"].refreshes <= 50
+        assert max(float(side.abs().max()) for side in sides(bench)) < 12
         bench._contestants["ours"].renew()
         assert not any(changes(early, sides(bench)))
         bench.burst("plain", 1)  # the stacks that the steps read are the tensors that were put back
