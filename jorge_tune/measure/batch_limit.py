@@ -3,44 +3,49 @@
 from __future__ import annotations
 
 import gc
-import traceback
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
 from jorge_tune.errors import InputError
-from jorge_tune.measure.workbench import open_bench
+from jorge_tune.measure.batches import is_out_of_memory
+from jorge_tune.measure.workbench import Workbench, open_bench
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.training.environment import device_name
 
+Result = TypeVar("Result")
+
 _REFINEMENTS = 3  # halvings of the gap between the largest that fits and the smallest that does not
-_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")  # of host and libraries
 
 
-@contextmanager
-def within_memory(recipe: Recipe, device: torch.device) -> Generator[None, None, None]:
-    """Turn running out of memory into the message that names the largest batch that fits.
+def on_bench(
+    recipe: Recipe, device: torch.device, work: Callable[[Workbench], Result], *, real_data: bool = False
+) -> Result:
+    """What `work` makes of the recipe's bench; running out of memory names the largest batch that fits.
 
     Raises:
-        InputError: memory ran out inside.
+        InputError: memory ran out, or what `open_bench` refuses.
     """
     try:
-        yield
+        return _worked(recipe, device, work, real_data)
     except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not _is_memory(error):
+        if not is_out_of_memory(error):
             raise
         message = str(error).splitlines()[0]
-        traceback.clear_frames(error.__traceback__)  # they hold the model, and what it computed
-    else:
-        return
+    # Only here, with the error and its frames gone, is what the bench held free again.
     largest = largest_that_fits(recipe.batch_size, lambda size: fits(replace(recipe, batch_size=size), device))
     way_out = f"about {largest} does" if largest else "not even one image does; a smaller model or block_size may"
     raise InputError(
         f"batch_size: {recipe.batch_size} with {recipe.optimizer.name} does not fit on {device_name(device)}: "
         f"{way_out} ({message})"
     )
+
+
+def _worked(recipe: Recipe, device: torch.device, work: Callable[[Workbench], Result], real_data: bool) -> Result:
+    with open_bench(recipe, device, real_data=real_data) as bench:
+        return work(bench)
 
 
 def fits(recipe: Recipe, device: torch.device) -> bool:
@@ -50,7 +55,7 @@ def fits(recipe: Recipe, device: torch.device) -> bool:
         with open_bench(recipe, device):
             return True
     except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not _is_memory(error):
+        if not is_out_of_memory(error):
             raise
         return False
     finally:
@@ -68,10 +73,6 @@ def largest_that_fits(batch_size: int, fits: Callable[[int], bool]) -> int:
             break
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
-
-
-def _is_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _WORDS)
 
 
 def _give_back(device: torch.device) -> None:

@@ -12,6 +12,12 @@ from jorge_tune.measure.inputs import InputShape
 from jorge_tune.training.loader import Batch
 from jorge_tune.training.tasks import Task
 
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "ALLOC_FAILED",
+)  # of host and libraries
 _POOL_BYTES, _LARGEST_POOL = 2**28, 8
 
 
@@ -45,15 +51,20 @@ def loader_batches(task: Task) -> Iterator[Batch]:
         epoch += 1
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of torch says that memory ran out, the device's or the host's."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
 def _class_count(model: nn.Module, shape: InputShape, device: torch.device) -> int:
     """Scores per image, by running two images in evaluation mode."""
     model.eval()
     try:
         with torch.no_grad():
             outputs = model(torch.randn(2, shape.channels, shape.height, shape.width, device=device))
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         note = f" ({shape.assumed})" if shape.assumed else ""
         raise InputError(f"task.model: its forward fails on images of shape {shape}{note}: {reason}") from error

@@ -5,11 +5,10 @@ torch is imported only where something has to be measured.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jorge_tune.errors import InputError
 from jorge_tune.measure import calibrate as plan
@@ -23,6 +22,9 @@ from jorge_tune.recipe.schema import SGD, AdamW, Calibration, Recipe
 
 if TYPE_CHECKING:
     from jorge_tune.measure.workbench import Workbench
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,14 @@ def calibrate_recipe(recipe: Recipe, request: Request, *, report: plan.Report = 
         choice = entry and _answer(entry.measurements, request.overhead)
         if entry and choice:
             return _calibrated(recipe, request, entry, choice, from_cache=True, warnings=warnings)
-    with _bench(recipe, request, device) as (bench, used):
-        if used != device:  # the driver is there, and torch cannot use it
-            facts = facts_of(recipe, used, threads=request.threads, real_data=request.real_data)
+
+    def work(bench: Workbench) -> tuple[plan.Calibrated, Profile]:
         measured = plan.calibrate(bench, request.overhead, effort=request.effort, report=report)
-        profile = _profile(recipe, bench, measured.parts)
+        return measured, _profile(recipe, bench, measured.parts)
+
+    (measured, profile), used = _on_bench(recipe, request, device, work)
+    if used != device:  # the driver is there, and torch cannot use it
+        facts = facts_of(recipe, used, threads=request.threads, real_data=request.real_data)
     entry = Entry(fingerprint_of(facts), facts, today(), measured.measurements, profile)
     if measured.choice.outcome != "unstable":
         unwritten = keep(request.cache, entry)
@@ -131,10 +136,14 @@ def check_recipe(recipe: Recipe, request: Request, *, report: plan.Report = lamb
     if section.refresh_interval == "auto":
         raise InputError("optimizer.refresh_interval: 'auto' is no interval to check; calibrate with --write first")
     input_shape(recipe)  # refuses what has no iteration, before torch is loaded
-    with _bench(recipe, request, resolve_device(request.device)) as (bench, _):
+
+    def work(bench: Workbench) -> Checked:
         interval = bench.interval
         checked = plan.check(bench, interval, request.overhead, effort=request.effort, report=report)
         return Checked(recipe, interval, request.overhead, checked, bench.device)
+
+    checked, _ = _on_bench(recipe, request, resolve_device(request.device), work)
+    return checked
 
 
 def with_interval(recipe: Recipe, calibrated: Calibrated) -> Recipe:
@@ -201,22 +210,18 @@ def _calibrated(
     )
 
 
-@contextmanager
-def _bench(recipe: Recipe, request: Request, device: str) -> Generator[tuple[Workbench, str], None, None]:
-    """The workbench on the device that torch can use, which may be the processor where `auto` was asked for."""
+def _on_bench(recipe: Recipe, request: Request, device: str, work: Callable[[Workbench], Result]) -> tuple[Result, str]:
+    """What `work` makes of a bench, and the device used: the processor, where `auto` found no GPU for torch."""
     import torch
 
-    from jorge_tune.measure.batch_limit import within_memory
-    from jorge_tune.measure.workbench import open_bench
+    from jorge_tune.measure.batch_limit import on_bench
     from jorge_tune.training.environment import choose_device
 
     if request.device == "auto" and device != "cpu" and not torch.cuda.is_available():
         device = "cpu"
     if request.threads is not None:
         torch.set_num_threads(request.threads)
-    chosen = choose_device(device)
-    with within_memory(recipe, chosen), open_bench(recipe, chosen, real_data=request.real_data) as bench:
-        yield bench, device
+    return on_bench(recipe, choose_device(device), work, real_data=request.real_data), device
 
 
 def _profile(recipe: Recipe, bench: Workbench, parts: Mapping[str, Iteration]) -> Profile:

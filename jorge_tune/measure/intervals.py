@@ -133,8 +133,7 @@ def choose_interval(measurements: Measurements, overhead: float, *, largest: int
         ran = ", ".join(f"interval {v.interval} ran at {percent(v.ratio - 1)}" for v in missed)
         return Choice("unstable", None, f"predictions inside the budget did not come true: {ran}")
     cost = corrected(measured, missed)
-    floor = max((v.interval for v in missed), default=0) + 1
-    return _choose(cost, budget, floor, largest)
+    return _choose(cost, budget, largest)
 
 
 def corrected(cost: StepCost, missed: Sequence[Verification]) -> StepCost:
@@ -187,7 +186,7 @@ def percentiles(values: Sequence[float]) -> tuple[float, float]:
     return ordered[out], ordered[-1 - out]
 
 
-def _choose(cost: StepCost, budget: float, floor: int, largest: int) -> Choice:
+def _choose(cost: StepCost, budget: float, largest: int) -> Choice:
     never = cost.at(float("inf"))
     allowed = percent(budget - 1)
     if never.low > budget:
@@ -198,7 +197,7 @@ def _choose(cost: StepCost, budget: float, floor: int, largest: int) -> Choice:
         what = f"without a refresh {bounded(never)} is added, and the budget of {allowed} lies within that spread"
         return Choice("unstable", None, what)
     by_medians = _smallest(lambda k: cost.at(k).value <= budget, largest)
-    by_bound = _smallest(lambda k: cost.at(k).high <= budget, largest)
+    by_bound = _smallest(lambda k: max(cost.at(k).high, cost.at(k).value) <= budget, largest)
     if by_medians is None:
         return Choice("infeasible", None, _too_rare(cost, budget, largest))
     if by_bound is None or by_bound > _FACTOR * by_medians + 1:
@@ -208,10 +207,7 @@ def _choose(cost: StepCost, budget: float, floor: int, largest: int) -> Choice:
             f"is added, too wide a spread for a budget of {allowed}"
         )
         return Choice("unstable", None, what)
-    interval = max(by_bound, floor)
-    if interval > largest:
-        return Choice("unstable", None, f"interval {floor - 1} ran over the budget, and {largest} is the largest")
-    return Choice("interval", interval, f"{bounded(cost.at(interval))} is predicted to be added to the baseline's step")
+    return Choice("interval", by_bound, f"{bounded(cost.at(by_bound))} is predicted to be added to the baseline's step")
 
 
 def _too_rare(cost: StepCost, budget: float, largest: int) -> str:

@@ -96,7 +96,6 @@ def open_bench(
         else:
             batches = itertools.cycle(synthetic_batches(model, input_shape(recipe), recipe.batch_size, device))
         bench = Workbench(recipe, model, batches, device, clock, waits)
-        stack.callback(bench.close)
         bench.start()
         yield bench
 
@@ -137,14 +136,6 @@ class Workbench:
         ours = self._enter("ours", optimizer)
         peak = _peak_bytes(self._device) - baseline.state_bytes()
         self.memory["optimizer"] = Memory(ours.state_bytes(), peak)
-
-    def close(self) -> None:
-        """Let go of the memory, whoever still holds the bench or the model: an error's traceback may."""
-        self._contestants.clear()
-        self._batches = iter(())
-        for parameter in self._model.parameters():
-            parameter.grad = None
-            parameter.data = parameter.data.new_empty(0)
 
     @property
     def device(self) -> str:

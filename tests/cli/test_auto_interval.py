@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from jorge_tune.cli import main
-from jorge_tune.measure import workbench
+from jorge_tune.measure import batch_limit
 from jorge_tune.recipe.io import read_recipe
 from tests.cli.test_calibrate_freq import RECIPE
 from tests.measure.scripted_bench import ScriptedBench, loaded_from, noisy
@@ -37,7 +37,7 @@ def script(monkeypatch):
         opened.append(recipe.name)
         yield ScriptedBench(**{key: value for key, value in script.items() if key != "opened"})
 
-    monkeypatch.setattr(workbench, "open_bench", open_scripted)
+    monkeypatch.setattr(batch_limit, "open_bench", open_scripted)
     script["opened"] = opened
     return script
 

@@ -16,7 +16,7 @@ import torch
 
 from jorge_tune.cli import main
 from jorge_tune.cli.calibration import parse_overhead
-from jorge_tune.measure import workbench
+from jorge_tune.measure import batch_limit
 from jorge_tune.recipe.io import read_recipe
 from tests.measure.scripted_bench import ScriptedBench, loaded_from, noisy
 
@@ -54,7 +54,7 @@ def script(monkeypatch):
         interval = recipe.optimizer.refresh_interval
         yield ScriptedBench(interval=interval if isinstance(interval, int) else 10, **script)
 
-    monkeypatch.setattr(workbench, "open_bench", open_scripted)
+    monkeypatch.setattr(batch_limit, "open_bench", open_scripted)
     return script
 
 

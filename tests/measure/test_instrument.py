@@ -13,7 +13,7 @@ import torch
 
 from jorge_tune.errors import InputError
 from jorge_tune.hardware import Gpu, Nvidia
-from jorge_tune.measure import fingerprint, workbench
+from jorge_tune.measure import batch_limit, fingerprint
 from jorge_tune.measure.cache import entry_path
 from jorge_tune.measure.calibrate import Effort
 from jorge_tune.measure.instrument import (
@@ -45,7 +45,7 @@ def benches(monkeypatch):
         opened.append(bench)
         yield bench
 
-    monkeypatch.setattr(workbench, "open_bench", open_scripted)
+    monkeypatch.setattr(batch_limit, "open_bench", open_scripted)
     return opened, script
 
 

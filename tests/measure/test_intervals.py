@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 
@@ -158,6 +159,18 @@ def test_an_answer_of_noise_is_unstable():
     found = choose(1.04, 0.3, noise=0.08)
     assert found.outcome == "unstable"
     assert "the medians ask for interval" in found.reason or "within that spread" in found.reason
+
+
+def test_an_answer_is_never_more_than_twice_what_the_medians_say():
+    refused = 0
+    for seed in range(30):
+        measured = rounds(1.04, 0.3, noise=0.06, seed=seed)
+        cost, found = step_cost(measured), choose_interval(Measurements(measured), 0.1)
+        if found.interval is not None:
+            by_medians = math.ceil(cost.refresh / (1.1 - cost.plain))
+            assert by_medians <= found.interval <= 2 * by_medians + 1
+        refused += "the medians ask for interval" in found.reason
+    assert refused >= 3
 
 
 def test_a_load_halfway_is_unstable_although_the_ratios_agree():
