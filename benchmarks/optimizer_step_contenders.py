@@ -13,7 +13,7 @@ from shapes import Shape, synthetic_gradient
 from torch import Tensor
 from torch.optim import Optimizer
 
-from jorge_tune.optim import Jorge, Shampoo, series_refresh
+from jorge_tune.optim import Jorge, Shampoo, SketchyShampoo, series_refresh
 from jorge_tune.optim.blocks import MAX_SIDE, collapse, partition
 
 NEVER = 10**9  # steps, or refreshes
@@ -137,7 +137,7 @@ class OneRouteJorge(Jorge):
 
 
 def _sketchy(groups: list[dict[str, Any]], **options: Any) -> Optimizer:
-    return _found("jorge_tune.optim", "SketchyShampoo")(groups, rank=SKETCH_RANK, **options)
+    return SketchyShampoo(groups, rank=SKETCH_RANK, **options)
 
 
 def _found(module: str, name: str) -> Any:
