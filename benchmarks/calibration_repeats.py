@@ -26,13 +26,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jorge_tune.measure.calibrate import DEFAULT_EFFORT
 from jorge_tune.measure.instrument import calibratable
 from jorge_tune.recipe.io import override, read_recipe, write_recipe
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.recipe.shipped import resolve_recipe
 
 TOOL = [sys.executable, "-u", "-m", "jorge_tune", "calibrate-freq"]
-MEASURING_SHARE = 2 / 3  # of --seconds; the rest verifies
 BUSY = [sys.executable, "-c", "while True: pass"]
 
 
@@ -89,7 +89,9 @@ def repeat(recipe: Recipe, options: argparse.Namespace, folder: Path) -> dict[st
     """A calibration, and a check of its answer by another process."""
     path = folder / "recipe.yaml"
     write_recipe(path, recipe, force=True)
-    load = Load((options.seconds or 30) * MEASURING_SHARE / 2) if options.load else None
+    usual = DEFAULT_EFFORT.measure_seconds, DEFAULT_EFFORT.verify_seconds
+    measuring = (options.seconds or sum(usual)) * usual[0] / sum(usual)
+    load = Load(measuring / 2) if options.load else None
     found = calibrate(path, options, "--remeasure", "--cache", str(folder / "cache"), load=load)
     if found["interval"] is not None:
         section = dataclasses.replace(recipe.optimizer, refresh_interval=found["interval"])

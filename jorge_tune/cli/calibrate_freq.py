@@ -36,7 +36,7 @@ _CHECK_EXITS = {"inside": 0, "over": 1, "unstable": EXIT_NO_ANSWER}
 @click.option("--check", is_flag=True, help="Measure RECIPE's present interval instead; exit 1 if it is over budget.")
 @click.option("--real-data", is_flag=True, help="Take batches from the loader and count its time.")
 @click.option("--remeasure", is_flag=True, help="Measure even if the cache has the answer.")
-@click.option("--seconds", type=click.FloatRange(min=1), help="How long to measure, about [default: 30].")
+@click.option("--seconds", type=click.FloatRange(min=1), help="How long to measure, about [default: 26].")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice].")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the curve: FILE.html or FILE.png.")
 @click.option("--force", is_flag=True, help="Overwrite an existing plot.")

@@ -72,8 +72,8 @@ class Bench(Protocol):
 class Effort:
     """How long to measure, in seconds, after warming up; a slow model takes the least number of rounds."""
 
-    measure_seconds: float = 20.0
-    verify_seconds: float = 10.0
+    measure_seconds: float = 18.0
+    verify_seconds: float = 8.0
 
 
 DEFAULT_EFFORT = Effort()
