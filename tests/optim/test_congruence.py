@@ -10,6 +10,7 @@ from torch import nn
 
 from jorge_tune.optim import Jorge
 from jorge_tune.optim.congruence import congruence_refresh
+from jorge_tune.optim.scaling import plus_transpose
 from tests.gradients import decaying
 from tests.optim.test_series import relative_error
 from tests.reference import inverse_root, jorge_refresh
@@ -107,3 +108,9 @@ def test_the_optimizer_keeps_its_preconditioners_symmetric():
     for side in sides.values():
         assert torch.equal(side, side.mT)
         assert float(torch.linalg.eigvalsh(side.double())[0]) > 0
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (2, 7, 7), (520, 520), (2, 520, 520)])
+def test_a_sum_with_the_transpose_is_the_same_however_it_is_taken(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(plus_transpose(matrix), matrix + matrix.mT)

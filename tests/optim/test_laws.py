@@ -6,12 +6,9 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from jorge_tune.optim import DecoupledSGD, Jorge, KroneckerOptimizer, Shampoo, SketchyShampoo, inverse_root_eigh
-from jorge_tune.optim.blocks import MAX_SIDE, assign_slots, is_due, partition
 from tests.gradients import decaying
 from tests.optim.test_exam import feed, parameters, run
 from tests.reference import inverse_root
@@ -178,47 +175,3 @@ def test_inverse_root_of_zero_is_the_identity_and_of_rank_one_is_finite():
     assert torch.equal(roots[0], torch.eye(4))
     assert torch.isfinite(roots).all()
     assert torch.allclose(roots[2], (1e-30 * (1 + 1e-6)) ** -0.25 * torch.eye(4), rtol=1e-5)
-
-
-shapes = st.lists(st.integers(1, 40), min_size=2, max_size=4).map(tuple)
-
-
-@given(shape=shapes, block_size=st.one_of(st.none(), st.integers(1, 50)))
-@settings(max_examples=200, deadline=None)
-def test_blocks_cover_a_parameter_exactly_once(shape, block_size):
-    counts = torch.zeros(shape).reshape(shape[0], -1)
-    blocks = partition(shape, block_size)
-    for block in blocks:
-        block.view(counts).add_(1)
-        assert block.shape.rows <= (block_size or shape[0])
-    assert torch.equal(counts, torch.ones_like(counts))
-    assert list(blocks) == sorted(blocks, key=lambda b: (b.row, b.column))
-
-
-def test_what_has_no_blocks():
-    assert partition((7,), 4) == ()
-    assert partition((), None) == ()
-    assert partition((0, 3), None) == ()
-    (block,) = partition((MAX_SIDE + 1, 4), None)
-    assert (block.shape.left, block.shape.right) == (False, True)
-    assert partition((MAX_SIDE + 1, MAX_SIDE + 1), None) == ()
-
-
-@given(costs=st.lists(st.integers(1, 100), max_size=60), interval=st.integers(1, 20))
-@settings(max_examples=200, deadline=None)
-def test_slots_are_even_and_repeatable(costs, interval):
-    slots = assign_slots(costs, interval)
-    assert slots == assign_slots(costs, interval)
-    load = [sum(c for c, s in zip(costs, slots, strict=True) if s == slot) for slot in range(interval)]
-    assert max(load) - min(load) <= max(costs, default=0)
-
-
-@given(interval=st.integers(1, 12), warm=st.integers(0, 9), slot=st.integers(0, 11))
-@settings(max_examples=200, deadline=None)
-def test_after_warming_up_a_block_is_due_once_per_interval(interval, warm, slot):
-    slot %= interval
-    assert all(is_due(t, slot, interval, warm) for t in range(1, max(1, warm) + 1))
-    start = max(1, warm) + 1
-    for t in range(start, start + 5):
-        assert sum(is_due(t + k, slot, interval, warm) for k in range(interval)) == 1
-    assert is_due(warm + 1 + slot, slot, interval, warm)
