@@ -225,5 +225,4 @@ def _on_bench(recipe: Recipe, request: Request, device: str, work: Callable[[Wor
 
 
 def _profile(recipe: Recipe, bench: Workbench, parts: Mapping[str, Iteration]) -> Profile:
-    shape = input_shape(recipe)
-    return Profile(parts, bench.memory, bench.device, str(shape) + (f" ({shape.assumed})" if shape.assumed else ""))
+    return Profile(parts, bench.memory, bench.device, str(input_shape(recipe)))

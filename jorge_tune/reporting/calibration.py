@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jorge_tune.measure.fingerprint import Calibratable
+from jorge_tune.measure.inputs import input_shape
 from jorge_tune.measure.instrument import Calibrated
 from jorge_tune.measure.intervals import Estimate, StepCost, bounded, corrected, percent, step_cost
 from jorge_tune.measure.statistics import median
@@ -159,7 +160,8 @@ def notes(calibrated: Calibrated) -> list[str]:
         f"{calibrated.profile.device}{threads}, batch {calibrated.recipe.batch_size} of {data} "
         f"{calibrated.profile.input} images, {calibrated.recipe.precision}"
     )
-    lines = [where, ONE_DEVICE]
+    assumed = input_shape(calibrated.recipe).assumed
+    lines = [where, *([assumed] if assumed else []), ONE_DEVICE]
     section = calibrated.section
     if isinstance(section, SketchyShampoo) and section.statistics_interval is not None:
         lines.append("statistics_interval decides when a sketch changes: refresh_interval has no say in this recipe")

@@ -160,6 +160,9 @@ def test_without_a_recipe_a_built_in_one_is_measured(capsys):
     shown = capsys.readouterr()
     assert "no RECIPE given: cifar10/resnet-small-sgd is measured" in shown.err
     assert "refresh_interval" in shown.out
+    assert "assumed" not in shown.out
+    assert run("cifar10/resnet-small-sgd") == 0
+    assert "Note: data/cifar10 is not there, so 32 pixels are assumed" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("script")
