@@ -22,12 +22,13 @@ from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import SGD, AdamW, Recipe
 from jorge_tune.recipe.schema import Jorge as JorgeSection
 from jorge_tune.records import Record, RunFolder, of_kind, read_records
-from jorge_tune.training.build import build_gen, build_model, build_optimizer, build_scheduler
+from jorge_tune.training.build import build_model, build_optimizer, build_scheduler
 from jorge_tune.training.environment import choose_device
 from jorge_tune.training.journal import Journal, Progress, ProgressCallback
 from jorge_tune.training.loop import Ending, Loop, Plan
 from jorge_tune.training.precision import backends_for
 from jorge_tune.training.signals import StopRequest
+from jorge_tune.training.stepping import build_stepper
 from jorge_tune.training.tasks import Task, open_task
 
 
@@ -164,8 +165,8 @@ def watched_run(
         stop = stack.enter_context(stop or StopRequest())
         told = _told(progress, plan.stop_at)
         torch.manual_seed(recipe.seed)
-        gen = build_gen(recipe, optimizer)
-        loop = Loop(task, model, optimizer, scheduler, plan, device, journal, _keep_nothing, stop, told, gen)
+        stepper = build_stepper(recipe, optimizer, task.train)
+        loop = Loop(task, model, optimizer, scheduler, plan, device, journal, _keep_nothing, stop, told, stepper)
         try:
             ending = loop.run()
         except (FloatingPointError, RuntimeError) as error:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from jorge_tune.errors import InputError
 from jorge_tune.measure.line import LineReading, read_line
 from jorge_tune.measure.probed import Probed, Reading
-from jorge_tune.optim import GeN
 from jorge_tune.optim.gen_probe import StepLine, Surroundings
 from jorge_tune.recipe.checks import base_schedule
 from jorge_tune.recipe.schedule import lr_factor, warmup_steps
@@ -25,7 +24,7 @@ from jorge_tune.training.loader import Batch
 from jorge_tune.training.precision import autocast
 from jorge_tune.training.signals import StopRequest
 from jorge_tune.training.snapshot import Snapshot, open_snapshot
-from jorge_tune.training.stepping import BatchLoss
+from jorge_tune.training.stepping import BatchLoss, Stepper
 from jorge_tune.training.tasks import Task
 
 DEFAULT_STEPS = (0, 100, 1000)
@@ -110,14 +109,14 @@ class Prober:
     """Steps what it wraps, exactly once and bitwise, and shows `read` the line of the steps that are asked for.
 
     Args:
-        inner: An optimizer, or GeN around one.
+        inner: An optimizer, or what steps in its stead.
         asked: Numbers of steps done before those to read.
         done: How many were done so far.
         read: Gets the number, the first group's rate, the loss closure, the line and its surroundings, and whether the
             step moved anything.
     """
 
-    def __init__(self, inner: torch.optim.Optimizer | GeN, asked: Sequence[int], done: int, read: Read) -> None:
+    def __init__(self, inner: torch.optim.Optimizer | Stepper, asked: Sequence[int], done: int, read: Read) -> None:
         self._inner, self._asked, self._done, self._read = inner, frozenset(asked), done, read
 
     @property
@@ -128,9 +127,9 @@ class Prober:
     @property
     def rates(self) -> list[float]:
         """The learning rates in force, by group."""
-        if isinstance(self._inner, GeN):
-            return self._inner.rates
-        return [float(group["lr"]) for group in self.param_groups]
+        if isinstance(self._inner, torch.optim.Optimizer):
+            return [float(group["lr"]) for group in self.param_groups]
+        return self._inner.rates
 
     def step(self, loss_closure: BatchLoss, loss: Tensor) -> None:
         """One step, and a reading along it where one is asked for."""
@@ -155,10 +154,10 @@ class Prober:
         self._inner.load_state_dict(state_dict)
 
     def _step(self, loss_closure: BatchLoss, loss: Tensor) -> None:
-        if isinstance(self._inner, GeN):
-            self._inner.step(loss_closure, loss)
-        else:
+        if isinstance(self._inner, torch.optim.Optimizer):
             self._inner.step()
+        else:
+            self._inner.step(loss_closure, loss)
 
 
 @dataclass

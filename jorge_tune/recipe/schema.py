@@ -157,6 +157,8 @@ class Gen:
     """GeN: the rate from forward passes along the optimizer's own direction, on top of `base` (GeN, Alg. 1).
 
     `interval` is in steps. `initial_lr: search` lets the first step look for the rate that `optimizer.lr` gives else.
+    The loss is read on the step's own batch, as the paper does, or on as many `earlier_batches`, which the step does
+    not know: that takes points x batches forward passes, and lower rates.
     """
 
     name: Literal["gen"] = "gen"
@@ -164,6 +166,7 @@ class Gen:
     smoothing: Annotated[float, UP_TO_ONE] = 0.9
     points: Annotated[int, one_of(3, 5)] = 3
     initial_lr: Literal["given", "search"] = "given"
+    earlier_batches: Whole = 0
     base: PlainSchedule = Constant()
 
 

@@ -84,7 +84,10 @@ def build_scheduler(recipe: schema.Recipe, optimizer: torch.optim.Optimizer, ste
 
 
 def build_gen(recipe: schema.Recipe, optimizer: torch.optim.Optimizer) -> GeN | None:
-    """GeN around the optimizer where the recipe's schedule is `gen`, to be stepped in its stead; else None."""
+    """GeN around the optimizer where the recipe's schedule is `gen`, to be stepped in its stead; else None.
+
+    On which batches it reads the loss its closure decides (`stepping.build_stepper` follows the recipe in that too).
+    """
     schedule = recipe.schedule
     if not isinstance(schedule, schema.Gen):
         return None
@@ -112,6 +115,8 @@ def optimizer_from_recipe(path: str | Path, model: nn.Module) -> torch.optim.Opt
 
 def gen_from_recipe(path: str | Path, optimizer: torch.optim.Optimizer) -> GeN:
     """GeN around `optimizer`, as the recipe's `gen` schedule asks for; step it in the optimizer's stead.
+
+    Its closure, which is yours, decides on which batches the loss is read, so `earlier_batches` is up to it.
 
     Example:
         >>> gen = gen_from_recipe("gen.yaml", optimizer)  # doctest: +SKIP

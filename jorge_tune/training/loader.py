@@ -78,6 +78,15 @@ class Batches:
         for images, labels in answers:
             yield self._placed(images), labels.to(self._device, non_blocking=True)
 
+    def at(self, number: int, index: int) -> Batch:
+        """One batch of epoch `number`, made here whatever the workers do; bitwise the one that `epoch` gives.
+
+        Raises:
+            InputError: an image cannot be read.
+        """
+        images, labels = self._examples.batch(*self._plan(number)[index])
+        return self._placed(images), labels.to(self._device, non_blocking=True)
+
     def close(self) -> None:
         """End the workers; the batches cannot be read any more."""
         self._loader = None

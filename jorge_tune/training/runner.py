@@ -17,7 +17,7 @@ from jorge_tune.recipe.io import write_recipe
 from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import Outcome, RunFolder, of_kind, read_records
-from jorge_tune.training.build import build_gen, build_model, build_optimizer, build_scheduler
+from jorge_tune.training.build import build_model, build_optimizer, build_scheduler
 from jorge_tune.training.checkpoint import Best, Checkpoint, better, load_checkpoint, save_checkpoint
 from jorge_tune.training.data import PartName
 from jorge_tune.training.environment import choose_device, describe_environment
@@ -26,6 +26,7 @@ from jorge_tune.training.journal import Journal, Progress, ProgressCallback
 from jorge_tune.training.loop import Loop, Plan
 from jorge_tune.training.precision import backends_for
 from jorge_tune.training.signals import StopRequest
+from jorge_tune.training.stepping import build_stepper
 from jorge_tune.training.tasks import Task, open_task
 
 __all__ = ["Progress", "RunResult", "train"]
@@ -104,8 +105,8 @@ def train(
         stack.enter_context(stop)
         save = partial(save_checkpoint, folder.checkpoint)
         torch.manual_seed(recipe.seed)
-        gen = build_gen(recipe, optimizer)
-        loop = Loop(task, model, optimizer, scheduler, plan, chosen, journal, save, stop, progress, gen)
+        stepper = build_stepper(recipe, optimizer, task.train)
+        loop = Loop(task, model, optimizer, scheduler, plan, chosen, journal, save, stop, progress, stepper)
         _run(loop, journal, checkpoint, recipe, folder)
     return read_result(folder, recipe)
 

@@ -13,12 +13,11 @@ import torch
 from torch import nn
 
 from jorge_tune.errors import RunFolderError, TrainingError
-from jorge_tune.optim import GeN
 from jorge_tune.recipe.io import read_recipe
 from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import Record, RunFolder, read_records
-from jorge_tune.training.build import build_gen, build_model, build_optimizer, build_scheduler
+from jorge_tune.training.build import build_model, build_optimizer, build_scheduler
 from jorge_tune.training.checkpoint import Checkpoint, load_checkpoint
 from jorge_tune.training.environment import choose_device
 from jorge_tune.training.holding import what_differs
@@ -26,19 +25,20 @@ from jorge_tune.training.journal import Journal, Progress, ProgressCallback
 from jorge_tune.training.loop import Ending, Loop, Plan
 from jorge_tune.training.precision import backends_for
 from jorge_tune.training.signals import StopRequest
-from jorge_tune.training.stepping import Stepper
+from jorge_tune.training.stepping import Stepper, build_stepper
 from jorge_tune.training.tasks import Task, open_task
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A recipe's training as it is at its start, or at a run's last checkpoint. `stepper` is what takes its steps."""
+    """A recipe's training as it is at its start, or at a run's last checkpoint. A stepper steps for the optimizer."""
 
     recipe: Recipe
     device: torch.device
     task: Task
     model: nn.Module
-    stepper: torch.optim.Optimizer | GeN
+    optimizer: torch.optim.Optimizer
+    stepper: Stepper | None
     checkpoint: Checkpoint | None
 
     @property
@@ -54,7 +54,7 @@ class Snapshot:
     def walk(
         self,
         stop_at: int,
-        look: Callable[[torch.optim.Optimizer | GeN], Stepper],
+        look: Callable[[torch.optim.Optimizer | Stepper], Stepper],
         *,
         progress: ProgressCallback | None = None,
         stop: StopRequest | None = None,
@@ -70,8 +70,7 @@ class Snapshot:
         Raises:
             TrainingError: the training broke off.
         """
-        optimizer = self.stepper.optimizer if isinstance(self.stepper, GeN) else self.stepper
-        scheduler = build_scheduler(self.recipe, optimizer, len(self.task.train))
+        scheduler = build_scheduler(self.recipe, self.optimizer, len(self.task.train))
         plan = Plan(  # short of its end by a step, so that the loop neither evaluates nor reads the test part
             total_steps=stop_at + 1,
             stop_at=stop_at,
@@ -85,11 +84,10 @@ class Snapshot:
             stop = stack.enter_context(stop or StopRequest())
             told = _told(progress, stop_at)
             save: Callable[[object], None] = _keep_nothing
-            stepper = look(self.stepper)
+            stepper = look(self.stepper or self.optimizer)
             torch.manual_seed(self.recipe.seed)
-            loop = Loop(
-                self.task, self.model, optimizer, scheduler, plan, self.device, journal, save, stop, told, stepper
-            )
+            state = self.task, self.model, self.optimizer, scheduler
+            loop = Loop(*state, plan, self.device, journal, save, stop, told, stepper)
             try:
                 if self.checkpoint is not None:
                     loop.restore(self.checkpoint)
@@ -130,8 +128,8 @@ def open_snapshot(
         model = model.to(chosen)
         task.check_model(model)
         optimizer = build_optimizer(recipe.optimizer, model)
-        stepper = build_gen(recipe, optimizer) or optimizer
-        snapshot = Snapshot(recipe, chosen, task, model, stepper, checkpoint)
+        stepper = build_stepper(recipe, optimizer, task.train)
+        snapshot = Snapshot(recipe, chosen, task, model, optimizer, stepper, checkpoint)
         if snapshot.step >= snapshot.total_steps:
             raise RunFolderError(f"{run}: the run has ended after its {snapshot.step} steps: there is no step ahead")
         yield snapshot

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from jorge_tune.optim import GeN
-from jorge_tune.training.loader import Batch
+from jorge_tune.recipe.schema import Gen, Recipe
+from jorge_tune.training.build import build_gen
+from jorge_tune.training.loader import Batch, Batches
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,65 @@ class Stepper(Protocol):
         """Load what `state_dict` gave."""
 
 
+class EarlierBatches:
+    """GeN that reads the loss on the batches before the step's own, which the step does not know.
+
+    The first step, before which there are none, is read on its own batch.
+
+    Args:
+        gen: What steps.
+        train: Where the batches come from, for a resumed run to have them again.
+        count: How many, at least 1; they stay on the device.
+    """
+
+    def __init__(self, gen: GeN, train: Batches, count: int) -> None:
+        self.gen, self._train = gen, train
+        self._kept: deque[Batch] = deque(maxlen=count)
+        self._seen = 0
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups."""
+        return self.gen.param_groups
+
+    @property
+    def rates(self) -> list[float]:
+        """The learning rates in force, by group."""
+        return self.gen.rates
+
+    def step(self, loss_closure: BatchLoss, loss: Tensor) -> None:
+        """One step; the training loss is of another batch and serves for nothing."""
+        batches = list(self._kept) or [loss_closure.batch]
+        self.gen.step(lambda: torch.stack([loss_closure.loss_of(batch) for batch in batches]).mean())
+        self._kept.append(loss_closure.batch)
+        self._seen += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """GeN's, and how many batches there were."""
+        return {**self.gen.state_dict(), "seen": self._seen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict` gave, and make the last batches anew."""
+        state = dict(state_dict)
+        self._seen = state.pop("seen")
+        self.gen.load_state_dict(state)
+        first = max(0, self._seen - (self._kept.maxlen or 0))
+        self._kept.extend(self._train.at(*divmod(number, len(self._train))) for number in range(first, self._seen))
+
+
+def build_stepper(recipe: Recipe, optimizer: torch.optim.Optimizer, train: Batches) -> GeN | EarlierBatches | None:
+    """What steps in the optimizer's stead where the recipe's schedule is `gen`; else None."""
+    gen = build_gen(recipe, optimizer)
+    count = recipe.schedule.earlier_batches if isinstance(recipe.schedule, Gen) else 0
+    return gen if gen is None or count == 0 else EarlierBatches(gen, train, count)
+
+
 def rate_record(stepper: Stepper, rates: list[float]) -> dict[str, object]:
     """The record of a step that was just made at these rates; where GeN probed, what it found and did."""
     record: dict[str, object] = {"lr": rates}
-    probe = stepper.last_probe if isinstance(stepper, GeN) else None
-    if probe is None or not isinstance(stepper, GeN) or probe.step != stepper.steps:
+    gen = stepper.gen if isinstance(stepper, EarlierBatches) else stepper
+    probe = gen.last_probe if isinstance(gen, GeN) else None
+    if probe is None or not isinstance(gen, GeN) or probe.step != gen.steps:
         return record
     fit = probe.fit
     return record | {

@@ -125,6 +125,7 @@ def schedules(unit: st.SearchStrategy):
         smoothing=factor,
         points=st.sampled_from([3, 5]),
         initial_lr=st.sampled_from(["given", "search"]),
+        earlier_batches=st.integers(min_value=0, max_value=100),
         base=base,
     )
     return base | gen

@@ -15,7 +15,9 @@ from jorge_tune.records import Record, RunFolder, of_kind, read_records
 from jorge_tune.training import train
 from jorge_tune.training.checkpoint import load_checkpoint
 from jorge_tune.training.signals import StopRequest
-from tests.training.small_recipes import digits_recipe
+from jorge_tune.training.snapshot import open_snapshot
+from tests.training.conftest import make_image_folder
+from tests.training.small_recipes import digits_recipe, folder_recipe
 from tests.training.test_resume import _assert_same, _assert_same_run, _stopping
 
 NORMED = Model(name="small_cnn", args={"width": 4})
@@ -81,6 +83,7 @@ def test_with_a_rate_that_never_moves_the_run_is_the_plain_one(tmp_path: Path, m
 @pytest.mark.parametrize("step", [1, 4, 9, 13])
 def test_stopped_anywhere(tmp_path: Path, optimizer: Optimizer, step: int) -> None:
     gen = {"initial_lr": "search" if step == 13 else "given", "points": 5 if step == 4 else 3}
+    gen["earlier_batches"] = {1: 2, 9: 1, 13: 4}.get(step, 0)
     recipe = gen_recipe(optimizer, gen=gen, model=NORMED if step > 4 else None)
     train(recipe, tmp_path / "whole", log_every=4)
     stop = StopRequest()
@@ -103,3 +106,45 @@ def test_a_search_and_a_decay_to_zero(tmp_path: Path) -> None:
     assert first["lr"][0] > 1e-3
     assert "as the first rate" in first["note"]
     assert last["lr"][0] < first["lr"][0] * last["scale"] / first["scale"] / 17
+
+
+def test_the_loss_is_read_on_the_batches_before_the_steps_own(tmp_path: Path) -> None:
+    """Against a loop by hand: two steps of SGD, the second probed on the first's batch."""
+    recipe = digits_recipe(
+        model=Model(name="mlp", args={"hidden": [16]}),
+        optimizer=SGD(lr=0.1),
+        schedule=Gen(interval=2, earlier_batches=3),
+    )
+    train(recipe, tmp_path / "run", max_steps=2)
+    found = rates(tmp_path / "run")[1]["losses"]
+    with open_snapshot(recipe) as snapshot:
+        model, task = snapshot.model, snapshot.task
+        batches = [task.train.at(0, index) for index in range(2)]
+
+        def loss_of(batch: Any) -> torch.Tensor:
+            return task.loss(model(batch[0]), batch)
+
+        for batch in batches:
+            model.zero_grad()
+            loss_of(batch).backward()
+            grads = [(p, p.grad) for p in model.parameters() if p.grad is not None]
+            before = float(loss_of(batches[0]).detach())
+            with torch.no_grad():
+                for p, grad in grads:
+                    p -= 0.1 * grad
+        assert found["0"] == pytest.approx(before, rel=1e-6)
+        assert found["1"] == pytest.approx(float(loss_of(batches[0]).detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_one_batch_alone_is_that_of_the_epoch(tmp_path: Path, workers: int) -> None:
+    images = make_image_folder(tmp_path, size=16, count=20)
+    recipe = folder_recipe(images, workers=workers)
+    with open_snapshot(recipe) as snapshot:
+        train_part = snapshot.task.train
+        for epoch in range(2):
+            for index, batch in enumerate(train_part.epoch(epoch)):
+                alone = train_part.at(epoch, index)
+                assert torch.equal(alone[0], batch[0])
+                assert torch.equal(alone[1], batch[1])
