@@ -1,13 +1,13 @@
 """What an optimizer keeps: bytes really allocated for the parameter shapes of real networks, after real steps.
 
-    python benchmarks/memory.py --models resnet18,resnet50 --block 1024 --device cuda --out memory.json
+    python benchmarks/memory.py --shapes resnet18,resnet50 --block 1024 --device cuda --out memory.json
 
 State counts the distinct storages that the optimizer's state holds, host included. "planned" is what `jorge-tune plan`
 says of the optimizers that it knows, from shapes alone. On a GPU, "first", "refresh" and "plain" are the most memory
 that the first step, one in which every block is due and one in which none is held at any time beyond parameters and
 gradients: the state and a step's temporaries, without what the allocator keeps in reserve. Peers without a block size
 get the blocks, or the collapsed matrices, as parameters, and leave vectors to torch's SGD where they would refuse or
-precondition them. On a CPU the decompositions of the large models take minutes: choose --models and --contenders.
+precondition them. On a CPU the decompositions of the large models take minutes: choose --shapes and --contenders.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from optimizer_step import block_size, names
 from optimizer_step_contenders import CONTENDERS, Contender, LeftOutError, Problem, Subject, family, state_bytes
 from shapes import MODELS, shapes_of
 
@@ -45,17 +46,15 @@ MEASURED |= {name: contender for name, contender in CONTENDERS.items() if name.s
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    def names(text: str) -> list[str]:
-        return text.split(",")
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=names, default=[name for name in MODELS if name != "toy"])
+    usual = [name for name in MODELS if name != "toy"]
+    parser.add_argument("--shapes", type=names, default=usual, help=f"of {','.join(MODELS)}")
     parser.add_argument("--contenders", type=names, default=list(MEASURED), help=f"of {','.join(MEASURED)}")
-    parser.add_argument("--block", type=lambda text: None if text == "none" else int(text), default=1024)
+    parser.add_argument("--block", type=block_size, default=1024, help="a number, or none")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="JSON, written anew after each model")
     options = parser.parse_args(arguments)
-    for name, known in (("models", MODELS), ("contenders", MEASURED)):
+    for name, known in (("shapes", MODELS), ("contenders", MEASURED)):
         unknown = sorted(set(getattr(options, name)) - set(known))
         if unknown:
             parser.error(f"--{name} must be of {', '.join(known)}, got {', '.join(unknown)}")
@@ -166,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     environment = describe_environment(device)
     warm_up(device)
     models: dict[str, Any] = {}
-    for model in options.models:
+    for model in options.shapes:
         models[model] = measure_model(model, options, device)
         print(table(model, models[model], options, environment["device"]), end="\n\n", flush=True)
         if options.out is not None:

@@ -31,7 +31,11 @@ REFERENCE = "jorge"
 
 
 def block_size(text: str) -> int | None:
-    return None if text == "none" else int(text)
+    if text == "none":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number >= 1, or none, got {text!r}")
+    return int(text)
 
 
 def names(text: str) -> list[str]:
@@ -70,14 +74,14 @@ def milliseconds(data: dict[str, Any], key: str) -> str:
     if key not in data["quartiles"]:
         return "-"
     low, middle, high = (1000 * value for value in data["quartiles"][key])
-    return f"{middle:.1f} [{low:.1f}-{high:.1f}]"
+    return f"{middle:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def ratio(data: dict[str, Any], key: str) -> str:
     if key not in data["quartiles"]:
         return "-"
     low, middle, high = data["quartiles"][key]
-    return f"{middle:.2f} [{low:.2f}-{high:.2f}]"
+    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def step_table(rows: dict[str, dict[str, Any]], title: str) -> str:

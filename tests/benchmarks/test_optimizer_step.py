@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -197,3 +198,33 @@ def test_bad_options_are_refused_with_the_rule(options, message, capsys):
     with pytest.raises(SystemExit):
         optimizer_step.main(options)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["optimizer_step", "memory"])
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "many"])
+def test_a_block_size_below_one_is_refused_with_the_rule(script, text, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(script).parse([f"--block={text}"])
+    assert f"argument --block: must be a number >= 1, or none, got '{text}'" in capsys.readouterr().err
+
+
+def test_the_memory_benchmark_takes_several_shapes(capsys):
+    import memory
+
+    options = memory.parse(["--shapes", "toy,resnet18", "--block", "none"])
+    assert (options.shapes, options.block) == (["toy", "resnet18"], None)
+    with pytest.raises(SystemExit, match="2"):
+        memory.parse(["--shapes", "toy,resnet19"])
+    assert "--shapes must be of " in capsys.readouterr().err
+    memory.main(["--shapes", "toy", "--contenders", "sgd,jorge", "--block", str(BLOCK)])
+    printed = capsys.readouterr().out
+    assert printed.startswith("toy, ")
+    assert "same" in printed
+
+
+def test_quartiles_are_told_apart_also_below_zero():
+    from optimizer_step import milliseconds, ratio
+
+    data = {"quartiles": {"refresh": [-0.0015, 0.0005, 0.002]}}
+    assert milliseconds(data, "refresh") == "0.5 [-1.5, 2.0]"
+    assert ratio({"quartiles": {"r": [-1.5, 0.25, 2]}}, "r") == "0.25 [-1.50, 2.00]"
