@@ -90,6 +90,8 @@ def command(
     with training_progress(wanted.name) as progress:
         diagnosis = diagnose(wanted, settings, progress=progress)
     diagnosis = replace(diagnosis, notes=(*notes, *diagnosis.notes))
+    if diagnosis.outcome != "finished":
+        _say_how_it_ended(diagnosis)
     _show(diagnosis, output_format)
     if plot is not None:
         _draw(diagnosis, plot)
@@ -124,6 +126,12 @@ def _check_plot(plot: Path | None, force: bool) -> None:
         raise InputError(f"--plot: must end in .html, got {str(plot)!r}")
     if plot.exists() and not force:
         raise InputError(f"{plot}: exists already; give another name, or --force to overwrite it")
+
+
+def _say_how_it_ended(diagnosis: Diagnosis) -> None:
+    from jorge_tune.reporting.diagnosis_verdict import outcome_sentence
+
+    click.echo(f"{diagnosis.recipe}: {outcome_sentence(diagnosis)}", err=True)
 
 
 def _show(diagnosis: Diagnosis, output_format: str) -> None:

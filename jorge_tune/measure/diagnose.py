@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from jorge_tune.errors import InputError, TrainingError
-from jorge_tune.measure.diagnosis import Diagnosis, Trace
+from jorge_tune.measure.diagnosis import Diagnosis, QuadraticStudy, Trace
 from jorge_tune.measure.quadratic import POWERS, study_quadratic
 from jorge_tune.measure.watch import DEFAULT_CHOICE, Choice, Watch, shortened
 from jorge_tune.optim import Jorge
@@ -21,7 +21,7 @@ from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import SGD, AdamW, Recipe
 from jorge_tune.recipe.schema import Jorge as JorgeSection
-from jorge_tune.records import Record, RunFolder, of_kind, read_records
+from jorge_tune.records import Outcome, Record, RunFolder, of_kind, read_records
 from jorge_tune.training.build import build_model, build_optimizer, build_scheduler
 from jorge_tune.training.environment import choose_device
 from jorge_tune.training.journal import Journal, Progress, ProgressCallback
@@ -80,7 +80,7 @@ def as_jorge(recipe: Recipe) -> tuple[Recipe, list[str]]:
         return made, [f"the recipe trains with {what}: what was diagnosed is the Jorge recipe bootstrapped from it"]
     raise InputError(
         f"optimizer.name: must be jorge, or sgd or adamw to bootstrap from, got {recipe.optimizer.name!r}: "
-        "it has no series to diagnose"
+        "what is diagnosed is Jorge's approximate root. Write torch's own SGD or AdamW as `name: sgd` or `name: adamw`"
     )
 
 
@@ -110,10 +110,16 @@ def diagnose(
     stop = stop or StopRequest()
     run = watched_run(recipe, settings, progress=progress, stop=stop)
     stopped = stop.reason is not None
-    powers = POWERS if settings.refreshes and not stopped else ()
     optimizer = recipe.optimizer
     assert isinstance(optimizer, JorgeSection)
     finished = run.ending.outcome == "interrupted" and not stopped
+    outcome: Outcome = "finished" if finished else run.ending.outcome
+    reason = "" if finished else run.ending.reason.split(";")[0]  # what follows tells of checkpoints
+    studies, left_out = _studies(0 if stopped else settings.refreshes)
+    if left_out:
+        notes = [*notes, left_out]
+        if finished:
+            outcome, reason = "interrupted", "stopped by SIGINT in the convex quadratics, after the whole run"
     steps = list(of_kind(run.records, "step"))
     return Diagnosis(
         recipe=recipe.name,
@@ -121,13 +127,25 @@ def diagnose(
         seed=recipe.seed,
         device=str(next(run.model.parameters()).device),
         steps=len(steps),
-        outcome="finished" if finished else run.ending.outcome,
-        reason="" if finished else run.ending.reason.split(";")[0],  # what follows tells of checkpoints
+        outcome=outcome,
+        reason=reason,
         blocks=run.watch.results(),
         trace=_trace(steps),
-        quadratics=tuple(study_quadratic(settings.refreshes, power) for power in powers),
+        quadratics=studies,
         notes=tuple(notes + _notes(run, settings, len(steps))),
     )
+
+
+def _studies(refreshes: int) -> tuple[tuple[QuadraticStudy, ...], str]:
+    """The convex quadratics that were finished, none for 0 refreshes; and what Ctrl-C left out, if anything."""
+    studies: list[QuadraticStudy] = []
+    try:
+        for power in POWERS if refreshes else ():
+            studies.append(study_quadratic(refreshes, power))
+    except KeyboardInterrupt:
+        missing = len(POWERS) - len(studies)
+        return tuple(studies), f"{missing} of {len(POWERS)} convex quadratics are left out: interrupted by Ctrl-C"
+    return tuple(studies), ""
 
 
 def watched_run(

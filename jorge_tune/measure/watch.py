@@ -169,7 +169,7 @@ class Watch:
         choice: Which blocks.
 
     Raises:
-        InputError: no block is left to watch.
+        InputError: no block is left to watch, or no parameter matches the choice.
     """
 
     def __init__(
@@ -185,6 +185,10 @@ class Watch:
         self.steps = 0
         self._measure = measure
         groups = {param: group for group in optimizer.param_groups for param in group["params"]}
+        named = list(named)
+        _check_pattern(
+            choice.parameters, [n for n, param in named if param.requires_grad and _blocks_of(param, groups[param])]
+        )
         for name, param in named:
             self._choose(name, param, groups[param], choice)
         if not self.blocks:
@@ -202,7 +206,7 @@ class Watch:
         return tuple(block.result() for block in self.blocks)
 
     def _choose(self, name: str, param: Tensor, group: dict[str, Any], choice: Choice) -> None:
-        blocks = partition(param.shape, group["block_size"]) if group["precondition"] else ()
+        blocks = _blocks_of(param, group)
         if blocks and not param.requires_grad:
             self.left_out.append(f"{name} is frozen")
             return
@@ -223,6 +227,18 @@ class Watch:
         self.steps += 1
         for block in self.blocks:
             block.observe(self.steps, optimizer.state.get(block.param, {}), measure=self._measure(self.steps))
+
+
+def _blocks_of(param: Tensor, group: Mapping[str, Any]) -> Sequence[Block]:
+    return partition(param.shape, group["block_size"]) if group["precondition"] else ()
+
+
+def _check_pattern(pattern: re.Pattern[str] | None, names: Sequence[str]) -> None:
+    """Refuse a pattern that matches none of the preconditioned parameters."""
+    if pattern is not None and names and not any(pattern.search(name) for name in names):
+        there = shortened(names, 8)
+        rule = "--parameters: must match a preconditioned parameter"
+        raise InputError(f"{rule}, got {pattern.pattern!r}: they are {there}")
 
 
 def shortened(items: Sequence[str], shown: int = 3) -> str:

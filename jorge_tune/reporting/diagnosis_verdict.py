@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jorge_tune.measure.diagnosis import NEWTON_CAPS, Diagnosis, QuadraticStudy
 from jorge_tune.measure.statistics import median, spread
@@ -16,13 +16,19 @@ def diagnosis_verdict(diagnosis: Diagnosis) -> list[str]:
     """What the numbers mean, a sentence or two each; the outcome first where the run did not finish."""
     lines = []
     if diagnosis.outcome != "finished":
-        lines.append(f"The run {diagnosis.outcome}: {diagnosis.reason}. What follows was read before.")
+        lines.append(f"{outcome_sentence(diagnosis)} What follows was read before.")
     if spread(diagnosis.cosines("jorge", "exact")) is None:
         lines.append("Nothing could be measured on the run: no block had a reading with a direction.")
     else:
         lines += [_direction(diagnosis), _against_sgd(diagnosis), _newton(diagnosis), _rival(diagnosis)]
         lines += [_memory(diagnosis), _shape(diagnosis), _spectrum(diagnosis)]
     return lines + [_quadratic(study) for study in diagnosis.quadratics]
+
+
+def outcome_sentence(diagnosis: Diagnosis) -> str:
+    """How a diagnosis ended that did not finish."""
+    what = "The diagnosis was interrupted" if diagnosis.outcome == "interrupted" else f"The run {diagnosis.outcome}"
+    return f"{what}: {diagnosis.reason}."
 
 
 def _direction(diagnosis: Diagnosis) -> str:
@@ -62,13 +68,23 @@ def _against_sgd(diagnosis: Diagnosis) -> str:
 
 def _newton(diagnosis: Diagnosis) -> str:
     """How many Newton steps it takes to be as near to the exact direction as Jorge is."""
-    ours = median(diagnosis.cosines("jorge", "exact"))
-    capped = {k: median(diagnosis.cosines("exact", f"newton-{k}")) for k in NEWTON_CAPS}
-    enough = next((k for k, value in capped.items() if value >= ours), None)
-    listed = ", ".join(f"{show(value)} after {k}" for k, value in capped.items())
+    ours = spread(diagnosis.cosines("jorge", "exact"))
+    capped = {k: found for k in NEWTON_CAPS if (found := spread(diagnosis.cosines("exact", f"newton-{k}")))}
+    assert ours is not None
+    medians = _enough({k: found.median for k, found in capped.items()}, ours.median)
+    least = _enough({k: found.low for k, found in capped.items()}, ours.low)
+    return (
+        f"Newton's iteration on the same averages has a median cosine of {medians}; in the least readings, of {least}."
+    )
+
+
+def _enough(cosines: Mapping[int, float], ours: float) -> str:
+    """Newton's cosines by its steps, and the first number of steps whose cosine is Jorge's or more."""
+    enough = next((k for k, value in cosines.items() if value >= ours), None)
+    listed = ", ".join(f"{show(value)} after {k}" for k, value in cosines.items())
     if enough is None:
-        return f"Newton's iteration on the same averages has {listed} steps: no cap tried comes as near as Jorge."
-    return f"Newton's iteration on the same averages has {listed} steps: it takes {enough} to come as near as Jorge."
+        return f"{listed} steps (no cap tried comes as near as Jorge's {show(ours)})"
+    return f"{listed} steps (it takes {enough} to come as near as Jorge's {show(ours)})"
 
 
 def _rival(diagnosis: Diagnosis) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,8 @@ def test_json_and_a_plot_in_the_other_form(recipe: Path, capsys: pytest.CaptureF
 
 def test_divergence_exits_with_3_and_shows_what_was_read(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("tiny.yaml", *_SHORT, "--refreshes", "0", "--every", "1", "--set", "optimizer.lr=1e30") == 3
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert err.startswith("tiny-jorge: The run diverged: the loss was first not finite at step ")
     assert "The run diverged: the loss was first not finite at step" in out
     assert "Directions: " in out
 
@@ -82,12 +84,16 @@ def test_divergence_exits_with_3_and_shows_what_was_read(recipe: Path, capsys: p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["tiny.yaml", "--set", "optimizer.name=torch.optim:AdamW"], "Write torch's own SGD or AdamW as `name: sgd`"),
         (["no-such-recipe"], "neither a file nor a shipped recipe"),
         (["coco/maskrcnn-jorge"], "unknown model 'maskrcnn_resnet50_fpn'"),
         (["tiny.yaml", "--set", "optimizer.name=shampoo"], "must be jorge, or sgd or adamw to bootstrap from"),
         (["tiny.yaml", "--set", "optimizer.form=other"], "optimizer.form"),
         (["tiny.yaml", "--parameters", "("], "--parameters: must be a regular expression, got '('"),
-        (["tiny.yaml", "--parameters", "nothing"], "no preconditioned block is left to watch"),
+        (
+            ["tiny.yaml", "--parameters", "nothing"],
+            "got 'nothing': they are 1.weight; 3.weight",
+        ),
         (["tiny.yaml", "--max-side", "3"], "1.weight (16 x 64) has a side above 3"),
         (["tiny.yaml", "--plot", "d.png"], "--plot: must end in .html, got 'd.png'"),
         (["tiny.yaml", "--steps", "0"], "--steps"),
@@ -103,3 +109,21 @@ def test_bad_input_is_one_message(
     assert "Traceback" not in err
     assert out == ""
     assert os.listdir() == ["tiny.yaml"]
+
+
+def test_ctrl_c_in_the_quadratics_keeps_the_run_and_the_plot(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(refreshes: int, power: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("jorge_tune.measure.diagnose.study_quadratic", interrupted)
+    assert _run("tiny.yaml", *_SHORT, "--plot", "d.html") == 130
+    out, err = capsys.readouterr()
+    sentence = "The diagnosis was interrupted: stopped by SIGINT in the convex quadratics, after the whole run."
+    assert err.splitlines() == [f"tiny-jorge: {sentence}", "wrote d.html"]
+    assert f"{sentence} What follows was read before." in out
+    assert "Directions: " in out
+    assert "6 steps, 3 of them read on 2 blocks" in out
+    assert out.rstrip().endswith("Note: 2 of 2 convex quadratics are left out: interrupted by Ctrl-C")
+    assert "<h1>Diagnosis: tiny-jorge</h1>" in Path("d.html").read_text()

@@ -268,7 +268,7 @@ def test_the_choice_of_blocks():
     assert [block.name for block in small.blocks] == ["a.weight"]
     assert small.left_out == ["b.weight (4 x 20) has a side above 6", "c.weight is frozen"]
     assert [b.name for b in watched(parameters=re.compile("^b")).blocks] == ["b.weight"]
-    with pytest.raises(InputError, match=r"no preconditioned block is left to watch: a\.weight does not match"):
+    with pytest.raises(InputError, match=r"a preconditioned parameter, got 'nothing': they are a\.weight; b\.weight$"):
         watched(parameters=re.compile("nothing"))
     with pytest.raises(InputError, match="left to watch: there is none"):
         watched(named=[])
