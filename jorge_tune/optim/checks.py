@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +24,31 @@ def is_count(value: object, minimum: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
+_NUMBERS = ("momentum", "dampening", "weight_decay", "graft_eps", "b2", "eps", "b2_floor")
+_FLAGS = ("nesterov", "stagger")
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a finite real number (and no bool)."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_kinds(group: Group) -> None:
+    """Numbers are numbers and flags are flags, before anything is compared."""
+    lr = group["lr"]
+    require(isinstance(lr, Tensor) or is_number(lr), "lr", "be a finite number", lr)
+    for name in _NUMBERS:
+        require(name not in group or is_number(group[name]), name, "be a finite number", group.get(name))
+    for name in _FLAGS:
+        require(isinstance(group[name], bool), name, "be True or False", group[name])
+    betas = group["graft_betas"]
+    fine = isinstance(betas, (tuple, list)) and len(betas) == 2 and all(is_number(b) and 0 <= b < 1 for b in betas)
+    require(fine, "graft_betas", "be two numbers in [0, 1)", betas)
+
+
 def check_group(group: Group) -> None:
     """Check the hyperparameters that every member has, and that the parameters are real."""
+    _check_kinds(group)
     lr = group["lr"]
     require(isinstance(lr, Tensor) or lr >= 0, "lr", "be >= 0", lr)
     require(0 <= group["momentum"] < 1, "momentum", "be in [0, 1)", group["momentum"])
@@ -33,11 +57,9 @@ def check_group(group: Group) -> None:
     graft = group["graft"]
     require(graft in ("sgd", "adamw", "none"), "graft", "be 'sgd', 'adamw' or 'none'", graft)
     plain = group["momentum"] > 0 and group["dampening"] == 0 and graft == "sgd"
-    require(
-        plain or not group["nesterov"], "nesterov", "have momentum > 0, dampening 0 and graft 'sgd'", group["nesterov"]
-    )
-    betas = group["graft_betas"]
-    require(len(betas) == 2 and all(0 <= b < 1 for b in betas), "graft_betas", "be two numbers in [0, 1)", betas)
+    given = f"momentum {group['momentum']}, dampening {group['dampening']} and graft {graft!r}"
+    if group["nesterov"] and not plain:
+        raise ValueError(f"nesterov must have momentum > 0, dampening 0 and graft 'sgd', got {given}")
     require(group["graft_eps"] > 0, "graft_eps", "be > 0", group["graft_eps"])
     require(is_count(group["refresh_interval"], 1), "refresh_interval", "be an int >= 1", group["refresh_interval"])
     require(is_count(group["warm_refreshes"], 0), "warm_refreshes", "be an int >= 0", group["warm_refreshes"])

@@ -18,7 +18,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from jorge_tune.optim.scaling import averaging, largest, largest_diagonal, norm, norm_of_product, plus_transpose
+from jorge_tune.optim.scaling import (
+    averaging,
+    bound_dead_rows,
+    largest,
+    largest_diagonal,
+    norm,
+    norm_of_product,
+    plus_transpose,
+)
 
 FIRST, SECOND = -1 / 8, 9 / 128  # coefficients of A and A^2 in (I + A)^(-1/8)
 
@@ -76,7 +84,8 @@ def congruence_refresh(
         K.diagonal(dim1=-2, dim2=-1).add_(FIRST * scale[..., 0])
         D = (LY @ K + 0.5 * (Y @ (K @ (Y.mT @ LY) @ K))) @ Y.mT
     D = D.to(L.dtype)
-    return (growth.to(L.dtype) * L).add_(plus_transpose(D).mul_((growth * l_max.double()).to(L.dtype)))
+    refreshed = (growth.to(L.dtype) * L).add_(plus_transpose(D).mul_((growth * l_max.double()).to(L.dtype)))
+    return bound_dead_rows(refreshed, Gh)
 
 
 def congruence_flops(m: int, n: int) -> tuple[int, int]:

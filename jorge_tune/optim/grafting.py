@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+ROW = 1024  # entries that float32 adds up without harm
 SAFE_NORMS = (1e-10, 1e15)  # between them what float32 loses of a sum of squares does not show
 
 
@@ -70,7 +71,7 @@ def average_(averages: list[Tensor], values: list[Tensor], beta: float) -> None:
 def scale_to(directions: list[Tensor], steps: list[Tensor]) -> tuple[list[Tensor], Tensor]:
     """u = ||step|| d / ||d||, and 0 where d = 0, tensor by tensor, with the ratios ||step|| / ||d||.
 
-    Norms are taken in float64, so that steps of 1e-30 and 1e+30 have the norm they have.
+    Norms are float64 (see `norms`), so that steps of 1e-30 and 1e+30 have the norm they have.
 
     Returns:
         The scaled directions (new tensors) and the ratios, float64, shape (number of tensors,).
@@ -88,9 +89,11 @@ def norms(tensors: list[Tensor]) -> Tensor:
 
 
 def _host_norm(tensor: Tensor) -> Tensor:
-    """Row by row in the tensor's own precision, joined in float64 (5e-9 off, four times as fast), where squares fit."""
-    matrix = tensor.flatten(1) if tensor.dim() > 1 else tensor.reshape(1, -1)
-    rows: Tensor = torch.linalg.vector_norm(matrix, dim=1)
-    fit = rows.numel() > 0 and SAFE_NORMS[0] < float(rows.max()) < SAFE_NORMS[1]
-    whole: Tensor = torch.linalg.vector_norm(rows if fit else tensor, dtype=torch.float64)
-    return whole
+    """In pieces of the tensor's own precision, joined in float64: at most 4e-7 off, and four times as fast."""
+    flat = tensor.reshape(-1)
+    whole = flat.numel() // ROW * ROW
+    rows = torch.linalg.vector_norm(flat[:whole].view(-1, ROW), dim=1)
+    rows = torch.cat((rows, torch.linalg.vector_norm(flat[whole:]).unsqueeze(0)))
+    fit = SAFE_NORMS[0] < float(rows.max()) < SAFE_NORMS[1]
+    norm: Tensor = torch.linalg.vector_norm(rows if fit else tensor, dtype=torch.float64)
+    return norm

@@ -20,7 +20,7 @@ from torch import Tensor
 from jorge_tune.optim.checks import Group, require
 from jorge_tune.optim.congruence import congruence_flops, congruence_refresh
 from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
-from jorge_tune.optim.scaling import averaging, largest, largest_diagonal, norm, norm_of_product
+from jorge_tune.optim.scaling import averaging, bound_dead_rows, largest, largest_diagonal, norm, norm_of_product
 from jorge_tune.optim.stacks import SideState
 
 SERIES: Final = (-1 / 4, 5 / 32, -15 / 128)  # coefficients of A, A^2, A^3 in (I + A)^(-1/4), Eq. 6
@@ -39,7 +39,7 @@ def series_refresh(
     """One refresh: L' = b2^(-1/4) L (I - c/4 X + 5 c^2/32 X^2), with b2 = ||X||_F / (||X||_F + 1).
 
     The correction c X = X / ||X|| depends on the scale of neither L nor G, so both are divided by their largest
-    entry first (L's is on the diagonal); the true ||X|| is carried apart, in float64, for b2^(-1/4) = (1 + c)^(1/4)
+    entry first (L by its diagonal's); the true ||X|| is carried apart, in float64, for b2^(-1/4) = (1 + c)^(1/4)
     with c = 1 / ||X||. (Computed as (1 - b2) / b2, c is lost to rounding once ||X|| > 1e7.) L' is not symmetric in
     general and must not be made so: averaging it with its transpose destroys positive definiteness.
 
@@ -53,7 +53,8 @@ def series_refresh(
         b2_floor: Lower bound of b2, in [0, 1); 0 is the paper's.
         relative_eps: If given, an L that is exactly the identity stands for the start
             (relative_eps ||G G^T||_F)^(-1/4) I.
-        product_dtype: Of the products that make the correction, if not L's; bfloat16 does it no measurable harm.
+        product_dtype: Of the products that make the correction, if not L's. bfloat16 keeps the direction on spectra
+            down to 1/k; where G's singular values span 100, a refresh is mostly rounding (studies/LOG.md).
         route: Two exact ways to the same L'. "dense" forms X; "low_rank" keeps X = Y G^T as its two factors;
             "auto" takes the one with fewer operations.
 
@@ -83,7 +84,7 @@ def series_refresh(
     correction = (Lh @ Y) @ _polynomial(W, coefficients)  # L (a1 c X + a2 (c X)^2 + ...), the scales absorbed
     if right is not None:
         correction = correction @ right
-    return (growth.to(L.dtype) * L).add_(correction)
+    return bound_dead_rows((growth.to(L.dtype) * L).add_(correction), Gh)
 
 
 def _polynomial(W: Tensor, coefficients: list[Tensor]) -> Tensor:

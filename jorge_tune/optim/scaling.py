@@ -30,6 +30,31 @@ def plus_transpose(matrix: Tensor) -> Tensor:
     return transposed.add_(matrix)
 
 
+HIGHEST_DEAD = 1e3  # as a relative ridge of 1e-12 on the statistics
+
+
+def bound_dead_rows(L: Tensor, G: Tensor) -> Tensor:
+    """L with rows that no gradient enters held to `HIGHEST_DEAD` times the live ones, as D L D with D diagonal.
+
+    A row of G that is always zero (a dead unit, a constant input) has statistics that decay for ever, so its diagonal
+    entry grows by b2^(-1/4) at each refresh: from 1e11 above the others on, L^4 would underflow on these and nothing
+    would change any more. The live level is the mean diagonal entry, weighted by the energies of G's rows. Where
+    nothing is that high D is I and L is returned as it is.
+
+    Shape:
+        L: (..., m, m). G: (..., m, n), scaled to a largest entry near 1.
+    """
+    diagonal = L.diagonal(dim1=-2, dim2=-1).abs()
+    energies = torch.linalg.vector_norm(G, dim=-1, dtype=L.dtype) ** 2
+    total = energies.sum(-1, keepdim=True)
+    share = energies / torch.where(total > 0, total, 1.0)
+    highest = HIGHEST_DEAD * (share * diagonal).sum(-1, keepdim=True)
+    d = torch.where((total > 0) & (diagonal > highest), highest / diagonal, 1.0).sqrt()
+    if L.device.type == "cpu" and bool((d == 1).all()):
+        return L
+    return L * (d.unsqueeze(-1) * d.unsqueeze(-2))
+
+
 def norm(matrix: Tensor) -> Tensor:
     """Frobenius norm of a matrix whose largest entry is 1, in float64, shape (..., 1, 1)."""
     dtype = torch.promote_types(matrix.dtype, torch.float32)

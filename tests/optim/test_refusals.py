@@ -163,7 +163,12 @@ JORGE_FAULTS = [
     ({"graft": "adam"}, "graft must be 'sgd', 'adamw' or 'none', got 'adam'"),
     ({"graft_betas": (0.9, 1.0)}, r"graft_betas must be two numbers in \[0, 1\), got"),
     ({"graft_eps": 0.0}, "graft_eps must be > 0, got 0.0"),
-    ({"nesterov": True, "momentum": 0.0}, "nesterov must have momentum > 0"),
+    ({"nesterov": True, "momentum": 0.0}, "nesterov must have momentum > 0, .* got momentum 0.0"),
+    ({"nesterov": "yes"}, "nesterov must be True or False, got 'yes'"),
+    ({"lr": "x"}, "lr must be a finite number, got 'x'"),
+    ({"lr": float("inf")}, "lr must be a finite number, got inf"),
+    ({"momentum": None}, "momentum must be a finite number, got None"),
+    ({"graft_betas": 0.9}, "graft_betas must be two numbers"),
     ({"dampening": 1.5}, r"dampening must be in \[0, 1\], got 1.5"),
     ({"preset": "papers"}, "preset must be 'paper' or None, got 'papers'"),
 ]
@@ -172,7 +177,7 @@ JORGE_FAULTS = [
 @pytest.mark.parametrize(("values", "message"), JORGE_FAULTS)
 def test_jorge_refuses(values, message):
     with pytest.raises(ValueError, match=message):
-        Jorge([nn.Parameter(torch.ones(2, 2))], lr=0.1, **values)
+        Jorge([nn.Parameter(torch.ones(2, 2))], **{"lr": 0.1, **values})
 
 
 def test_shampoo_refuses():

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from jorge_tune.optim import series_refresh
+from jorge_tune.optim import congruence_refresh, series_refresh
 from jorge_tune.optim.jorge import refresh_flops
 from tests.gradients import decaying
 from tests.reference import jorge_refresh
@@ -136,3 +136,28 @@ def test_large_x_still_corrects_in_float32():
 def test_flop_counts_choose_the_cheaper_route():
     assert refresh_flops(1000, 10)[0] > refresh_flops(1000, 10)[1]
     assert refresh_flops(10, 1000)[0] < refresh_flops(10, 1000)[1]
+
+
+@pytest.mark.parametrize("refresh", [series_refresh, congruence_refresh])
+@pytest.mark.parametrize("route", ["dense", "low_rank"])
+def test_rows_that_no_gradient_enters_are_held_and_the_others_go_on(refresh, route):
+    """Unbounded they reach 1e11 times the others by refresh 360, and nothing would change any more."""
+    generator, L = torch.Generator().manual_seed(0), torch.eye(32)
+    for _ in range(600):
+        G = torch.randn(32, 16, generator=generator)
+        G[4:] = 0
+        before, L = L, refresh(L, G, relative_eps=1.0, route=route)
+    live = float(L.diagonal()[:4].mean())
+    assert 500 * live < float(L.diagonal()[4:].max()) < 2000 * live
+    assert not torch.equal(L[:4, :4], before[:4, :4])
+    assert torch.isfinite(L).all()
+    assert refresh is series_refresh or torch.equal(L, L.T)
+
+
+def test_rows_that_rest_for_a_while_are_left_to_the_formula():
+    L = torch.eye(12)
+    for step, G in enumerate(itertools.islice(decaying(12, 8, seed=6), 60)):
+        G[step % 12] = 0
+        wanted, _ = jorge_refresh(L, G.float())
+        assert relative_error(series_refresh(L, G.float()), wanted) < F32_REFRESH_ERROR
+        L = wanted.float()
