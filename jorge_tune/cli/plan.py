@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jorge_tune.cli.amounts import share, show_bytes, show_operations
+from jorge_tune.cli.plan_fit import TOTALS, show_fit, total_cells
 from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import bootstrap
@@ -19,11 +21,10 @@ from jorge_tune.recipe.schema import SGD, AdamW, Recipe
 from jorge_tune.recipe.shipped import resolve_recipe
 
 if TYPE_CHECKING:
-    from jorge_tune.measure.plan import Candidate, Fit, RecipePlan, Rival
+    from jorge_tune.measure.plan import Fit, RecipePlan, Rival
     from jorge_tune.optim.costs import ParameterCost, Total
 
 _EXIT_INFEASIBLE = 4
-_TOTALS = ("state", "x params", "refresh", "apply", "per step")
 _UNITS = {"b": 1} | {
     f"{letter}{kind}": base**power
     for power, letter in enumerate("kmgt", start=1)
@@ -64,8 +65,8 @@ def command(
 
     Neither data nor weights are needed. An SGD or AdamW recipe is bootstrapped first. State is what stays
     allocated between steps, in bytes; refresh and apply are floating-point operations, of one refresh of
-    everything and of each step. With --memory-budget the largest block size (of sketchy, the largest rank)
-    whose state fits is chosen and its price told; exit code 4 if none fits.
+    everything and of each step. With --memory-budget it is said whether the recipe's own block size (of
+    sketchy, rank) fits and, with its price, the largest whose state does; exit code 4 if none does.
 
     \b
     Example:
@@ -94,6 +95,9 @@ def _read(argument: str, assignments: tuple[str, ...]) -> Recipe:
         recipe = bootstrap(recipe).recipe
     if assignments:
         recipe = override(recipe, assignments)
+    if recipe.task is None or recipe.task.model is None:
+        way_out = "add task.model, as `task: {kind: classification, model: {name: resnet18}}`"
+        raise InputError(f"{path}: task.model: the recipe names no model, so there is nothing to plan; {way_out}")
     for field, what in warnings_of(recipe):
         click.echo(f"{path}: {field}: {what} (warning)", err=True)
     return recipe
@@ -114,17 +118,17 @@ def _show(name: str, plan: RecipePlan, top: int | None, each: bool) -> None:
         right=("n", "state", "share", "refresh", "apply"),
     )
     click.echo("")
-    headings = ["optimizer", "rank", "preconditioners", *_TOTALS]
+    headings = ["optimizer", "rank", "L and R", *TOTALS]
     print_table(headings, [_rival_row(rival) for rival in plan.rivals], title="The same model with", right=headings[1:])
     print_text(
-        f"\nThe parameters take {_bytes(plan.total.parameter_bytes)}. State is what stays allocated between steps. "
+        f"\nThe parameters take {show_bytes(plan.total.parameter_bytes)}. State is what stays allocated between steps. "
         "Refresh (of everything), apply and per step (apply and the mean of refreshes and statistics) are "
         "floating-point operations, not seconds: Shampoo's and Sketchy's refreshes are decompositions, Jorge's are "
         "matrix products."
     )
     if plan.fit is not None:
         click.echo("")
-        _show_fit(plan.fit, plan.rivals)
+        show_fit(plan.fit, plan.rivals)
 
 
 def _parameter_rows(plan: RecipePlan, top: int | None, each: bool) -> list[list[object]]:
@@ -156,10 +160,10 @@ def _row(costs: Sequence[ParameterCost], whole: Total, name: str = "") -> list[o
         name or first.name,
         len(costs),
         "" if name else first.reason or _blocks(first),
-        _bytes(summed.state_bytes),
-        f"{_share(summed.state_bytes, whole.state_bytes):.1%}",
-        _operations(summed.refresh_flops),
-        _operations(summed.apply_flops),
+        show_bytes(summed.state_bytes),
+        f"{share(summed.state_bytes, whole.state_bytes):.1%}",
+        show_operations(summed.refresh_flops),
+        show_operations(summed.apply_flops),
     ]
 
 
@@ -174,89 +178,7 @@ def _blocks(cost: ParameterCost) -> str:
 
 def _rival_row(rival: Rival) -> list[object]:
     name = f"{rival.name} (planned)" if rival.is_planned else rival.name
-    return [name, rival.rank, _bytes(rival.total.preconditioner_bytes), *_cells(rival.total)]
-
-
-def _cells(total: Total) -> list[str]:
-    return [
-        _bytes(total.state_bytes),
-        f"{_share(total.state_bytes, total.parameter_bytes):.2f}",
-        *(_operations(number) for number in (total.refresh_flops, total.apply_flops, total.flops_per_step)),
-    ]
-
-
-def _show_fit(fit: Fit, rivals: Sequence[Rival]) -> None:
-    chosen = fit.chosen
-    headings = [fit.field, "blocks", *_TOTALS, "fits"]
-    rows = [
-        [_value(c), c.num_blocks, *_cells(c.total), "chosen" if c is chosen else "yes" if c.fits(fit.budget) else "no"]
-        for c in fit.candidates
-    ]
-    print_table(headings, rows, title=f"State within {_bytes(fit.budget)}", right=headings[:-1])
-    print_text("\n" + "\n".join(_verdict(fit, rivals)))
-
-
-def _verdict(fit: Fit, rivals: Sequence[Rival]) -> list[str]:
-    """What to do, and what it costs."""
-    own, chosen, smallest = fit.own, fit.chosen, fit.smallest
-    if chosen is None:
-        needs = _bytes(smallest.total.state_bytes)
-        return [
-            f"No {fit.field} fits: the smallest state is that of {_value(smallest)}, {needs}.",
-            *_ways_out(fit, rivals),
-        ]
-    if chosen is own:
-        return [f"{fit.field} {_value(own)}, the recipe's own, fits: nothing to change."]
-    lines = [f"{fit.field} {_value(chosen)} instead of {_value(own)}: {_price(own.total, chosen.total)}."]
-    if chosen.bare_sides:
-        lines.append(f"{chosen.bare_sides} sides are too long for it and have no preconditioner.")
-    if chosen.value is None:
-        return [*lines, f"Write `{fit.field}: null` into the recipe's optimizer section."]
-    return [*lines, f"Apply it with --set optimizer.{fit.field}={chosen.value}"]
-
-
-def _ways_out(fit: Fit, rivals: Sequence[Rival]) -> list[str]:
-    """Preconditioned rivals that fit, the one with the most state first."""
-    fitting = [r for r in rivals if r.total.preconditioner_bytes and r.total.state_bytes <= fit.budget]
-    lines = []
-    for rival in sorted(fitting, key=lambda rival: -rival.total.state_bytes):
-        changes = f"--set optimizer.name={rival.name}" + (f" --set optimizer.rank={rival.rank}" if rival.rank else "")
-        lines.append(f"{rival.name} fits, with {_bytes(rival.total.state_bytes)}: {changes}")
-    return lines
-
-
-def _price(before: Total, after: Total) -> str:
-    pairs = [
-        ("state", _bytes, before.state_bytes, after.state_bytes),
-        ("refresh", _operations, before.refresh_flops, after.refresh_flops),
-        ("apply", _operations, before.apply_flops, after.apply_flops),
-        ("per step", _operations, before.flops_per_step, after.flops_per_step),
-    ]
-    return ", ".join(f"{what} {text(a)} for {text(b)}" for what, text, b, a in pairs)
-
-
-def _value(candidate: Candidate) -> str:
-    return "null" if candidate.value is None else str(candidate.value)
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 999.5:
-            return f"{number:.3g} {unit}"
-        number /= 1024
-    return f"{number:.3g} TiB"
-
-
-def _operations(number: float) -> str:
-    for unit in ("", " k", " M", " G", " T"):
-        if number < 999.5:
-            return f"{number:.3g}{unit}"
-        number /= 1000
-    return f"{number:.3g} P"
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
+    return [name, rival.rank, show_bytes(rival.total.preconditioner_bytes), *total_cells(rival.total)]
 
 
 def _state(costs: Iterable[ParameterCost]) -> int:
@@ -284,8 +206,8 @@ def _as_data(name: str, plan: RecipePlan) -> dict[str, Any]:
 def _parameter_data(cost: ParameterCost, whole: Total) -> dict[str, Any]:
     blocks = [{**shape._asdict(), "count": count} for shape, count in Counter(cost.blocks).items()]
     derived = {"state_bytes": cost.state_bytes, "flops_per_step": cost.flops_per_step}
-    share = _share(cost.state_bytes, whole.state_bytes)
-    return {**vars(cost), "blocks": blocks, **derived, "share_of_state": share}
+    part = share(cost.state_bytes, whole.state_bytes)
+    return {**vars(cost), "blocks": blocks, **derived, "share_of_state": part}
 
 
 def _fit_data(fit: Fit) -> dict[str, Any]:
@@ -296,5 +218,6 @@ def _fit_data(fit: Fit) -> dict[str, Any]:
         "own": asdict(fit.own),
         "chosen": None if chosen is None else asdict(chosen),
         "smallest": asdict(fit.smallest),
+        "least_sketch": asdict(fit.least_sketch),
         "candidates": [{**asdict(c), "fits": c.fits(fit.budget)} for c in fit.candidates],
     }

@@ -91,8 +91,9 @@ def _pad(cell: str, width: int, flush_right: bool) -> str:
     return cell.rjust(width) if flush_right else cell.ljust(width)
 
 
-def _is_too_wide(text: str) -> bool:
-    return max(len(line) for line in text.splitlines()) + 2 > shutil.get_terminal_size().columns
+def _is_too_wide(text: str, more: int = 0) -> bool:
+    """Whether a plain table, `more` characters wider in its box, is wider than the terminal."""
+    return max(len(line) for line in text.splitlines()) + 2 + more > shutil.get_terminal_size().columns
 
 
 def _turned(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
@@ -102,17 +103,63 @@ def _turned(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> tuple[li
 
 
 def _print_rich(headings: Sequence[str], cells: Sequence[Sequence[str]], title: str, right: Collection[str]) -> None:
+    """As it is where it fits; else words and numbers stay whole, and columns without room follow below."""
+    if not _is_too_wide(plain_table(headings, cells), len(headings)):
+        _print_box(headings, cells, title, right)
+        return
+    for columns in _groups(_least_widths(headings, cells, right)):
+        part = [[row[column] for column in columns] for row in cells]
+        _print_box([headings[column] for column in columns], part, title, right, is_narrow=True)
+        title = ""
+
+
+def _print_box(
+    headings: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    title: str,
+    right: Collection[str],
+    *,
+    is_narrow: bool = False,
+) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, title=Text(title) if title else None, title_justify="left")
+    table.collapse_padding, table.pad_edge = is_narrow, not is_narrow
     for heading in headings:
-        table.add_column(Text(heading), justify="right" if heading in right else "left", overflow="fold")
+        is_number = heading in right
+        text = Text("\n".join(heading.split()) if is_narrow and is_number else heading)
+        table.add_column(text, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     Console(file=sys.stdout).print(table)
+
+
+def _least_widths(headings: Sequence[str], cells: Sequence[Sequence[str]], right: Collection[str]) -> list[int]:
+    """What each column needs so that no word is broken, and no number in those that are flush right."""
+    widths = []
+    for column, heading in enumerate(headings):
+        texts = [row[column] for row in cells]
+        whole = [line for text in texts for line in (text.splitlines() if heading in right else text.split())]
+        widths.append(max(map(len, [*heading.split(), *whole]), default=0))
+    return widths
+
+
+def _groups(widths: Sequence[int]) -> list[list[int]]:
+    """Columns, as many side by side as the terminal has room for, the first one beside all of them."""
+    room = shutil.get_terminal_size().columns - 2
+    first = min(widths[0], room // 2)  # a longer name is folded
+    groups: list[list[int]] = [[0]]
+    taken = first
+    for column, width in enumerate(widths[1:], start=1):
+        taken += width + len(_GAP)
+        if taken > room and len(groups[-1]) > 1:
+            groups.append([0])
+            taken = first + width + len(_GAP)
+        groups[-1].append(column)
+    return groups
 
 
 def _portable(value: object) -> object:

@@ -58,6 +58,7 @@ class Fit:
     field: str  # block_size or rank
     own: Candidate
     candidates: tuple[Candidate, ...]
+    least_sketch: Rival  # of the recipe's model, with its blocks
 
     @property
     def chosen(self) -> Candidate | None:
@@ -97,7 +98,10 @@ def plan_recipe(recipe: schema.Recipe, *, budget: int | None = None) -> RecipePl
     """
     section = recipe.optimizer
     if not isinstance(section, Planned):
-        raise InputError(f"optimizer.name: {section.name!r} has no preconditioners to plan; bootstrap the recipe first")
+        raise InputError(
+            "optimizer.name: must be jorge, shampoo, sketchy or sketchy_adagrad to be planned, got "
+            f"{section.name!r}; a recipe file whose own section is sgd or adamw is bootstrapped first"
+        )
     if recipe.task is None or recipe.task.model is None:
         raise InputError(f"task.model: the recipe {recipe.name!r} names no model, so there is nothing to plan")
     is_open = getattr(section, "refresh_interval", 1) in (None, "auto")
@@ -152,7 +156,7 @@ def _costs(section: schema.Optimizer, model: nn.Module) -> tuple[ParameterCost, 
 
 def _rivals(section: Planned, model: nn.Module, group: Mapping[str, Any]) -> Iterator[Rival]:
     common: dict[str, Any] = {"lr": section.lr}
-    shared: dict[str, Any] = {**common, **{name: group[name] for name in _SHARED}}
+    shared = _shared(section, group)
     ranks = sorted({*RANKS, getattr(section, "rank", RANKS[0])})
     sections: list[schema.Optimizer] = [
         schema.SGD(**common, momentum=group["momentum"]),
@@ -167,6 +171,19 @@ def _rivals(section: Planned, model: nn.Module, group: Mapping[str, Any]) -> Ite
         yield Rival(name=name, rank=rank, total=total(_costs(rival, model)), is_planned=rival is section)
 
 
+def _shared(section: Planned, group: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that all members of the family have, a preset's values included."""
+    return {"lr": section.lr, **{name: group[name] for name in _SHARED}}
+
+
+def _least_sketch(section: Planned, model: nn.Module, group: Mapping[str, Any]) -> Rival:
+    sketch: Planned = schema.SketchyShampoo(**_shared(section, group), rank=SKETCH_RANKS[-1])
+    if isinstance(section, (schema.SketchyShampoo, schema.SketchyAdaGrad)):
+        sketch = dataclasses.replace(section, rank=SKETCH_RANKS[-1])
+    name, rank = _label(sketch)
+    return Rival(name=name, rank=rank, total=total(_costs(sketch, model)), is_planned=False)
+
+
 def _label(section: schema.Optimizer) -> tuple[str, int | None]:
     return section.name, getattr(section, "rank", None)
 
@@ -175,12 +192,18 @@ def _fit(section: Planned, model: nn.Module, group: Mapping[str, Any], budget: i
     field = "rank" if "rank" in group else "block_size"
     own = _candidate(section, model, field, group[field])
     assert own is not None
-    found: dict[Total, Candidate] = {}  # where values make no difference, one stands for all
+    found: dict[Total, Candidate] = {}  # where values make no difference, the own or the smallest stands for all
     for value in _values(field, own.value):
         candidate = own if value == own.value else _candidate(section, model, field, value)
-        if candidate is not None and (candidate is own or candidate.total not in found):
+        if candidate is not None and _is_to_be_named(candidate, found.get(candidate.total), own):
             found[candidate.total] = candidate
-    return Fit(budget=budget, field=field, own=own, candidates=tuple(found.values()))
+    sketch = _least_sketch(section, model, group)
+    return Fit(budget=budget, field=field, own=own, candidates=tuple(found.values()), least_sketch=sketch)
+
+
+def _is_to_be_named(candidate: Candidate, known: Candidate | None, own: Candidate) -> bool:
+    """Whether it takes the place of one before it, larger, that comes to the same."""
+    return known is None or candidate is own or (known is not own and candidate.value is not None)
 
 
 def _values(field: str, own: int | None) -> list[int | None]:

@@ -25,7 +25,7 @@ def planned(capsys, *arguments, code=0):
 def columns(text, heading):
     """The rows below the line that starts with `heading`, as lists of cells, up to an empty line."""
     lines = text.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith(heading)) + 2
+    start = next(i for i, line in enumerate(lines) if line.lstrip().startswith(f"{heading} ")) + 2
     rows = []
     for line in lines[start:]:
         if not line:
@@ -89,7 +89,7 @@ def test_json_holds_every_parameter_and_adds_up(capsys):
 def test_a_budget_picks_the_largest_block_size_and_its_line_applies_it(capsys):
     assert run("digits/cnn-sgd", "--memory-budget", "500KiB") == 0
     out = capsys.readouterr().out
-    assert [row[0] for row in columns(out, "block_size")] == ["1024", "256", "128", "64", "32"]
+    assert [row[0] for row in columns(out, "block_size")] == ["1024 (planned)", "256", "128", "64", "32"]
     assert [row[-1] for row in columns(out, "block_size")] == ["no", "no", "no", "chosen", "yes"]
     assert "block_size 64 instead of 1024: state 481 KiB for 913 KiB, refresh 39.4 M for 114 M" in out
     *_, setting = out.splitlines()[-1].split()
@@ -104,12 +104,34 @@ def test_a_budget_that_the_recipe_meets_changes_nothing(capsys):
     assert "block_size 1024, the recipe's own, fits: nothing to change." in capsys.readouterr().out
 
 
+def test_a_recipe_that_fits_comes_first_and_a_larger_size_is_an_option(capsys):
+    setting = ("--set", "optimizer.block_size=64")
+    assert run("digits/cnn-sgd", *setting, "--memory-budget", "1GiB") == 0
+    out = capsys.readouterr().out
+    first, option, last = out.splitlines()[-3:]
+    assert first == "block_size 64, the recipe's own, fits: nothing to change."
+    assert option.startswith("block_size 512 would fit too: state 913 KiB for 481 KiB, refresh 114 M for 39.4 M")
+    assert last.endswith(" --set optimizer.block_size=512")
+    rows = columns(out, "block_size")
+    assert [row[0] for row in rows] == ["512", "256", "128", "64 (planned)", "32"]
+    assert {row[-1] for row in rows} == {"yes"}
+
+
 def test_a_budget_that_nothing_meets_exits_with_4_and_names_what_does(capsys):
     assert run("digits/cnn-sgd", "--memory-budget", "300KiB") == 4
     out = capsys.readouterr().out
     assert "No block_size fits: the smallest state is that of 32, 453 KiB." in out
-    last = out.splitlines()[-1]
-    assert last == "sketchy fits, with 270 KiB: --set optimizer.name=sketchy --set optimizer.rank=16"
+    floor = (
+        "The momenta alone take 224 KiB: no block_size meets a budget below that. The smallest sketch (sketchy, rank 2)"
+    )
+    assert f"{floor} takes 227 KiB." in out
+    last, least = out.splitlines()[-2:]
+    assert (
+        least == "sketchy fits, with 227 KiB, its refresh an SVD: --set optimizer.name=sketchy --set optimizer.rank=2"
+    )
+    assert (
+        last == "sketchy fits, with 270 KiB, its refresh an SVD: --set optimizer.name=sketchy --set optimizer.rank=16"
+    )
     changes = [word for word in last.split() if "=" in word]
     assert run("digits/cnn-sgd", "--memory-budget", "300KiB", "--set", changes[0], "--set", changes[1]) == 0
     assert "rank 16, the recipe's own, fits" in capsys.readouterr().out
@@ -141,9 +163,11 @@ def test_what_cannot_be_planned_is_bad_input(tmp_path, capsys):
     path = tmp_path / "bare.yaml"
     path.write_text("name: bare\noptimizer: {name: jorge, lr: 0.1}\nepochs: 3\nbatch_size: 8\n")
     assert run(str(path)) == 2
-    assert "task.model: the recipe 'bare' names no model, so there is nothing to plan" in capsys.readouterr().err
-    path.write_text("name: own\noptimizer: {name: 'torch.optim:Adagrad', lr: 0.1}\nepochs: 3\nbatch_size: 8\n")
-    assert run(str(path)) == 2
-    assert "has no preconditioners to plan" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{path}: task.model: the recipe names no model, so there is nothing to plan; add task.model, as" in said
+    for name in ("torch.optim:AdamW", "adamw"):
+        assert run("digits/cnn-sgd", "--set", f"optimizer.name={name}") == 2
+        rule = "optimizer.name: must be jorge, shampoo, sketchy or sketchy_adagrad to be planned"
+        assert f"{rule}, got {name!r}; a recipe file whose own section is sgd or adamw" in capsys.readouterr().err
     assert run("digits/cnn-sgd", "--set", "optimizer.block_size=0") == 2
     assert "optimizer.block_size: must be 1 or more, got '0'" in capsys.readouterr().err

@@ -48,3 +48,19 @@ def test_a_table_too_wide_for_its_terminal_is_turned(capsys, monkeypatch):
     print_table(["a", "b"], [["1", "2"]], turn=True)
     plain = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out)
     assert plain.split()[:2] == ["a", "b"]
+
+
+def test_a_narrow_terminal_breaks_no_word_and_no_number(capsys, monkeypatch):
+    """Columns without room follow below, beside the first again; nothing is lost."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    headings = ["optimizer", "memory", "x params", "refresh", "per step"]
+    rows = [["jorge (planned)", "291 MiB", "4.98", "473 G", "312 G"], ["sketchy", "5.54 MiB", "2.05", "503 G", "255 G"]]
+    for width in (80, 60, 50, 40, 30):
+        monkeypatch.setenv("COLUMNS", str(width))
+        print_table(headings, rows, title="The same model with", right=headings[1:])
+        plain = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out)
+        assert max(map(len, plain.splitlines())) <= width
+        assert all(cell in plain for row in rows for cell in row[1:]), width
+        words = plain.split()
+        assert {"optimizer", "memory", "params", "refresh", "jorge", "(planned)", "sketchy"} <= set(words), width
+        assert words.count("optimizer") == {80: 1, 60: 1, 50: 1, 40: 2, 30: 2}[width]

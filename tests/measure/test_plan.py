@@ -171,6 +171,20 @@ def test_the_first_that_fits_is_chosen_and_the_edge_belongs_to_the_budget(sectio
     assert nothing.smallest.total.state_bytes == min(sizes)
 
 
+def test_the_least_sketch_is_the_plan_with_rank_two():
+    shared = {"lr": 0.1, "graft": "adamw", "block_size": 32}
+    for section in (schema.Jorge(**shared), schema.SketchyShampoo(**shared, rank=8)):
+        fit = plan_recipe(recipe(section, "small_cnn"), budget=1).fit
+        assert fit.least_sketch.total == plan_recipe(recipe(schema.SketchyShampoo(**shared, rank=2), "small_cnn")).total
+    fit = plan_recipe(recipe(schema.SketchyAdaGrad(lr=0.1, rank=8), "small_cnn"), budget=1).fit
+    assert (fit.least_sketch.name, fit.least_sketch.total) == ("sketchy_adagrad", fit.smallest.total)
+
+
+def test_of_sizes_that_come_to_the_same_the_smallest_is_named():
+    fit = plan_recipe(recipe(schema.Jorge(lr=0.1, block_size=64), "small_cnn"), budget=1).fit
+    assert [c.value for c in fit.candidates] == [512, 256, 128, 64, 32]  # the longest side is 288
+
+
 def test_sides_too_long_without_cuts_are_the_last_resort():
     """Uncut, the output layer's left side has no preconditioner: little memory, but no largest block."""
     section = schema.Jorge(lr=0.1)
@@ -193,7 +207,9 @@ def test_a_block_size_that_a_preset_overrides_is_not_offered():
 
 
 def test_what_cannot_be_planned_is_refused():
-    with pytest.raises(InputError, match=r"optimizer\.name: 'sgd' has no preconditioners to plan; bootstrap"):
+    with pytest.raises(
+        InputError, match=r"must be jorge, shampoo, sketchy or sketchy_adagrad to be planned, got 'sgd'"
+    ):
         plan_recipe(recipe(schema.SGD(lr=0.1)))
     with pytest.raises(InputError, match=r"task\.model: the recipe 'planned' names no model"):
         plan_recipe(dataclasses.replace(recipe(), task=None))
