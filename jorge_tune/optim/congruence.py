@@ -38,6 +38,7 @@ def congruence_refresh(
     b2_floor: float = 0.0,
     relative_eps: float | None = None,
     product_dtype: torch.dtype | None = None,
+    out: Tensor | None = None,
     route: Literal["auto", "dense", "low_rank"] = "auto",
 ) -> Tensor:
     """One refresh: L' = b2^(-1/4) T L T, with b2 and c as in Jorge, A.1 (from ||L^4 G G^T||, not from ||M||).
@@ -51,7 +52,7 @@ def congruence_refresh(
         L: The preconditioner before.
         G: The gradient block; all zero leaves L as it is.
         b2_floor: Lower bound of b2, in [0, 1).
-        relative_eps, product_dtype: As in `series_refresh`.
+        relative_eps, product_dtype, out: As in `series_refresh`.
         route: Two exact ways to the same L'; "auto" takes the one with fewer operations.
     """
     l_max, g_max = largest_diagonal(L), largest(G)  # (..., 1, 1), as is every scalar below
@@ -84,8 +85,8 @@ def congruence_refresh(
         K.diagonal(dim1=-2, dim2=-1).add_(FIRST * scale[..., 0])
         D = (LY @ K + 0.5 * (Y @ (K @ (Y.mT @ LY) @ K))) @ Y.mT
     D = D.to(L.dtype)
-    refreshed = (growth.to(L.dtype) * L).add_(plus_transpose(D).mul_((growth * l_max.double()).to(L.dtype)))
-    return bound_dead_rows(refreshed, Gh)
+    correction = plus_transpose(D).mul_((growth * l_max.double()).to(L.dtype))
+    return bound_dead_rows(torch.mul(L, growth.to(L.dtype), out=out).add_(correction), Gh)
 
 
 def congruence_flops(m: int, n: int) -> tuple[int, int]:

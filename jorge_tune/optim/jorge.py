@@ -34,6 +34,7 @@ def series_refresh(
     b2_floor: float = 0.0,
     relative_eps: float | None = None,
     product_dtype: torch.dtype | None = None,
+    out: Tensor | None = None,
     route: Literal["auto", "dense", "low_rank"] = "auto",
 ) -> Tensor:
     """One refresh: L' = b2^(-1/4) L (I - c/4 X + 5 c^2/32 X^2), with b2 = ||X||_F / (||X||_F + 1).
@@ -55,6 +56,7 @@ def series_refresh(
             (relative_eps ||G G^T||_F)^(-1/4) I.
         product_dtype: Of the products that make the correction, if not L's. bfloat16 keeps the direction on spectra
             down to 1/k; where G's singular values span 100, a refresh is mostly rounding (studies/LOG.md).
+        out: Where to put L', if nowhere new; may be L itself. (Rows that had to be held come in a new tensor.)
         route: Two exact ways to the same L'. "dense" forms X; "low_rank" keeps X = Y G^T as its two factors;
             "auto" takes the one with fewer operations.
 
@@ -84,7 +86,7 @@ def series_refresh(
     correction = (Lh @ Y) @ _polynomial(W, coefficients)  # L (a1 c X + a2 (c X)^2 + ...), the scales absorbed
     if right is not None:
         correction = correction @ right
-    return bound_dead_rows((growth.to(L.dtype) * L).add_(correction), Gh)
+    return bound_dead_rows(torch.mul(L, growth.to(L.dtype), out=out).add_(correction), Gh)
 
 
 def _polynomial(W: Tensor, coefficients: list[Tensor]) -> Tensor:
@@ -257,6 +259,7 @@ class Jorge(KroneckerOptimizer):
             "b2_floor": group["b2_floor"],
             "relative_eps": group["eps"] if group["eps_kind"] == "relative" else None,
             "product_dtype": PRODUCT_DTYPES[precision],
+            "out": side[""],  # in place: L is large, and nothing else needs the old one
         }
         with tf32_products() if precision == "tf32" else contextlib.nullcontext():
             if group["form"] == "congruence":

@@ -51,7 +51,9 @@ class Stack:
             if flags is not None:
                 tensor = torch.where(flags.view(-1, *[1] * (tensor.dim() - 1)), tensor, pick(whole, rows))
             if _contiguous(rows):
-                whole[rows[0] : rows[-1] + 1] = tensor
+                target = whole[rows[0] : rows[-1] + 1]
+                if target.data_ptr() != tensor.data_ptr():  # else it was refreshed in place
+                    target.copy_(tensor)
             else:
                 torch._foreach_copy_([whole[row] for row in rows], list(tensor.unbind()))
 
