@@ -34,12 +34,13 @@ HIGHEST_DEAD = 1e3  # as a relative ridge of 1e-12 on the statistics
 
 
 def bound_dead_rows(L: Tensor, G: Tensor) -> Tensor:
-    """L with rows that no gradient has entered for long held to about `HIGHEST_DEAD` times the live ones, as D L D with D diagonal.
+    """L with rows that no gradient has entered for long held to about `HIGHEST_DEAD` times the live ones.
 
     A row of G that is always zero (a dead unit, a constant input) has statistics that decay for ever, so its diagonal
     entry grows by b2^(-1/4) at each refresh: from 1e11 above the others on, L^4 would underflow on these and nothing
-    would change any more. Only rows are seen, not other directions without gradient. The live level is the mean diagonal entry, weighted by the energies of G's rows. Where
-    nothing is that high D is I and L is returned as it is.
+    would change any more. Such rows are scaled back, as D L D with D diagonal; other directions without gradient are
+    not seen. The live level is the mean diagonal entry, weighted by the energies of G's rows. Where nothing is that
+    high L is returned as it is.
 
     Shape:
         L: (..., m, m). G: (..., m, n), scaled to a largest entry near 1.
