@@ -400,6 +400,22 @@ def test_resumed_equals_uninterrupted_bitwise(make, at):
     assert_same(gens[0].state_dict(), gens[2].state_dict())
 
 
+def test_a_resumed_run_does_not_check_the_given_loss_again():
+    """Else its L(0) could differ from the uninterrupted run's in the last digit."""
+    model, again = network(), network()
+    gen = GeN(torch.optim.SGD(model.parameters(), lr=0.05), interval=1)
+    train(model, gen, 2)
+    again.load_state_dict(model.state_dict())
+    resumed = GeN(torch.optim.SGD(again.parameters(), lr=0.05), interval=1)
+    resumed.load_state_dict(through_a_file(gen.state_dict()))
+    x, y = images(16, 2)
+    calls = []
+    loss = nn.functional.cross_entropy(again(x), y)
+    loss.backward()
+    resumed.step(counting(lambda: nn.functional.cross_entropy(again(x), y), calls), loss)
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize("given", [1e-6, 1e-2, 30.0])
 @any_optimizer
 def test_the_search_finds_the_rate_whatever_was_given(make, given):
