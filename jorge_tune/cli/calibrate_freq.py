@@ -14,6 +14,7 @@ from jorge_tune.cli.calibration import (
     calibration_progress,
     overhead_option,
 )
+from jorge_tune.cli.plots import check_plot
 from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
 from jorge_tune.cli.threads import share_the_cores
 from jorge_tune.errors import InputError
@@ -100,10 +101,7 @@ def _check_arguments(recipe: str | None, write: bool, check: bool, plot: Path | 
         raise InputError("--write and --check contradict each other; give one of them")
     if recipe is None and (write or check):
         raise InputError(f"{'--write' if write else '--check'} needs a RECIPE")
-    if plot is not None and plot.suffix not in (".html", ".png"):
-        raise InputError(f"--plot: must end in .html or .png, got {str(plot)!r}")
-    if plot is not None and plot.exists() and not force:
-        raise InputError(f"{plot}: exists already; give another name, or --force to overwrite it")
+    check_plot(plot, force, (".html", ".png"))
 
 
 def _read(argument: str | None, device: str, write: bool) -> tuple[Path | None, Recipe]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jorge_tune.cli.plots import check_plot
 from jorge_tune.cli.progress import training_progress
 from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
 from jorge_tune.cli.threads import share_the_cores
@@ -75,7 +76,7 @@ def command(
       jorge-tune diagnose digits/cnn-sgd --plot diagnosis.html
       jorge-tune diagnose digits/cnn-sgd --set optimizer.form=congruence
     """
-    _check_plot(plot, force)
+    check_plot(plot, force)
     given = read_with_overrides(recipe, (), seed)
     share_the_cores()
     from jorge_tune.measure.diagnose import Settings, as_jorge, diagnose
@@ -116,16 +117,6 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
         return None if text is None else re.compile(text)
     except re.error as error:
         raise InputError(f"--parameters: must be a regular expression, got {text!r} ({error})") from error
-
-
-def _check_plot(plot: Path | None, force: bool) -> None:
-    """Refuse a plot that could not be written before the run."""
-    if plot is None:
-        return
-    if plot.suffix != ".html":
-        raise InputError(f"--plot: must end in .html, got {str(plot)!r}")
-    if plot.exists() and not force:
-        raise InputError(f"{plot}: exists already; give another name, or --force to overwrite it")
 
 
 def _say_how_it_ended(diagnosis: Diagnosis) -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER
+from jorge_tune.cli.plots import check_plot
 from jorge_tune.cli.progress import training_progress
 from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
 from jorge_tune.cli.threads import share_the_cores
 from jorge_tune.cli.train import read_with_overrides, use_threads
-from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
     from jorge_tune.measure.probed import Probed
@@ -88,7 +88,7 @@ def command(
       jorge-tune probe digits/cnn-sgd --at 0,50,150 --plot probe.html
       jorge-tune probe digits/cnn-sgd --checkpoint runs/cnn-sgd/seed-0 --batches 16
     """
-    _check_plot(plot, force)
+    check_plot(plot, force)
     wanted = read_with_overrides(recipe, assignments, seed)
     if checkpoint is not None and seed is None:
         wanted = _with_seed_of(checkpoint, wanted)
@@ -147,13 +147,3 @@ def _with_seed_of(run: Path, recipe: Recipe) -> Recipe:
 
     held = RunFolder(run).recipe
     return replace(recipe, seed=read_recipe(held).seed) if held.is_file() else recipe
-
-
-def _check_plot(plot: Path | None, force: bool) -> None:
-    """Refuse a plot that could not be written before the run."""
-    if plot is None:
-        return
-    if plot.suffix != ".html":
-        raise InputError(f"--plot: must end in .html, got {str(plot)!r}")
-    if plot.exists() and not force:
-        raise InputError(f"{plot}: exists already; give another name, or --force to overwrite it")

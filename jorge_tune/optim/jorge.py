@@ -52,7 +52,7 @@ def series_refresh(
         G: The gradient block; all zero leaves L as it is.
         series_terms: Highest power of X, 1 to 3 (the paper's is 2).
         b2_floor: Lower bound of b2, in [0, 1); 0 is the paper's.
-        relative_eps: If given, an L that is exactly the identity stands for the start
+        relative_eps: If given, an L with a diagonal of exact ones stands for the start
             (relative_eps ||G G^T||_F)^(-1/4) I.
         product_dtype: Of the products that make the correction, if not L's. bfloat16 keeps the direction on spectra
             down to 1/k; where G's singular values span 100, a refresh is mostly rounding (studies/LOG.md).
