@@ -73,7 +73,7 @@ class RecordWriter:
 
     def write(self, record: Mapping[str, object]) -> None:
         """Append one record; non-finite numbers are written as null-safe strings (`"nan"`, `"inf"`, `"-inf"`)."""
-        line = json.dumps(_portable(record), allow_nan=False, separators=(",", ":")) + "\n"
+        line = json.dumps(portable(record), allow_nan=False, separators=(",", ":")) + "\n"
         os.write(self._descriptor, line.encode())
 
     def close(self) -> None:
@@ -132,30 +132,31 @@ def _parse(line: bytes, where: str) -> Record:
         raise RunFolderError(f"{where}: not a record ({error})") from error
     if not isinstance(record, dict) or "kind" not in record or not isinstance(record.get("step"), int):
         raise RunFolderError(f"{where}: not a record (an object with 'kind' and 'step' is expected)")
-    return {key: _from_portable(value) for key, value in record.items()}
+    return {key: from_portable(value) for key, value in record.items()}
 
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
-def _portable(value: object) -> object:
-    """JSON has no NaN and no infinity: they travel as the strings of `_NON_FINITE`."""
+def portable(value: object) -> object:
+    """Plain data as JSON can hold it: NaN and infinities become the strings "nan", "inf" and "-inf"."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {key: _portable(item) for key, item in value.items()}
+        return {key: portable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_portable(item) for item in value]
+        return [portable(item) for item in value]
     return value
 
 
-def _from_portable(value: Any) -> Any:
+def from_portable(value: Any) -> Any:
+    """What `portable` made, as it was."""
     if isinstance(value, str):
         return _NON_FINITE.get(value, value)
     if isinstance(value, dict):
-        return {key: _from_portable(item) for key, item in value.items()}
+        return {key: from_portable(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_from_portable(item) for item in value]
+        return [from_portable(item) for item in value]
     return value
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import click
+
+from jorge_tune.records import portable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -67,7 +68,7 @@ def print_text(text: str) -> None:
 
 def print_json(data: object) -> None:
     """Print plain data to stdout as JSON; NaN and infinities become the strings "nan", "inf" and "-inf"."""
-    click.echo(json.dumps(_portable(data), indent=2, allow_nan=False))
+    click.echo(json.dumps(portable(data), indent=2, allow_nan=False))
 
 
 def plain_table(
@@ -160,13 +161,3 @@ def _groups(widths: Sequence[int]) -> list[list[int]]:
             taken = first + width + len(_GAP)
         groups[-1].append(column)
     return groups
-
-
-def _portable(value: object) -> object:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _portable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_portable(item) for item in value]
-    return value
