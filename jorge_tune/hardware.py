@@ -8,7 +8,7 @@ import importlib.util
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,6 +63,48 @@ def scheduling() -> Scheduling | None:
     except (OSError, ValueError):
         return None
     return Scheduling(ran / 1e9, waited / 1e9) if ran else None
+
+
+def oom_kills(process: Path = Path("/proc/self")) -> int | None:
+    """How many processes of a process's control group the kernel has killed for want of memory.
+
+    The whole machine's where the group has no such count; None where the kernel has none either.
+    """
+    for group in _memory_groups(process):
+        for name in ("memory.events", "memory.oom_control"):  # of cgroup v2 and v1
+            counted = _number_after("oom_kill", group / name)
+            if counted is not None:
+                return counted
+    return _number_after("oom_kill", Path("/proc/vmstat"))
+
+
+def _memory_groups(process: Path) -> Iterator[Path]:
+    """The folders of the control groups that may account for the process's memory."""
+    try:
+        groups = [line.split(":", 2) for line in (process / "cgroup").read_text().splitlines()]
+        mounts = [line.split(" ") for line in (process / "mountinfo").read_text().splitlines()]
+    except OSError:
+        return
+    for number, controllers, path in groups:
+        unified = number == "0"
+        if not unified and "memory" not in controllers.split(","):
+            continue
+        for mount in mounts:
+            kind, _, options = mount[mount.index("-") + 1 :][:3]
+            root = mount[3].rstrip("/")  # a container's own group may be mounted as the whole tree
+            right = kind == "cgroup2" if unified else kind == "cgroup" and "memory" in options.split(",")
+            if right and f"{path}/".startswith(f"{root}/"):
+                yield Path(mount[4]) / path[len(root) :].lstrip("/")
+
+
+def _number_after(word: str, path: Path) -> int | None:
+    """The number in the line `word number` of one of the kernel's files."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    numbers = [line.split()[1] for line in lines if line.startswith(f"{word} ")]
+    return int(numbers[0]) if numbers else None
 
 
 def visible_gpus(nvidia: Nvidia | None, environment: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]:

@@ -1,0 +1,209 @@
+"""One run in a forked process: a job in, events out, and an end in every case that leaves it a say."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import json
+import os
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from jorge_tune.errors import InputError, JorgeTuneError
+from jorge_tune.recipe.io import parse_recipe
+from jorge_tune.records import RunFolder
+from jorge_tune.training.journal import Progress
+from jorge_tune.training.runner import train
+from jorge_tune.training.signals import StopRequest
+
+_CHUNK_BYTES = 1 << 16
+_LAST_WORD_SECONDS = 10.0
+_MORE_WELCOME_VICTIM = "100"  # to the kernel's OOM killer, than the server and the worker
+
+
+def run_child(connection: socket.socket, grace_seconds: float) -> None:
+    """Take a job from the connection, do it, tell how it ended, and exit.
+
+    Args:
+        connection: this process's alone; its end means that the worker is gone.
+        grace_seconds: how long the run may then take to write its checkpoint.
+    """
+    os.setsid()  # a group of its own, so that whatever it starts can be ended with it
+    os.register_at_fork(after_in_child=connection.close)  # loader workers would keep it open
+    connection.setblocking(True)
+    lines = _Lines(connection)
+    job = lines.next()
+    if job is None:
+        os._exit(0)
+    worker = _Worker(connection)
+    stop = StopRequest()
+    threading.Thread(target=_watch, args=(lines, stop, grace_seconds), daemon=True).start()
+    worker.tell({"event": "started", "pid": os.getpid()})
+    with _Output(RunFolder(Path(job["out"]))) as output:
+        end = _outcome(job, stop, worker, output)
+    worker.tell({"event": "end"} | end, patient=True)
+    os._exit(0)
+
+
+class _Lines:
+    """The JSON lines that come over a connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection, self._received = connection, b""
+
+    def next(self) -> dict[str, Any] | None:
+        """The next message; None when the other side has gone."""
+        while b"\n" not in self._received:
+            try:
+                chunk = self._connection.recv(_CHUNK_BYTES)
+            except OSError:
+                return None
+            if not chunk:
+                return None
+            self._received += chunk
+        line, _, self._received = self._received.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+
+class _Worker:
+    """Whom the run tells what happens. A worker that does not listen never holds the run up, but at its end."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def tell(self, message: Mapping[str, Any], *, patient: bool = False) -> None:
+        with contextlib.suppress(OSError):
+            line = json.dumps(message).encode() + b"\n"
+            if patient:
+                self._connection.settimeout(_LAST_WORD_SECONDS)
+                self._connection.sendall(line)
+            else:
+                self._connection.send(line, socket.MSG_DONTWAIT)
+
+    def on_progress(self, progress: Progress) -> None:
+        if progress.event == "evaluation":
+            self.tell({"event": "evaluation", "step": progress.step})
+
+
+class _Output:
+    """Takes stdout and stderr: in memory until the run folder stands, then in output.txt there."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._path, self._folder = folder.root / "output.txt", folder
+        self._early: BinaryIO | None = None
+
+    def __enter__(self) -> _Output:
+        self._early = tempfile.TemporaryFile()
+        self._take(self._early.fileno())
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        faulthandler.enable()  # a segmentation fault leaves the Python stack there
+        if self._folder.recipe.is_file():
+            self.move()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        with contextlib.suppress(OSError):
+            if self._early is None and self._path.stat().st_size == 0:
+                self._path.unlink()
+
+    def on_progress(self, progress: Progress) -> None:
+        if progress.event == "start":
+            self.move()
+
+    def move(self) -> None:
+        """Go on in the run folder."""
+        if self._early is None:
+            return
+        with contextlib.suppress(OSError), self._path.open("ab") as file:
+            self._early.seek(0)
+            file.write(self._early.read())
+            file.flush()
+            self._take(file.fileno())
+            self._early.close()
+            self._early = None
+
+    @staticmethod
+    def _take(descriptor: int) -> None:
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+
+
+def _outcome(job: Mapping[str, Any], stop: StopRequest, worker: _Worker, output: _Output) -> dict[str, Any]:
+    """Train, and put into words whatever came of it."""
+
+    def on_progress(progress: Progress) -> None:
+        output.on_progress(progress)
+        worker.on_progress(progress)
+
+    try:
+        with stop:
+            _settle(job)
+            recipe = parse_recipe(job["recipe"], f"{job['out']} (recipe)").recipe
+            result = train(
+                recipe,
+                Path(job["out"]),
+                device=job["device"],
+                resume=True,
+                progress=on_progress,
+                download=job["download"],
+                stop=stop,
+            )
+        return _end(result.outcome, result.reason)
+    except InputError as error:
+        return _end("failed", str(error), input_error=True)
+    except BaseException as error:  # the process's boundary: whatever it was, the worker is told
+        traceback.print_exc()
+        reason = str(error) if isinstance(error, JorgeTuneError) else f"{type(error).__name__}: {error}".split("\n")[0]
+        return _end("failed", reason, out_of_memory=_is_out_of_memory(error))
+
+
+def _end(outcome: str, reason: str, *, out_of_memory: bool = False, input_error: bool = False) -> dict[str, Any]:
+    return {"outcome": outcome, "reason": reason, "out_of_memory": out_of_memory, "input_error": input_error}
+
+
+def _settle(job: Mapping[str, Any]) -> None:
+    """Become a process of the worker's: its environment, folder, modules and threads instead of the server's."""
+    gc.enable()
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    time.tzset()
+    tempfile.tempdir = None
+    sys.path[:] = job["path"]
+    os.chdir(job["directory"])
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_MORE_WELCOME_VICTIM)
+    if job["threads"] is not None:
+        torch.set_num_threads(job["threads"])
+
+
+def _watch(lines: _Lines, stop: StopRequest, grace_seconds: float) -> None:
+    """Pass a wish to stop on; once the worker is gone, end the run, hard if it does not end by itself."""
+    while (message := lines.next()) is not None:
+        stop.ask(message["stop"])
+    stop.ask("its worker is gone")
+    time.sleep(grace_seconds)
+    os._exit(1)
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory is what it, or what caused it, complains of."""
+    while error is not None:
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error):
+            return True
+        error = error.__cause__
+    return False
