@@ -1,0 +1,28 @@
+"""A small space around the bootstrapped digits recipe."""
+
+from __future__ import annotations
+
+from jorge_tune.recipe.bootstrap import bootstrap
+from jorge_tune.tuning.parameters import ChoiceParameter, FactorParameter
+from jorge_tune.tuning.space import Space
+from tests.training.small_recipes import digits_recipe
+
+
+def small_space() -> Space:
+    """lr from a half to the double, the interval one of four."""
+    recipe = bootstrap(digits_recipe()).recipe
+    return Space(
+        recipe,
+        (
+            FactorParameter(
+                name="lr_factor", path="optimizer.lr", centre=recipe.optimizer.lr, low=0.5, high=2.0, steps=3
+            ),
+            ChoiceParameter(
+                name="refresh_interval",
+                path="optimizer.refresh_interval",
+                labels=(None, 5, 20, 50),
+                values=(None, 5, 20, 50),
+                bootstrap=None,
+            ),
+        ),
+    )

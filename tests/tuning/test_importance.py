@@ -1,0 +1,77 @@
+import math
+import random
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from jorge_tune.tuning.importance import FEWEST_TRIALS, importances
+
+SPACE = {"lr": FloatDistribution(0.01, 1.0, log=True), "decay": FloatDistribution(0.1, 10, log=True)}
+
+
+def study_of(points, value, space=SPACE, direction="maximize"):
+    study = optuna.create_study(direction=direction)
+    for point in points:
+        study.add_trial(optuna.trial.create_trial(params=point, distributions=space, value=value(**point)))
+    return study
+
+
+def points(count):
+    generator = random.Random(1)
+    return [{"lr": 10 ** generator.uniform(-2, 0), "decay": 10 ** generator.uniform(-1, 1)} for _ in range(count)]
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_the_parameter_that_decides_comes_first(direction):
+    sign = 1 if direction == "maximize" else -1
+    study = study_of(points(60), lambda lr, decay: -sign * abs(math.log(lr / 0.1)) + 1e-3 * decay, direction=direction)
+    found = importances(study, lower_is_better=direction == "minimize")
+    assert next(iter(found.shares)) == "lr"
+    assert found.shares["lr"] > 0.7
+    assert sum(found.shares.values()) == pytest.approx(1)
+    assert (found.trials, found.good, found.reason) == (60, 6, "")
+
+
+def test_too_few_trials_with_a_value_are_not_enough_and_infinite_or_pruned_ones_do_not_count():
+    study = study_of(points(FEWEST_TRIALS - 1), lambda lr, decay: lr)
+    for _ in range(20):
+        study.add_trial(optuna.trial.create_trial(params=points(1)[0], distributions=SPACE, value=-math.inf))
+        study.add_trial(
+            optuna.trial.create_trial(params=points(1)[0], distributions=SPACE, state=optuna.trial.TrialState.PRUNED)
+        )
+    found = importances(study, lower_is_better=False)
+    assert found.shares == {}
+    assert found.reason == f"{FEWEST_TRIALS - 1} of at least {FEWEST_TRIALS} completed trials with a value"
+
+
+def test_infinite_values_are_left_aside_where_there_are_enough_others():
+    study = study_of(points(40), lambda lr, decay: lr if lr > 0.02 else -math.inf)
+    found = importances(study, lower_is_better=False)
+    assert found.trials == sum(point["lr"] > 0.02 for point in points(40)) < 40
+    assert next(iter(found.shares)) == "lr"
+
+
+def test_equal_values_say_nothing():
+    found = importances(study_of(points(30), lambda lr, decay: 0.5), lower_is_better=False)
+    assert found.shares == {}
+    assert found.reason == "30 of 30 trials share the best values"
+
+
+def test_a_parameter_of_one_value_has_no_part():
+    space = SPACE | {"decay": FloatDistribution(1, 1)}
+    fixed = [point | {"decay": 1.0} for point in points(40)]
+    found = importances(study_of(fixed, lambda lr, decay: lr, space), lower_is_better=False)
+    assert found.shares == {"lr": 1.0, "decay": 0.0}
+    alone = study_of(
+        [{"one": 1} for _ in range(20)], lambda one: random.random(), {"one": CategoricalDistribution([1])}
+    )
+    assert importances(alone, lower_is_better=False).reason == "no parameter sets the good trials apart"
+
+
+def test_a_study_without_parameters_or_trials():
+    assert (
+        importances(study_of([{}] * 20, lambda: 0.5, {}), lower_is_better=False).reason
+        == "the trials have no parameters"
+    )
+    assert importances(study_of([], lambda: 0.5), lower_is_better=False).trials == 0

@@ -1,0 +1,215 @@
+import json
+import math
+
+import pytest
+
+from jorge_tune.tuning.history import TrialRow
+from jorge_tune.tuning.importance import Importances
+from jorge_tune.tuning.verdict import Evidence, judge
+from jorge_tune.tuning.words import sentences
+from tests.tuning.spaces import small_space
+
+LIMIT = "iteration time <= 1.1 x the baseline's"
+
+
+def row(number, value, lr=1.0, interval=None, state="complete", excess=None, **attributes):
+    return TrialRow(
+        number=number,
+        state=state,
+        value=value,
+        point={"lr_factor": lr, "refresh_interval": interval},
+        constraints={} if excess is None else {"iteration_time": excess},
+        attributes=attributes,
+    )
+
+
+def verdict(rows, confirmation=None, **changes):
+    given = {
+        "study": "digits",
+        "objective": "best top1",
+        "lower_is_better": False,
+        "total": len(rows),
+        "rows": rows,
+        "space": small_space(),
+        "importances": Importances({"lr_factor": 0.8, "refresh_interval": 0.2}, 40, 5),
+        "confirmation": {name: dict(enumerate(values, start=1)) for name, values in (confirmation or {}).items()},
+    }
+    return judge(Evidence(**{**given, **changes}))
+
+
+def said(found, start):
+    """The one sentence that starts so."""
+    (line,) = [line for line in sentences(found) if line.startswith(start)]
+    return line
+
+
+def test_the_bootstraps_rank_counts_equals_and_puts_pruned_and_failed_trials_behind():
+    rows = [
+        row(0, 0.97),
+        row(1, 0.98),
+        row(2, 0.97),
+        row(3, 0.5),
+        row(4, None, state="pruned"),
+        row(5, None, state="failed"),
+    ]
+    found = verdict([*rows, row(6, None, state="running"), row(7, None, state="waiting")])
+    assert (found.rank.place, found.rank.of, found.rank.equal) == (2, 6, 1)
+    assert (found.best.number, found.best.value) == (1, 0.98)
+    counts = found.counts
+    assert (counts.complete, counts.pruned, counts.failed, counts.unfinished) == (4, 1, 1, 2)
+    assert said(found, "The bootstrap") == (
+        "The bootstrap (trial 0) is number 2 of 6 trials that ended, by best top1: 0.97; 1 other reached the same."
+    )
+    assert said(found, "8 trials") == "8 trials in all: 4 completed, 1 pruned, 1 failed, 2 not ended."
+
+
+def test_lower_is_better_where_the_objective_says_so():
+    found = verdict([row(0, 5.0), row(1, 4.0), row(2, 6.0)], lower_is_better=True)
+    assert (found.best.number, found.rank.place) == (1, 2)
+
+
+def test_equals_leave_the_bootstrap_the_best_and_single_shot_held():
+    found = verdict([row(0, 0.98), row(1, 0.98), row(2, 0.9)])
+    assert found.best.number == 0
+    assert found.single_shot.outcome == "held"
+    assert "No trial was better, so the bootstrap is the best there is." in sentences(found)
+
+
+def test_the_best_keeps_the_constraint_and_those_that_do_not_are_counted():
+    rows = [row(0, 0.95, excess=-0.02), row(1, 0.99, interval=5, excess=0.3), row(2, 0.97, 1.5, 20, excess=0.0)]
+    found = verdict(rows, constraint=LIMIT)
+    assert (found.best.number, found.counts.infeasible) == (2, 1)
+    assert (found.rank.place, found.rank.feasible_better) == (3, 1)
+    assert said(found, "3 trials").endswith(f"1 of 3 do not keep {LIMIT}.")
+    assert said(found, "The bootstrap").endswith(f"Only 1 of the better ones keep {LIMIT}.")
+    assert said(found, "The best") == "The best is trial 2: 0.97, at optimizer.lr 0.15, optimizer.refresh_interval 20."
+
+
+def test_no_feasible_trial_is_an_honest_end():
+    found = verdict([row(0, 0.95, excess=0.2), row(1, 0.99, excess=0.3)], constraint=LIMIT)
+    assert not found.has_answer
+    assert found.single_shot.reason == "no completed trial keeps the constraint"
+    assert said(found, "The bootstrap").endswith(f"It does not keep {LIMIT} itself.")
+
+
+def test_a_target_that_nobody_reached():
+    rows = [row(0, math.inf), row(1, math.inf), row(2, math.inf)]
+    found = verdict(rows, lower_is_better=True, worst="missed the target", objective="epochs to top1 0.999")
+    assert not found.has_answer
+    assert found.counts.missed == 3
+    assert (found.single_shot.outcome, found.single_shot.reason) == (
+        "undecided",
+        "every completed trial missed the target",
+    )
+    assert said(found, "There is no best") == "There is no best trial: every completed trial missed the target."
+    assert found.rank.place == 1
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["bootstrap"]["value"] == "inf"
+
+
+def test_divergences_are_the_worst_and_are_told_from_misses():
+    found = verdict([row(0, -math.inf, diverged=True), row(1, 0.5)])
+    assert found.best.number == 1
+    assert (found.counts.diverged, found.counts.missed) == (1, 0)
+    assert found.rank.place == 2
+    assert "0.5" in said(found, "The best")
+    assert "diverged" in said(found, "The bootstrap")
+    assert verdict([row(0, -math.inf, diverged=True)]).single_shot.reason == "every completed trial diverged"
+
+
+@pytest.mark.parametrize("state", ["running", "waiting", "failed", "pruned"])
+def test_a_bootstrap_without_a_value_has_no_rank(state):
+    found = verdict([row(0, None, state=state), row(1, 0.9)])
+    assert found.rank is None
+    assert found.single_shot.outcome == "undecided"
+    assert said(found, "The bootstrap") == f"The bootstrap (trial 0) has no best top1: it is {state}."
+
+
+def test_no_trial_at_all():
+    found = verdict([])
+    assert (found.bootstrap, found.best, found.rank) == (None, None, None)
+    assert found.single_shot == verdict([]).single_shot
+    assert "no trial has completed" in said(found, "There is no best")
+
+
+SEARCH = (row(0, 0.95), row(1, 0.97, 2.0, 20))
+BASE = [0.90, 0.91, 0.92, 0.93, 0.94, 0.95]
+
+
+def test_a_best_trial_that_wins_on_every_confirmation_seed_beats_the_bootstrap():
+    bootstrap = [0.91, 0.92, 0.93, 0.94, 0.95, 0.96]
+    best = [0.93, 0.945, 0.95, 0.96, 0.97, 0.98]
+    found = verdict(SEARCH, {"baseline": BASE, "bootstrap": bootstrap, "best": best})
+    assert found.single_shot.outcome == "beaten"
+    assert found.gain("best", "bootstrap").median == pytest.approx(0.02)
+    assert found.gain("best", "bootstrap").low > 0
+    lines = sentences(found)
+    assert "On 6 confirmation seeds (1-6), median [lowest, highest]: the baseline 0.925 [0.9, 0.95], " in " ".join(
+        lines
+    )
+    assert said(found, "the bootstrap against the baseline") == (
+        "the bootstrap against the baseline: a gain of +0.01 [+0.01, +0.01]; "
+        "better on 6, level on 0, worse on 0 of 6 seeds, p = 0.094."
+    )
+    assert said(found, "Single-shot tuning did not hold").endswith("by +0.02 [+0.02, +0.022].")
+
+
+def test_a_best_trial_whose_lead_is_gone_on_other_seeds_leaves_the_bootstrap_held():
+    bootstrap = [0.91, 0.94, 0.93, 0.94, 0.95, 0.96]
+    best = [0.93, 0.92, 0.95, 0.92, 0.97, 0.94]
+    found = verdict(SEARCH, {"bootstrap": bootstrap, "best": best})
+    assert found.single_shot.outcome == "held"
+    assert "what was left behind is at most +0.02" in said(found, "Single-shot tuning held")
+
+
+def test_a_best_trial_that_is_worse_leaves_nothing_behind():
+    found = verdict(SEARCH, {"bootstrap": BASE, "best": [value - 0.01 for value in BASE]})
+    assert found.single_shot.outcome == "held"
+    assert "what was left behind is at most 0 " in said(found, "Single-shot tuning held")
+
+
+@pytest.mark.parametrize(
+    ("confirmation", "reason"),
+    [
+        ({}, "trial 1 was better in the search, and was not run on other seeds"),
+        ({"bootstrap": BASE}, "trial 1 was better in the search, and was not run on other seeds"),
+        ({"bootstrap": BASE[:5], "best": BASE[:5]}, "5 confirmation seeds cannot rule out chance: 6 can"),
+    ],
+)
+def test_without_enough_seeds_nothing_is_decided(confirmation, reason):
+    found = verdict(SEARCH, confirmation)
+    assert (found.single_shot.outcome, found.single_shot.reason) == ("undecided", reason)
+    assert said(found, "Single-shot tuning is undecided") == f"Single-shot tuning is undecided: {reason}."
+
+
+def test_a_confirmation_in_which_one_diverges_is_counted_not_crashed():
+    found = verdict(SEARCH, {"bootstrap": [-math.inf, *BASE[1:]], "best": BASE})
+    assert found.gain("best", "bootstrap").wins == 1
+    assert "diverged" in said(found, "On 6 confirmation seeds")
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["contenders"][0]["values"]["1"] == "-inf"
+
+
+def test_a_best_trial_on_the_edge_of_the_space_is_warned_of():
+    (warning,) = [line for line in sentences(verdict(SEARCH)) if line.startswith("Warning")]
+    assert "optimizer.lr: 0.2 is at the upper end of its range" in warning
+    assert not [line for line in sentences(verdict([row(0, 0.9), row(1, 0.95, 1.2, 20)])) if "Warning" in line]
+
+
+def test_importances_in_words_or_why_not():
+    assert "What sets the 5 best of 40 trials apart: lr_factor 80 %, refresh_interval 20 %." in sentences(
+        verdict(SEARCH)
+    )
+    found = verdict(SEARCH, importances=Importances({}, 2, reason="2 of at least 15 completed trials with a value"))
+    assert said(found, "Importance") == (
+        "Importance of the parameters: not enough to tell (2 of at least 15 completed trials with a value)."
+    )
+
+
+def test_all_of_it_is_plain_data():
+    data = verdict(
+        SEARCH, {"baseline": BASE, "bootstrap": BASE, "best": BASE}, baseline=0.94, notes=["a note"]
+    ).to_json()
+    again = json.loads(json.dumps(data, allow_nan=False))
+    assert again["best"]["values"] == {"optimizer.lr": 0.2, "optimizer.refresh_interval": 20}
+    assert again["contenders"][2]["spread"]["median"] == pytest.approx(0.925)
+    assert again["gains"][2]["p_corrected"] == 1.0
+    assert again["notes"] == ["a note"]
