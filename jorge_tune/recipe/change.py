@@ -26,7 +26,7 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> tuple[Recipe | Non
             section = section.setdefault(name, {})
         section[key] = value
     faults: list[Fault] = []
-    changed = decode(node_of(data), faults)
+    changed = decode(Recipe, node_of(data), faults)
     if changed is not None:
         faults += [Fault(1, 1, path, what) for path, what in faults_of(changed)]
     return (None if faults else changed), faults

@@ -7,7 +7,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union
 
@@ -15,6 +15,8 @@ from jorge_tune.errors import Fault
 from jorge_tune.recipe import schema
 from jorge_tune.recipe.nodes import Node, shown_key
 from jorge_tune.recipe.ranges import Rule
+
+T = typing.TypeVar("T")
 
 FAULTY: Any = object()  # stands for a value that could not be read; its fault is already noted
 
@@ -31,11 +33,11 @@ class Place(typing.NamedTuple):
         return Place(line, column, f"{self.path}.{shown_key(key)}" if self.path else shown_key(key))
 
 
-def decode(root: Node, faults: list[Fault]) -> schema.Recipe | None:
-    """The recipe under `root`, or None where it has faults (they are appended to `faults`)."""
+def decode(cls: type[T], root: Node, faults: list[Fault]) -> T | None:
+    """The `cls` (a dataclass) under `root`, or None where it has faults (they are appended to `faults`)."""
     before = len(faults)
-    recipe: schema.Recipe = _Decoder(faults).value(schema.Recipe, root, Place(root.line, root.column, ""))
-    return recipe if len(faults) == before else None
+    value: T = _Decoder(faults).value(cls, root, Place(root.line, root.column, ""))
+    return value if len(faults) == before else None
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -78,14 +80,19 @@ class _Decoder:
         if node.value is None and type(None) in members:
             return None
         classes = [member for member in members if dataclasses.is_dataclass(member)]
-        if classes:
+        words = [member for member in members if typing.get_origin(member) is Literal]
+        if classes and not (words and node.section is None):
             return self._section(classes, node, place)
+        if len(members) == 2 and type(None) in members:
+            hint = members[0] if members[1] is type(None) else members[1]
         bare, rule = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint, None)
         if typing.get_origin(bare) is tuple:
             return self._items(bare, rule, node, place)
-        if typing.get_origin(bare) not in (None, Literal, Union, types.UnionType):  # Mapping[str, Any]
-            return self._mapping(node, place)
-        reading = _read_any(members, node)
+        if bare is Any or typing.get_origin(bare) is Mapping:
+            return self._mapping(bare, node, place)
+        reading = _read_any(tuple(member for member in members if member not in classes), node)
+        if isinstance(reading, _Mismatch) and classes:
+            reading = dataclasses.replace(reading, expected=(*reading.expected, _SECTION))
         return self._fault(node, place.path, reading.sentence()) if isinstance(reading, _Mismatch) else reading
 
     def _fault(self, node: Node, path: str, what: str) -> Any:
@@ -109,9 +116,16 @@ class _Decoder:
             return self._fault(node, place.path, f"must be {rule.words}, got {node.plain()}")
         return items
 
-    def _mapping(self, node: Node, place: Place) -> Any:
-        if node.section is None:
-            return self._fault(node, place.path, f"must be a section (key: value), got {node.shown}")
+    def _mapping(self, hint: Any, node: Node, place: Place) -> Any:
+        """A section whose keys are the writer's own; with `Any` for its values, plain data."""
+        if node.section is None and hint is not Any:
+            return self._fault(node, place.path, f"must be {_SECTION}, got {node.shown}")
+        if hint is not Any and typing.get_args(hint)[1] is not Any:
+            items = {
+                key: self.value(typing.get_args(hint)[1], entry.node, place.below(key, entry.line, entry.column))
+                for key, entry in (node.section or {}).items()
+            }
+            return FAULTY if any(item is FAULTY for item in items.values()) else items
         infinite = [scalar for scalar in _scalars(node) if isinstance(scalar.value, float)]
         infinite = [scalar for scalar in infinite if not math.isfinite(scalar.value)]  # type: ignore[arg-type]
         for scalar in infinite:
@@ -120,7 +134,7 @@ class _Decoder:
 
     def _section(self, classes: list[Any], node: Node, place: Place) -> Any:
         if node.section is None:
-            return self._fault(node, place.path, f"must be a section (key: value), got {node.shown}")
+            return self._fault(node, place.path, f"must be {_SECTION}, got {node.shown}")
         cls = classes[0] if len(classes) == 1 else self._chosen(classes, node, place)
         return self._fields(cls, node, place)
 
@@ -180,6 +194,7 @@ def _scalars(node: Node) -> Iterator[Node]:
 
 
 _LARGEST = 10**15  # steps, bytes and seeds stay below, and below it floats still count one by one
+_SECTION = "a section (key: value)"
 _NULL = "null"  # never suggested: to leave the key out says the same
 _SHARED = (schema.ScheduleFields, schema.OptimizerFields)
 

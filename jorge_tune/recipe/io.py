@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jorge_tune.errors import Fault, FaultyFileError, InputError
+from jorge_tune.errors import Fault, InputError
 from jorge_tune.files import write_whole
-from jorge_tune.recipe.checks import Finding, faults_of, warnings_of
+from jorge_tune.recipe.checks import faults_of, warnings_of
 from jorge_tune.recipe.decode import decode
-from jorge_tune.recipe.nodes import LARGEST_FILE, Entry, Node, node_of, quoted, read_tree
+from jorge_tune.recipe.nodes import Entry, Node, node_of, quoted, read_tree
+from jorge_tune.recipe.reader import located, parse, text_of
 from jorge_tune.recipe.render import recipe_to_dict, render_recipe
 from jorge_tune.recipe.schema import Recipe
 
@@ -47,7 +47,7 @@ def load(path: str | Path) -> Loaded:
         InputError: there is no such file, or it is no text file.
         FaultyFileError: the file has faults; all of them are in the message.
     """
-    return parse_recipe(_read_text(Path(path)), str(path))
+    return parse_recipe(text_of(Path(path), "recipe file"), str(path))
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -61,16 +61,8 @@ def parse_recipe(text: str, source: str) -> Loaded:
     Raises:
         FaultyFileError: the text has faults.
     """
-    if len(text) > LARGEST_FILE:
-        raise InputError(f"{source}: longer than {LARGEST_FILE} characters, so this is no recipe")
-    tree = read_tree(text)
-    faults = tree.faults
-    recipe = decode(tree.root, faults) if tree.root is not None else None
-    if recipe is not None and tree.root is not None:
-        faults += [_located(finding, tree.root) for finding in faults_of(recipe)]
-    if faults or recipe is None or tree.root is None:
-        raise FaultyFileError(source, tuple(sorted(faults)))
-    return Loaded(recipe, tuple(_located(finding, tree.root) for finding in warnings_of(recipe)))
+    recipe, root = parse(Recipe, text, source, "recipe", faults_of)
+    return Loaded(recipe, tuple(located(finding, root) for finding in warnings_of(recipe)))
 
 
 def write_recipe(
@@ -86,7 +78,7 @@ def write_recipe(
 
 def copy_recipe(source: Path, path: Path, *, force: bool = False) -> None:
     """Copy a recipe file as it stands, comments included. Raises as `load` and `write_recipe` do."""
-    text = _read_text(source)
+    text = text_of(source, "recipe file")
     parse_recipe(text, str(source))
     write_whole(path, text, force=force)
 
@@ -105,7 +97,7 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
     for assignment in assignments:
         complaints += [f"--set {quoted(assignment)}: {what}" for what in _assign(root, assignment)]
     faults: list[Fault] = []
-    changed = decode(root, faults) if not complaints else None
+    changed = decode(Recipe, root, faults) if not complaints else None
     if changed is not None:
         faults += [Fault(1, 1, path, what) for path, what in faults_of(changed)]
     for fault in faults:
@@ -148,39 +140,3 @@ def _blamed(path: str, assignments: Sequence[str]) -> str:
         if path == target or path.startswith((target + ".", target + "[")):
             return f"--set {quoted(assignment)}"
     return "--set " + " ".join(quoted(assignment) for assignment in assignments)
-
-
-def _located(finding: Finding, root: Node) -> Fault:
-    """The finding at its key's place; a missing key is located at the nearest section that exists."""
-    path, what = finding
-    line, column, node = root.line, root.column, root
-    for key in path.split("."):
-        entry = (node.section or {}).get(key)
-        if entry is None:
-            break
-        line, column, node = entry.line, entry.column, entry.node
-    return Fault(line, column, path, what)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder; a recipe file is expected")
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            raise InputError(f"{path}: is no regular file")
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(f"{str(path)!r}: cannot be read ({reason})") from error
-    if len(content) > LARGEST_FILE:
-        raise InputError(f"{path}: larger than {LARGEST_FILE} bytes, so this is no recipe")
-    if b"\x00" in content:
-        raise InputError(f"{path}: a binary file; a recipe is a text file in YAML")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        column = error.start - (content.rfind(b"\n", 0, error.start) + 1) + 1
-        fault = Fault(line, column, "", f"not UTF-8 text (byte 0x{content[error.start]:02x})")
-        raise FaultyFileError(str(path), (fault,)) from error

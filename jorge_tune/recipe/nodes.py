@@ -1,4 +1,4 @@
-"""A recipe file as a tree of nodes that know their place; the safe part of YAML and no more.
+"""A file as a tree of nodes that know their place; the safe part of YAML and no more.
 
 PyYAML composes (it never constructs objects here); every node is turned into one of ours at once. Scalars are
 resolved by rules of our own: null, booleans, decimal integers, and floats that include `1e-4`, which YAML 1.1
@@ -62,13 +62,13 @@ class Tree:
     faults: list[Fault] = field(default_factory=list)
 
 
-def read_tree(text: str) -> Tree:
-    """Compose a text, collecting faults; after a fault of syntax there is no root."""
+def read_tree(text: str, kind: str = "recipe") -> Tree:
+    """Compose a text, collecting faults; after a fault of syntax there is no root. `kind` is what it should be."""
     tree = Tree()
     try:
         composed = yaml.compose(text, Loader=_Loader)
         if composed is None:
-            tree.faults.append(Fault(1, 1, "", "the file holds nothing; a recipe is expected"))
+            tree.faults.append(Fault(1, 1, "", f"the file holds nothing; a {kind} is expected"))
         else:
             tree.root = _Converter(tree.faults).convert(composed, "")
     except yaml.MarkedYAMLError as error:
@@ -118,7 +118,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
-            _refuse("aliases (*name) are not accepted in a recipe; write the value out", event)
+            _refuse("aliases (*name) are not accepted; write the value out", event)
         if self._depth >= DEEPEST:
             _refuse(f"nested deeper than {DEEPEST} levels", event)
         self._depth += 1
