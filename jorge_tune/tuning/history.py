@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from jorge_tune.tuning.claims import LEASE
+
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
@@ -87,5 +89,5 @@ def _row(trial: FrozenTrial) -> TrialRow:
         attributes=trial.user_attrs,
         started=trial.datetime_start,
         ended=trial.datetime_complete,
-        lease=system.get("jorge:lease"),
+        lease=system.get(LEASE),
     )
