@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import sys
 import traceback
 
 import click
 
 from jorge_tune import __version__
+from jorge_tune.cli.lazy import LazyGroup
 from jorge_tune.errors import JorgeTuneError
 
 _COMMANDS = {
@@ -29,27 +29,12 @@ _COMMANDS = {
 
 def module_of(command: str) -> str:
     """The module that holds a command."""
-    return f"jorge_tune.cli.{command.replace('-', '_')}"
+    return _group.module_of(command)
 
 
-class _LazyGroup(click.Group):
-    """Imports a command's module when it is asked for: `--help` of the whole needs none of them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(module_of(cmd_name)).command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted(_COMMANDS.items()))
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, texts=_COMMANDS, prefix="jorge_tune.cli.", context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="jorge-tune")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def _group(debug: bool) -> None:
