@@ -156,6 +156,8 @@ def _check(recipe: Recipe, request: dict[str, Any], output_format: str) -> int:
 
 
 def _checked_data(checked: Checked) -> dict[str, Any]:
+    from jorge_tune.measure.intervals import whole_estimate
+
     judgement, ran = checked.checked.judgement, checked.checked.verification
     return {
         "outcome": judgement.outcome,
@@ -165,6 +167,7 @@ def _checked_data(checked: Checked) -> dict[str, Any]:
         "overhead": checked.overhead,
         "device": checked.device,
         "ratio": vars(judgement.ratio),
+        "whole_ratio": vars(whole_estimate(ran)),
         "baseline_seconds": ran.reference,
         "step_seconds": ran.mean_step,
         "longest_step_seconds": ran.longest_step,

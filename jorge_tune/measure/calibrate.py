@@ -22,7 +22,7 @@ from jorge_tune.measure.intervals import (
     judge,
     step_cost,
 )
-from jorge_tune.measure.timings import Iteration, Kind, Measurements, Round, Verification, median_parts
+from jorge_tune.measure.timings import Iteration, Kind, Measurements, Reading, Round, Verification, median_parts
 
 _ROUND: tuple[Kind, ...] = ("baseline", "plain", "refreshing")
 _MOST_ROUNDS = 40
@@ -72,8 +72,8 @@ class Bench(Protocol):
 class Effort:
     """How long to measure, in seconds, after warming up; a slow model takes the least number of rounds."""
 
-    measure_seconds: float = 18.0
-    verify_seconds: float = 8.0
+    measure_seconds: float = 20.0
+    verify_seconds: float = 10.0
 
 
 DEFAULT_EFFORT = Effort()
@@ -124,9 +124,9 @@ def calibrate(
         choice = choose_interval(measurements, overhead, largest=largest)
         if choice.interval is None or measurements.verified(choice.interval) is not None:
             return Calibrated(choice, measurements, parts)
-        base = statistics.median(row.baseline for row in rounds)
-        seconds = base * step_cost(rounds).at(choice.interval).value
-        ran = verify(bench, choice.interval, base, seconds, effort, report)
+        cost = step_cost(rounds)
+        seconds = cost.base_seconds * cost.at(choice.interval).value
+        ran = verify(bench, choice.interval, cost.base_seconds, seconds, effort, report)
         measurements = replace(measurements, verifications=(*measurements.verifications, ran))
 
 
@@ -171,14 +171,14 @@ def measure_rounds(
     gathered: dict[str, list[Iteration]] = defaultdict(list)
     for number in range(total + 1):
         report(Progress("measuring", number, total + 1))
-        values: dict[str, float] = {}
+        readings: dict[str, Reading] = {}
         for kind in _ROUND if number % 2 == 0 else reversed(_ROUND):
             iterations = bench.burst(kind, leads[kind] + sizes[kind])[leads[kind] :]
-            values[kind] = _reading(iterations, periods[kind])
+            readings[kind] = _reading(iterations, periods[kind])
             if number:
                 gathered[kind] += iterations
         if number:
-            rounds.append(Round(**values))
+            rounds.append(Round(**readings))
     measurements = Measurements(tuple(rounds), waiting=_waiting(before, bench.scheduling()))
     return measurements, {kind: median_parts(iterations) for kind, iterations in gathered.items()}
 
@@ -198,8 +198,8 @@ def verify(
     total = cycle * _cycles(cycle, step_seconds, effort.verify_seconds)
     segment = min(max(math.ceil(total / _SEGMENTS), 1), _LONGEST_SEGMENT)
     size, lead = _burst_size(base_seconds), _lead_in(base_seconds)
-    steps: list[float] = []
-    baseline: list[float] = []
+    steps: list[Reading] = []
+    baseline: list[Reading] = []
     before = bench.scheduling()
 
     def read_baseline() -> None:
@@ -209,7 +209,7 @@ def verify(
         report(Progress("verifying", len(steps), total))
         read_baseline()
         count = min(segment, total - len(steps))
-        steps += [iteration.seconds for iteration in bench.burst("scheduled", count)]
+        steps += [Reading(it.rest, it.optimizer) for it in bench.burst("scheduled", count)]
     read_baseline()
     waiting = _waiting(before, bench.scheduling())
     return Verification(interval, tuple(steps), tuple(baseline), waiting, bench.period)
@@ -226,10 +226,11 @@ def _warm_up(bench: Bench, kind: Kind, report: Report) -> float:
             return min(iteration.seconds for iteration in iterations)
 
 
-def _reading(iterations: Sequence[Iteration], period: int) -> float:
-    """Seconds of an iteration: the median; of work that differs within a period, the mean of its places' medians."""
-    seconds = [iteration.seconds for iteration in iterations]
-    return statistics.fmean(statistics.median(seconds[place::period]) for place in range(period))
+def _reading(iterations: Sequence[Iteration], period: int) -> Reading:
+    """An iteration's two parts, medians; of work that differs within a period, the mean of its places' medians."""
+    rest = statistics.median(iteration.rest for iteration in iterations)
+    own = [iteration.optimizer for iteration in iterations]
+    return Reading(rest, statistics.fmean(statistics.median(own[place::period]) for place in range(period)))
 
 
 def _waiting(before: Scheduling | None, after: Scheduling | None) -> float | None:

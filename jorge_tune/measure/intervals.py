@@ -2,8 +2,8 @@
 
 One step of interval k takes, in the mean, `time(k) = plain + refresh / k` iterations of the baseline, where `plain` is
 the optimizer's iteration without a refresh and `refresh` what refreshing every block once costs. Both are medians of
-ratios taken within one round; their confidence bounds come from resampled rounds (the percentile method), the two
-kept together.
+ratios taken within one round, forward and backward pooled over the kinds (`carry_over.py`); their confidence bounds
+come from resampled rounds (the percentile method), the two kept together.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from jorge_tune.measure.steadiness import disturbance
-from jorge_tune.measure.timings import Measurements, Round, Verification
+from jorge_tune.measure.carry_over import CarryOver, carry_over
+from jorge_tune.measure.steadiness import Shift, disturbance, largest_shift
+from jorge_tune.measure.timings import Measurements, PooledRound, Round, Verification
 
 LARGEST_INTERVAL = 1000
 """Beyond it preconditioners are older than most learning-rate phases; "no interval" is then the honest answer."""
@@ -26,6 +27,7 @@ _DRAWS = 1000
 _SEED = 0
 _CONFIDENCE = 0.95  # two-sided: the upper bound is exceeded in 2.5 % of cases
 _FACTOR = 2  # an answer this many times what the medians alone say is noise, not measurement
+_PACE = 0.05  # a change of the machine's pace from which on an answer must hold before and after it
 _CORRECTIONS = 2  # verifications that may miss the budget before the timings are called unstable
 
 Outcome = Literal["interval", "infeasible", "unstable"]
@@ -47,6 +49,8 @@ class StepCost:
     plain: float
     refresh: float
     draws: tuple[tuple[float, float], ...]  # (plain, refresh) of resampled rounds
+    base_seconds: float  # of the baseline's iteration
+    carry_over: CarryOver  # of ours on forward and backward
 
     def at(self, interval: float) -> Estimate:
         """time(k) with its bounds; infinity stands for no refresh at all."""
@@ -90,19 +94,23 @@ class Judgement:
 @functools.lru_cache(maxsize=4)
 def step_cost(rounds: tuple[Round, ...]) -> StepCost:
     """The cost of a step from interleaved rounds."""
-    plain = [row.plain / row.baseline for row in rounds]
-    refresh = [(row.refreshing - row.plain) / row.baseline for row in rounds]
+    logs = [row.log_carry_over for row in rounds]
+    carried = carry_over(logs)
     generator = random.Random(_SEED)
     draws = []
     for _ in range(_DRAWS):
         chosen = generator.choices(range(len(rounds)), k=len(rounds))
-        draws.append(
-            (
-                statistics.median([plain[i] for i in chosen]),
-                max(0.0, statistics.median([refresh[i] for i in chosen])),
-            )
-        )
-    return StepCost(statistics.median(plain), max(0.0, statistics.median(refresh)), tuple(draws))
+        log = statistics.median(logs[i] for i in chosen) if carried.counted else 0.0
+        draws.append(_parts([rounds[i].pooled(log) for i in chosen]))
+    pooled = [row.pooled(statistics.median(logs) if carried.counted else 0.0) for row in rounds]
+    base = statistics.median(row.baseline for row in pooled)
+    return StepCost(*_parts(pooled), tuple(draws), base, carried)
+
+
+def _parts(rounds: Sequence[PooledRound]) -> tuple[float, float]:
+    """(plain, refresh), medians over rounds."""
+    plain = statistics.median(row.plain / row.baseline for row in rounds)
+    return plain, max(0.0, statistics.median((row.refreshing - row.plain) / row.baseline for row in rounds))
 
 
 def choose_interval(measurements: Measurements, overhead: float, *, largest: int = LARGEST_INTERVAL) -> Choice:
@@ -128,12 +136,23 @@ def choose_interval(measurements: Measurements, overhead: float, *, largest: int
         return Choice("unstable", None, complaint)
     budget = 1 + overhead
     measured = step_cost(measurements.rounds)
+    levels = _levels(measurements.rounds)
     missed = [v for v in measurements.verifications if v.ratio > budget]
     if len(missed) > _CORRECTIONS:
         ran = ", ".join(f"interval {v.interval} ran at {percent(v.ratio - 1)}" for v in missed)
         return Choice("unstable", None, f"predictions inside the budget did not come true: {ran}")
-    cost = corrected(measured, missed)
-    return _choose(cost, budget, largest)
+    return _choose(corrected(measured, missed), [corrected(level, missed) for level in levels], budget, largest)
+
+
+def change_of_pace(rounds: Sequence[Round]) -> Shift | None:
+    """Where the machine's pace changed so much that an answer must hold before and after."""
+    return largest_shift([row.pooled().baseline for row in rounds], _PACE)
+
+
+def _levels(rounds: tuple[Round, ...]) -> list[StepCost]:
+    """The cost before and after a change of the machine's pace, where there was one; else nothing."""
+    shift = change_of_pace(rounds)
+    return [] if shift is None else [step_cost(rounds[: shift.after]), step_cost(rounds[shift.after :])]
 
 
 def corrected(cost: StepCost, missed: Sequence[Verification]) -> StepCost:
@@ -150,8 +169,8 @@ def judge(verification: Verification, overhead: float) -> Judgement:
     """
     if not overhead > 0:
         raise ValueError(f"overhead must be > 0, got {overhead!r}")
-    ratio = _ratio_estimate(verification)
-    complaint = disturbance(verification.baseline, overhead, verification.waiting)
+    ratio = ratio_estimate(verification)
+    complaint = disturbance([reading.seconds for reading in verification.baseline], overhead, verification.waiting)
     if complaint is not None:
         return Judgement("unstable", complaint, ratio)
     what = f"interval {verification.interval} adds {bounded(ratio)} to the baseline's step"
@@ -164,8 +183,8 @@ def judge(verification: Verification, overhead: float) -> Judgement:
 
 def references(measurements: Measurements) -> list[float]:
     """The baseline's seconds in the order of time."""
-    later = [value for verification in measurements.verifications for value in verification.baseline]
-    return [row.baseline for row in measurements.rounds] + later
+    later = [reading.seconds for verification in measurements.verifications for reading in verification.baseline]
+    return [row.pooled().baseline for row in measurements.rounds] + later
 
 
 def percent(fraction: float) -> str:
@@ -186,7 +205,7 @@ def percentiles(values: Sequence[float]) -> tuple[float, float]:
     return ordered[out], ordered[-1 - out]
 
 
-def _choose(cost: StepCost, budget: float, largest: int) -> Choice:
+def _choose(cost: StepCost, levels: Sequence[StepCost], budget: float, largest: int) -> Choice:
     never = cost.at(float("inf"))
     allowed = percent(budget - 1)
     if never.low > budget:
@@ -197,7 +216,9 @@ def _choose(cost: StepCost, budget: float, largest: int) -> Choice:
         what = f"without a refresh {bounded(never)} is added, and the budget of {allowed} lies within that spread"
         return Choice("unstable", None, what)
     by_medians = _smallest(lambda k: cost.at(k).value <= budget, largest)
-    by_bound = _smallest(lambda k: max(cost.at(k).high, cost.at(k).value) <= budget, largest)
+    by_bound = _smallest(
+        lambda k: max(cost.at(k).high, cost.at(k).value, *(level.at(k).value for level in levels)) <= budget, largest
+    )
     if by_medians is None:
         return Choice("infeasible", None, _too_rare(cost, budget, largest))
     if by_bound is None or by_bound > _FACTOR * by_medians + 1:
@@ -229,8 +250,18 @@ def _smallest(holds: Callable[[int], bool], largest: int) -> int | None:
     return high
 
 
-def _ratio_estimate(verification: Verification) -> Estimate:
-    """Its ratio; bounds from resampled cycles (steps, where there are fewer than three) and baseline iterations."""
+def ratio_estimate(verification: Verification) -> Estimate:
+    """Its ratio with bounds."""
+    return _resampled(verification, lambda drawn: drawn.ratio)
+
+
+def whole_estimate(verification: Verification) -> Estimate:
+    """The same from whole iterations, nothing pooled: what a stopwatch says, with all its noise."""
+    return _resampled(verification, lambda drawn: drawn.whole_ratio)
+
+
+def _resampled(verification: Verification, of: Callable[[Verification], float]) -> Estimate:
+    """Bounds from resampled cycles (steps, where there are fewer than three) and baseline iterations."""
     size = verification.cycle if verification.cycles >= 3 else 1
     cycles = [verification.steps[i : i + size] for i in range(0, len(verification.steps), size)]
     generator = random.Random(_SEED)
@@ -238,6 +269,5 @@ def _ratio_estimate(verification: Verification) -> Estimate:
     for _ in range(_DRAWS):
         steps = tuple(step for cycle in generator.choices(cycles, k=len(cycles)) for step in cycle)
         baseline = tuple(generator.choices(verification.baseline, k=len(verification.baseline)))
-        drawn = replace(verification, steps=steps, baseline=baseline)
-        draws.append(drawn.ratio)
-    return Estimate(verification.ratio, *percentiles(draws))
+        draws.append(of(verification.drawn(steps, baseline)))
+    return Estimate(of(verification), *percentiles(draws))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
+
+from jorge_tune.measure.carry_over import counted_log
 
 Kind: TypeAlias = Literal["baseline", "plain", "refreshing", "scheduled"]
 """`baseline`: torch's form of the grafted optimizer. Ours: `plain` refreshes nothing, `refreshing` everything at each
@@ -26,9 +29,49 @@ class Iteration(NamedTuple):
         """The whole iteration."""
         return sum(self)
 
+    @property
+    def rest(self) -> float:
+        """All but the optimizer: the same work whatever optimizer steps."""
+        return self.data + self.forward + self.backward
+
+
+class Reading(NamedTuple):
+    """Seconds of an iteration in two parts: `rest` is the same work whatever optimizer follows, `optimizer` is not."""
+
+    rest: float
+    optimizer: float
+
+    @property
+    def seconds(self) -> float:
+        """The whole iteration."""
+        return self.rest + self.optimizer
+
 
 class Round(NamedTuple):
-    """Seconds per iteration in one round, the three kinds measured in turn."""
+    """One round, the three kinds measured in turn."""
+
+    baseline: Reading
+    plain: Reading
+    refreshing: Reading
+
+    @property
+    def log_carry_over(self) -> float:
+        """How much longer the rest takes beside our optimizer than beside the baseline, as a logarithm."""
+        return math.log(statistics.fmean((self.plain.rest, self.refreshing.rest)) / self.baseline.rest)
+
+    def pooled(self, log_carry_over: float = 0.0) -> PooledRound:
+        """Seconds of an iteration of each kind, with the median of all three's rests; the carry-over is put back."""
+        base, ours = math.exp(-2 * log_carry_over / 3), math.exp(log_carry_over / 3)
+        rest = statistics.median((self.baseline.rest / base, self.plain.rest / ours, self.refreshing.rest / ours))
+        return PooledRound(
+            rest * base + self.baseline.optimizer,
+            rest * ours + self.plain.optimizer,
+            rest * ours + self.refreshing.optimizer,
+        )
+
+
+class PooledRound(NamedTuple):
+    """Seconds of an iteration of each kind."""
 
     baseline: float
     plain: float
@@ -40,10 +83,11 @@ class Verification:
     """An interval as it ran: every step of whole cycles in order, and the baseline's iterations in between."""
 
     interval: int
-    steps: tuple[float, ...]
-    baseline: tuple[float, ...]
+    steps: tuple[Reading, ...]
+    baseline: tuple[Reading, ...]
     waiting: float | None = None  # the part of its time that the process waited for a core, where that is known
     period: int = 1  # steps after which the work besides refreshes repeats (statistics of every so many steps)
+    log_carry_over: float | None = None  # None: what the readings say
 
     @property
     def cycle(self) -> int:
@@ -56,30 +100,67 @@ class Verification:
         return len(self.steps) // self.cycle
 
     @property
+    def log_carry_overs(self) -> list[float]:
+        """One per stretch of steps, against the baseline's readings before and after it; as a round's."""
+        size = math.ceil(len(self.steps) / max(1, len(self.baseline) - 1))
+        stretches = [self.steps[start : start + size] for start in range(0, len(self.steps), size)]
+        around = zip(self.baseline, self.baseline[1:] or self.baseline, strict=False)
+        return [
+            math.log(statistics.median(r.rest for r in stretch) / statistics.fmean((before.rest, after.rest)))
+            for stretch, (before, after) in zip(stretches, around, strict=False)
+        ]
+
+    @property
     def mean_step(self) -> float:
         """Seconds of a step in the mean over the cycle (of each place's median, once there are three cycles)."""
-        return statistics.fmean(self._places())
+        return self._rests[0] + statistics.fmean(self._own)
 
     @property
     def longest_step(self) -> float:
         """Seconds of the cycle's longest step."""
-        return max(self._places())
+        return self._rests[0] + max(self._own)
 
     @property
     def reference(self) -> float:
         """Seconds of the baseline's iteration meanwhile."""
-        return statistics.median(self.baseline)
+        return self._rests[1] + statistics.median(reading.optimizer for reading in self.baseline)
 
     @property
     def ratio(self) -> float:
         """The mean step, in iterations of the baseline."""
         return self.mean_step / self.reference
 
-    def _places(self) -> list[float]:
+    @property
+    def whole_ratio(self) -> float:
+        """The same from whole iterations, nothing pooled."""
+        whole = statistics.fmean(self._places([reading.seconds for reading in self.steps]))
+        return whole / statistics.median(reading.seconds for reading in self.baseline)
+
+    def drawn(self, steps: tuple[Reading, ...], baseline: tuple[Reading, ...]) -> Verification:
+        """The same with other readings; what is counted of the carry-over stays."""
+        return replace(self, steps=steps, baseline=baseline, log_carry_over=self.counted_log_carry_over)
+
+    @functools.cached_property
+    def counted_log_carry_over(self) -> float:
+        """As a round's, 0 unless the data show it."""
+        return counted_log(self.log_carry_overs) if self.log_carry_over is None else self.log_carry_over
+
+    @functools.cached_property
+    def _rests(self) -> tuple[float, float]:
+        """Data, forward and backward of ours and of the baseline: one, unless the data show that they differ."""
+        medians = [statistics.median(r.rest for r in readings) for readings in (self.steps, self.baseline)]
+        rest, half = statistics.fmean(medians), self.counted_log_carry_over / 2
+        return rest * math.exp(half), rest * math.exp(-half)
+
+    @property
+    def _own(self) -> list[float]:
+        """The optimizer's seconds at each place in the cycle."""
+        return self._places([reading.optimizer for reading in self.steps])
+
+    def _places(self, seconds: Sequence[float]) -> list[float]:
         """One value per place in the cycle: the median over cycles, or the mean of one or two."""
-        of_place = [self.steps[place :: self.cycle] for place in range(self.cycle)]
         typical = statistics.median if self.cycles >= 3 else statistics.fmean
-        return [typical(values) for values in of_place]
+        return [typical(seconds[place :: self.cycle]) for place in range(self.cycle)]
 
 
 @dataclass(frozen=True)
@@ -127,12 +208,12 @@ def median_parts(iterations: Sequence[Iteration]) -> Iteration:
 def measurements_to_json(measurements: Measurements) -> dict[str, Any]:
     """Plain data, to the last digit: read back, it must lead to the same decision."""
     return {
-        "rounds": [list(row) for row in measurements.rounds],
+        "rounds": [[list(reading) for reading in row] for row in measurements.rounds],
         "verifications": [
             {
                 "interval": verification.interval,
-                "steps": list(verification.steps),
-                "baseline": list(verification.baseline),
+                "steps": [list(reading) for reading in verification.steps],
+                "baseline": [list(reading) for reading in verification.baseline],
                 "waiting": verification.waiting,
                 "period": verification.period,
             }
@@ -148,12 +229,12 @@ def measurements_from_json(data: Any) -> Measurements:
     Raises:
         ValueError, TypeError, KeyError: it is something else.
     """
-    rounds = tuple(Round(*_seconds(row)) for row in data["rounds"])
+    rounds = tuple(Round(*_readings(row)) for row in data["rounds"])
     verifications = tuple(
         Verification(
             int(item["interval"]),
-            _seconds(item["steps"]),
-            _seconds(item["baseline"]),
+            _readings(item["steps"]),
+            _readings(item["baseline"]),
             _part(item["waiting"]),
             int(item["period"]),
         )
@@ -193,9 +274,9 @@ def _part(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _seconds(values: Any) -> tuple[float, ...]:
-    """Positive finite numbers."""
-    numbers = tuple(float(value) for value in values)
-    if not all(math.isfinite(number) and number > 0 for number in numbers):
+def _readings(values: Any) -> tuple[Reading, ...]:
+    """Pairs of finite numbers: a rest above 0, an optimizer's part of 0 or more."""
+    readings = tuple(Reading(*(float(part) for part in pair)) for pair in values)
+    if not all(math.isfinite(r.seconds) and r.rest > 0 and r.optimizer >= 0 for r in readings):
         raise ValueError("seconds must be finite and greater than 0")
-    return numbers
+    return readings

@@ -9,14 +9,28 @@ from typing import Any, NamedTuple
 from jorge_tune.measure.fingerprint import Calibratable
 from jorge_tune.measure.inputs import input_shape
 from jorge_tune.measure.instrument import Calibrated
-from jorge_tune.measure.intervals import Estimate, StepCost, bounded, corrected, percent, step_cost
-from jorge_tune.measure.statistics import median
+from jorge_tune.measure.intervals import (
+    Estimate,
+    StepCost,
+    bounded,
+    change_of_pace,
+    corrected,
+    percent,
+    ratio_estimate,
+    step_cost,
+    whole_estimate,
+)
+from jorge_tune.measure.steadiness import changed_pace
 from jorge_tune.measure.timings import Iteration, Memory, Verification
 from jorge_tune.recipe.schema import Jorge, SketchyShampoo
 from jorge_tune.reporting.summary import Table
 
 ONE_DEVICE = (
     "measured on one device; for several this is an estimate: each has its share of the batch, and gradients travel"
+)
+POOLED = (
+    "forward and backward are the same work under both optimizers, so they are pooled; a difference between them is "
+    "counted only where its 99 % bounds leave 0 out"
 )
 PAPER = {"warm_refreshes": 0, "block_size": None}
 """What the preset says, of what is shown here; the optimizer's own table would load torch."""
@@ -40,7 +54,7 @@ def cost_of(calibrated: Calibrated) -> StepCost:
 
 def base_seconds(calibrated: Calibrated) -> float:
     """Seconds of the baseline's iteration, the median over rounds."""
-    return median([row.baseline for row in calibrated.measurements.rounds])
+    return step_cost(calibrated.measurements.rounds).base_seconds
 
 
 def verification_of(calibrated: Calibrated) -> Verification | None:
@@ -77,22 +91,24 @@ def time_table(calibrated: Calibrated) -> Table:
         [f"{baseline_name(calibrated)} (foreach)", show_seconds(base), "1"],
         [f"{name}, nothing refreshed", show_seconds(base * never.value), bounded(never)],
         ["one refresh of every block", show_seconds(base * refresh.value), _share(refresh)],
+        ["forward, backward beside it", *_carried(cost)],
     ]
     interval, ran = calibrated.choice.interval, verification_of(calibrated)
     if interval is not None and ran is not None:
-        at = cost.at(interval)
+        at, whole = cost.at(interval), whole_estimate(ran)
         rows += [
             [f"interval {interval}, predicted", show_seconds(ran.reference * at.value), bounded(at)],
-            [f"interval {interval}, as it ran", show_seconds(ran.mean_step), percent(ran.ratio - 1)],
+            [f"interval {interval}, as it ran", show_seconds(ran.mean_step), bounded(ratio_estimate(ran))],
+            ["  by whole iterations", show_seconds(ran.reference * whole.value), bounded(whole)],
             ["its longest step", show_seconds(ran.longest_step), percent(ran.longest_step / ran.reference - 1)],
         ]
-    whole = whole_training(calibrated)
-    if whole is not None:
-        share = "-" if whole.share is None else f"{100 * whole.share:.2g} % of the training"
-        rows.append([f"{whole.refreshes} warm refreshes, extra", show_seconds(whole.extra_seconds), share])
-        if whole.ratio is not None:
-            step = show_seconds(base * whole.ratio)
-            rows.append(["a step of the whole training", step, percent(whole.ratio - 1)])
+    training = whole_training(calibrated)
+    if training is not None:
+        share = "-" if training.share is None else f"{100 * training.share:.2g} % of the training"
+        rows.append([f"{training.refreshes} warm refreshes, extra", show_seconds(training.extra_seconds), share])
+        if training.ratio is not None:
+            step = show_seconds(base * training.ratio)
+            rows.append(["a step of the whole training", step, percent(training.ratio - 1)])
     headings = ["what", "time", "of the baseline"]
     return Table(headings, rows, headings[1:])
 
@@ -161,7 +177,11 @@ def notes(calibrated: Calibrated) -> list[str]:
         f"{calibrated.profile.input} images, {calibrated.recipe.precision}"
     )
     assumed = input_shape(calibrated.recipe).assumed
-    lines = [where, *([assumed] if assumed else []), ONE_DEVICE]
+    lines = [where, *([assumed] if assumed else []), POOLED, ONE_DEVICE]
+    rounds = calibrated.measurements.rounds
+    shift = change_of_pace(rounds)
+    if shift is not None and calibrated.choice.outcome != "unstable":
+        lines.append(f"the baseline's step {changed_pace(shift, len(rounds))}; the answer holds before and after")
     section = calibrated.section
     if isinstance(section, SketchyShampoo) and section.statistics_interval is not None:
         lines.append("statistics_interval decides when a sketch changes: refresh_interval has no say in this recipe")
@@ -194,13 +214,14 @@ def as_data(calibrated: Calibrated) -> dict[str, Any]:
         "baseline_seconds": base,
         "plain_ratio": cost.at(math.inf).__dict__,
         "refresh_ratio": cost.refresh_estimate.__dict__,
+        "carry_over": {**cost.carry_over._asdict(), "counted": cost.carry_over.counted},
         "predicted": None if choice.interval is None else cost.at(choice.interval).__dict__,
         "verified": None if ran is None else _ran(ran),
         "warm": None if whole is None else whole._asdict(),
         "parts": {kind: part._asdict() for kind, part in calibrated.profile.parts.items()},
         "memory": _memory(calibrated.profile.memory),
         "curve": [[k, base * cost.at(k).value] for k in curve_intervals(calibrated)],
-        "rounds": [row._asdict() for row in calibrated.measurements.rounds],
+        "rounds": [{kind: r._asdict() for kind, r in row._asdict().items()} for row in calibrated.measurements.rounds],
         "notes": notes(calibrated),
         "warnings": list(calibrated.warnings),
     }
@@ -240,6 +261,13 @@ def _share(estimate: Estimate) -> str:
     return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
 
 
+def _carried(cost: StepCost) -> list[str]:
+    """What our step does to forward and backward, and whether that was counted."""
+    carried = cost.carry_over
+    low, value, high = (f"{100 * part:+.1f}" for part in (carried.low, carried.value, carried.high))
+    return ["" if carried.counted else "not counted", f"{value} % [{low}, {high}]"]
+
+
 def _ran(ran: Verification) -> dict[str, Any]:
     return {
         "interval": ran.interval,
@@ -248,6 +276,7 @@ def _ran(ran: Verification) -> dict[str, Any]:
         "step_seconds": ran.mean_step,
         "longest_step_seconds": ran.longest_step,
         "ratio": ran.ratio,
+        "whole_ratio": whole_estimate(ran).__dict__,
     }
 
 

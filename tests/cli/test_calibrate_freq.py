@@ -70,7 +70,7 @@ def test_an_interval_a_table_a_curve_and_the_cache(capsys):
     assert run("tiny.yaml") == 0
     shown = capsys.readouterr()
     interval = int(re.match(r"refresh_interval (\d+): the smallest", shown.out)[1])
-    assert re.search(rf"^interval {interval}, as it ran +\d+ ms +\+\d\.\d %$", shown.out, re.M)
+    assert re.search(rf"^interval {interval}, as it ran +\d+ ms +\+\d\.\d % \[.*\]$", shown.out, re.M)
     assert re.search(r"^18 warm refreshes, extra +\d+ ms +\d+ % of the training$", shown.out, re.M)
     assert "X interval" in shown.out
     assert "for several this is an estimate" in shown.out

@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 
 from jorge_tune.measure.cache import Entry, cache_folder, entry_path, keep, look_up
-from jorge_tune.measure.timings import Iteration, Measurements, Memory, Profile, Round, Verification
+from jorge_tune.measure.timings import Iteration, Measurements, Memory, Profile, Reading, Round, Verification
 
 NAME = "0123456789abcdef"
 
 
 def entry() -> Entry:
-    measurements = Measurements((Round(0.1, 0.104, 0.134),) * 8, (Verification(5, (0.11,) * 15, (0.1,) * 6),), 0.01)
+    measurements = Measurements(
+        (Round(Reading(0.09, 0.01), Reading(0.09, 0.014), Reading(0.09, 0.044)),) * 8,
+        (Verification(5, (Reading(0.09, 0.02),) * 15, (Reading(0.09, 0.01),) * 6),),
+        0.01,
+    )
     profile = Profile({"plain": Iteration(0.0, 1.0, 2.0, 3.0)}, {"baseline": Memory(1, None)}, "a device", "1x8x8")
     return Entry(NAME, {"device": {"kind": "cpu"}, "threads": 2}, "2026-01-31", measurements, profile)
 

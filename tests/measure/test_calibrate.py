@@ -62,9 +62,8 @@ def test_on_a_machine_with_the_usual_noise_answers_agree_and_keep_the_budget(spr
         ("load near the end", loaded_from(21, 1.5)),
         ("load while verifying", loaded_from(28, 1.5)),
         ("load that ends", loaded_from(12, 0.6)),
-        ("load on all the time", noisy(0.25)),
+        ("load on all the time", noisy(1.0)),
         ("clock that slows", drifting(0.02)),
-        ("spikes without end", spiking(0.25, 10)),
     ],
 )
 def test_a_disturbed_machine_is_called_unstable(name, disturbance):
@@ -75,7 +74,9 @@ def test_a_disturbed_machine_is_called_unstable(name, disturbance):
 
 
 @pytest.mark.parametrize(
-    "disturbance", [spiking(0.03, 10), bimodal(1.03), drifting(0.0005)], ids=["spikes", "two speeds", "slow drift"]
+    "disturbance",
+    [spiking(0.03, 10), bimodal(1.03), drifting(0.0005), noisy(0.25)],
+    ids=["spikes", "two speeds", "slow drift", "much noise"],
 )
 def test_what_pairing_and_medians_shrug_off_still_gives_an_answer(disturbance):
     answered = 0
@@ -88,9 +89,10 @@ def test_what_pairing_and_medians_shrug_off_still_gives_an_answer(disturbance):
     assert answered >= 9
 
 
-def test_two_far_speeds_never_give_an_interval_over_the_budget():
+@pytest.mark.parametrize("disturbance", [bimodal(1.5), spiking(0.25, 10)], ids=["two far speeds", "spikes without end"])
+def test_whatever_comes_alike_over_all_never_gives_an_interval_over_the_budget(disturbance):
     for seed in SEEDS:
-        bench = ScriptedBench(BASE, EXTRA, REFRESH, disturbance=bimodal(1.5), seed=seed)
+        bench = ScriptedBench(BASE, EXTRA, REFRESH, disturbance=disturbance, seed=seed)
         found = calibrate(bench, 0.1)
         assert found.choice.interval is None or truth(bench, found.choice.interval) <= 1.1
 
@@ -141,7 +143,7 @@ class SlowStart(ScriptedBench):
 def test_warm_up_and_the_first_of_a_burst_leave_no_trace():
     measured, parts = measure_rounds(SlowStart(BASE, EXTRA, REFRESH), Effort(6.0))
     for row in measured.rounds:
-        assert row == pytest.approx((BASE, BASE + EXTRA, BASE + EXTRA + REFRESH))
+        assert row.pooled() == pytest.approx((BASE, BASE + EXTRA, BASE + EXTRA + REFRESH))
     assert parts["baseline"].seconds == pytest.approx(BASE)
 
 
@@ -182,7 +184,7 @@ def test_statistics_with_a_timetable_of_their_own_are_counted_in_the_mean(period
     found = calibrate(bench, 0.15)
     plain = 1.04 + 0.08 / period
     for row in found.measurements.rounds:
-        assert row.plain == pytest.approx(BASE * plain)
+        assert row.pooled().plain == pytest.approx(BASE * plain)
     ran = found.measurements.verified(found.choice.interval)
     assert ran.period == period
     assert len(ran.steps) % math.lcm(period, found.choice.interval) == 0

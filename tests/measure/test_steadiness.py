@@ -25,7 +25,7 @@ def test_a_quiet_machine_is_hardly_ever_accused(spread):
 
 
 @pytest.mark.parametrize("start", [4, 10, 17])
-@pytest.mark.parametrize("factor", [1.3, 2.0, 0.6])
+@pytest.mark.parametrize("factor", [1.4, 2.0, 0.6])
 def test_a_load_that_starts_or_ends_on_the_way_is_found_and_placed(start, factor):
     for seed in range(20):
         values = series(20, 0.02, seed, factor=factor, start=start)
@@ -57,16 +57,19 @@ def test_a_small_change_within_noise_is_no_shift():
 
 
 def test_wide_quartiles_are_a_disturbance_of_their_own():
-    values = [0.1 * (1.3 if i % 2 else 1.0) for i in range(20)]
-    assert quartile_spread(values) == pytest.approx(0.3 / 1.15)
-    assert "varies by 26% between its quartiles" in disturbance(values, 0.1)
+    values = [0.1 * (1.4 if i % 2 else 1.0) for i in range(20)]
+    assert quartile_spread(values) == pytest.approx(0.4 / 1.2)
+    assert "varies by 33% between its quartiles" in disturbance(values, 0.1)
+    assert disturbance([0.1 * (1.3 if i % 2 else 1.0) for i in range(20)], 0.1) is None
 
 
-def test_what_is_too_much_grows_with_the_budget_up_to_a_fifth():
-    values = [0.1 * (1.15 if i % 2 else 1.0) for i in range(20)]
-    assert disturbance(values, 0.1) is not None
-    assert disturbance(values, 0.2) is None
-    assert disturbance([0.1 * (1.3 if i % 2 else 1.0) for i in range(20)], 5.0) is not None
+@pytest.mark.parametrize("factor", [1.15, 0.87])
+def test_a_pace_that_changes_a_little_is_left_to_the_answer(factor):
+    """Neighbours on a virtual machine do that; see `intervals.change_of_pace`."""
+    for seed in range(20):
+        values = series(20, 0.02, seed, factor=factor, start=10)
+        assert disturbance(values, 0.1) is None
+        assert abs(largest_shift(values, 0.05).after - 10) <= 1
 
 
 def test_waiting_for_a_core_is_a_disturbance():

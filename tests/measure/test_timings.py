@@ -12,6 +12,7 @@ from jorge_tune.measure.timings import (
     Measurements,
     Memory,
     Profile,
+    Reading,
     Round,
     Verification,
     measurements_from_json,
@@ -21,6 +22,13 @@ from jorge_tune.measure.timings import (
     profile_to_json,
 )
 
+REST = 2.0
+
+
+def of(*seconds: float) -> tuple[Reading, ...]:
+    """Readings of one rest, the optimizer's part as given."""
+    return tuple(Reading(REST, part) for part in seconds)
+
 
 def test_an_iteration_is_the_sum_of_its_parts():
     assert Iteration(1, 2, 3, 4).seconds == 10
@@ -28,25 +36,50 @@ def test_an_iteration_is_the_sum_of_its_parts():
 
 
 def test_the_mean_step_takes_each_places_median_over_cycles():
-    steps = (1.0, 2.0, 6.0, 1.2, 2.0, 6.0, 1.1, 50.0, 6.0)  # three cycles of three, one spike
-    ran = Verification(3, steps, (2.0, 2.0, 90.0))
+    own = (1.0, 2.0, 6.0, 1.2, 2.0, 6.0, 1.1, 50.0, 6.0)  # three cycles of three, one spike
+    ran = Verification(3, of(*own), of(2.0, 2.0, 90.0))
     assert ran.cycles == 3
-    assert ran.mean_step == pytest.approx((1.1 + 2.0 + 6.0) / 3)
-    assert ran.longest_step == 6.0
-    assert ran.reference == 2.0
-    assert ran.ratio == pytest.approx(9.1 / 6)
+    assert ran.mean_step == pytest.approx(REST + (1.1 + 2.0 + 6.0) / 3)
+    assert ran.longest_step == REST + 6.0
+    assert ran.reference == REST + 2.0
+    assert ran.ratio == ran.whole_ratio == pytest.approx((REST + 9.1 / 3) / (REST + 2))
+
+
+def test_rests_are_pooled_in_a_run_too_and_the_stopwatch_is_kept():
+    """Half the weight each: (1.0 + 1.2) / 2; four stretches are too few to count a difference."""
+    ran = Verification(1, (Reading(1.2, 0.5),) * 12, (Reading(1.0, 0.1),) * 5)
+    assert ran.ratio == pytest.approx((1.1 + 0.5) / (1.1 + 0.1))
+    assert ran.whole_ratio == pytest.approx(1.7 / 1.1)
+    assert ran.log_carry_overs == pytest.approx([math.log(1.2)] * 4)
+
+
+def test_a_difference_that_ten_stretches_agree_on_is_counted():
+    ran = Verification(1, (Reading(1.2, 0.5),) * 30, (Reading(1.0, 0.1),) * 11)
+    middle = math.sqrt(1.2)
+    assert ran.counted_log_carry_over == pytest.approx(math.log(1.2))
+    assert ran.mean_step == pytest.approx(1.1 * middle + 0.5)
+    assert ran.reference == pytest.approx(1.1 / middle + 0.1)
+
+
+def test_a_round_pools_its_rests_and_puts_a_carry_over_back():
+    row = Round(Reading(1.0, 0.1), Reading(1.1, 0.2), Reading(1.2, 0.5))
+    assert row.pooled() == pytest.approx((1.2, 1.3, 1.6))
+    assert Round(*of(0.1, 0.2), Reading(50.0, 0.5)).pooled() == (REST + 0.1, REST + 0.2, REST + 0.5)
+    assert row.log_carry_over == pytest.approx(math.log(1.15))
+    base, plain, _ = row.pooled(row.log_carry_over)
+    assert (plain - 0.2) / (base - 0.1) == pytest.approx(1.15)
 
 
 def test_one_or_two_cycles_are_averaged():
-    assert Verification(4, (1.0, 1.0, 1.0, 5.0), (1.0,)).mean_step == 2.0
-    two = Verification(2, (1.0, 5.0, 3.0, 7.0), (1.0,))
-    assert (two.mean_step, two.longest_step) == (4.0, 6.0)
+    assert Verification(4, of(1.0, 1.0, 1.0, 5.0), of(1.0)).mean_step == REST + 2.0
+    two = Verification(2, of(1.0, 5.0, 3.0, 7.0), of(1.0))
+    assert (two.mean_step, two.longest_step) == (REST + 4.0, REST + 6.0)
 
 
 def measurements() -> Measurements:
-    rounds = tuple(Round(0.1 + i / 1000, 0.104, 0.134) for i in range(8))
+    rounds = tuple(Round(*of(0.1 + i / 1000, 0.104, 0.134)) for i in range(8))
     return Measurements(
-        rounds, (Verification(2, (0.1, 0.2), (0.1,), None), Verification(1, (0.1, 0.3), (0.2,), 0.25, 2)), 0.5
+        rounds, (Verification(2, of(0.1, 0.2), of(0.1), None), Verification(1, of(0.1, 0.3), of(0.2), 0.25, 2)), 0.5
     )
 
 
@@ -54,7 +87,7 @@ def test_measurements_survive_json():
     stored = json.loads(json.dumps(measurements_to_json(measurements())))
     assert measurements_from_json(stored) == measurements()
     assert measurements().longest_wait == 0.5
-    assert measurements().verified(2).steps == (0.1, 0.2)
+    assert measurements().verified(2).steps == of(0.1, 0.2)
     assert measurements().verified(3) is None
 
 
@@ -68,14 +101,17 @@ def test_a_profile_survives_json():
     "damage",
     [
         lambda data: data.pop("rounds"),
-        lambda data: data["rounds"][0].append(1.0),
-        lambda data: data["rounds"][0].__setitem__(0, -1.0),
-        lambda data: data["rounds"][0].__setitem__(0, math.nan),
+        lambda data: data["rounds"][0].append([1.0, 1.0]),
+        lambda data: data["rounds"][0].__setitem__(0, [-1.0, 1.0]),
+        lambda data: data["rounds"][0].__setitem__(0, [0.0, 1.0]),
+        lambda data: data["rounds"][0].__setitem__(0, [1.0, -1.0]),
+        lambda data: data["rounds"][0].__setitem__(0, [1.0, math.nan]),
+        lambda data: data["rounds"][0].__setitem__(0, 1.0),
         lambda data: data["rounds"].__setitem__(0, None),
-        lambda data: data["verifications"][0].__setitem__("steps", [0.1]),
+        lambda data: data["verifications"][0].__setitem__("steps", [[0.1, 0.1]]),
         lambda data: data["verifications"][0].__setitem__("interval", 0),
         lambda data: data["verifications"][0].__setitem__("period", 0),
-        lambda data: data["verifications"][0]["steps"].append(0.1),
+        lambda data: data["verifications"][0]["steps"].append([0.1, 0.1]),
         lambda data: data["verifications"][0].__setitem__("baseline", []),
         lambda data: data.__setitem__("waiting", 3),
     ],
