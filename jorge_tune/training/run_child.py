@@ -7,6 +7,7 @@ import faulthandler
 import gc
 import json
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from typing import Any, BinaryIO
 import torch
 
 from jorge_tune.errors import InputError, JorgeTuneError
+from jorge_tune.hardware import oom_kills
 from jorge_tune.recipe.io import parse_recipe
 from jorge_tune.records import RunFolder
 from jorge_tune.training.journal import Progress
@@ -45,11 +47,10 @@ def run_child(connection: socket.socket, grace_seconds: float) -> None:
     job = lines.next()
     if job is None:
         os._exit(0)
-    worker = _Worker(connection)
-    stop = StopRequest()
-    threading.Thread(target=_watch, args=(lines, stop, grace_seconds), daemon=True).start()
-    worker.tell({"event": "started", "pid": os.getpid()})
-    with _Output(RunFolder(Path(job["out"]))) as output:
+    worker, stop = _Worker(connection), StopRequest()
+    with stop, _Output(RunFolder(Path(job["out"]))) as output:
+        threading.Thread(target=_watch, args=(lines, stop, grace_seconds), daemon=True).start()
+        worker.tell({"event": "started", "pid": os.getpid()})
         end = _outcome(job, stop, worker, output)
     worker.tell({"event": "end"} | end, patient=True)
     os._exit(0)
@@ -104,7 +105,7 @@ class _Output:
         self._early: BinaryIO | None = None
 
     def __enter__(self) -> _Output:
-        self._early = tempfile.TemporaryFile()
+        self._early = os.fdopen(os.memfd_create("output"), "w+b")
         self._take(self._early.fileno())
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -150,26 +151,29 @@ def _outcome(job: Mapping[str, Any], stop: StopRequest, worker: _Worker, output:
         output.on_progress(progress)
         worker.on_progress(progress)
 
+    kills_before = oom_kills()
     try:
-        with stop:
-            _settle(job)
-            recipe = parse_recipe(job["recipe"], f"{job['out']} (recipe)").recipe
-            result = train(
-                recipe,
-                Path(job["out"]),
-                device=job["device"],
-                resume=True,
-                progress=on_progress,
-                download=job["download"],
-                stop=stop,
-            )
+        _settle(job)
+        recipe = parse_recipe(job["recipe"], f"{job['out']} (recipe)").recipe
+        result = train(
+            recipe,
+            Path(job["out"]),
+            device=job["device"],
+            resume=True,
+            progress=on_progress,
+            download=job["download"],
+            stop=stop,
+        )
         return _end(result.outcome, result.reason)
     except InputError as error:
         return _end("failed", str(error), input_error=True)
+    except KeyboardInterrupt:
+        return _end("interrupted", "stopped at once by a second SIGINT")
     except BaseException as error:  # the process's boundary: whatever it was, the worker is told
-        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
         reason = str(error) if isinstance(error, JorgeTuneError) else f"{type(error).__name__}: {error}".split("\n")[0]
-        return _end("failed", reason, out_of_memory=_is_out_of_memory(error))
+        return _end("failed", reason, out_of_memory=_is_out_of_memory(error, oom_kills() != kills_before))
 
 
 def _end(outcome: str, reason: str, *, out_of_memory: bool = False, input_error: bool = False) -> dict[str, Any]:
@@ -196,14 +200,18 @@ def _watch(lines: _Lines, stop: StopRequest, grace_seconds: float) -> None:
     while (message := lines.next()) is not None:
         stop.ask(message["stop"])
     stop.ask("its worker is gone")
+    signal.setitimer(signal.ITIMER_REAL, grace_seconds)  # the kernel's, for native calls that keep this thread waiting
     time.sleep(grace_seconds)
     os._exit(1)
 
 
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory is what it, or what caused it, complains of."""
+def _is_out_of_memory(error: BaseException | None, kernel_killed_some: bool) -> bool:
+    """Whether memory is what it, or what caused it, complains of; or a loader worker's death, if there was a kill."""
     while error is not None:
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error):
+        words = str(error)
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in words:
+            return True
+        if kernel_killed_some and "DataLoader worker" in words:
             return True
         error = error.__cause__
     return False

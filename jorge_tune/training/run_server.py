@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,12 @@ from typing import Any
 from jorge_tune.hardware import oom_kills
 from jorge_tune.training.run_child import run_child
 
-_LOADED_BEFOREHAND = ("torchvision", "torchmetrics", "sklearn.datasets", "jorge_tune.training.runner")
+_LOADED_BEFOREHAND = (  # what a run would import else
+    *("torchmetrics", "torchvision", "torch.utils.serialization.config"),
+    *("importlib.resources.readers", "sklearn.datasets.data", "sklearn.datasets.descr"),
+    *("jorge_tune.training.runner", "jorge_tune.training.tasks.classification"),
+)
+_BACKLOG = 128
 _EXHAUSTED_SECONDS = 0.2  # between two tries while the machine has no descriptors left
 
 
@@ -99,6 +105,7 @@ class RunServer:
             return
         if pid == 0:
             self._become_child(connection)
+        self._oom_kills = oom_kills() or 0  # earlier ones are others'
         self._runs[pid] = _Run(connection)
         self._poll.register(connection, 0)  # hang-ups alone: what the worker says is for the child
 
@@ -115,6 +122,8 @@ class RunServer:
             for run in self._runs.values():
                 run.connection.close()
             run_child(connection, self._grace_seconds)
+        except BaseException:  # never back into the server's loop
+            traceback.print_exc()
         finally:
             os._exit(1)
 
@@ -134,33 +143,28 @@ class RunServer:
 
     def _reap(self) -> None:
         """Tell how children died, and end what they left behind in their process groups."""
-        for pid in list(self._runs):
-            found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if found is None:
-                continue
+        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        dead = [(pid, found) for pid in self._runs if (found := os.waitid(os.P_PID, pid, look)) is not None]
+        kills = (oom_kills() or 0) if dead else self._oom_kills
+        for pid, found in dead:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)  # before the number is free: loader workers of a killed run
             os.waitpid(pid, 0)
-            self._tell_exit(self._runs.pop(pid), found)
+            self._tell_exit(self._runs.pop(pid), found, kills > self._oom_kills)
+        self._oom_kills = kills
 
-    def _tell_exit(self, run: _Run, found: os.waitid_result) -> None:
+    def _tell_exit(self, run: _Run, found: os.waitid_result, an_oom_kill_was_counted: bool) -> None:
         exited = found.si_code == os.CLD_EXITED
         gone = {
             "event": "exit",
             "code": found.si_status if exited else None,
             "signal": None if exited else found.si_status,
-            "out_of_memory": self._was_killed_for_memory(),
+            "out_of_memory": found.si_status == signal.SIGKILL and not exited and an_oom_kill_was_counted,
         }
         _tell(run.connection, gone)
         if run.orphaned_at is None:
             self._poll.unregister(run.connection)
         run.connection.close()
-
-    def _was_killed_for_memory(self) -> bool:
-        """Whether the kernel has counted such a kill since the last death; each count stands for one death."""
-        now, before = oom_kills() or 0, self._oom_kills
-        self._oom_kills = now
-        return now > before
 
     def _leave(self, number: int, frame: object) -> None:
         self._asked_to_leave = True
@@ -172,15 +176,14 @@ def main() -> None:
     listener = socket.socket(fileno=settings["listener"])
     listener.set_inheritable(False)
     listener.setblocking(False)
+    listener.listen(_BACKLOG)  # again, as this process: its number is what the kernel tells those who connect
     gc.disable()
     for name in _LOADED_BEFOREHAND:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # so that a child's collector does not touch, and thereby copy, what it shares
-    try:
-        RunServer(listener, settings["idle_seconds"], settings["grace_seconds"]).serve()
-    finally:
-        _remove(settings)
+    RunServer(listener, settings["idle_seconds"], settings["grace_seconds"]).serve()
+    _remove(settings)
 
 
 def _remove(settings: Mapping[str, Any]) -> None:

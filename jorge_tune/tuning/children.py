@@ -21,6 +21,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,10 @@ class RunServer:
 
 
 class Child:
-    """One run in its process. Close it (or use it as a context manager) to leave early: the run then ends too."""
+    """One run in its process. Close it (or use it as a context manager) to leave early: the run then ends too.
+
+    `stop` and `kill` may be called from any thread.
+    """
 
     def __init__(self, connection: socket.socket, pid: int, folder: Path, received: bytes = b"") -> None:
         self.pid, self.folder = pid, folder
@@ -139,8 +143,9 @@ class Child:
         self._end: dict[str, Any] | None = None
         self._exit: dict[str, Any] | None = None
         self._ended: Ended | None = None
-        self._process: int | None = None
-        with contextlib.suppress(OSError, AttributeError):  # gone already, or no Linux
+        self._closing = threading.Lock()
+        self._process: int | None = None  # a descriptor, since the number may soon be another's
+        with contextlib.suppress(OSError):  # it is gone already
             self._process = os.pidfd_open(pid)
         self._digest(received)
 
@@ -174,20 +179,17 @@ class Child:
 
     def kill(self) -> None:
         """End the process at once; `poll` tells when it is gone."""
-        if self._ended is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
+        with self._closing, contextlib.suppress(ProcessLookupError):
             if self._process is not None:
                 signal.pidfd_send_signal(self._process, signal.SIGKILL)
-            else:
-                os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Give up the connection: a run that still trains writes a checkpoint and ends."""
-        self._connection.close()
-        if self._process is not None:
-            os.close(self._process)
-            self._process = None
+        with self._closing:
+            self._connection.close()
+            if self._process is not None:
+                os.close(self._process)
+                self._process = None
 
     def _take_in(self) -> None:
         try:
@@ -238,11 +240,13 @@ def _begin(connection: socket.socket, message: bytes, folder: Path, deadline: fl
         raise
     line, _, rest = received.partition(b"\n")
     answer = json.loads(line)
-    if answer["event"] != "started":
-        connection.close()
-        raise JorgeTuneError(f"the run server could not start a run: {answer.get('reason', answer)}")
-    connection.setblocking(False)
-    return Child(connection, answer["pid"], folder, rest)
+    if answer["event"] == "started":
+        connection.setblocking(False)
+        return Child(connection, answer["pid"], folder, rest)
+    connection.close()
+    if answer["event"] == "refused":
+        raise JorgeTuneError(f"the run server could not start a run: {answer['reason']}")
+    return None  # killed in its first moment
 
 
 def _readable(connection: socket.socket, timeout: float | None) -> bool:
@@ -253,17 +257,22 @@ def _readable(connection: socket.socket, timeout: float | None) -> bool:
 
 def _ending(end: dict[str, Any] | None, gone: dict[str, Any] | None, folder: Path) -> Ended:
     """From what the run said last and what the server saw of its death."""
-    killed_for_memory = gone is not None and bool(gone["out_of_memory"])
     if end is not None:
-        out_of_memory = bool(end["out_of_memory"]) or (end["outcome"] == "failed" and killed_for_memory)
-        return Ended(end["outcome"], end["reason"], out_of_memory, bool(end["input_error"]))
+        return Ended(end["outcome"], end["reason"], end["out_of_memory"], end["input_error"])
     said = _last_output(folder)
     if gone is None:
         return Ended("killed", f"the run's process died, and its server with it{said}")
     if gone["signal"] is None:
-        return Ended("failed", f"the run's process left with exit code {gone['code']}{said}", killed_for_memory)
-    for_memory = " for want of memory" if killed_for_memory else ""
-    return Ended("killed", f"killed by {signal.Signals(gone['signal']).name}{for_memory}{said}", killed_for_memory)
+        return Ended("failed", f"the run's process left with exit code {gone['code']}{said}")
+    for_memory = " for want of memory" if gone["out_of_memory"] else ""
+    return Ended("killed", f"killed by {_signal_name(gone['signal'])}{for_memory}{said}", gone["out_of_memory"])
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # the real-time ones have no names
+        return f"signal {number}"
 
 
 def _last_output(folder: Path) -> str:

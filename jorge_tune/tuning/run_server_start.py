@@ -63,9 +63,9 @@ def find_place(idle_seconds: float, grace_seconds: float) -> Place:
     Raises:
         InputError: no folder for the socket is private and has a short enough path, or the system cannot fork.
     """
-    if not hasattr(os, "fork"):
+    if not sys.platform.startswith("linux"):
         raise InputError(
-            f"studies start their runs by fork, which {sys.platform} does not have; use Linux (on Windows: WSL)"
+            f"studies fork their runs from a server, as Linux can, but not {sys.platform}; on Windows: WSL"
         )
     key = hashlib.sha256(json.dumps([_what_a_run_inherits(), idle_seconds, grace_seconds]).encode())
     name = f"{key.hexdigest()[:16]}.sock"
