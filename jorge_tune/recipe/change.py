@@ -22,8 +22,11 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> tuple[Recipe | Non
     for path, value in values.items():
         *sections, key = path.split(".")
         section = data
+        owner: Any = recipe
         for name in sections:
-            section = section.setdefault(name, {})
+            owner = getattr(owner, name, None)
+            kind = getattr(owner, "name", None)
+            section = section.setdefault(name, {"name": kind} if kind else {})
         section[key] = value
     faults: list[Fault] = []
     changed = decode(Recipe, node_of(data), faults)

@@ -12,6 +12,7 @@ from jorge_tune.recipe.render import scalar
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+    from optuna.trial import Trial
 
 Value: TypeAlias = float | int | str | bool | None  # what a storage holds for one parameter of one trial
 
@@ -46,6 +47,10 @@ class FactorParameter:
         from optuna.distributions import FloatDistribution
 
         return FloatDistribution(self.low, self.high, log=True)
+
+    def suggest(self, trial: Trial) -> float:
+        """The factor of a trial, drawn or found in it."""
+        return trial.suggest_float(self.name, self.low, self.high, log=True)
 
     def contains(self, factor: object) -> bool:
         """Whether a trial may hold this factor."""
@@ -129,13 +134,17 @@ class ChoiceParameter:
 
         return CategoricalDistribution(self.labels)
 
+    def suggest(self, trial: Trial) -> Value:
+        """The label of a trial, drawn or found in it."""
+        return trial.suggest_categorical(self.name, self.labels)
+
     def contains(self, label: object) -> bool:
         """Whether a trial may hold this label."""
-        return any(_same(label, known) for known in self.labels)
+        return any(same(label, known) for known in self.labels)
 
     def index(self, label: object) -> int:
         """The label's position."""
-        return next(index for index, known in enumerate(self.labels) if _same(label, known))
+        return next(index for index, known in enumerate(self.labels) if same(label, known))
 
     def plain(self, label: Any) -> Any:
         """The recipe's value."""
@@ -148,7 +157,7 @@ class ChoiceParameter:
             ValueError: it is not among the values.
         """
         for label, known in zip(self.labels, self.values, strict=True):
-            if _same(value, known) or _same(value, label):
+            if same(value, known) or same(value, label):
                 return label
         raise ValueError(value)
 
@@ -187,6 +196,6 @@ class ChoiceParameter:
 Parameter = FactorParameter | ChoiceParameter
 
 
-def _same(one: object, other: object) -> bool:
+def same(one: object, other: object) -> bool:
     """Equality that keeps true and 1 apart."""
     return one == other and isinstance(one, bool) == isinstance(other, bool)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
+import jorge_tune
 from jorge_tune.recipe.derivation import Derivation
+from jorge_tune.recipe.render import recipe_to_dict, scalar
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.tuning.objective import Objective
+from jorge_tune.tuning.parameters import FactorParameter
 from jorge_tune.tuning.space import Space
-
-SamplerName = Literal["tpe", "gp", "cmaes", "random", "grid", "qmc"]
-PrunerName = Literal["median", "hyperband", "asha", "wilcoxon", "none"]
+from jorge_tune.tuning.study_schema import PrunerName, SamplerName, StudyFile
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyPlan:
-    """One study. `recipe` is bootstrapped and is the point at factor 1.
+    """One study. `recipe` is bootstrapped and is the point at factor 1; `file` is what was asked for.
 
     `overhead`: the constraint iteration_time <= (1 + overhead) x baseline's; None: no constraint.
-    `confirm_seeds` share none with `seeds`. `sampler_seed` is the search's own, no run's.
+    `confirm_seeds` share none with `seeds`. `sampler_seed` is the search's own, no run's. `notes` are worth saying.
     """
 
     name: str
@@ -27,6 +31,7 @@ class StudyPlan:
     baseline: Recipe | None
     space: Space
     objective: Objective
+    file: StudyFile
     sampler: SamplerName = "tpe"
     pruner: PrunerName = "none"
     trials: int = 40
@@ -38,3 +43,52 @@ class StudyPlan:
     threads: int | None = None
     sampler_seed: int = 0
     derivations: tuple[Derivation, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def identity(self) -> dict[str, Any]:
+        """What trials of one study must have in common, as plain data; another budget or sampler is no other study."""
+        return {
+            "version": jorge_tune.__version__,
+            "recipe": recipe_to_dict(self.recipe),
+            "space": {parameter.path: _searched(parameter) for parameter in self.space},
+            "objective": asdict(self.objective),
+            "seeds": list(self.seeds),
+            "overhead": self.overhead,
+        }
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of the identity."""
+        text = json.dumps(self.identity(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def changes_between(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In what two identities differ, in words: `recipe.optimizer.lr: 0.1 in the study, 0.2 now`."""
+    before, after = _leaves(stored, ""), _leaves(now, "")
+    paths = [path for path in {**before, **after} if before.get(path, _ABSENT) != after.get(path, _ABSENT)]
+    return [f"{path}: {_shown(before, path)} in the study, {_shown(after, path)} now" for path in paths]
+
+
+_ABSENT = object()
+
+
+def _searched(parameter: Any) -> dict[str, Any]:
+    """A parameter's part of the identity; the grid's steps are the sampler's business."""
+    if isinstance(parameter, FactorParameter):
+        return {"factor": [parameter.low, parameter.high]}
+    return {"choices": list(parameter.values)}
+
+
+def _leaves(section: Mapping[str, Any], path: str) -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in section.items():
+        below = f"{path}.{key}" if path else key
+        if isinstance(value, Mapping):
+            leaves.update(_leaves(value, below))
+        else:
+            leaves[below] = list(value) if isinstance(value, tuple) else value
+    return leaves
+
+
+def _shown(leaves: Mapping[str, Any], path: str) -> str:
+    return scalar(leaves[path]) if path in leaves else "nothing"

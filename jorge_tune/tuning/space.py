@@ -6,6 +6,7 @@ A point gives every parameter of the space by its name in trials: factors as fac
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -41,10 +42,8 @@ class Space:
         return {parameter.name: parameter.bootstrap for parameter in self.parameters}
 
     def suggest(self, trial: Trial) -> dict[str, Value]:
-        """All parameters of a trial, drawn (or found in it) by Optuna."""
-        for name, distribution in self.distributions().items():
-            trial._suggest(name, distribution)
-        return {parameter.name: trial.params[parameter.name] for parameter in self.parameters}
+        """All parameters of a trial, drawn by its study's sampler or found in it."""
+        return {parameter.name: parameter.suggest(trial) for parameter in self.parameters}
 
     def check_point(self, point: Point) -> None:
         """Refuse a point that is none of this space.
@@ -126,10 +125,18 @@ class Space:
             raise ValueError(f"{found[0].path} must be {found[0].domain()}, got {scalar(value)}") from None
 
     def grid(self) -> list[dict[str, Value]]:
-        """All points of the grid, in the file's order; factors need `steps`."""
-        axes = [parameter.axis() for parameter in self.parameters]
+        """The bootstrap, then all other points of the grid in the file's order; factors need `steps`."""
         names = [parameter.name for parameter in self.parameters]
-        return [dict(zip(names, values, strict=True)) for values in itertools.product(*axes)]
+        points = (
+            dict(zip(names, values, strict=True)) for values in itertools.product(*(p.axis() for p in self.parameters))
+        )
+        bootstrap = self.bootstrap_point()
+        return [bootstrap, *(point for point in points if point != bootstrap)]
+
+    def grid_size(self) -> int:
+        """How many points the grid has, the bootstrap included whether it lies on the axes or not."""
+        on_axes = all(parameter.bootstrap in parameter.axis() for parameter in self.parameters)
+        return math.prod(len(parameter.axis()) for parameter in self.parameters) + (not on_axes)
 
     def at(self, positions: Sequence[float]) -> dict[str, Value]:
         """The point at positions between 0 and 1, one for each parameter."""

@@ -1,0 +1,151 @@
+"""Study files: read with every fault reported in one go; a plan without a file; a plan as a storage keeps it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jorge_tune.errors import Fault, FaultyFileError, InputError
+from jorge_tune.recipe.checks import Finding
+from jorge_tune.recipe.decode import decode
+from jorge_tune.recipe.derivation import Derivation
+from jorge_tune.recipe.io import parse_recipe, read_recipe, render_recipe
+from jorge_tune.recipe.nodes import node_of
+from jorge_tune.recipe.reader import parse, text_of
+from jorge_tune.recipe.schema import Recipe
+from jorge_tune.recipe.shipped import resolve_recipe
+from jorge_tune.tuning.build_plan import build_plan, centre_of
+from jorge_tune.tuning.default_space import default_space
+from jorge_tune.tuning.plan import StudyPlan
+from jorge_tune.tuning.study_schema import StudyFile
+
+_KIND = "study file"
+
+
+def read_study(path: str | Path) -> StudyPlan:
+    """Read a study file, and the recipes it names.
+
+    Recipes are looked for beside the study file, then as any command does: a path, or a shipped recipe's name.
+
+    Raises:
+        InputError: there is no such file, or it is no text file.
+        FaultyFileError: the file, or a recipe that it names, has faults; all of them are in the message.
+    """
+    return parse_study(text_of(Path(path), _KIND), str(path))
+
+
+def parse_study(text: str, source: str) -> StudyPlan:
+    """Read a study from a text; `source`, its file, names it in messages. Raises as `read_study` does."""
+    plans: list[StudyPlan] = []
+
+    def check(file: StudyFile) -> list[Finding]:
+        findings: list[Finding] = []
+        recipe, baseline, derivations = _recipes(file, Path(source).parent, findings)
+        plan = None if recipe is None else build_plan(file, recipe, baseline, findings, derivations)
+        plans.extend([] if plan is None else [plan])
+        return findings
+
+    parse(StudyFile, text, source, _KIND, check)
+    return plans[0]
+
+
+def default_study(recipe: str, name: str | None = None, trials: int | None = None, **settings: Any) -> StudyPlan:
+    """A study without a file: rate, decay, interval and schedule around a recipe; SGD and AdamW are bootstrapped first.
+
+    Args:
+        recipe: a path or a shipped recipe's name.
+        name: the study's; None: the bootstrapped recipe's.
+        trials: in all; None: 40.
+        settings: further fields of a study file, as plain data (`sampler="gp"`, `seeds=[0, 1]`).
+
+    Raises:
+        InputError: the recipe cannot be read or searched, or a setting is wrong; all faults in the message.
+    """
+    read = read_recipe(resolve_recipe(recipe))
+    centre, baseline, derivations = centre_of(read)
+    data = {"name": name or centre.name, "recipe": recipe, "space": default_space(centre, read), "trials": trials}
+    given = {key: value for key, value in {**data, **settings}.items() if value is not None}
+    return _from_data(given, centre, baseline, derivations, f"study of {recipe}")
+
+
+def plan_to_json(plan: StudyPlan) -> dict[str, Any]:
+    """A plan as plain data, from which a worker elsewhere makes the same plan, without the files it came from."""
+    return {
+        "study": dataclasses.asdict(plan.file),
+        "recipe": render_recipe(plan.recipe),
+        "baseline": None if plan.baseline is None else render_recipe(plan.baseline),
+        "derivations": [dataclasses.asdict(derivation) for derivation in plan.derivations],
+    }
+
+
+def plan_from_json(data: Mapping[str, Any]) -> StudyPlan:
+    """The plan that `plan_to_json` put into plain data.
+
+    Raises:
+        InputError: this version of the package cannot read it.
+    """
+    try:
+        recipe = parse_recipe(data["recipe"], "the study's recipe").recipe
+        baseline = None if data["baseline"] is None else parse_recipe(data["baseline"], "the study's baseline").recipe
+        derivations = tuple(Derivation(**derivation) for derivation in data["derivations"])
+        return _from_data(data["study"], recipe, baseline, derivations, "the stored study")
+    except (KeyError, TypeError) as error:
+        raise InputError(f"the stored study is none of this version's ({type(error).__name__}: {error})") from error
+
+
+def _from_data(
+    data: Mapping[str, Any],
+    recipe: Recipe,
+    baseline: Recipe | None,
+    derivations: tuple[Derivation, ...],
+    source: str,
+) -> StudyPlan:
+    faults: list[Fault] = []
+    file = decode(StudyFile, node_of(data), faults)
+    findings: list[Finding] = []
+    plan = None if file is None else build_plan(file, recipe, baseline, findings, derivations)
+    told = [(fault.path, fault.what) for fault in faults] + findings
+    if plan is None:
+        raise InputError("\n".join(f"{source}: {path}: {what}" if path else f"{source}: {what}" for path, what in told))
+    return plan
+
+
+def _recipes(
+    file: StudyFile, folder: Path, findings: list[Finding]
+) -> tuple[Recipe | None, Recipe | None, tuple[Derivation, ...]]:
+    """What is searched around, the baseline, and how the first came about; None for a recipe with faults."""
+    read = _recipe_at(file.recipe, "recipe", folder, findings)
+    given = None if file.baseline is None else _recipe_at(file.baseline, "baseline", folder, findings)
+    if read is None:
+        return None, None, ()
+    try:
+        recipe, baseline, derivations = centre_of(read)
+    except InputError as error:
+        findings.append(("recipe", str(error)))
+        return None, None, ()
+    if baseline is not None and file.baseline is not None:
+        findings.append(
+            ("baseline", f"recipe {read.name} is bootstrapped here and is the baseline itself; leave it out")
+        )
+    return recipe, baseline or given, derivations
+
+
+def _recipe_at(argument: str, key: str, folder: Path, findings: list[Finding]) -> Recipe | None:
+    """The recipe of that name; None where it cannot be read, and then every fault of it is a finding."""
+    try:
+        beside = folder / argument
+        return read_recipe(beside if _is_file(beside) else resolve_recipe(argument))
+    except FaultyFileError as error:
+        findings += [(key, fault.located(error.source)) for fault in error.faults]
+    except InputError as error:
+        findings.append((key, str(error)))
+    return None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, a NUL character
+        return False
