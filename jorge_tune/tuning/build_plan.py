@@ -52,7 +52,6 @@ def build_plan(
         baseline=baseline,
         space=space,
         objective=objective,
-        file=file,
         sampler=file.sampler,
         pruner=file.pruner,
         trials=trials,

@@ -15,12 +15,12 @@ from jorge_tune.recipe.schema import Recipe
 from jorge_tune.tuning.objective import Objective
 from jorge_tune.tuning.parameters import FactorParameter
 from jorge_tune.tuning.space import Space
-from jorge_tune.tuning.study_schema import PrunerName, SamplerName, StudyFile
+from jorge_tune.tuning.study_schema import PrunerName, SamplerName
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyPlan:
-    """One study. `recipe` is bootstrapped and is the point at factor 1; `file` is what was asked for.
+    """One study. `recipe` is bootstrapped and is the point at factor 1.
 
     `overhead`: the constraint iteration_time <= (1 + overhead) x baseline's; None: no constraint.
     `confirm_seeds` share none with `seeds`. `sampler_seed` is the search's own, no run's. `notes` are worth saying.
@@ -31,7 +31,6 @@ class StudyPlan:
     baseline: Recipe | None
     space: Space
     objective: Objective
-    file: StudyFile
     sampler: SamplerName = "tpe"
     pruner: PrunerName = "none"
     trials: int = 40

@@ -1,8 +1,7 @@
-"""Study files: read with every fault reported in one go; a plan without a file; a plan as a storage keeps it."""
+"""Study files, read with every fault reported in one go, and plans without a file."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from jorge_tune.errors import Fault, FaultyFileError, InputError
 from jorge_tune.recipe.checks import Finding
 from jorge_tune.recipe.decode import decode
 from jorge_tune.recipe.derivation import Derivation
-from jorge_tune.recipe.io import parse_recipe, read_recipe, render_recipe
+from jorge_tune.recipe.io import read_recipe
 from jorge_tune.recipe.nodes import node_of
 from jorge_tune.recipe.reader import parse, text_of
 from jorge_tune.recipe.schema import Recipe
@@ -68,31 +67,6 @@ def default_study(recipe: str, name: str | None = None, trials: int | None = Non
     data = {"name": name or centre.name, "recipe": recipe, "space": default_space(centre, read), "trials": trials}
     given = {key: value for key, value in {**data, **settings}.items() if value is not None}
     return _from_data(given, centre, baseline, derivations, f"study of {recipe}")
-
-
-def plan_to_json(plan: StudyPlan) -> dict[str, Any]:
-    """A plan as plain data, from which a worker elsewhere makes the same plan, without the files it came from."""
-    return {
-        "study": dataclasses.asdict(plan.file),
-        "recipe": render_recipe(plan.recipe),
-        "baseline": None if plan.baseline is None else render_recipe(plan.baseline),
-        "derivations": [dataclasses.asdict(derivation) for derivation in plan.derivations],
-    }
-
-
-def plan_from_json(data: Mapping[str, Any]) -> StudyPlan:
-    """The plan that `plan_to_json` put into plain data.
-
-    Raises:
-        InputError: this version of the package cannot read it.
-    """
-    try:
-        recipe = parse_recipe(data["recipe"], "the study's recipe").recipe
-        baseline = None if data["baseline"] is None else parse_recipe(data["baseline"], "the study's baseline").recipe
-        derivations = tuple(Derivation(**derivation) for derivation in data["derivations"])
-        return _from_data(data["study"], recipe, baseline, derivations, "the stored study")
-    except (KeyError, TypeError) as error:
-        raise InputError(f"the stored study is none of this version's ({type(error).__name__}: {error})") from error
 
 
 def _from_data(
