@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jorge_tune
@@ -14,7 +14,7 @@ from jorge_tune.recipe.render import recipe_to_dict, scalar
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.tuning.objective import Objective
 from jorge_tune.tuning.parameters import FactorParameter
-from jorge_tune.tuning.space import Space
+from jorge_tune.tuning.space import Point, Space
 from jorge_tune.tuning.study_schema import PrunerName, SamplerName
 
 
@@ -43,6 +43,11 @@ class StudyPlan:
     sampler_seed: int = 0
     derivations: tuple[Derivation, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def at(self, point: Point) -> StudyPlan:
+        """The plan as one trial has it: under its own seeds, where the point names them."""
+        seeds = self.space.seeds_of(point)
+        return self if seeds is None else replace(self, seeds=seeds)
 
     def identity(self) -> dict[str, Any]:
         """What trials of one study must have in common, as plain data; another budget or sampler is no other study."""

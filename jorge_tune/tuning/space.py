@@ -75,6 +75,10 @@ class Space:
             raise InputError(f"no recipe at this point of the space: {what}")
         return recipe
 
+    def seeds_of(self, point: Point) -> tuple[int, ...] | None:
+        """The seeds that a trial at a point runs; None: the study's."""
+        return None
+
     def edges(self, point: Point) -> list[str]:
         """A sentence for each parameter that lies at the edge of its range, where the optimum may be beyond."""
         found = (parameter.edge(point[parameter.name]) for parameter in self.parameters)
