@@ -78,12 +78,15 @@ class Claims(Protocol):
 
 def claims_for(storage: BaseStorage, study_id: int) -> Claims:
     """The claims of one study in a storage that `open_storage` opened."""
-    from optuna.storages import _CachedStorage
+    from optuna.storages import JournalStorage, _CachedStorage
 
+    from jorge_tune.tuning.claims_journal import JournalClaims
     from jorge_tune.tuning.claims_rdb import DatabaseClaims
     from jorge_tune.tuning.patient import PatientStorage
 
     assert isinstance(storage, PatientStorage), "a storage that open_storage opened"
+    if isinstance(storage.inner, JournalStorage):
+        return JournalClaims(storage.inner, study_id, storage.patience)
     assert isinstance(storage.inner, _CachedStorage)
     return DatabaseClaims(storage.inner, study_id, storage.patience)
 

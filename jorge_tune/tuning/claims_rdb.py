@@ -8,7 +8,7 @@ statement sees what was committed before it.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from optuna.storages import _CachedStorage
 from optuna.storages._cached_storage import _StudyInfo
@@ -65,11 +65,23 @@ class DatabaseClaims:
 
     def hand_back(self, claim: Claim) -> bool:
         """See `Claims.hand_back`."""
-        return self._end_claim(claim, TrialState.WAITING, ())
+        return self._let_wait(claim.trial_id, lambda lease: owner_of(lease)[0] == claim.token)
 
     def finish(self, claim: Claim, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """See `Claims.finish`."""
-        return self._end_claim(claim, state, values or ())
+
+        def transaction(attempt: int) -> bool:
+            with self._engine.begin() as connection:
+                before = _lock_trial(connection, claim.trial_id)
+                if owner_of(_lease(connection, claim.trial_id))[0] != claim.token:
+                    return False
+                if before is TrialState.RUNNING:
+                    _set_values(connection, claim.trial_id, values or ())
+                    _set_state(connection, claim.trial_id, state)
+                    return True
+                return bool(attempt) and before is state
+
+        return self._patience.run(transaction)
 
     def running(self) -> list[Held]:
         """See `Claims.running`."""
@@ -89,35 +101,24 @@ class DatabaseClaims:
 
     def take_back(self, held: Held) -> bool:
         """See `Claims.take_back`."""
+        return self._let_wait(held.trial_id, lambda lease: lease == held.lease)
+
+    def _let_wait(self, trial_id: int, may: Callable[[str | None], bool]) -> bool:
         mark = returned_lease()
 
         def transaction(attempt: int) -> bool:
             with self._engine.begin() as connection:
-                state = _lock_trial(connection, held.trial_id)
-                if attempt and _lease(connection, held.trial_id) == mark:
-                    return True
-                if state is not TrialState.RUNNING or not _exchange(connection, held.trial_id, held.lease, mark):
-                    return False
-                _set_state(connection, held.trial_id, TrialState.WAITING)
-                return True
-
-        return self._patience.run(transaction)
-
-    def _end_claim(self, claim: Claim, state: TrialState, values: Sequence[float]) -> bool:
-        mark = returned_lease()
-
-        def transaction(attempt: int) -> bool:
-            with self._engine.begin() as connection:
-                before = _lock_trial(connection, claim.trial_id)
-                lease = _lease(connection, claim.trial_id)
+                state = _lock_trial(connection, trial_id)
+                lease = _lease(connection, trial_id)
                 if attempt and lease == mark:
                     return True
-                if before is not TrialState.RUNNING or owner_of(lease)[0] != claim.token:
+                if (
+                    state is not TrialState.RUNNING
+                    or not may(lease)
+                    or not _exchange(connection, trial_id, lease, mark)
+                ):
                     return False
-                if not _exchange(connection, claim.trial_id, lease, mark):
-                    return False
-                _set_values(connection, claim.trial_id, values)
-                _set_state(connection, claim.trial_id, state)
+                _set_state(connection, trial_id, TrialState.WAITING)
                 return True
 
         return self._patience.run(transaction)
@@ -166,7 +167,9 @@ class DatabaseClaims:
         trial = insert(TRIALS).values(
             study_id=self._study_id, number=count, state=TrialState.RUNNING, datetime_start=_now()
         )
-        trial_id = int(connection.execute(trial).inserted_primary_key[0])
+        key = connection.execute(trial).inserted_primary_key
+        assert key is not None
+        trial_id = int(key[0])
         connection.execute(insert(LEASES).values(trial_id=trial_id, key=LEASE, value_json=lease_of(token, 0)))
         return Claim(trial_id, count, token)
 
@@ -188,10 +191,11 @@ def _lease(connection: Connection, trial_id: int) -> str | None:
 
 
 def _exchange(connection: Connection, trial_id: int, seen: str | None, lease: str) -> bool:
-    """Put a lease in place of the one that was seen; False if it is another by now."""
-    if seen is None:  # the caller holds the trial's lock, under which alone a first lease is put
-        if _lease(connection, trial_id) is not None:
-            return False
+    """Put a lease in place of the one that was seen; False if it is another by now.
+
+    Where none was seen we hold the trial's lock, under which alone a first lease is put.
+    """
+    if seen is None:
         _put_lease(connection, trial_id, lease)
         return True
     changed = connection.execute(

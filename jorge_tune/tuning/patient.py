@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import copy
 import uuid
+import weakref
 from collections.abc import Callable, Container, Sequence
 from typing import Any, TypeVar
 
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage, _CachedStorage
 from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -36,6 +37,13 @@ class PatientStorage(BaseStorage):
     def __init__(self, inner: BaseStorage, patience: Patience) -> None:
         self.inner = inner
         self.patience = patience
+        self._close: Callable[[], object] = lambda: None
+        if isinstance(inner, _CachedStorage):  # a driver warns of connections that are left to the garbage collector
+            self._close = weakref.finalize(self, _close, inner._backend)
+
+    def close(self) -> None:
+        """Close all connections; a later call would open new ones."""
+        self._close()
 
     def _do(self, call: Callable[[], T]) -> T:
         return self.patience.run(lambda attempt: call())
@@ -156,3 +164,8 @@ class PatientStorage(BaseStorage):
     def remove_session(self) -> None:
         """Close what the calling thread holds."""
         self.inner.remove_session()
+
+
+def _close(storage: RDBStorage) -> None:
+    storage.scoped_session.remove()
+    storage.engine.dispose()

@@ -2,60 +2,120 @@
 
 from __future__ import annotations
 
+import random
+import time
+import warnings
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage, RDBStorage, _CachedStorage
-from optuna.storages.journal import JournalFileBackend
-from sqlalchemy import event
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, _CachedStorage
 
 from jorge_tune.errors import InputError
+from jorge_tune.tuning import servers, sqlite
 from jorge_tune.tuning.address import Address
+from jorge_tune.tuning.journal import DamagedFileError, JournalFile
 from jorge_tune.tuning.patience import Patience
 from jorge_tune.tuning.patient import PatientStorage
+from jorge_tune.tuning.storage_faults import Cause, fault_of, is_creation_race, one_line
 
-BUSY_SECONDS = 60.0
+RACES, RACE_PAUSE = 20, 0.3
 
 
-def open_storage(address: Address, *, create: bool = True, patience: Patience | None = None) -> PatientStorage:
+def open_storage(
+    address: Address, *, create: bool = True, patience: Patience | None = None, wait: bool = False
+) -> PatientStorage:
     """Open the storage at an address.
 
     Args:
         address: where.
         create: make the file with its folder, or the tables, where they are missing.
-        patience: how long later calls wait for a storage that is gone; one is made if none is given.
+        patience: how long each call waits for a storage that is gone, and who hears of it.
+        wait: be patient now, too, with a server that does not answer.
 
     Raises:
-        InputError: it cannot be reached or used; the message says why, without the password.
+        InputError: it cannot be reached or used; the message says why and the way out, without the password.
+        StorageError: with `wait`, it stayed away.
     """
-    patience = patience or Patience(str(address))
-    patience.in_words = address.scrub
+    silence_optuna()
+    patience = patience or Patience(address)
+
+    def attempt(number: int) -> BaseStorage:
+        return _open(address, patience, create=create)
+
+    if wait:
+        return PatientStorage(patience.run(attempt), patience)
+    try:
+        return PatientStorage(attempt(0), patience)
+    except Exception as error:
+        fault = fault_of(error)
+        if fault is None:
+            raise
+        text = servers.advice(address, fault) if address.path is None else patience.in_words(fault)
+    raise InputError(text)
+
+
+def silence_optuna() -> None:
+    """Nothing that Optuna logs or warns of as experimental reaches the terminal."""
     optuna.logging.disable_default_handler()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+def _open(address: Address, patience: Patience, *, create: bool) -> BaseStorage:
     if address.kind == "journal":
-        assert address.path is not None
-        address.path.parent.mkdir(parents=True, exist_ok=True)
-        return PatientStorage(JournalStorage(JournalFileBackend(str(address.path))), patience)
-    arguments: dict[str, Any] = {}
-    if address.path is not None:
-        if not create and not address.path.exists():
-            raise InputError(f"{address}: there is no such file")
-        address.path.parent.mkdir(parents=True, exist_ok=True)
-        arguments["connect_args"] = {"timeout": BUSY_SECONDS}
-    else:
-        arguments["isolation_level"] = "READ COMMITTED"
+        return _journal(address, create=create)
     if address.kind == "sqlite":
-        arguments["pool_events"] = [(_connected, "connect")]
-    storage = RDBStorage(address.url.replace("{", "{{").replace("}", "}}"), arguments)
-    if address.kind == "sqlite":  # only now: while it opens, Optuna reads through two connections at once
-        event.listen(storage.engine, "begin", _begun)
-    return PatientStorage(_CachedStorage(storage), patience)
+        sqlite.prepare(address, patience, create=create)
+        storage = _database(address, sqlite.arguments())
+        sqlite.begin_immediately(storage.engine)  # not before: while it opens, Optuna reads through two at once
+        return _CachedStorage(storage)
+    return _CachedStorage(_server(address, create=create))
 
 
-def _connected(connection: Any, record: Any) -> None:
-    connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
+def _server(address: Address, *, create: bool) -> RDBStorage:
+    servers.check_driver(address)
+    try:
+        if not create:
+            servers.check_tables(address)
+        return _database(address, servers.arguments(address))
+    except (TypeError, ValueError) as error:  # from the driver, for an option in the address that it does not know
+        text = address.scrub(one_line(str(error)))
+    raise InputError(f"{address}: the driver refuses what the address says ({text})")
 
 
-def _begun(connection: Any) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _database(address: Address, arguments: dict[str, Any]) -> RDBStorage:
+    """Optuna's storage; its tables may be made by several processes at once, of which one succeeds."""
+    url = address.url.replace("{", "{{").replace("}", "}}")  # Optuna fills a template
+    for race in range(RACES):
+        try:
+            return RDBStorage(url, arguments)
+        except RuntimeError as error:
+            if "no longer compatible" not in str(error):
+                raise
+            raise InputError(
+                f"{address}: was made by another version of Optuna than {optuna.__version__}; install that one,"
+                " or bring it up to date with `optuna storage upgrade`, or give another --storage"
+            ) from None
+        except Exception as error:
+            fault = fault_of(error)
+            busy = fault is not None and fault.cause is Cause.BUSY
+            if race + 1 == RACES or not (busy or is_creation_race(error)):
+                raise
+        time.sleep(random.uniform(0, RACE_PAUSE))
+    raise AssertionError("unreachable")
+
+
+def _journal(address: Address, *, create: bool) -> JournalStorage:
+    path = address.path
+    assert path is not None
+    if path.is_dir():
+        raise InputError(f"{address}: is a folder; a file name is expected")
+    if not create and not path.exists():
+        raise InputError(f"{address}: there are no studies, the file is missing")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = JournalFile(path)
+    file.check_end()
+    try:
+        return JournalStorage(file)
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise DamagedFileError(f"line {file.last_line} says what no study can hold ({error!r})") from None
