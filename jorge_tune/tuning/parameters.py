@@ -85,7 +85,7 @@ class FactorParameter:
         """The factor at a position between 0 and 1 of the logarithmic range, in few digits."""
         return self.readable(self.low * math.exp(position * math.log(self.high / self.low)))
 
-    def readable(self, factor: float) -> float:
+    def readable(self, factor: Any) -> float:
         """A factor in as many digits as it takes to tell thousands of points of the range apart."""
         narrow = max(0, -math.floor(math.log10(math.log(self.high / self.low))))
         return min(max(float(f"{factor:.{_SAMPLED_DIGITS + narrow}g}"), self.low), self.high)
@@ -164,6 +164,10 @@ class ChoiceParameter:
     def at(self, position: float) -> Value:
         """The label at a position between 0 and 1 along the list."""
         return self.labels[min(int(position * len(self.labels)), len(self.labels) - 1)]
+
+    def readable(self, label: Value) -> Value:
+        """The label as it is."""
+        return label
 
     def axis(self) -> Sequence[Value]:
         """The grid's points: all labels."""
