@@ -1,0 +1,254 @@
+"""A study in its storage: made once, opened again only as the study that it was, and what its workers are told.
+
+Everything that a worker needs is in the study's system attributes, so that one may join from anywhere by name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jorge_tune.errors import InputError
+from jorge_tune.records import from_portable, portable
+from jorge_tune.tuning.claims import Claims, claims_for
+from jorge_tune.tuning.plan import StudyPlan, changes_between
+from jorge_tune.tuning.plan_json import plan_from_json, plan_to_json
+from jorge_tune.tuning.runs_folder import RunsFolder, enter, found, new_name
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+    from optuna.study import Study
+
+RECORD, STOP = "jorge:study", "jorge:stop"
+_MOST_SHOWN = 3
+_MAKING_SECONDS = 10.0  # that the process which makes a study may take for it
+
+OnChange = Literal["refuse", "branch"]
+How = Literal["finish", "checkpoint"]
+
+
+@dataclass(frozen=True)
+class StopWish:
+    """Workers should leave: after their present trial (`finish`), or as soon as its run has a checkpoint."""
+
+    how: How
+    reason: str
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class OpenStudy:
+    """A study as it stands in a storage.
+
+    `name` is random and this study's alone, `folder` that of the folder its first worker used.
+    """
+
+    plan: StudyPlan
+    study: Study
+    claims: Claims
+    name: str
+    folder: str
+
+    @property
+    def storage(self) -> BaseStorage:
+        """The storage."""
+        return self.study._storage
+
+    @property
+    def study_id(self) -> int:
+        """Its number there."""
+        return self.study._study_id
+
+    def enter(self, runs: Path) -> RunsFolder:
+        """Use a folder for its runs.
+
+        Raises:
+            InputError: the folder belongs to another study, or cannot be used.
+        """
+        return enter(runs, study=self.name, study_name=self.plan.name, first=self.folder)
+
+    def stop_wish(self) -> StopWish | None:
+        """What `ask_to_stop` said last."""
+        held = self._attributes().get(STOP)
+        return None if not held else StopWish(held["how"], held["reason"], held["exit_code"])
+
+    def ask_to_stop(self, how: How, reason: str, *, exit_code: int = 0) -> None:
+        """Let every worker leave; those that come later leave at once."""
+        self._set(STOP, {"how": how, "reason": reason, "exit_code": exit_code})
+
+    def let_go_on(self) -> None:
+        """Take the wish to stop back."""
+        if self.stop_wish() is not None:
+            self._set(STOP, None)
+
+    def _attributes(self) -> dict[str, Any]:
+        return self.storage.get_study_system_attrs(self.study_id)
+
+    def _set(self, key: str, value: Any) -> None:
+        self.storage.set_study_system_attr(self.study_id, key, value)
+
+
+def open_study(
+    storage: BaseStorage, plan: StudyPlan, runs: Callable[[str], Path], *, on_change: OnChange = "refuse"
+) -> OpenStudy:
+    """Make the study, or go on with it if it is there and the same.
+
+    Sampler, pruner, number of trials, hours and confirmation seeds may change; what they are now holds from now on.
+
+    Args:
+        storage: from `open_storage`.
+        plan: the study; its name is looked up.
+        runs: the folder for the runs of a study of that name; a new study marks it.
+        on_change: what to do where the recipe, the package version, the space, the objective, the seeds or the
+            constraint are no longer those of the study: refuse, or go on under the next free name (`NAME-2`).
+
+    Raises:
+        InputError: another study has this name, fewer trials are asked for than are done, or the folder is taken.
+    """
+    from optuna.exceptions import DuplicatedStudyError
+
+    named = plan
+    for number in range(2, 1000):
+        try:
+            return _make(storage, named, runs(named.name))
+        except DuplicatedStudyError:
+            present = _open(storage, named.name, missing=partial(_fill, storage, plan=named, runs=runs(named.name)))
+        changes = changes_between(_identity(storage, present.study_id), named.identity())
+        if not changes:
+            return _go_on(present, named)
+        if on_change == "refuse":
+            raise InputError(
+                f"study {named.name} is there already, and is another one ({_shown(changes)}); "
+                "give another --name, or branch it"
+            )
+        named = replace(plan, name=f"{plan.name}-{number}")
+    raise InputError(f"study {plan.name} has been branched too often; give another --name")
+
+
+def join_study(storage: BaseStorage, name: str) -> OpenStudy:
+    """Open a study by its name, with the plan that it was made with.
+
+    Raises:
+        InputError: there is none of that name (those there are, are named), or jorge-tune did not make it.
+    """
+    return _open(storage, name)
+
+
+def study_names(storage: BaseStorage) -> list[str]:
+    """The names of all studies in a storage."""
+    return sorted(study.study_name for study in storage.get_all_studies())
+
+
+def add_point(opened: OpenStudy, point: Mapping[str, Any]) -> int:
+    """Queue a point of one's own; the number of its trial.
+
+    Raises:
+        InputError: it lies outside the space, or gives no recipe.
+    """
+    opened.plan.space.recipe_of(point)
+    return _enqueue(opened.storage, opened.study_id, point)
+
+
+def _make(storage: BaseStorage, plan: StudyPlan, runs: Path) -> OpenStudy:
+    """A new study with its folder, its record and trial 0."""
+    from optuna.study import StudyDirection
+
+    direction = StudyDirection.MINIMIZE if plan.objective.direction == "minimize" else StudyDirection.MAXIMIZE
+    study_id = storage.create_new_study([direction], plan.name)
+    try:
+        return _fill(storage, study_id, plan=plan, runs=runs)
+    except InputError:  # the folder is taken
+        storage.delete_study(study_id)
+        raise
+
+
+def _fill(storage: BaseStorage, study_id: int, *, plan: StudyPlan, runs: Path) -> OpenStudy:
+    name, folder = new_name(), new_name()
+    found(runs, study=name, study_name=plan.name, name=folder)
+    record: dict[str, Any] = {
+        "name": name,
+        "folder": folder,
+        "identity": portable(plan.identity()),
+        "plan": plan_to_json(plan),
+    }
+    storage.set_study_system_attr(study_id, RECORD, record)
+    storage.set_study_user_attr(study_id, "objective", str(plan.objective))
+    _enqueue(storage, study_id, plan.space.bootstrap_point())
+    return _opened(storage, study_id, record, plan)
+
+
+def _open(storage: BaseStorage, name: str, *, missing: Callable[[int], OpenStudy] | None = None) -> OpenStudy:
+    """A study that is there. Another process may be making it just now; if that one died, `missing` makes it anew."""
+    try:
+        study_id = storage.get_study_id_from_name(name)
+    except KeyError:
+        known = study_names(storage)
+        there = f"there are {', '.join(known)}" if known else "it holds none yet"
+        raise InputError(f"no study {name!r} in this storage; {there}") from None
+    deadline = time.monotonic() + _MAKING_SECONDS
+    while (record := _record(storage, study_id)) is None or not storage.get_n_trials(study_id):
+        if time.monotonic() > deadline or (record is None and storage.get_n_trials(study_id)):
+            break
+        time.sleep(0.05)
+    if record is None:
+        if missing is None or storage.get_n_trials(study_id):
+            raise InputError(f"study {name!r} was not made by this version of jorge-tune; give another --name")
+        return missing(study_id)
+    opened = _opened(storage, study_id, record, plan_from_json(record["plan"], f"study {name}"))
+    if not storage.get_n_trials(study_id):
+        _enqueue(storage, study_id, opened.plan.space.bootstrap_point())
+    return opened
+
+
+def _go_on(opened: OpenStudy, plan: StudyPlan) -> OpenStudy:
+    """The same study under today's settings."""
+    from optuna.trial import TrialState
+
+    ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    done = opened.storage.get_n_trials(opened.study_id, ended)
+    if plan.trials < done:
+        raise InputError(f"trials must be at least {done}, as study {plan.name} has done, got {plan.trials}")
+    record = _record(opened.storage, opened.study_id)
+    assert record is not None
+    if record["plan"] != (now := plan_to_json(plan)):
+        opened._set(RECORD, {**record, "plan": now})
+    return replace(opened, plan=plan)
+
+
+def _opened(storage: BaseStorage, study_id: int, record: Mapping[str, Any], plan: StudyPlan) -> OpenStudy:
+    from optuna.pruners import NopPruner
+    from optuna.samplers import RandomSampler
+    from optuna.study import Study
+
+    study = Study(plan.name, storage, RandomSampler(), NopPruner())
+    return OpenStudy(plan, study, claims_for(storage, study_id), record["name"], record["folder"])
+
+
+def _identity(storage: BaseStorage, study_id: int) -> Mapping[str, Any]:
+    record = _record(storage, study_id)
+    assert record is not None
+    identity: Mapping[str, Any] = from_portable(record["identity"])
+    return identity
+
+
+def _shown(changes: Sequence[str]) -> str:
+    return "; ".join(changes[:_MOST_SHOWN]) + (
+        f"; and {len(changes) - _MOST_SHOWN} more" if len(changes) > _MOST_SHOWN else ""
+    )
+
+
+def _record(storage: BaseStorage, study_id: int) -> dict[str, Any] | None:
+    held: dict[str, Any] | None = storage.get_study_system_attrs(study_id).get(RECORD)
+    return held
+
+
+def _enqueue(storage: BaseStorage, study_id: int, point: Mapping[str, Any]) -> int:
+    """A waiting trial at a point; its number."""
+    from optuna.trial import TrialState, create_trial
+
+    waiting = create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(point)})
+    return storage.get_trial_number_from_id(storage.create_new_trial(study_id, waiting))
