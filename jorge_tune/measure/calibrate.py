@@ -28,6 +28,7 @@ _ROUND: tuple[Kind, ...] = ("baseline", "plain", "refreshing")
 _MOST_ROUNDS = 40
 _WARM_SECONDS, _WARM_ITERATIONS = 0.5, 200  # until either, but at least one burst of each kind
 _WARM_BURST = 3
+_PATIENCE = 1.5  # times the seconds that were planned
 _BURST_SECONDS, _LONGEST_BURST = 0.1, 25
 _SLOW = 1.0  # seconds; iterations this long need no lead-in and no second reading
 _MOST_STEPS = 240  # of a verification, unless one cycle is longer
@@ -169,11 +170,16 @@ def measure_rounds(
     rounds: list[Round] = []
     before = bench.scheduling()
     gathered: dict[str, list[Iteration]] = defaultdict(list)
+    spent = 0.0
     for number in range(total + 1):
+        if number > LEAST_ROUNDS + 2 and spent > _PATIENCE * effort.measure_seconds:
+            break  # everything became slower than it was when the rounds were counted
         report(Progress("measuring", number, total + 1))
         readings: dict[str, Reading] = {}
         for kind in _ROUND if number % 2 == 0 else reversed(_ROUND):
-            iterations = bench.burst(kind, leads[kind] + sizes[kind])[leads[kind] :]
+            iterations = bench.burst(kind, leads[kind] + sizes[kind])
+            spent += sum(iteration.seconds for iteration in iterations)
+            iterations = iterations[leads[kind] :]
             readings[kind] = _reading(iterations, periods[kind])
             if number:
                 gathered[kind] += iterations

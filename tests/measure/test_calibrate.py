@@ -218,6 +218,15 @@ def test_progress_is_told_and_ends():
     assert all(progress.done < progress.total for progress in told if progress.total)
 
 
+def test_a_machine_that_becomes_slow_is_not_measured_for_ever():
+    slow = ScriptedBench(BASE, EXTRA, REFRESH, disturbance=loaded_from(5, 10, spread=0.01))
+    measured, _ = measure_rounds(slow, Effort(10.0))
+    assert 8 <= len(measured.rounds) < 12
+    assert slow.now < 120
+    usual, _ = measure_rounds(ScriptedBench(BASE, EXTRA, REFRESH), Effort(10.0))
+    assert len(usual.rounds) > len(measured.rounds)
+
+
 def test_it_takes_less_than_a_minute_where_a_step_takes_a_tenth_of_a_second():
     bench = ScriptedBench(BASE, EXTRA, REFRESH, disturbance=noisy(0.02), seed=1)
     calibrate(bench, 0.1)
