@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from jorge_tune.tuning.asking import STARTS
 from jorge_tune.tuning.claims import LEASE
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class TrialRow:
     started: datetime | None = None
     ended: datetime | None = None
     lease: str | None = None
+    was_restarted: bool = False
 
     @property
     def is_feasible(self) -> bool:
@@ -90,4 +92,5 @@ def _row(trial: FrozenTrial) -> TrialRow:
         started=trial.datetime_start,
         ended=trial.datetime_complete,
         lease=system.get(LEASE),
+        was_restarted=STARTS in system,
     )
