@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from jorge_tune.tuning.claims import Claim
 from jorge_tune.tuning.faults import FIRST, Starts, starts_from_json
-from jorge_tune.tuning.samplers import build_sampler, seed_of
 from jorge_tune.tuning.study import OpenStudy
 
 if TYPE_CHECKING:
@@ -17,27 +16,24 @@ STARTS, FOLDER, CONSTRAINT = "jorge:starts", "jorge:folder", "iteration_time"
 
 
 class AskedTrial:
-    """One trial that this worker owns.
+    """One trial that this worker owns; the study's sampler draws its point, unless it has one.
 
     Args:
         opened: its study.
         claim: the right to it.
-        worker: the sampler's seed is derived from its name and the trial's number.
     """
 
-    def __init__(self, opened: OpenStudy, claim: Claim, worker: str) -> None:
+    def __init__(self, opened: OpenStudy, claim: Claim) -> None:
         from optuna.trial import Trial
 
         self._opened, self.claim = opened, claim
-        study, plan = opened.study, opened.plan
-        study._thread_local.cached_all_trials = None  # as `Study.ask` does: samplers share one reading of the trials
-        study.sampler = build_sampler(plan, seed_of(worker, claim.number))
-        self._trial: Trial = Trial(study, claim.trial_id)
+        opened.study._thread_local.cached_all_trials = None  # as `Study.ask` does
+        self._trial: Trial = Trial(opened.study, claim.trial_id)
         frozen = self._trial._cached_frozen_trial
         self.was_started = bool(frozen.params)
         self.starts = self._starts_so_far(frozen.system_attrs.get(STARTS))
         self.folder: str | None = frozen.system_attrs.get(FOLDER)
-        self.point: dict[str, Any] = plan.space.suggest(self._trial)
+        self.point: dict[str, Any] = opened.plan.space.suggest(self._trial)
 
     def _starts_so_far(self, held: Mapping[str, Any] | None) -> Starts | None:
         """None for a trial that is new: its first start is not stored, its parameters will show that it was made."""
@@ -91,12 +87,9 @@ class AskedTrial:
         return self._finish("FAIL", None)
 
     def _finish(self, state: str, value: float | None) -> bool:
-        from optuna.pruners import _filter_study
         from optuna.trial import TrialState
 
-        study, frozen = self._opened.study, self._trial._cached_frozen_trial
         values = None if value is None else [float(value)]
-        study.sampler.after_trial(_filter_study(study, frozen), frozen, TrialState[state], values)
         return self._opened.claims.finish(self.claim, TrialState[state], values)
 
     def _set_system(self, key: str, value: Any) -> None:

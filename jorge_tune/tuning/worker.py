@@ -24,10 +24,11 @@ from jorge_tune.tuning.leases import Lease, LeaseTimes, owners_clock
 from jorge_tune.tuning.machine import Machine
 from jorge_tune.tuning.orders import EXIT_INTERRUPTED, Orders
 from jorge_tune.tuning.presence import Presence
+from jorge_tune.tuning.pruners import build_pruner
 from jorge_tune.tuning.reaper import Reaper, Sweep
 from jorge_tune.tuning.run_process import Runs
 from jorge_tune.tuning.runs_folder import RunsFolder
-from jorge_tune.tuning.samplers import build_pruner
+from jorge_tune.tuning.samplers import build_sampler
 from jorge_tune.tuning.study import OpenStudy, StopWish
 from jorge_tune.tuning.telling import tell
 from jorge_tune.tuning.trial_run import Surroundings, TrialEnd, TrialRun
@@ -36,7 +37,7 @@ _LOOK_SECONDS = 5.0  # between two looks at the study's wish to stop, and at los
 _POLL_SECONDS = 1.0  # while nothing is left to claim and other workers' trials may come back
 _MOST_BROKEN = 3  # trials in a row that break off before the study is taken for broken
 
-LeftKind = Literal["done", "stopped", "interrupted", "time", "fault"]
+LeftKind = Literal["done", "stopped", "interrupted", "time", "fault", "error"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,10 @@ class Told(NamedTuple):
 
 
 class Left(NamedTuple):
-    """Why a worker left, and how many trials it ended."""
+    """Why a worker left, and how many trials it ended.
+
+    `fault`: something that stops the whole study; `error`: something of this process's own.
+    """
 
     kind: LeftKind
     reason: str = ""
@@ -120,7 +124,7 @@ class Worker:
         self._fault: Left | None = None
         self._ended = self._broken = 0
         self._quiet = False
-        opened.study.pruner = build_pruner(opened.plan)
+        opened.study.sampler, opened.study.pruner = build_sampler(opened.plan), build_pruner(opened.plan)
 
     def work(self) -> Left:
         """Work until no trial is left to do and none can come back, or there is a reason to leave.
@@ -144,7 +148,7 @@ class Worker:
         renew = partial(self._opened.claims.renew, claim)
         times = self._settings.times
         with Lease(renew, since=since, times=times, stop=handle.stop, kill=handle.kill) as lease:
-            asked = AskedTrial(self._opened, claim, self.name)
+            asked = AskedTrial(self._opened, claim)
             self._report(Told("began", claim.number, "running"))
             self._presence.tell(trial=claim.number, seed=None, evaluations=0, trial_since=round(time.time(), 1))
             self._place(asked)
