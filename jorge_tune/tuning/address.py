@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, quote_plus, unquote, urlsplit
 
 from jorge_tune.errors import InputError
 
@@ -67,10 +67,11 @@ class Address:
         if self.path is not None:
             return ()
         parts = urlsplit(self.url)
-        written = [parts.password or ""] + [
-            pair.partition("=")[2] for pair in parts.query.split("&") if _is_secret(pair)
-        ]
-        return tuple(sorted({*written, *map(unquote, written)} - {""}, key=len, reverse=True))
+        written = [parts.password or ""]
+        written += [pair.partition("=")[2] for pair in parts.query.split("&") if _is_secret(pair)]
+        plain = [unquote(secret) for secret in written]
+        quoted = [form for secret in plain for form in (quote(secret), quote(secret, safe=""), quote_plus(secret))]
+        return tuple(sorted({*written, *plain, *quoted} - {""}, key=len, reverse=True))
 
     def scrub(self, text: str) -> str:
         """`text`, which another program wrote, without the URL and its secrets."""
@@ -158,11 +159,16 @@ def _server(scheme: str, rest: str, given_by: str) -> Address:
     base, _, driver = scheme.partition("+")
     kind, mapped = _SERVERS[base]
     readable = f"{mapped.partition('+')[0]}+{driver}" if driver else mapped
-    parts = urlsplit(f"{readable}://{rest}")
-    if parts.fragment or parts.netloc.count("@") > 1 or "@" in parts.path:
+    url = f"{readable}://{rest}"
+    try:
+        parts = urlsplit(url)
+        ambiguous = "#" in rest or parts.netloc.count("@") > 1 or "@" in parts.path
+    except ValueError:
+        ambiguous = True
+    if ambiguous:
         raise InputError(
             f"{given_by}: the user name or password holds a character that a URL reads otherwise;"
-            " write @ as %40, / as %2F, : as %3A, # as %23, ? as %3F, % as %25"
+            " write @ as %40, / as %2F, : as %3A, # as %23, ? as %3F, [ as %5B, % as %25"
         )
     try:
         port = parts.port
@@ -173,7 +179,7 @@ def _server(scheme: str, rest: str, given_by: str) -> Address:
         ) from None
     if not parts.path.strip("/"):
         raise InputError(f"{given_by}: the address must name a database: {base}://USER:PASSWORD@HOST/DATABASE")
-    return Address(kind, parts.geturl(), None, _masked(base, parts, port))
+    return Address(kind, url, None, _masked(base, parts, port))
 
 
 def _masked(scheme: str, parts: SplitResult, port: int | None) -> str:

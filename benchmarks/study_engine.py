@@ -1,0 +1,285 @@
+"""What the study engine costs: empty trials by claims, against bare Optuna, with the same workers on the same storage.
+
+    python benchmarks/study_engine.py --case sqlite:8 --case sqlite:1 --out study-engine.json
+    python benchmarks/study_engine.py --postgresql postgresql://postgres@127.0.0.1/test --case postgresql:32
+
+A trial has 5 parameters, 5 reports and 3 attributes, and no run. Workers are processes; all have opened the storage
+before the clock starts, which stops when the last of them is done. Contenders take turns, the order turning from repeat
+to repeat:
+
+engine        claims of a study's total, each trial with a sampler of its own; each trial ended under its claim
+bare          `study.ask` and `study.tell` on a storage as Optuna opens it by itself, the trials dealt out evenly
+bare-tuned    the same on the storage as `open_storage` opens it
+
+An audit follows every turn: lost, doubled and unfinished trials, errors by their kind, points drawn twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optuna
+import sqlalchemy
+
+from jorge_tune.cli.tables import plain_table
+from jorge_tune.files import write_whole
+from jorge_tune.tuning.address import Address, find_address
+from jorge_tune.tuning.claims import claims_for
+from jorge_tune.tuning.samplers import seed_of
+from jorge_tune.tuning.storage import open_storage, silence_optuna
+
+PARAMETERS, REPORTS, ATTRIBUTES = 5, 5, 3
+CONTENDERS = ("engine", "bare", "bare-tuned")
+CASES = ("sqlite:1", "sqlite:8", "mysql:1", "mysql:8", "postgresql:1", "postgresql:32", "journal:1", "journal:8")
+
+
+class Turn(NamedTuple):
+    """One contender's turn, in plain data."""
+
+    contender: str
+    seconds: float
+    trials: int
+    trial_seconds: list[float]
+    errors: dict[str, int]
+    audit: dict[str, int]
+
+
+class Done(NamedTuple):
+    """What one worker did: the numbers of its trials, how long each took, errors, and when it ended."""
+
+    numbers: list[int]
+    seconds: list[float]
+    errors: list[str]
+    ended: float
+
+
+def sampler_for(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.TPESampler(seed=seed) if name == "tpe" else optuna.samplers.RandomSampler(seed=seed)
+
+
+def fill(trial: optuna.Trial) -> float:
+    """An empty trial: everything that is stored, nothing that is computed."""
+    total = sum(trial.suggest_float(f"p{index}", 0.0, 1.0) for index in range(PARAMETERS))
+    for step in range(REPORTS):
+        trial.report(total, step)
+    for index in range(ATTRIBUTES):
+        trial.set_user_attr(f"a{index}", index)
+    return total
+
+
+def plain_storage(address: Address) -> optuna.storages.BaseStorage | str:
+    """The storage as Optuna opens it when it is handed the address."""
+    if address.kind == "journal":
+        return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(address.path)))
+    return address.url
+
+
+def engine_loop(address: Address, name: str, total: int, worker: int, sampler: str, ready: Any) -> Done:
+    storage = open_storage(address)
+    study = optuna.load_study(study_name=name, storage=storage, sampler=sampler_for(sampler, 0))
+    claims = claims_for(storage, study._study_id)
+    done = Done([], [], [], 0.0)
+    ready.wait()
+    while True:
+        start = time.monotonic()
+        try:
+            claim = claims.claim(f"w{worker}", total)
+            if claim is None:
+                break
+            study._thread_local.cached_all_trials = None
+            study.sampler = sampler_for(sampler, seed_of(7, claim.number))
+            trial = optuna.Trial(study, claim.trial_id)
+            value = fill(trial)
+            frozen = trial._cached_frozen_trial
+            study.sampler.after_trial(study, frozen, optuna.trial.TrialState.COMPLETE, [value])
+            if claims.finish(claim, optuna.trial.TrialState.COMPLETE, [value]):
+                done.numbers.append(claim.number)
+        except Exception as error:
+            done.errors.append(kind_of(error))
+            continue
+        done.seconds.append(time.monotonic() - start)
+    return done._replace(ended=time.monotonic())
+
+
+def bare_loop(storage: Any, name: str, quota: int, worker: int, sampler: str, ready: Any) -> Done:
+    study = optuna.load_study(study_name=name, storage=storage, sampler=sampler_for(sampler, worker))
+    done = Done([], [], [], 0.0)
+    ready.wait()
+    for _ in range(quota):
+        start = time.monotonic()
+        try:
+            trial = study.ask()
+            study.tell(trial, fill(trial))
+            done.numbers.append(trial.number)
+        except Exception as error:
+            done.errors.append(kind_of(error))
+            continue
+        done.seconds.append(time.monotonic() - start)
+    return done._replace(ended=time.monotonic())
+
+
+def kind_of(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return f"{type(error).__name__}: {str(getattr(cause, 'orig', cause)).splitlines()[0][:80]}"
+
+
+def work(contender: str, address: Address, name: str, share: tuple[int, int, int], sampler: str, ready: Any, out: Any):
+    """One worker process; `share` is its index, its quota, and the study's total."""
+    worker, quota, total = share
+    silence_optuna()
+    if contender == "engine":
+        done = engine_loop(address, name, total, worker, sampler, ready)
+    else:
+        storage = plain_storage(address) if contender == "bare" else open_storage(address)
+        done = bare_loop(storage, name, quota, worker, sampler, ready)
+    out.put(done)
+
+
+def take_turn(contender: str, address: Address, workers: int, trials: int, sampler: str) -> Turn:
+    name = f"bench-{uuid.uuid4().hex[:12]}"
+    context = multiprocessing.get_context("forkserver")
+    with_storage = open_storage(address)
+    optuna.create_study(study_name=name, storage=with_storage)
+    ready, out = context.Barrier(workers + 1), context.Queue()
+    processes = []
+    for worker in range(workers):
+        quota = trials // workers + (worker < trials % workers)
+        share = (worker, quota, trials)
+        processes.append(context.Process(target=work, args=(contender, address, name, share, sampler, ready, out)))
+        processes[-1].start()
+    ready.wait(300)
+    start = time.monotonic()
+    done = [out.get(timeout=600) for _ in processes]
+    for process in processes:
+        process.join()
+    study = optuna.load_study(study_name=name, storage=with_storage)
+    turn = Turn(
+        contender,
+        max(each.ended for each in done) - start,
+        trials,
+        [round(second, 5) for each in done for second in each.seconds],
+        dict(Counter(error for each in done for error in each.errors)),
+        audit(study.get_trials(deepcopy=False), [number for each in done for number in each.numbers], trials),
+    )
+    optuna.delete_study(study_name=name, storage=with_storage)
+    with_storage.close()
+    return turn
+
+
+def audit(stored: Sequence[optuna.trial.FrozenTrial], claimed: Sequence[int], total: int) -> dict[str, int]:
+    """What is wrong with a finished study, by name; all zero is right."""
+    whole = [
+        trial
+        for trial in stored
+        if trial.state is optuna.trial.TrialState.COMPLETE
+        and len(trial.params) == PARAMETERS
+        and len(trial.intermediate_values) == REPORTS
+        and len(trial.user_attrs) == ATTRIBUTES
+    ]
+    return {
+        "missing": max(0, total - len(stored)),
+        "surplus": max(0, len(stored) - total),
+        "not whole": len(stored) - len(whole),
+        "numbers out of order": sum(number != trial.number for number, trial in enumerate(stored)),
+        "run twice": sum(count - 1 for count in Counter(claimed).values()),
+        "points drawn twice": len(whole) - len({tuple(sorted(trial.params.items())) for trial in whole}),
+    }
+
+
+def summary(case: str, turns: Sequence[Turn]) -> dict[str, Any]:
+    """Medians over the repeats of one case, ratios within a repeat."""
+    by_name = {name: [turn for turn in turns if turn.contender == name] for name in CONTENDERS}
+    rates = {name: [turn.trials / turn.seconds for turn in of] for name, of in by_name.items() if of}
+    each = {
+        name: 1000 * statistics.median(second for turn in of for second in turn.trial_seconds)
+        for name, of in by_name.items()
+        if of
+    }
+    ratios = {
+        name: statistics.median(ours / theirs for ours, theirs in zip(rates["engine"], rates[name], strict=True))
+        for name in rates
+        if name != "engine"
+    }
+    errors = {name: sum(sum(turn.errors.values()) for turn in of) for name, of in by_name.items() if of}
+    faults = {name: sum(sum(turn.audit.values()) for turn in of) for name, of in by_name.items() if of}
+    rate = {name: statistics.median(of) for name, of in rates.items()}
+    return {"case": case, "rate": rate, "trial_ms": each, "ratio": ratios, "errors": errors, "faults": faults}
+
+
+def addresses(arguments: argparse.Namespace, folder: str) -> dict[str, Address]:
+    given = {
+        "sqlite": f"{folder}/bench.db",
+        "journal": f"{folder}/bench.journal",
+        "postgresql": arguments.postgresql or os.environ.get("JORGE_TUNE_TEST_POSTGRESQL"),
+        "mysql": arguments.mysql or os.environ.get("JORGE_TUNE_TEST_MYSQL"),
+    }
+    return {kind: find_address(text) for kind, text in given.items() if text}
+
+
+def run_case(case: str, address: Address, arguments: argparse.Namespace) -> list[Turn]:
+    workers = int(case.partition(":")[2])
+    trials = arguments.trials or max(40, 20 * workers)
+    turns = []
+    for repeat in range(arguments.repeats):
+        shift = repeat % len(arguments.contenders)
+        for contender in [*arguments.contenders[shift:], *arguments.contenders[:shift]]:
+            turns.append(take_turn(contender, address, workers, trials, arguments.sampler))
+    return turns
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", action="append", help=f"storage:workers, repeatable; default {' '.join(CASES)}")
+    parser.add_argument("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
+    parser.add_argument("--trials", type=int, help="per turn; default 20 per worker, at least 40")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--sampler", default="random", choices=("random", "tpe"))
+    parser.add_argument("--postgresql", help="URL of a database to work in; default JORGE_TUNE_TEST_POSTGRESQL")
+    parser.add_argument("--mysql", help="URL of a database to work in; default JORGE_TUNE_TEST_MYSQL")
+    parser.add_argument("--folder", help="where the files are; default a temporary folder")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    multiprocessing.set_forkserver_preload(["jorge_tune.tuning.storage", "jorge_tune.tuning.claims_rdb"])
+    rows, results = [], []
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        known = addresses(arguments, folder)
+        for case in arguments.case or CASES:
+            kind = case.partition(":")[0]
+            if kind not in known:
+                print(f"{case}: left out, no address")
+                continue
+            turns = run_case(case, known[kind], arguments)
+            result = summary(case, turns)
+            results.append({**result, "turns": [turn._asdict() for turn in turns]})
+            for name in result["rate"]:
+                ratio = result["ratio"].get(name)
+                rows.append([
+                    case, name, f"{result['rate'][name]:.1f}", f"{result['trial_ms'][name]:.1f}",
+                    "" if ratio is None else f"{ratio:.2f}", str(result["errors"][name]), str(result["faults"][name]),
+                ])  # fmt: skip
+    print(plain_table(["case", "contender", "trials/s", "ms per trial", "engine/bare", "errors", "faults"], rows))
+    if arguments.out:
+        about = {
+            "sampler": arguments.sampler,
+            "python": platform.python_version(),
+            "optuna": optuna.__version__,
+            "sqlalchemy": sqlalchemy.__version__,
+            "cores": os.cpu_count(),
+        }
+        write_whole(arguments.out, json.dumps({"about": about, "cases": results}, indent=1), force=True)
+
+
+if __name__ == "__main__":
+    main()
