@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 
 from jorge_tune.errors import InputError, JorgeTuneError
@@ -187,6 +188,7 @@ def _settle(job: Mapping[str, Any]) -> None:
     os.environ.update(job["environment"])
     time.tzset()
     tempfile.tempdir = None
+    np.random.seed()  # else all runs of a server would draw the same
     sys.path[:] = job["path"]
     os.chdir(job["directory"])
     with contextlib.suppress(OSError):

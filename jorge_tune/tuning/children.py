@@ -40,7 +40,7 @@ from jorge_tune.tuning.run_server_start import (
 _ATTEMPTS = 3
 _START_SECONDS = 180.0  # torch read over a slow network for the first time
 _CHUNK_BYTES = 1 << 16
-_TAIL_LINES = 3
+_TAIL_LINES, _LINE_LENGTH = 3, 160
 
 ChildOutcome = Literal["finished", "diverged", "interrupted", "failed", "killed"]
 
@@ -261,7 +261,7 @@ def _ending(end: dict[str, Any] | None, gone: dict[str, Any] | None, folder: Pat
         return Ended(end["outcome"], end["reason"], end["out_of_memory"], end["input_error"])
     said = _last_output(folder)
     if gone is None:
-        return Ended("killed", f"the run's process died, and its server with it{said}")
+        return Ended("killed", f"the run's process died, and its server before it{said}")
     if gone["signal"] is None:
         return Ended("failed", f"the run's process left with exit code {gone['code']}{said}")
     for_memory = " for want of memory" if gone["out_of_memory"] else ""
@@ -276,9 +276,15 @@ def _signal_name(number: int) -> str:
 
 
 def _last_output(folder: Path) -> str:
-    """What the process printed last, for the end of a sentence."""
+    """What the process printed last, for the end of a sentence; of a crash, what it was and where."""
     try:
-        lines = (folder / "output.txt").read_text(errors="replace").strip().splitlines()
+        lines = (folder / "output.txt").read_text(errors="replace").split("\n")
     except OSError:
         return ""
-    return "; it said: " + " | ".join(lines[-_TAIL_LINES:]) if lines else ""
+    said = [line.strip()[:_LINE_LENGTH] for line in lines if line.strip()]
+    crashes = [index for index, line in enumerate(said) if line.startswith("Fatal Python error")]
+    if crashes:
+        stack = [line for line in said[crashes[-1] :] if line.startswith(("Current thread", "File "))]
+        current = [index for index, line in enumerate(stack) if line.startswith("Current thread")]
+        said = [said[crashes[-1]], *(stack[current[0] + 1 : current[0] + 2] if current else [])]
+    return "; it said: " + " | ".join(said[-_TAIL_LINES:]) if said else ""

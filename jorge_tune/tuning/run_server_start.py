@@ -21,6 +21,7 @@ import jorge_tune
 from jorge_tune.errors import InputError, JorgeTuneError
 
 _LONGEST_ADDRESS = 103  # bytes of a Unix socket's path on macOS; Linux has 107
+_LAST_RESORT = "/tmp"  # where the temp folder's path is too long
 _BACKLOG = 128
 _LOCK_SECONDS = 30.0
 _SECRETS = ("JORGE_TUNE_STORAGE", "OPTUNA_STORAGE", "PGPASSWORD", "PGPASSFILE", "MYSQL_PWD")
@@ -64,14 +65,12 @@ def find_place(idle_seconds: float, grace_seconds: float) -> Place:
         InputError: no folder for the socket is private and has a short enough path, or the system cannot fork.
     """
     if not sys.platform.startswith("linux"):
-        raise InputError(
-            f"studies fork their runs from a server, as Linux can, but not {sys.platform}; on Windows: WSL"
-        )
+        raise InputError(f"studies fork their runs from a server, which needs Linux, not {sys.platform}; WSL has it")
     key = hashlib.sha256(json.dumps([_what_a_run_inherits(), idle_seconds, grace_seconds]).encode())
     name = f"{key.hexdigest()[:16]}.sock"
     own = f"jorge-tune-{os.getuid()}"
     tried: list[str] = []
-    for parent in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):
+    for parent in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), _LAST_RESORT):
         if not parent or not os.path.isabs(parent):
             continue
         path = Path(parent) / own / name

@@ -1,0 +1,96 @@
+"""The run server of the tests: one for all modules, impatient with runs whose worker is gone."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jorge_tune.recipe.io import render_recipe
+from jorge_tune.recipe.schema import CustomOptimizer, Recipe
+from jorge_tune.tuning.children import Ended, RunJob, RunServer
+from jorge_tune.tuning.run_server_start import knock
+from tests.training.small_recipes import digits_recipe
+
+IDLE_SECONDS, GRACE_SECONDS = 20.0, 1.0
+SECRETS = {
+    "JORGE_TUNE_STORAGE": "postgresql://user:hunter2@host/db",
+    "OPTUNA_STORAGE": "mysql://user:hunter2@host/db",
+    "PGPASSWORD": "hunter2",
+}
+
+
+def server_of_the_tests() -> RunServer:
+    """Started in an environment with secrets, so that a test can look for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SECRETS.items():
+            patch.setenv(name, value)
+        patch.setenv("LEFT_BY_WHOEVER_STARTED_IT", "1")
+        server = RunServer.connect(idle_seconds=IDLE_SECONDS, grace_seconds=GRACE_SECONDS)
+        run(server, digits_recipe(), Path("/proc/run"))  # waits for torch, and cannot write
+        return server
+
+
+def job(recipe: Recipe, out: Path, **changes: Any) -> RunJob:
+    return RunJob(render_recipe(recipe), str(out), **({"device": "cpu", "threads": 1} | changes))
+
+
+def run(server: RunServer, recipe: Recipe, out: Path, **changes: Any) -> Ended:
+    """A run from start to end."""
+    with server.start(job(recipe, out, **changes)) as child:
+        return end_of(child)
+
+
+def end_of(child: Any, seconds: float = 60) -> Ended:
+    deadline = time.monotonic() + seconds
+    while (ended := child.poll(1.0)) is None:
+        assert time.monotonic() < deadline
+    return ended
+
+
+def odd(act: str, mark: Path | None = None, **changes: Any) -> Recipe:
+    """A small recipe whose third step does something odd."""
+    optimizer = CustomOptimizer(
+        name="tests.training.odd_optimizers:Odd", lr=0.1, args={"act": act} | ({"mark": str(mark)} if mark else {})
+    )
+    return replace(digits_recipe(), optimizer=optimizer, **changes)
+
+
+def long_recipe() -> Recipe:
+    """Minutes of evaluations."""
+    return digits_recipe(epochs=2000)
+
+
+def pid_of(server: RunServer) -> int:
+    connection = knock(server._place)
+    assert connection is not None
+    with connection:
+        pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        assert uid == os.getuid()
+        return int(pid)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(what: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)

@@ -1,0 +1,297 @@
+"""The run server and the children it forks: what they inherit, what they leave behind, how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jorge_tune.recipe.schema import SGD, Jorge, Model, Recipe
+from jorge_tune.records import RunFolder, outcome_of, read_records
+from jorge_tune.training import run_server, train
+from jorge_tune.training.checkpoint import Checkpoint, load_checkpoint
+from jorge_tune.tuning.children import Ended, RunServer
+from tests.training.conftest import make_image_folder
+from tests.training.serving import (
+    GRACE_SECONDS,
+    IDLE_SECONDS,
+    SECRETS,
+    children_of,
+    end_of,
+    is_alive,
+    job,
+    long_recipe,
+    odd,
+    pid_of,
+    run,
+    server_of_the_tests,
+    wait_until,
+)
+from tests.training.small_recipes import digits_recipe, folder_recipe
+
+
+@pytest.fixture(scope="module")
+def server() -> RunServer:
+    return server_of_the_tests()
+
+
+def told_by(server: RunServer, out: Path, **changes: Any) -> dict[str, Any]:
+    """What a run says of its process."""
+    assert run(server, odd("tell"), out, **changes).outcome == "finished"
+    facts: dict[str, Any] = json.loads((out / "output.txt").read_text())
+    return facts
+
+
+def state_of(out: Path) -> Checkpoint:
+    checkpoint = load_checkpoint(RunFolder(out).checkpoint)
+    assert checkpoint is not None
+    return checkpoint
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("optimizer", [SGD(lr=0.1, momentum=0.9), Jorge(lr=0.1)], ids=["sgd", "jorge"])
+def test_a_child_trains_with_two_threads_bitwise_as_a_plain_process(
+    server: RunServer, tmp_path: Path, optimizer: Any
+) -> None:
+    """Activations of 128 x 300 are above the size from which torch shares work among threads."""
+    model = Model(name="mlp", args={"hidden": [300], "dropout": 0.2})
+    recipe = digits_recipe(model=model, optimizer=optimizer, epochs=None, steps=5)
+    plain = train(recipe, tmp_path / "plain", device="cpu")
+    assert run(server, recipe, tmp_path / "child", threads=2) == Ended("finished", "")
+    assert json.loads(RunFolder(tmp_path / "child").environment.read_text())["threads"] == 2
+    ours, theirs = state_of(tmp_path / "plain").model, state_of(tmp_path / "child").model
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    (evaluation,) = [r for r in read_records(RunFolder(tmp_path / "child").records) if r.get("part") == "test"]
+    assert evaluation["metrics"] == plain.test_metrics
+
+
+def test_a_child_has_its_own_threads_and_the_server_has_none(server: RunServer, tmp_path: Path) -> None:
+    recipe = odd("tell", task=digits_recipe(model=Model(name="mlp", args={"hidden": [512]})).task)
+    for threads in (1, 2):
+        assert run(server, recipe, tmp_path / str(threads), threads=threads).outcome == "finished"
+        facts = json.loads((tmp_path / str(threads) / "output.txt").read_text())
+        assert facts["torch_threads"] == threads
+        assert facts["threads"] >= 1 + threads  # and the one that watches the connection
+        assert facts["numpy_product"] == 300**3
+    assert len(os.listdir(f"/proc/{pid_of(server)}/task")) == 1
+
+
+def test_a_run_lives_in_its_workers_environment_not_in_the_servers(
+    server: RunServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.setenv("OF_THIS_RUN", "grüße \udcff")
+    monkeypatch.setattr(sys, "path", [*sys.path, "/only/here"])
+    monkeypatch.chdir(tmp_path)
+    facts = told_by(server, Path("first"))
+    assert facts["environment"] == {name: value for name, value in os.environ.items() if name not in SECRETS}
+    assert facts["environment"]["CUDA_VISIBLE_DEVICES"] == "7"
+    assert facts["directory"] == str(tmp_path)
+    assert facts["path"] == sys.path
+    monkeypatch.delenv("OF_THIS_RUN")
+    second = told_by(server, tmp_path / "second")
+    assert not {"OF_THIS_RUN", "LEFT_BY_WHOEVER_STARTED_IT"} & second["environment"].keys()
+    assert second["numpy_draw"] != facts["numpy_draw"]
+
+
+def test_no_secret_of_its_starters_is_in_the_server_or_its_children(server: RunServer, tmp_path: Path) -> None:
+    with server.start(job(long_recipe(), tmp_path / "run")) as child:
+        for pid in (pid_of(server), child.pid):
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            assert b"OMP_WAIT_POLICY=" in environment
+            assert not [name for name in SECRETS if name.encode() in environment]
+            assert b"hunter2" not in environment + Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_ctrl_c_reaches_neither_server_nor_child(server: RunServer, tmp_path: Path) -> None:
+    with server.start(job(long_recipe(), tmp_path / "run")) as child:
+        assert os.getsid(child.pid) == os.getpgid(child.pid) == child.pid
+        assert len({os.getsid(pid) for pid in (0, pid_of(server), child.pid)}) == 3
+        for pid in (pid_of(server), child.pid):
+            terminal = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[4]
+            assert terminal == "0"
+
+
+def test_a_child_holds_nothing_of_the_servers_and_prints_into_its_folder(
+    server: RunServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with server.start(job(long_recipe(), tmp_path / "another")):
+        facts = told_by(server, tmp_path / "run")
+    sockets = [path for path in facts["descriptors"] if path.startswith("socket:")]
+    assert len(sockets) == 1
+    assert not [path for path in facts["descriptors"] if path.startswith("pipe:") or "jorge-tune-" in path]
+    assert facts["descriptors"].count(str(tmp_path / "run" / "output.txt")) == 2
+    assert capfd.readouterr() == ("", "")
+    assert run(server, digits_recipe(epochs=1), tmp_path / "silent").outcome == "finished"
+    assert not (tmp_path / "silent" / "output.txt").exists()
+
+
+def test_what_is_printed_before_the_folder_stands_is_not_lost(
+    server: RunServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "talking.py").write_text("import torch\nprint('early')\nTalking = torch.optim.SGD\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    from jorge_tune.recipe.schema import CustomOptimizer
+
+    recipe = digits_recipe(optimizer=CustomOptimizer(name="talking:Talking", lr=0.1), epochs=1)
+    assert run(server, recipe, tmp_path / "run").outcome == "finished"
+    assert (tmp_path / "run" / "output.txt").read_text() == "early\n"
+
+
+def worker_process(recipe: Recipe, out: Path) -> subprocess.Popen[str]:
+    """A worker of its own that starts a run and waits for it; it prints the run's process number."""
+    program = (
+        "import sys\nfrom jorge_tune.tuning.children import RunJob, RunServer\n"
+        f"server = RunServer.connect(idle_seconds={IDLE_SECONDS}, grace_seconds={GRACE_SECONDS})\n"
+        "child = server.start(RunJob(sys.argv[1], sys.argv[2], 'cpu', 1))\nprint(child.pid, flush=True)\n"
+        "while child.poll(None) is None: pass"
+    )
+    command = [sys.executable, "-c", program, job(recipe, out).recipe_text, str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_run_whose_worker_is_killed_writes_a_checkpoint_and_ends(server: RunServer, tmp_path: Path) -> None:
+    with worker_process(long_recipe(), tmp_path / "run") as worker:
+        assert worker.stdout is not None
+        pid = int(worker.stdout.readline())
+        wait_until(lambda: RunFolder(tmp_path / "run").checkpoint.exists())
+        worker.kill()
+    wait_until(lambda: not is_alive(pid))
+    end = read_records(RunFolder(tmp_path / "run").records)[-1]
+    assert (end["outcome"], end["reason"]) == ("interrupted", "its worker is gone")
+    assert state_of(tmp_path / "run").position.step == end["step"]
+
+
+@pytest.mark.parametrize("act", ["hang", "hang in a native call"])
+def test_a_run_that_hangs_does_not_outlive_its_worker_by_more_than_the_grace_time(
+    server: RunServer, tmp_path: Path, act: str
+) -> None:
+    mark = tmp_path / "hanging"
+    child = server.start(job(odd(act, mark), tmp_path / "run"))
+    wait_until(mark.exists)
+    child.close()
+    left = time.monotonic()
+    wait_until(lambda: not is_alive(child.pid))
+    assert 0.5 * GRACE_SECONDS < time.monotonic() - left < GRACE_SECONDS + 5
+
+
+def test_a_killed_run_takes_its_loader_workers_along(server: RunServer, tmp_path: Path) -> None:
+    images = make_image_folder(tmp_path / "images", size=16)
+    recipe = folder_recipe(images, workers=2)
+    mark = tmp_path / "hanging"
+    with server.start(job(odd("hang", mark, task=recipe.task, batch_size=4), tmp_path / "run")) as child:
+        wait_until(mark.exists)
+        loaders = children_of(child.pid)
+        assert len(loaders) >= 2
+        killed = time.monotonic()
+        os.kill(child.pid, signal.SIGKILL)
+        assert end_of(child).reason == "killed by SIGKILL"
+        assert time.monotonic() - killed < 4  # not only when the loaders have noticed by themselves
+        wait_until(lambda: not any(map(is_alive, loaders)), 2)
+    assert run(server, folder_recipe(images, workers=2), tmp_path / "whole").outcome == "finished"
+
+
+def test_runs_in_a_row_leave_nothing_behind(server: RunServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    pid = pid_of(server)
+    wait_until(lambda: not children_of(pid))
+    time.sleep(0.1)  # for the last of them to be forgotten
+    before = [sorted(os.listdir(f"/proc/{process}/fd")) for process in ("self", pid)]
+    ends = {"finished": digits_recipe(epochs=1), "killed": odd("die"), "failed": odd("complain")}
+    for number in range(15):
+        outcome, recipe = list(ends.items())[number % 3]
+        assert run(server, recipe, tmp_path / "runs" / str(number)).outcome == outcome
+    wait_until(lambda: not children_of(pid))
+    time.sleep(0.1)
+    assert [sorted(os.listdir(f"/proc/{process}/fd")) for process in ("self", pid)] == before
+    assert not list(temporary.iterdir())
+    assert not [path for path in (tmp_path / "runs").rglob("*") if "partial" in path.name]
+
+
+def test_an_idle_server_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)}
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("")  # a name of the kernel's choice
+        listener.listen()
+        started = time.monotonic()
+        try:
+            run_server.RunServer(listener, idle_seconds=0.3, grace_seconds=1).serve()
+        finally:
+            signal.set_wakeup_fd(-1)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    assert 0.3 <= time.monotonic() - started < 3
+
+
+def memory_group(limit_bytes: int) -> Path:
+    """A control group of this process's own with a limit."""
+    base = Path("/sys/fs/cgroup")
+    lines = dict(reversed(line.split(":", 2)[1:]) for line in Path("/proc/self/cgroup").read_text().splitlines())
+    own = {controllers: path for path, controllers in lines.items()}
+    first = base / "memory" / own["memory"].lstrip("/") if "memory" in own else base / own[""].lstrip("/")
+    group = first / f"jorge-tune-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        name = "memory.limit_in_bytes" if "memory" in own else "memory.max"
+        (group / name).write_text(str(limit_bytes))
+    except OSError as error:
+        pytest.skip(f"{group}: no control group can be made here ({error.strerror})")
+    return group
+
+
+_IN_A_GROUP = """
+import os, sys
+from pathlib import Path
+Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
+from jorge_tune.tuning.children import RunJob, RunServer
+server = RunServer.connect(idle_seconds=0.1, grace_seconds=1)
+for recipe, out in zip(sys.argv[2::2], sys.argv[3::2]):
+    child = server.start(RunJob(recipe, out, "cpu", 1))
+    while (ended := child.poll(None)) is None: pass
+    print(ended.outcome, ended.out_of_memory, ended.reason, sep="|")
+"""
+
+
+def test_a_kill_for_memory_is_told_from_other_kills(tmp_path: Path) -> None:
+    group = memory_group(3 << 29)
+    try:
+        runs = [(act, str(tmp_path / str(number))) for number, act in enumerate(["die", "take memory", "die"])]
+        arguments = [text for act, out in runs for text in (job(odd(act), tmp_path).recipe_text, out)]
+        told = subprocess.run(
+            [sys.executable, "-c", _IN_A_GROUP, str(group), *arguments], capture_output=True, text=True, check=True
+        )
+        assert told.stdout.splitlines() == [
+            "killed|False|killed by SIGKILL",
+            "killed|True|killed by SIGKILL for want of memory",
+            "killed|False|killed by SIGKILL",
+        ]
+        assert outcome_of(read_records(RunFolder(tmp_path / "1").records)) is None
+        wait_until(lambda: not (group / "cgroup.procs").read_text().split())
+    finally:
+        for pid in (group / "cgroup.procs").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+        wait_until(lambda: not (group / "cgroup.procs").read_text().split())
+        group.rmdir()
