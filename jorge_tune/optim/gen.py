@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from jorge_tune.optim.checks import is_count, require
+from jorge_tune.optim.checks import require
+from jorge_tune.optim.gen_checks import check_arguments, check_rates
 from jorge_tune.optim.gen_probe import (
     Loss,
     LossClosure,
@@ -31,6 +32,7 @@ from jorge_tune.optim.gen_search import RATES, search_rate
 from jorge_tune.optim.parabola import MIN_POINTS, Parabola
 
 _SEARCH_STEP = 1e-2  # rate of the step whose line is searched: in the middle, where D is not lost in rounding
+_WATCHED_PROBES = 200  # in which the modules that the closure calls are looked for; those found are known from then on
 _SAME_LOSS = 64  # a given loss serves as L(0) if it is the closure's but for so many roundings
 
 
@@ -69,7 +71,7 @@ class GeN:
             one parabola; it stands for the first group's rate before any schedule, the groups' ratios kept (C.4.2).
 
     Raises:
-        ValueError: an argument out of its range, or a group without lr.
+        ValueError: an argument out of its range, a group without lr, or an optimizer whose step asks for a closure.
 
     Example:
         >>> model = nn.Linear(4, 1)
@@ -95,12 +97,7 @@ class GeN:
         clamp: float = 2.0,
         initial_lr: Literal["given", "search"] = "given",
     ) -> None:
-        require(isinstance(optimizer, Optimizer), "optimizer", "be a torch optimizer", type(optimizer).__name__)
-        require(is_count(interval, 1), "interval", "be an int >= 1", interval)
-        require(0 <= smoothing <= 1, "smoothing", "be in [0, 1]", smoothing)
-        require(points in (3, 5), "points", "be 3 or 5", points)
-        require(clamp >= 1, "clamp", "be >= 1", clamp)
-        require(initial_lr in ("given", "search"), "initial_lr", "be 'given' or 'search'", initial_lr)
+        check_arguments(optimizer, interval, smoothing, points, clamp, initial_lr)
         self.optimizer = optimizer
         self.interval, self.smoothing, self.points, self.clamp = interval, smoothing, points, clamp
         self.scale = 1.0
@@ -110,8 +107,9 @@ class GeN:
         self._searching = initial_lr == "search"
         self._trusts_loss: bool | None = None  # whether a given loss is what the closure gives at w_t; None: not seen
         self._modules: WeakSet[nn.Module] = WeakSet()  # that the closure called
+        self._watched = 0
         self._said: set[str] = set()
-        self._check_groups()
+        check_rates(self.param_groups)
         if self._searching:
             require(self._leading_rates()[1] > 0, "lr", "be > 0 in a group for initial_lr='search'", 0)
 
@@ -141,41 +139,45 @@ class GeN:
                 draws random numbers.
 
         Raises:
-            ValueError: the closure returns no scalar, or a group has no lr. What the inner optimizer did stays.
+            ValueError: the closure is no function, calls backward or returns no scalar, or a group has no lr. What the
+                inner optimizer did stays.
         """
-        self._check_groups()
+        require(callable(loss_closure), "loss_closure", "be a function of nothing", type(loss_closure).__name__)
+        check_rates(self.param_groups)
         scheduled, _ = self._leading_rates()
         searching = self._searching and scheduled > 0
         if not searching and (self.steps + 1) % self.interval:
             self._inner_step(self.scale)
             return
         scale = _SEARCH_STEP / scheduled if searching else self.scale
-        line = StepLine(p for group in self.param_groups for p in group["params"])
-        outside = self._outside()
+        params = [p for group in self.param_groups for p in group["params"]]
+        line, outside = StepLine(params), self._outside()
         before = fingerprint(outside)
         self._inner_step(scale)
         reason = self._why_not(line, outside_changed=fingerprint(outside) != before)
-        if reason:
-            self.last_probe = Probe(self.steps, {}, None, False, self.scale, reason)
-            return
-        devices = {p.device for group in self.param_groups for p in group["params"]}
-        with torch.no_grad(), line, Surroundings(devices) as around:
-            try:
-                probe = self._search if searching else self._probe
-                self.last_probe = probe(line, around, loss_closure, loss)
-            except StopIteration:
-                note = "the closure ran out of batches: the rate is kept"
-                self._say("batches", note + " (take the batches before the step, and let the closure hold them)")
-                self.last_probe = Probe(self.steps, {}, None, False, self.scale, note)
-            finally:
-                self._modules |= around.modules
-        if around.in_evaluation_mode:
+        with torch.no_grad(), line:
+            line.rest_at(self.scale / scale)  # 1 but in a search
+            if reason:
+                self.last_probe = self._without_fit(reason)
+                return
+            watch = self._watched < _WATCHED_PROBES or not self._modules
+            self._watched += watch
+            with Surroundings({p.device for p in params}, self._modules, watch=watch) as around:
+                try:
+                    measured = self._search if searching else self._probe
+                    self.last_probe = measured(line, around, loss_closure, loss)
+                except StopIteration:
+                    note = "the closure ran out of batches: the rate is kept"
+                    self._say("batches", note + " (take the batches before the step, and let the closure hold them)")
+                    self.last_probe = self._without_fit(note)
+                finally:
+                    self._modules |= around.modules
+        if around.evaluates(params):
             self._say("mode", "loss_closure calls a model in evaluation mode: the loss measured is of that mode")
 
     def state_dict(self) -> dict[str, Any]:
         """The inner optimizer's state and GeN's own few numbers; the arguments are the constructor's."""
-        own = {"scale": self.scale, "steps": self.steps, "searching": self._searching, "trusts": self._trusts_loss}
-        return {"optimizer": self.optimizer.state_dict(), "gen": own}
+        return {"optimizer": self.optimizer.state_dict(), "gen": self._own_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave.
@@ -183,21 +185,27 @@ class GeN:
         Raises:
             ValueError: it is another optimizer's.
         """
-        require(set(state_dict) == {"optimizer", "gen"}, "state_dict", "be GeN's own", sorted(map(str, state_dict)))
-        self.optimizer.load_state_dict(state_dict["optimizer"])
+        keys = sorted(map(str, state_dict))
+        require(keys == ["gen", "optimizer"], "state_dict", "be GeN's own, not the optimizer's", keys)
         own = state_dict["gen"]
+        require(own.keys() == self._own_state().keys(), "state_dict['gen']", "be GeN's own", sorted(own))
+        self.optimizer.load_state_dict(state_dict["optimizer"])
         self.scale, self.steps = own["scale"], own["steps"]
         self._searching, self._trusts_loss = own["searching"], own["trusts"]
 
+    def _own_state(self) -> dict[str, Any]:
+        return {"scale": self.scale, "steps": self.steps, "searching": self._searching, "trusts": self._trusts_loss}
+
     def _inner_step(self, scale: float) -> None:
         rates = [group["lr"] for group in self.param_groups]
+        scaled = [rate * scale for rate in rates]
+        for group, lr in zip(self.param_groups, scaled, strict=True):
+            group["lr"] = lr
         try:
-            for group, rate in zip(self.param_groups, rates, strict=True):
-                group["lr"] = rate * scale
             self.optimizer.step()
         finally:
-            for group, rate in zip(self.param_groups, rates, strict=True):
-                group["lr"] = rate
+            for group, lr, rate in zip(self.param_groups, scaled, rates, strict=True):
+                group["lr"] = rate if group["lr"] is lr else group["lr"] / scale  # some set their own
         self.steps += 1
 
     def _why_not(self, line: StepLine, *, outside_changed: bool) -> str:
@@ -220,8 +228,9 @@ class GeN:
         finite = {x: found[x] for x in sorted(found) if math.isfinite(found[x].value)}
         losses = {x: found[x].value for x in sorted(found)}
         if len(finite) < MIN_POINTS:
-            note = f"the loss is finite at {len(finite)} of {len(found)} points: the rate is kept"
-            return Probe(self.steps, losses, None, False, self.scale, note)
+            return self._without_fit(
+                f"the loss is finite at {len(finite)} of {len(found)} points: the rate is kept", losses
+            )
         fit = fit_losses(finite)
         if fit.optimum is None:
             return Probe(self.steps, losses, fit, False, self.scale, f"{fit.sentence}: the rate is kept")
@@ -253,7 +262,6 @@ class GeN:
         """The first rate, by a search along a step of rate `_SEARCH_STEP` (C.4.2)."""
         self._searching = False
         scheduled, base = self._leading_rates()
-        line.rest_at(scheduled * self.scale / _SEARCH_STEP)
 
         def at_rates(rates: Sequence[float]) -> dict[float, Loss]:
             found = measure(line, around, closure, [rate / _SEARCH_STEP for rate in rates])
@@ -269,6 +277,9 @@ class GeN:
         line.rest_at(scheduled * self.scale / _SEARCH_STEP)
         return Probe(self.steps, losses, fit, rate is not None, self.scale, note)
 
+    def _without_fit(self, note: str, losses: dict[float, float] | None = None) -> Probe:
+        return Probe(self.steps, losses or {}, None, False, self.scale, note)
+
     def _leading_rates(self) -> tuple[float, float]:
         """The rate of the first group that has one above 0: as scheduled, and before any schedule."""
         rates = [(float(group["lr"]), float(group.get("initial_lr", group["lr"]))) for group in self.param_groups]
@@ -278,12 +289,6 @@ class GeN:
         """Trainable parameters of the modules seen so far that no group holds."""
         ours = {id(p) for group in self.param_groups for p in group["params"]}
         return [p for m in self._modules for p in m.parameters() if p.requires_grad and id(p) not in ours]
-
-    def _check_groups(self) -> None:
-        for index, group in enumerate(self.param_groups):
-            lr = group.get("lr")
-            numeric = isinstance(lr, (int, float, Tensor)) and not isinstance(lr, bool)
-            require(numeric, f"param_groups[{index}]['lr']", "be a number, which GeN scales", lr)
 
     def _say(self, about: str, message: str) -> None:
         """Warn once of each thing."""

@@ -14,9 +14,9 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 
 from jorge_tune.optim.checks import require
+from jorge_tune.optim.module_calls import watch_calls
 from jorge_tune.optim.parabola import Parabola, fit_parabola
 
 LossClosure = Callable[[], Tensor | float]
@@ -65,16 +65,23 @@ class StepLine:
 class Surroundings:
     """Random streams, module buffers and autocast's cache, put back before every point and at the end.
 
-    A hook on every module call of this process, while entered, saves the buffers of the module and all below it, so
-    no model need be named. Random streams are torch's on the CPU and on `devices`, Python's, and NumPy's if it is
-    loaded; a generator of the caller's own is the caller's.
+    While entered it watches every call of a module in this process and saves the buffers of that module and of all
+    below it, so no model need be named. Random streams are torch's on the CPU
+    and on `devices`, Python's, and NumPy's if it is loaded; a generator of the caller's own is the caller's.
+
+    Args:
+        devices: Where parameters are.
+        known: Modules whose buffers to save anyway.
+        watch: Whether to watch for others.
     """
 
-    def __init__(self, devices: Iterable[torch.device]) -> None:
+    def __init__(self, devices: Iterable[torch.device], known: Iterable[nn.Module] = (), *, watch: bool = True) -> None:
         self._devices = sorted({d for d in devices if d.type != "cpu"}, key=str)
+        self._known, self._watch = list(known), watch
         self._streams: dict[str, Any] = {}
         self._buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
-        self._seen: set[nn.Module] = set()
+        self._saved: set[nn.Module] = set()
+        self._below: set[nn.Module] = set()  # the modules called, and all within them
         self.modules: WeakSet[nn.Module] = WeakSet()
         """The outermost modules that were called."""
         self.drew = False
@@ -82,14 +89,17 @@ class Surroundings:
 
     def __enter__(self) -> Surroundings:
         self._streams = _read_streams(self._devices)
-        self._handle = register_module_forward_pre_hook(self._save)
+        for module in self._known:
+            self._save(module)
+        self._stop_watching = watch_calls(self._called) if self._watch else None
         torch.clear_autocast_cache()  # it may hold casts of weights that are about to move
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._handle.remove()
+        if self._stop_watching is not None:
+            self._stop_watching()
         self.renew()
 
     def renew(self) -> None:
@@ -103,20 +113,24 @@ class Surroundings:
             module._buffers[name] = tensor  # where the forward put another in its place
         torch.clear_autocast_cache()
 
-    @property
-    def in_evaluation_mode(self) -> bool:
-        """Whether an outermost module was in evaluation mode."""
-        return any(not module.training for module in self.modules)
+    def evaluates(self, params: Iterable[Tensor]) -> bool:
+        """Whether an outermost module that holds one of these parameters was called in evaluation mode."""
+        ours = {id(p) for p in params}
+        return any(not m.training and any(id(p) in ours for p in m.parameters()) for m in self.modules)
 
-    def _save(self, module: nn.Module, args: object) -> None:
-        if module in self._seen:
-            return
-        self.modules.add(module)
+    def _called(self, module: nn.Module) -> None:
+        if module not in self._below:
+            self.modules.add(module)
+            self._below.update(module.modules())
+            self._save(module)
+
+    def _save(self, module: nn.Module) -> None:
         for inner in module.modules():
-            self._seen.add(inner)
-            for name, tensor in inner._buffers.items():
-                if tensor is not None:
-                    self._buffers.append((inner, name, tensor, tensor.detach().clone()))
+            if inner not in self._saved:
+                self._saved.add(inner)
+                for name, tensor in inner._buffers.items():
+                    if tensor is not None:
+                        self._buffers.append((inner, name, tensor, tensor.detach().clone()))
 
 
 class Loss(NamedTuple):
@@ -134,6 +148,7 @@ def read_loss(result: object, name: str = "what loss_closure returns") -> Loss:
     """
     if isinstance(result, Tensor):
         require(result.numel() == 1, name, "be a scalar", tuple(result.shape))
+        require(not result.is_complex(), name, "be real", result.dtype)
         value = float(result.detach())
         kind = result.dtype if result.dtype.is_floating_point else torch.float64
         return Loss(value, abs(value) * torch.finfo(kind).eps)
@@ -150,15 +165,27 @@ def measure(
     found: dict[float, Loss] = {}
     for x in multipliers:
         line.go_to(x)
-        found[x] = read_loss(closure())
+        found[x] = read_loss(_without_backward(closure))
         around.renew()
     return found
 
 
+def _without_backward(closure: LossClosure) -> Tensor | float:
+    try:
+        return closure()
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        raise ValueError("loss_closure must compute the loss and no more: it is called without gradients") from error
+
+
 def fit_losses(losses: dict[float, Loss]) -> Parabola:
-    """The parabola through finite losses, with what rounding hides."""
+    """The parabola through finite losses, with what rounding hides; a float that was a tensor keeps its coarseness."""
+    values = [loss.value for loss in losses.values()]
     resolution = max(loss.rounding for loss in losses.values())
-    return fit_parabola(list(losses), [loss.value for loss in losses.values()], resolution=resolution)
+    if all(torch.tensor(value, dtype=torch.float32).item() == value for value in values):
+        resolution = max(resolution, torch.finfo(torch.float32).eps * max(map(abs, values)))
+    return fit_parabola(list(losses), values, resolution=resolution)
 
 
 def fingerprint(params: Iterable[Tensor]) -> list[tuple[int, float]]:

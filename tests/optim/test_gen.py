@@ -276,6 +276,38 @@ def test_a_given_loss_that_is_not_the_closures_is_told_and_not_used():
         assert gen.last_probe.fit.optimum == pytest.approx(optimum, rel=1e-6)
 
 
+@pytest.mark.parametrize("how", ["wrapped", "in place"])
+def test_a_compiled_model_is_not_compiled_again_and_its_buffers_stay(how):
+    plain, probed = network()[:6], network()[:6]  # the last statistics, a plain mean, do not compile
+    train(plain, torch.optim.SGD(plain.parameters(), lr=0.1), 6)
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    if how == "wrapped":
+        compiled = torch.compile(probed, backend="eager", fullgraph=True)
+    else:
+        probed.compile(backend="eager", fullgraph=True)
+        compiled = probed
+    gen = GeN(torch.optim.SGD(probed.parameters(), lr=0.1), interval=1, smoothing=1.0)
+    train(compiled, gen, 6)
+    assert gen.last_probe.accepted
+    assert_same(plain.state_dict(), probed.state_dict())
+    assert counters["stats"]["unique_graphs"] == 2  # with gradients and without
+
+
+def test_modules_that_were_seen_are_known_when_nobody_watches_any_more(monkeypatch):
+    monkeypatch.setattr("jorge_tune.optim.gen._WATCHED_PROBES", 2)
+    plain, probed = network(), network()
+    train(plain, torch.optim.SGD(plain.parameters(), lr=0.1), 5)
+    gen = GeN(torch.optim.SGD(probed.parameters(), lr=0.1), interval=1, smoothing=1.0)
+    train(probed, gen, 4)
+    watched = []
+    monkeypatch.setattr("jorge_tune.optim.gen_probe.watch_calls", watched.append)
+    train(probed, gen, 1, start=4)
+    assert not watched
+    assert_same(plain.state_dict(), probed.state_dict())
+
+
 def test_two_copies_of_the_parameters_during_a_probe_and_none_between():
     import gc
 
@@ -301,6 +333,40 @@ def test_two_copies_of_the_parameters_during_a_probe_and_none_between():
     assert between == 3
     assert counts == [5] * 3
     assert living() == 3
+
+
+def test_a_float_that_was_a_tensor_is_as_coarse_as_the_tensor():
+    """`item()` makes a float64 of a float32 loss; its rounding must not be taken for curvature."""
+    seen = []
+    for read in (lambda loss: loss, lambda loss: loss.item()):
+        torch.manual_seed(0)
+        model, (x, y) = network(), images(64, 0)
+        gen = GeN(torch.optim.SGD(model.parameters(), lr=1e-6), interval=1)
+        for _ in range(12):
+            gen.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            gen.step(lambda: read(nn.functional.cross_entropy(model(x), y)))  # noqa: B023  (called at once)
+            seen.append(gen.scale)
+    assert seen[:12] == seen[12:]
+    assert seen[-1] > 50
+
+
+class RateSetter(torch.optim.SGD):
+    """Halves its own rate at each step, as hypergradient descent and others set theirs."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        for group in self.param_groups:
+            group["lr"] = group["lr"] / 2
+
+
+def test_a_rate_that_the_optimizer_sets_itself_is_kept():
+    weight, closure, *_ = quadratic(1)
+    gen = GeN(RateSetter([weight], lr=0.1), interval=1)
+    for step in range(1, 5):
+        advance(gen, closure, 1)
+        assert gen.param_groups[0]["lr"] == pytest.approx(0.1 / 2**step)
+    assert gen.scale != 1.0
 
 
 @pytest.mark.parametrize("loss_dtype", [torch.float32, torch.bfloat16])

@@ -24,7 +24,9 @@ def sgd(model, **changes):
         ({"smoothing": 1.5}, r"smoothing must be in \[0, 1\], got 1.5"),
         ({"smoothing": math.nan}, "smoothing must be"),
         ({"points": 4}, "points must be 3 or 5, got 4"),
+        ({"smoothing": "0.9"}, r"smoothing must be in \[0, 1\], got '0.9'"),
         ({"clamp": 0.5}, "clamp must be >= 1, got 0.5"),
+        ({"clamp": math.inf}, "clamp must be >= 1, got inf"),
         ({"initial_lr": "guess"}, "initial_lr must be 'given' or 'search', got 'guess'"),
     ],
 )
@@ -38,6 +40,11 @@ def test_what_is_wrapped_must_be_an_optimizer_with_rates():
         GeN(network())
     with pytest.raises(ValueError, match="optimizer must be a torch optimizer, got 'GeN'"):
         GeN(GeN(sgd(network())))
+    with pytest.raises(ValueError, match="optimizer must take its step without a closure, got 'LBFGS'"):
+        GeN(torch.optim.LBFGS(network().parameters()))
+    scheduled = sgd(network())
+    torch.optim.lr_scheduler.ConstantLR(scheduled)  # which wraps the instance's step
+    assert GeN(scheduled).rates == [pytest.approx(0.1 / 3)]
     rateless = sgd(network())
     del rateless.param_groups[0]["lr"]
     with pytest.raises(ValueError, match=r"param_groups\[0\]\['lr'\] must be a number, which GeN scales, got None"):
@@ -60,6 +67,7 @@ def test_a_group_that_loses_its_rate_is_refused_before_the_step():
     ("result", "message"),
     [
         (torch.ones(3), r"what loss_closure returns must be a scalar, got \(3,\)"),
+        (torch.ones(()) + 0j, "what loss_closure returns must be real, got torch.complex64"),
         (None, "what loss_closure returns must be a number or a tensor with one element, got None"),
         ("2.3", "got '2.3'"),
     ],
@@ -74,6 +82,34 @@ def test_a_closure_without_a_scalar_is_refused_and_the_inner_step_stays(result, 
         gen.step(lambda: result if probed(x).sum() else None)
     assert_same(plain.state_dict(), probed.state_dict())
     assert (gen.scale, gen.steps) == (1.0, 1)
+
+
+@pytest.mark.parametrize("closure", [None, torch.tensor(2.3)])
+def test_what_is_no_closure_is_refused_at_once_and_before_the_step(closure):
+    model = network()
+    gen = GeN(sgd(model), interval=8)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"loss_closure must be a function of nothing, got '(NoneType|Tensor)'"):
+        gen.step(closure)
+    assert gen.steps == 0
+    assert_same(before, dict(model.state_dict()))
+
+
+def test_a_closure_that_calls_backward_is_told_what_it_is_for():
+    plain, probed = network(), network()
+    train(plain, sgd(plain), 1)
+    gen = GeN(sgd(probed), interval=1)
+    x, y = images(16, 0)
+
+    def closure():
+        loss = nn.functional.cross_entropy(probed(x), y)
+        loss.backward()
+        return loss
+
+    closure()
+    with pytest.raises(ValueError, match="loss_closure must compute the loss and no more: it is called without grad"):
+        gen.step(closure)
+    assert_same(plain.state_dict(), probed.state_dict())
 
 
 def test_a_closure_that_fails_leaves_no_trace():
@@ -99,7 +135,7 @@ def test_a_closure_that_fails_leaves_no_trace():
     assert torch.equal(torch.rand(3), expected)
     assert_same(plain.state_dict(), probed.state_dict())
     assert_same(optimizer.state_dict(), gen.optimizer.state_dict())
-    assert not torch.nn.modules.module._global_forward_pre_hooks
+    assert nn.Module.__call__ is nn.Module._wrapped_call_impl  # nobody watches any more
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -227,6 +263,14 @@ def test_a_model_in_evaluation_mode_is_measured_as_it_is_and_said_to_be():
     gen.step(lambda: nn.functional.cross_entropy(model(x), y))  # said once
 
 
+def test_a_teacher_in_evaluation_mode_is_no_fault():
+    model, teacher = network(), network(seed=1).eval()
+    gen = GeN(sgd(model), interval=1)
+    x, _ = images(16, 0)
+    advance(gen, lambda: nn.functional.mse_loss(model(x), teacher(x)), 2)
+    assert gen.last_probe.fit is not None
+
+
 def test_batches_that_end_during_a_probe():
     plain, probed = network(), network()
     train(plain, sgd(plain), 1)
@@ -274,3 +318,6 @@ def test_the_state_of_another_optimizer_is_refused():
     gen = GeN(sgd(model))
     with pytest.raises(ValueError, match="state_dict must be GeN's own"):
         gen.load_state_dict(gen.optimizer.state_dict())
+    with pytest.raises(ValueError, match=r"state_dict\['gen'\] must be GeN's own, got \['scale'\]"):
+        gen.load_state_dict({"optimizer": gen.optimizer.state_dict(), "gen": {"scale": 2.0}})
+    assert gen.scale == 1.0
