@@ -6,9 +6,10 @@ import itertools
 from collections.abc import Sequence
 
 from jorge_tune.measure.compare import is_lower_better
-from jorge_tune.measure.pairing import unpaired_because
+from jorge_tune.measure.pairing import unpaired_because, worth_a_note
 from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.recipe.checks import Finding
+from jorge_tune.recipe.decode import suggestion
 from jorge_tune.recipe.derivation import Derivation
 from jorge_tune.recipe.schema import SGD, AdamW, KroneckerFields, Recipe
 from jorge_tune.tuning.estimate import evaluations_of
@@ -16,13 +17,13 @@ from jorge_tune.tuning.objective import Objective
 from jorge_tune.tuning.plan import StudyPlan
 from jorge_tune.tuning.space import Space
 from jorge_tune.tuning.space_file import build_space
-from jorge_tune.tuning.study_schema import ObjectiveSection, StudyFile, share_of
+from jorge_tune.tuning.study_schema import ConstraintSection, ObjectiveSection, StudyFile, share_of
 
 WILCOXON_SEEDS = 4  # of fewer pairs no one-sided signed-rank test falls below 0.1
 HALVING_EVALUATIONS = 3  # the first rung and one reading beyond it
 _LARGEST_GRID = 100_000
 _DEFAULT_TRIALS = 40
-_FRACTIONS = ("top1", "top5")
+_CLASSIFICATION = ("top1", "top5", "loss")
 _LAST_SEED = 2**32 - 1
 
 
@@ -63,7 +64,7 @@ def build_plan(
         threads=file.threads,
         sampler_seed=file.sampler_seed,
         derivations=tuple(derivations),
-        notes=tuple(_notes(file, baseline, space)),
+        notes=tuple(_notes(file, recipe, baseline)),
     )
 
 
@@ -89,7 +90,6 @@ def confirmation_seeds(seeds: Sequence[int], count: int) -> tuple[int, ...]:
 def _objective(file: StudyFile, recipe: Recipe, findings: list[Finding]) -> Objective:
     section = file.objective
     asked = section if isinstance(section, ObjectiveSection) else ObjectiveSection(kind=section)
-    path = "objective" if isinstance(section, ObjectiveSection) else ""
     of_recipe = recipe.target
     is_classification = recipe.task is not None and recipe.task.kind == "classification"
     metric = asked.metric or (of_recipe.metric if of_recipe else "top1" if is_classification else "loss")
@@ -100,11 +100,16 @@ def _objective(file: StudyFile, recipe: Recipe, findings: list[Finding]) -> Obje
     if made.needs_target and target is None:
         what = f"{asked.kind} needs a target: give objective: {{kind: {asked.kind}, metric: {metric}, target: ...}}"
         findings.append(("objective", f"{what}, or a target for {metric} in the recipe"))
-    if metric in _FRACTIONS and target is not None and not 0 < target <= 1:
-        findings.append((f"{path}.target", f"must be a fraction for {metric}, such as 0.97, got {target:g}"))
+    if is_classification and metric not in _CLASSIFICATION:
+        what = (
+            f"must be {', '.join(_CLASSIFICATION[:-1])} or {_CLASSIFICATION[-1]} for a classification, got {metric!r}"
+        )
+        findings.append(("objective.metric", what + suggestion(metric, _CLASSIFICATION)))
+    if metric.startswith("top") and target is not None and not 0 < target <= 1:
+        findings.append(("objective.target", f"must be a fraction for {metric}, such as 0.97, got {target:g}"))
     if is_lower_better(metric) and target is not None and target <= 0:
         findings.append(
-            (f"{path}.target", f"must be greater than 0 for {metric}, which never gets there, got {target:g}")
+            ("objective.target", f"must be greater than 0 for {metric}, which never gets there, got {target:g}")
         )
     return made
 
@@ -146,18 +151,21 @@ def _trials(file: StudyFile, space: Space | None, findings: list[Finding]) -> in
 def _overhead(file: StudyFile, recipe: Recipe, findings: list[Finding]) -> float | None:
     if isinstance(file.constraint, str):
         return None
-    if not isinstance(recipe.optimizer, KroneckerFields):
+    can_be_calibrated = isinstance(recipe.optimizer, KroneckerFields)
+    if file.constraint is not None and not can_be_calibrated:
         what = f"the step of {recipe.optimizer.name} cannot be calibrated against a baseline's; say constraint: none"
         findings.append(("constraint", what))
-    return share_of(file.constraint.overhead)
+    return share_of((file.constraint or ConstraintSection()).overhead) if can_be_calibrated else None
 
 
-def _notes(file: StudyFile, baseline: Recipe | None, space: Space) -> list[str]:
+def _notes(file: StudyFile, recipe: Recipe, baseline: Recipe | None) -> list[str]:
     notes = []
     if baseline is None:
         notes.append(
             "no baseline: the recipe is bootstrapped already; name its SGD recipe as 'baseline' to compare with"
         )
+    else:
+        notes += [f"the bootstrap and its baseline differ in {note}" for note in worth_a_note(recipe, baseline)]
     if file.pruner == "wilcoxon" and len(file.seeds) == WILCOXON_SEEDS:
         notes.append(
             f"with {WILCOXON_SEEDS} seeds wilcoxon cannot end a trial before its last run; more seeds save time"

@@ -61,7 +61,12 @@ class FactorParameter:
         if factor == 1:
             return self.centre
         exact = Fraction(repr(float(self.centre))) * Fraction(repr(float(factor)))
-        return max(1, round(exact)) if self.whole else float(f"{float(exact):.{_DIGITS}g}")
+        if self.whole:
+            return max(1, round(exact))
+        try:
+            return float(f"{float(exact):.{_DIGITS}g}")
+        except OverflowError:
+            return math.inf  # which the recipe's own rules refuse
 
     def of_plain(self, value: object) -> float:
         """The factor that gives a recipe's value.
@@ -83,17 +88,22 @@ class FactorParameter:
 
     def at(self, position: float) -> float:
         """The factor at a position between 0 and 1 of the logarithmic range, in few digits."""
-        return self.readable(self.low * math.exp(position * math.log(self.high / self.low)))
+        return self.readable(math.exp(math.log(self.low) + position * self._range))
 
     def readable(self, factor: Any) -> float:
         """A factor in as many digits as it takes to tell thousands of points of the range apart."""
-        narrow = max(0, -math.floor(math.log10(math.log(self.high / self.low))))
+        narrow = max(0, -math.floor(math.log10(self._range)))
         return min(max(float(f"{factor:.{_SAMPLED_DIGITS + narrow}g}"), self.low), self.high)
 
     def axis(self) -> Sequence[float]:
         """The grid's points: `steps` of them, evenly spaced in the logarithm."""
         assert self.steps is not None
         return tuple(self.at(index / (self.steps - 1)) for index in range(self.steps))
+
+    @property
+    def _range(self) -> float:
+        """The width of the logarithmic range."""
+        return math.log(self.high) - math.log(self.low)
 
     def ends(self) -> tuple[float, float]:
         """The outermost factors."""
@@ -105,10 +115,12 @@ class FactorParameter:
 
     def edge(self, factor: Any) -> str | None:
         """In words, where a factor lies within 5 % of an end of the range."""
-        position = math.log(factor / self.low) / math.log(self.high / self.low)
+        position = (math.log(factor) - math.log(self.low)) / self._range
         if _NEAR_AN_END < position < 1 - _NEAR_AN_END:
             return None
         end, word = (self.low, "lower") if position < 0.5 else (self.high, "upper")
+        if self.whole and word == "lower" and self.plain(end) == 1:
+            return None  # the least that a count can be
         return (
             f"{self.path}: {scalar(self.plain(factor))} is at the {word} end of its range "
             f"({scalar(self.plain(end))}, factor {end:g})"

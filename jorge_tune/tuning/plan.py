@@ -80,7 +80,7 @@ def _searched(parameter: Any) -> dict[str, Any]:
     """A parameter's part of the identity; the grid's steps are the sampler's business."""
     if isinstance(parameter, FactorParameter):
         return {"factor": [parameter.low, parameter.high]}
-    return {"choices": list(parameter.values)}
+    return {"choices": list(parameter.labels), "values": list(parameter.values)}
 
 
 def _leaves(section: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -95,4 +95,4 @@ def _leaves(section: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 def _shown(leaves: Mapping[str, Any], path: str) -> str:
-    return scalar(leaves[path]) if path in leaves else "nothing"
+    return scalar(leaves[path]) if path in leaves else "unset"

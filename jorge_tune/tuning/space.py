@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.change import with_values
@@ -17,6 +17,7 @@ from jorge_tune.recipe.decode import suggestion
 from jorge_tune.recipe.nodes import quoted, read_tree
 from jorge_tune.recipe.render import scalar
 from jorge_tune.recipe.schema import Recipe
+from jorge_tune.tuning.fields import plain_value
 from jorge_tune.tuning.parameters import ChoiceParameter, Parameter, Value
 
 if TYPE_CHECKING:
@@ -123,10 +124,17 @@ class Space:
         if tree.root is None or tree.faults:
             raise ValueError("; ".join(fault.what for fault in tree.faults))
         value = tree.root.plain()
-        try:
-            return found[0].name, found[0].of_plain(value)
-        except ValueError:
-            raise ValueError(f"{found[0].path} must be {found[0].domain()}, got {scalar(value)}") from None
+        for meant in (value, self._completed(found[0], value)):
+            try:
+                return found[0].name, found[0].of_plain(meant)
+            except ValueError:
+                continue
+        raise ValueError(f"{found[0].path} must be {found[0].domain()}, got {scalar(value)}")
+
+    def _completed(self, parameter: Parameter, value: Any) -> Any:
+        """The value as a recipe has it that was given this one: a section's defaults filled in."""
+        changed, _ = with_values(self.recipe, {parameter.path: value})
+        return value if changed is None else plain_value(changed, parameter.path)
 
     def grid(self) -> list[dict[str, Value]]:
         """The bootstrap, then all other points of the grid in the file's order; factors need `steps`."""

@@ -59,7 +59,10 @@ class ConstraintSection:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFile:
-    """One study file. `recipe` and `baseline`: a file beside it, a path, or a shipped recipe's name."""
+    """One study file. `recipe` and `baseline`: a file beside it, a path, or a shipped recipe's name.
+
+    `constraint` unset: 10 % where a step can be calibrated. `trials` unset: 40, or the points of the grid.
+    """
 
     version: Annotated[int, one_of(1)] = 1
     name: Annotated[str, _STUDY_NAME]
@@ -74,6 +77,6 @@ class StudyFile:
     hours: Positive | None = None
     seeds: Annotated[tuple[Annotated[int, SEED], ...], _SEEDS] = (0,)
     confirm_seeds: Whole = 6
-    constraint: Literal["none"] | ConstraintSection = ConstraintSection()
+    constraint: Literal["none"] | ConstraintSection | None = None
     device: Text = "auto"
     threads: Count | None = None
