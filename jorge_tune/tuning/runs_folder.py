@@ -74,7 +74,7 @@ def found(path: Path, *, study: str, study_name: str, name: str) -> None:
     held = _read(path / _MARKER)
     if held is not None and held["study"] != study:
         raise InputError(
-            f"{path}: holds the runs of another study ({held['study_name']}), which this storage does not know; "
+            f"{path}: holds the runs of another study ({held['study_name']}), of this storage or an earlier one; "
             f"give another --runs for study {study_name}, or move it away"
         )
     _mark(path, study=study, study_name=study_name, name=name)
