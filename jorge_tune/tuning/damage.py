@@ -25,7 +25,8 @@ def set_aside(path: Path) -> str:
         number += 1
     try:
         for companion in COMPANIONS:
-            if (beside := path.with_name(path.name + companion)).exists():
+            beside = path.with_name(path.name + companion)
+            if beside.exists() and beside.stat().st_size:
                 shutil.copy2(beside, copy.with_name(copy.name + companion))
         _copy_whole(path, copy)
     except OSError as error:

@@ -53,16 +53,16 @@ NETWORK_FUSE = {
 }
 
 
-def network_file_system(path: Path, table: Path = MOUNT_TABLE) -> str | None:
+def network_file_system(path: Path, table: Path | None = None) -> str | None:
     """The name of the network file system that a path lies on, or would lie on; None if its disk is local.
 
     Args:
         path: a file that need not exist.
-        table: the kernel's mount table; where it cannot be read the disk passes for local.
+        table: another mount table than the kernel's; where it cannot be read the disk passes for local.
     """
     real = Path(os.path.realpath(path))
     best, found = -1, ""
-    for point, kind in _mounts(table):
+    for point, kind in _mounts(table or MOUNT_TABLE):
         if len(point.parts) >= best and (real == point or point in real.parents):
             best, found = len(point.parts), kind
     base, _, program = found.partition(".")

@@ -17,7 +17,7 @@ from typing import TypeVar
 from jorge_tune.errors import JorgeTuneError
 from jorge_tune.tuning.address import Address
 from jorge_tune.tuning.damage import set_aside
-from jorge_tune.tuning.storage_faults import Cause, StorageFault, fault_of
+from jorge_tune.tuning.storage_faults import NO_HEADER, Cause, StorageFault, fault_of
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ class Patience:
         text = f"{self.address}: {self.address.scrub(fault.text)}"
         path = self.address.path
         if fault.cause is Cause.DAMAGED and path is not None:
-            return f"{text}: the file is damaged; {set_aside(path)}. {_mending(self.address)}"
+            return f"{text}: the file is damaged; {set_aside(path)}. {self._way_out(fault)}"
         return text
 
     def _check(self, fault: StorageFault, waited: float) -> None:
@@ -117,8 +117,10 @@ class Patience:
         if last:
             self.told(f"{self.address}: the database is back")
 
-
-def _mending(address: Address) -> str:
-    if address.kind == "sqlite":
-        return f"Try: sqlite3 {address.path} .recover | sqlite3 mended.db; or go on elsewhere with another --storage"
-    return "Take the line out to go on without it, or go on elsewhere with another --storage"
+    def _way_out(self, fault: StorageFault) -> str:
+        elsewhere = "go on elsewhere with another --storage"
+        if self.address.kind == "journal":
+            return f"Take that line out to go on without it, or {elsewhere}"
+        if fault.text == NO_HEADER:
+            return f"Bring it back from a backup, or {elsewhere}"
+        return f"Try: sqlite3 {self.address.path} .recover | sqlite3 mended.db; or {elsewhere}"

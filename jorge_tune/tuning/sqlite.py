@@ -18,7 +18,7 @@ from jorge_tune.errors import InputError
 from jorge_tune.tuning.address import Address
 from jorge_tune.tuning.mounts import network_file_system
 from jorge_tune.tuning.patience import Patience
-from jorge_tune.tuning.storage_faults import Cause, StorageFault, of_sqlite
+from jorge_tune.tuning.storage_faults import NO_HEADER, Cause, StorageFault, of_sqlite
 
 BUSY_SECONDS = 60.0
 """How long a transaction waits for another's."""
@@ -82,8 +82,7 @@ def _set_up(connection: sqlite3.Connection, record: object) -> None:
 def _check(address: Address, path: Path, patience: Patience) -> None:
     with path.open("rb") as file:
         if file.read(len(_HEADER)) != _HEADER:
-            fault = StorageFault(Cause.DAMAGED, "does not begin as an SQLite file does")
-            raise InputError(patience.in_words(fault))
+            raise InputError(patience.in_words(StorageFault(Cause.DAMAGED, NO_HEADER)))
     with _connected(path.as_uri() + "?mode=ro", patience) as connection:
         if path.stat().st_size <= CHECKED_BYTES:
             first = connection.execute("PRAGMA quick_check(1)").fetchone()[0]

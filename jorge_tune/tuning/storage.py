@@ -72,6 +72,18 @@ def _open(address: Address, patience: Patience, *, create: bool) -> BaseStorage:
     return _CachedStorage(_server(address, create=create))
 
 
+class _Database(RDBStorage):
+    """Optuna's storage, which leaves no connection open if it cannot be opened."""
+
+    def __init__(self, url: str, arguments: dict[str, Any]) -> None:
+        try:
+            super().__init__(url, arguments)
+        except BaseException:
+            if hasattr(self, "engine"):
+                self.engine.dispose()
+            raise
+
+
 def _server(address: Address, *, create: bool) -> RDBStorage:
     servers.check_driver(address)
     try:
@@ -88,7 +100,7 @@ def _database(address: Address, arguments: dict[str, Any]) -> RDBStorage:
     url = address.url.replace("{", "{{").replace("}", "}}")  # Optuna fills a template
     for race in range(RACES):
         try:
-            return RDBStorage(url, arguments)
+            return _Database(url, arguments)
         except RuntimeError as error:
             if "no longer compatible" not in str(error):
                 raise

@@ -31,6 +31,7 @@ class StorageFault(NamedTuple):
 
 
 FULL = "the disk is full; make room and start again, nothing that was stored is lost"
+NO_HEADER = "does not begin as an SQLite file does"
 FILE_SYSTEM_GONE = {errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH}
 POSTGRESQL_BUSY = {"40001", "40P01", "55P03"}
 POSTGRESQL_GONE = {"57P01", "57P02", "57P03", "53300", "25006"}

@@ -5,10 +5,20 @@ from __future__ import annotations
 import multiprocessing
 import traceback
 from collections.abc import Callable, Sequence
+from multiprocessing.synchronize import Event
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_PRELOADED = ["jorge_tune.tuning.storage", "jorge_tune.tuning.claims_rdb", "jorge_tune.tuning.claims_journal"]
+_PRELOADED = [
+    "jorge_tune.tuning.storage",
+    "jorge_tune.tuning.claims_rdb",
+    "jorge_tune.tuning.claims_journal",
+    "alembic.command",  # which opening a database takes a second to import
+    "sqlalchemy.dialects.mysql.pymysql",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "pymysql",
+    "psycopg",
+]
 
 
 def crowd(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], timeout: float = 120.0) -> list[Any]:
@@ -41,12 +51,17 @@ def crowd(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], ti
     return [results[index] for index in range(len(arguments))]
 
 
-def start(function: Callable[..., Any], *arguments: Any) -> Any:
-    """One such process, started, for the test to kill and join."""
+def event() -> Event:
+    """One that such processes share."""
+    return _CONTEXT.Event()
+
+
+def start(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
+    """One such process, started, for the test to kill and join; and its last argument."""
     _CONTEXT.set_forkserver_preload(_PRELOADED)
-    process = _CONTEXT.Process(target=function, args=arguments)
+    process = _CONTEXT.Process(target=function, args=arguments, daemon=True)
     process.start()
-    return process
+    return process, arguments[-1]
 
 
 def _member(function: Callable[..., Any], index: int, arguments: tuple[Any, ...], barrier: Any, answers: Any) -> None:
