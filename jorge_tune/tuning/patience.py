@@ -123,4 +123,5 @@ class Patience:
             return f"Take that line out to go on without it, or {elsewhere}"
         if fault.text == NO_HEADER:
             return f"Bring it back from a backup, or {elsewhere}"
-        return f"Try: sqlite3 {self.address.path} .recover | sqlite3 mended.db; or {elsewhere}"
+        dump = f"sqlite3 {self.address.path} .dump | sed 's/^ROLLBACK.*/COMMIT;/' | sqlite3 mended.db"
+        return f"What can still be read: {dump} -- or {elsewhere}"

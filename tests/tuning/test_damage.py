@@ -82,7 +82,7 @@ def test_a_damaged_sqlite_file_is_named_and_copied_aside_and_stays_as_it_is(data
     assert message.startswith(f"{database}: ")
     assert "the file is damaged" in message
     assert f"a copy is kept as {copy}" in message
-    assert ("recover" in message) == (how not in ("head", "text"))
+    assert ("still be read" in message) == (how not in ("head", "text"))
     assert path.read_bytes() == copy.read_bytes() == damaged
     assert f"{copy}" in refused(opened, database)
     assert [entry.name for entry in path.parent.glob("*.damaged*")] == [copy.name], "one copy of one damage"
@@ -97,7 +97,7 @@ def test_the_way_out_of_a_damaged_sqlite_file_works(database, opened, tmp_path):
         index = "SELECT rootpage FROM sqlite_master WHERE name = 'ix_trials_study_id'"
         (page,) = connection.execute(index).fetchone()
     overwrite(database.path, (page - 1) * PAGE, os.urandom(PAGE))
-    command = re.search(r"Try: (.*?);", refused(opened, database))[1]
+    command = re.search(r"What can still be read: (.*) -- ", refused(opened, database))[1]
     subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True)
     study = optuna.load_study(storage=opened(parse_address(f"{tmp_path}/mended.db")), study_name="s")
     assert [trial.value for trial in study.get_trials()] == [1.0] * 40
