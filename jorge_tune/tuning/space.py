@@ -15,7 +15,6 @@ from jorge_tune.errors import InputError
 from jorge_tune.recipe.change import with_values
 from jorge_tune.recipe.decode import suggestion
 from jorge_tune.recipe.nodes import quoted, read_tree
-from jorge_tune.recipe.render import scalar
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.tuning.fields import plain_value
 from jorge_tune.tuning.parameters import ChoiceParameter, Parameter, Value
@@ -119,7 +118,8 @@ class Space:
             known = [p.path for p in self.parameters]
             if found:
                 raise ValueError("could be " + " or ".join(p.path for p in found))
-            raise ValueError(f"is not searched here{suggestion(path, known)}; the space has {', '.join(known)}")
+            near = suggestion(path, [*known, *(field.rpartition(".")[2] for field in known)])
+            raise ValueError(f"is not searched here{near}; the space has {', '.join(known)}")
         tree = read_tree(text) if text.strip() else read_tree('""')
         if tree.root is None or tree.faults:
             raise ValueError("; ".join(fault.what for fault in tree.faults))
@@ -129,7 +129,7 @@ class Space:
                 return found[0].name, found[0].of_plain(meant)
             except ValueError:
                 continue
-        raise ValueError(f"{found[0].path} must be {found[0].domain()}, got {scalar(value)}")
+        raise ValueError(f"{found[0].path} must be {found[0].domain()}, got {quoted(text.strip())}")
 
     def _completed(self, parameter: Parameter, value: Any) -> Any:
         """The value as a recipe has it that was given this one: a section's defaults filled in."""
