@@ -22,7 +22,8 @@ from jorge_tune.tuning.worker import Left, LeftKind, Told
 from jorge_tune.tuning.worker_process import Start
 
 _LOOK_SECONDS = 1.0
-_MOST_RESTARTS = 5  # of one worker in a row without a trial that ended
+_MOST_RESTARTS = 5  # of one worker in a row that began no trial
+_MOST_IN_VAIN = 10  # for each worker, of all of them in a row while no trial ended
 _RESTART_PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0)
 _LAST_LINES = 3
 _BY_WEIGHT: tuple[LeftKind, ...] = ("fault", "stopped", "time", "done", "interrupted", "error")
@@ -37,7 +38,7 @@ def shares(workers: int, device: str, threads: int | None) -> list[tuple[str, in
 
 @dataclass
 class _Slot:
-    """One worker's place: its process, what it said, and how often it was started since a trial ended there."""
+    """One worker's place: its process, what it said, and how often it was restarted since a trial began there."""
 
     number: int
     start: Start
@@ -77,7 +78,7 @@ class Supervisor:
         self._slots = [_Slot(n, replace(start, supervisor=self._lifeline)) for n, start in enumerate(starts)]
         self._orders = Orders(self._kill_all)
         self._passed_on = False
-        self._ended = 0
+        self._ended = self._in_vain = 0
 
     def supervise(self) -> Left:
         """Start the workers and see them through; signals are taken meanwhile, in the main thread.
@@ -153,6 +154,8 @@ class Supervisor:
             return
         if told.state in ("complete", "pruned", "failed"):
             self._ended += 1
+            self._in_vain = 0
+        if told.state == "running":
             slot.restarts = 0
         self._report(told, slot.number)
 
@@ -169,8 +172,9 @@ class Supervisor:
             self._orders.give("fault", reason)
             return
         slot.restarts += 1
-        if slot.restarts > _MOST_RESTARTS:
-            slot.left = Left("error", f"worker {slot.number} ended {slot.restarts} times in a row: {reason}", 1)
+        self._in_vain += 1
+        if slot.restarts > _MOST_RESTARTS or self._in_vain > _MOST_IN_VAIN * len(self._slots):
+            slot.left = Left("error", f"worker {slot.number} ended again and again: {reason}", 1)
             self._report(Told(f"is not started again ({reason})"), slot.number)
             return
         pause = _RESTART_PAUSES[min(slot.restarts, len(_RESTART_PAUSES)) - 1]

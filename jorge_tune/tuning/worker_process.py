@@ -69,8 +69,8 @@ def _work(start: Start, orders: Orders) -> Left:
     from jorge_tune.tuning.study import join_study
 
     address = find_address(None)
-    patience = Patience(address, told=lambda text: _tell(Told(text)))
-    opened = join_study(open_storage(address, create=False, patience=patience), start.study)
+    patience = Patience(address, told=lambda text: _tell(Told(text)), unwanted=lambda: orders.order is not None)
+    opened = join_study(open_storage(address, create=False, patience=patience, wait=True), start.study)
     return work_on(opened, Path(start.runs), start.settings(), orders, _tell)
 
 
