@@ -27,7 +27,7 @@ from jorge_tune.tuning.parts import (
 )
 from jorge_tune.tuning.plan import StudyPlan
 from jorge_tune.tuning.status import VERDICT
-from jorge_tune.tuning.study import OpenStudy, add_point, join_study, open_study, study_names
+from jorge_tune.tuning.study import RECORD, OpenStudy, add_point, join_study, open_study, study_names
 from jorge_tune.tuning.verdict import BASELINE, BEST, BOOTSTRAP, Evidence, Verdict, judge
 from jorge_tune.tuning.words import sentences
 
@@ -156,5 +156,9 @@ def _baseline(opened: OpenStudy) -> float | None:
 
 
 def _find(opened: OpenStudy, suffix: str) -> OpenStudy | None:
-    name = opened.plan.name + suffix
-    return join_study(opened.storage, name) if name in study_names(opened.storage) else None
+    """A study beside the search; None where it is not there, or was left half made, which `open_study` mends."""
+    name, storage = opened.plan.name + suffix, opened.storage
+    if name not in study_names(storage):
+        return None
+    made = RECORD in storage.get_study_system_attrs(storage.get_study_id_from_name(name))
+    return join_study(storage, name) if made else None

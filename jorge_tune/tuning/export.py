@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,13 +14,18 @@ from typing import TYPE_CHECKING, Any
 from jorge_tune.errors import InputError
 from jorge_tune.files import write_whole
 from jorge_tune.recipe.derivation import Derivation
+from jorge_tune.recipe.io import write_recipe
 from jorge_tune.recipe.render import scalar
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import portable
-from jorge_tune.tuning.history import TrialRow
+from jorge_tune.tuning.confirm import beside
+from jorge_tune.tuning.history import TrialRow, best_of, read_rows
 from jorge_tune.tuning.parameters import FactorParameter, Parameter
 from jorge_tune.tuning.plan import StudyPlan
+from jorge_tune.tuning.plan_json import plan_to_json
 from jorge_tune.tuning.space import Space
+from jorge_tune.tuning.status import VERDICT
+from jorge_tune.tuning.study import OpenStudy
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -80,6 +86,47 @@ def recipe_of(row: TrialRow, plan: StudyPlan) -> tuple[Recipe, tuple[Derivation,
     moved = {derivation.field for derivation in searched if derivation.changed}
     kept = [derivation for derivation in plan.derivations if derivation.field not in moved]
     return named, (*(derivation for derivation in searched if derivation.changed), *kept)
+
+
+def write_csv(opened: OpenStudy, path: Path, *, force: bool = False) -> None:
+    """All trials as CSV. Raises as `write_whole` does."""
+    write_whole(path, to_csv(read_rows(opened.study), opened.plan.space), force=force)
+
+
+def write_json(opened: OpenStudy, path: Path, *, force: bool = False) -> None:
+    """Plan, trials and the stored verdict as JSON. Raises as `write_whole` does."""
+    rows = read_rows(opened.study)
+    data = {
+        "study": opened.plan.name,
+        "objective": str(opened.plan.objective),
+        "plan": plan_to_json(opened.plan),
+        "trials": trials_to_json(rows, opened.plan.space),
+        "verdict": opened.study.user_attrs.get(VERDICT),
+    }
+    write_whole(path, json.dumps(portable(data), indent=2, allow_nan=False) + "\n", force=force)
+
+
+def write_sqlite(opened: OpenStudy, path: Path, *, force: bool = False) -> None:
+    """The study and those beside it as an SQLite file. Raises as `copy_to_sqlite` does."""
+    names = [study.plan.name for study in (opened, *beside(opened))]
+    copy_to_sqlite(opened.storage, names, path, force=force)
+
+
+def write_trial(opened: OpenStudy, path: Path, number: int | None = None, *, force: bool = False) -> None:
+    """The recipe of one trial, or of the best one.
+
+    Raises:
+        InputError: there is no such trial, it has no values yet, or the file cannot be written.
+    """
+    rows, plan = read_rows(opened.study), opened.plan
+    if number is None:
+        row = best_of(rows, lower_is_better=plan.objective.direction == "minimize")
+        if row is None:
+            raise InputError(f"study {plan.name} has no best trial yet; give --trial for another's recipe")
+    else:
+        row = find_trial(rows, number, plan.name)
+    recipe, derivations = recipe_of(row, plan)
+    write_recipe(path, recipe, derivations, force=force)
 
 
 def find_trial(rows: Sequence[TrialRow], number: int, study: str) -> TrialRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jorge_tune.tuning.asking import STARTS
 from jorge_tune.tuning.claims import LEASE
+from jorge_tune.tuning.reaper import worker_of
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -32,7 +34,7 @@ class TrialRow:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     started: datetime | None = None
     ended: datetime | None = None
-    lease: str | None = None
+    worker: str | None = None  # who holds its lease
     was_restarted: bool = False
 
     @property
@@ -91,6 +93,11 @@ def _row(trial: FrozenTrial) -> TrialRow:
         attributes=trial.user_attrs,
         started=trial.datetime_start,
         ended=trial.datetime_complete,
-        lease=system.get(LEASE),
+        worker=_holder(system.get(LEASE)),
         was_restarted=STARTS in system,
     )
+
+
+def _holder(lease: str | Mapping[str, Any] | None) -> str | None:
+    """The worker that a lease names; storages hand it out as it was written, or read."""
+    return worker_of(json.dumps(lease) if isinstance(lease, Mapping) else lease)

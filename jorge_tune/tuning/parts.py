@@ -18,6 +18,7 @@ from jorge_tune.tuning.space import Point, Space
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+    from optuna.trial import Trial
 
 BASELINE_SUFFIX, CONFIRM_SUFFIX = ".sgd", ".confirm"
 CONTENDER, SEED = "contender", "seed"
@@ -35,6 +36,7 @@ class SeedParameter:
     bootstrap: int = 0  # that of trial 0
     low: int = 0
     high: int = _LARGEST_SEED
+    labels: tuple[int, ...] = ()  # no list of its own
     values: tuple[int, ...] = ()
 
     def distribution(self) -> BaseDistribution:
@@ -42,6 +44,18 @@ class SeedParameter:
         from optuna.distributions import IntDistribution
 
         return IntDistribution(self.low, self.high)
+
+    def suggest(self, trial: Trial) -> int:
+        """That of a trial; every one is queued with its own."""
+        return trial.suggest_int(self.name, self.low, self.high)
+
+    def at(self, position: float) -> int:
+        """Samplers may ask, although no seed is drawn."""
+        return self.bootstrap
+
+    def readable(self, seed: int) -> int:
+        """As it is."""
+        return seed
 
     def contains(self, seed: object) -> bool:
         """Whether it is one."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from jorge_tune.records import portable
 from jorge_tune.tuning.history import TrialRow, TrialState, best_of, read_rows
 from jorge_tune.tuning.presence import Life, workers_in
-from jorge_tune.tuning.reaper import worker_of
 from jorge_tune.tuning.study import OpenStudy
 
 if TYPE_CHECKING:
@@ -181,13 +180,12 @@ def _running(rows: Sequence[TrialRow], runs: Path) -> tuple[tuple[Running, ...],
     for row in rows:
         if row.state != "running":
             continue
-        worker = worker_of(row.lease)
-        one = seen.get(worker or "")
+        one = seen.get(row.worker or "")
         facts = one.facts if one is not None and one.facts.get("trial") == row.number else {}
         running.append(
             Running(
                 row.number,
-                worker,
+                row.worker,
                 "unknown" if one is None else one.life,
                 facts.get("seed"),
                 facts.get("epoch"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from jorge_tune.recipe.checks import Finding
 from jorge_tune.recipe.decode import decode
 from jorge_tune.recipe.derivation import Derivation
 from jorge_tune.recipe.io import read_recipe
-from jorge_tune.recipe.nodes import node_of
+from jorge_tune.recipe.nodes import node_of, read_tree
 from jorge_tune.recipe.reader import parse, text_of
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.recipe.shipped import resolve_recipe
@@ -23,24 +24,29 @@ from jorge_tune.tuning.study_schema import StudyFile
 _KIND = "study file"
 
 
-def read_study(path: str | Path) -> StudyPlan:
+def read_study(path: str | Path, changes: Mapping[str, Any] | None = None) -> StudyPlan:
     """Read a study file, and the recipes it names.
 
     Recipes are looked for beside the study file, then as any command does: a path, or a shipped recipe's name.
+
+    Args:
+        path: the file.
+        changes: fields to read in place of the file's, as plain data (`trials=20`).
 
     Raises:
         InputError: there is no such file, or it is no text file.
         FaultyFileError: the file, or a recipe that it names, has faults; all of them are in the message.
     """
-    return parse_study(text_of(Path(path), _KIND), str(path))
+    return parse_study(text_of(Path(path), _KIND), str(path), changes)
 
 
-def parse_study(text: str, source: str) -> StudyPlan:
+def parse_study(text: str, source: str, changes: Mapping[str, Any] | None = None) -> StudyPlan:
     """Read a study from a text; `source`, its file, names it in messages. Raises as `read_study` does."""
     plans: list[StudyPlan] = []
 
     def check(file: StudyFile) -> list[Finding]:
         findings: list[Finding] = []
+        file = _changed(file, changes or {}, findings)
         recipe, baseline, derivations = _recipes(file, Path(source).parent, findings)
         plan = None if recipe is None else build_plan(file, recipe, baseline, findings, derivations)
         plans.extend([] if plan is None else [plan])
@@ -62,11 +68,35 @@ def default_study(recipe: str, name: str | None = None, trials: int | None = Non
     Raises:
         InputError: the recipe cannot be read or searched, or a setting is wrong; all faults in the message.
     """
-    read = read_recipe(resolve_recipe(recipe))
-    centre, baseline, derivations = centre_of(read)
-    data = {"name": name or centre.name, "recipe": recipe, "space": default_space(centre, read), "trials": trials}
-    given = {key: value for key, value in {**data, **settings}.items() if value is not None}
-    return _from_data(given, centre, baseline, derivations, f"study of {recipe}")
+    centre, baseline, derivations = centre_of(read_recipe(resolve_recipe(recipe)))
+    return study_around(centre, baseline, derivations, recipe=recipe, name=name, trials=trials, **settings)
+
+
+def study_around(
+    centre: Recipe, baseline: Recipe | None, derivations: Sequence[Derivation], *, recipe: str, **settings: Any
+) -> StudyPlan:
+    """The same around a recipe that is bootstrapped already.
+
+    Args:
+        centre: the bootstrapped recipe.
+        baseline: what it came from; None: there is nothing to compare it with.
+        derivations: how it came about.
+        recipe: as the user named it.
+        settings: as for `default_study`.
+
+    Raises:
+        InputError: as `default_study` does.
+    """
+    data = {"name": centre.name, "recipe": recipe, "space": default_space(centre, baseline or centre)}
+    given = {**data, **{key: value for key, value in settings.items() if value is not None}}
+    return _from_data(given, centre, baseline, tuple(derivations), f"study of {recipe}")
+
+
+def is_study(path: Path) -> bool:
+    """Whether a file is meant as a study file: it names a recipe, or has a space, and has no optimizer of its own."""
+    root = read_tree(text_of(path, _KIND)).root
+    keys = set(root.section or {}) if root is not None else set()
+    return "optimizer" not in keys and bool(keys & {"recipe", "space"})
 
 
 def _from_data(
@@ -84,6 +114,16 @@ def _from_data(
     if plan is None:
         raise InputError("\n".join(f"{source}: {path}: {what}" if path else f"{source}: {what}" for path, what in told))
     return plan
+
+
+def _changed(file: StudyFile, changes: Mapping[str, Any], findings: list[Finding]) -> StudyFile:
+    """The file with some fields replaced; what is wrong with them is a finding."""
+    if not changes:
+        return file
+    faults: list[Fault] = []
+    made = decode(StudyFile, node_of({"name": file.name, "recipe": file.recipe, "space": {}, **changes}), faults)
+    findings += [(fault.path, fault.what) for fault in faults]
+    return file if made is None else replace(file, **{key: getattr(made, key) for key in changes})
 
 
 def _recipes(

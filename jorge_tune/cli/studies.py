@@ -1,0 +1,123 @@
+"""What the commands on studies share: options, and how a study is found in its storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from jorge_tune.errors import InputError
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+    from jorge_tune.tuning.address import Address
+    from jorge_tune.tuning.study import OpenStudy
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXIT_INTERRUPTED = 130
+
+
+def storage_option(command: F) -> F:
+    """Add `--storage`; the command receives it as `storage`, None where the environment decides."""
+    option = click.option(
+        "--storage",
+        metavar="URL",
+        help="Where studies are kept: an SQLite or journal file, PostgreSQL, MySQL "
+        "[default: JORGE_TUNE_STORAGE, OPTUNA_STORAGE, sqlite:///studies/jorge-tune.db].",
+    )
+    return option(command)
+
+
+def name_option(command: F) -> F:
+    """Add `--name`; the command receives it as `name`."""
+    return click.option("--name", help="The study [default: the only one that the storage holds].")(command)
+
+
+def runs_option(command: F) -> F:
+    """Add `--runs DIR`; the command receives it as `runs`."""
+    option = click.option(
+        "--runs",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Where run folders go; best on a disk that all workers see [default: studies/<name>].",
+    )
+    return option(command)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A study and the storage that it was found in; `runs` gives the folder of it and of those beside it."""
+
+    address: Address
+    storage: BaseStorage
+    opened: OpenStudy
+    runs: Callable[[str], Path]
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.opened.plan.name
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its runs."""
+        return self.runs(self.name)
+
+
+def open_address(option: str | None, *, create: bool = False) -> tuple[Address, BaseStorage]:
+    """The storage that an option or the environment names.
+
+    Raises:
+        InputError: it cannot be reached or used.
+    """
+    from jorge_tune.tuning.address import find_address
+    from jorge_tune.tuning.storage import open_storage
+
+    address = find_address(option)
+    if option is not None and address.secrets():
+        click.echo(
+            "--storage: other users of this machine can read the password in the list of processes; "
+            "put the address into JORGE_TUNE_STORAGE instead (warning)",
+            err=True,
+        )
+    return address, open_storage(address, create=create)
+
+
+def find_study(option: str | None, name: str | None, runs: Path | None = None) -> Found:
+    """The study of that name, or the only one there is.
+
+    Raises:
+        InputError: the storage cannot be used, or holds no such study.
+    """
+    from jorge_tune.tuning.study import join_study
+
+    address, storage = open_address(option)
+    return Found(address, storage, join_study(storage, name or _only_one(storage)), folders(name, runs))
+
+
+def folders(name: str | None, runs: Path | None) -> Callable[[str], Path]:
+    """Where runs go, by study: under --runs those beside the search get the end of their name appended."""
+    from jorge_tune.tuning.joining import default_runs
+
+    def folder(study: str) -> Path:
+        if runs is None:
+            return default_runs(study)
+        suffix = next((end for end in (".sgd", ".confirm") if study.endswith(end)), "")
+        return runs.with_name(runs.name + suffix) if suffix and study != name else runs
+
+    return folder
+
+
+def _only_one(storage: BaseStorage) -> str:
+    from jorge_tune.tuning.parts import BASELINE_SUFFIX, CONFIRM_SUFFIX
+    from jorge_tune.tuning.study import study_names
+
+    names = [name for name in study_names(storage) if not name.endswith((BASELINE_SUFFIX, CONFIRM_SUFFIX))]
+    if len(names) == 1:
+        return names[0]
+    there = f"it holds {', '.join(names)}; give --name" if names else "it holds none; `jorge-tune study run` makes one"
+    raise InputError(f"no study is named, and this storage is no help: {there}")

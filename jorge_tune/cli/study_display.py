@@ -1,0 +1,144 @@
+"""The progress of a study on stderr: a live display on a terminal, a line per finished trial off it."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jorge_tune.cli.progress import clock_time
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from jorge_tune.tuning.status import Running, Status
+    from jorge_tune.tuning.worker import Told
+
+_READ_SECONDS = 2.0  # between two looks at the storage
+_FRAMES_PER_SECOND = 2
+_BAR = 24
+
+Read = Callable[[], "Status"]
+Report = Callable[["Told", "int | None"], None]
+
+
+@contextmanager
+def study_display(label: str, read: Read) -> Iterator[Report]:
+    """What workers tell is told on; on a terminal a display below it follows the study.
+
+    Args:
+        label: names the stage.
+        read: looks at the study; called at a gentle pace.
+    """
+    board = Board(label, read)
+    if not sys.stderr.isatty():
+        yield board.printing(lambda line: click.echo(line, err=True))
+        return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(stderr=True, highlight=False)
+    live = Live(get_renderable=board.drawn, console=console, refresh_per_second=_FRAMES_PER_SECOND, transient=True)
+    with live:
+        yield board.printing(lambda line: live.console.print(Text(line)))
+
+
+class Board:
+    """The last look at a study, and the lines that come of what workers tell.
+
+    Args:
+        label: names the stage.
+        read: looks at the study.
+    """
+
+    def __init__(self, label: str, read: Read) -> None:
+        self._label, self._read = label, read
+        self._status, self._read_at = read(), time.monotonic()
+
+    def printing(self, out: Callable[[str], None]) -> Report:
+        """What hears the workers, and writes a line of whatever is worth one."""
+
+        def report(told: Told, worker: int | None) -> None:
+            line = self.line_of(told, worker)
+            if line is not None:
+                out(line)
+
+        return report
+
+    def line_of(self, told: Told, worker: int | None) -> str | None:
+        """A line for a trial that ended, went back or told something; None for one that merely began."""
+        if told.trial is None:
+            return told.what if worker is None else f"worker {worker + 1}: {told.what}"
+        if told.state == "running":
+            return None
+        where = f"{self._label}: trial {told.trial}"
+        if told.state not in ("complete", "pruned", "failed"):
+            return f"{where}: {told.what}" + (f" ({told.state})" if told.state == "waiting" else "")
+        status = self.look(at_once=True)
+        what = told.what if told.state == "complete" else f"{told.state}" + (f", {told.what}" if told.what else "")
+        return f"[{status.ended}/{status.total}] {where}: {what}{_best_so_far(status, told.trial)}"
+
+    def look(self, *, at_once: bool = False) -> Status:
+        """The study as it was seen last, or is now."""
+        if at_once or time.monotonic() - self._read_at >= _READ_SECONDS:
+            self._status, self._read_at = self._read(), time.monotonic()
+        return self._status
+
+    def drawn(self) -> Group:
+        """The display: a bar, the best so far, a line for each trial that runs."""
+        from rich.console import Group
+        from rich.text import Text
+
+        lines = display_lines(self._label, self.look())
+        return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+
+
+def display_lines(label: str, status: Status) -> list[str]:
+    """The display's lines, what matters most first in each."""
+    filled = round(_BAR * status.ended / max(status.total, 1))
+    bar = "#" * filled + "-" * (_BAR - filled)
+    eta = "" if status.eta_seconds is None else f"  ETA {clock_time(status.eta_seconds)}"
+    lines = [f"{label} [{bar}] {status.ended}/{status.total}, {status.remaining} to go{eta}"]
+    if status.best is not None and _has_best(status):
+        point = ", ".join(f"{name.rpartition('.')[2]} {_short(value)}" for name, value in status.best_values.items())
+        assert status.best.value is not None
+        lines.append(f"  best {status.best.value:.4g}, trial {status.best.number}" + (f": {point}" if point else ""))
+    lines += [f"  {_running(one)}" for one in status.running]
+    if status.stop is not None:
+        lines.append(f"  stopping ({status.stop})")
+    return lines
+
+
+def _running(one: Running) -> str:
+    if one.is_lost:
+        return f"trial {one.number}: lost, waits to be put back"
+    text = f"trial {one.number}"
+    text += "" if one.seed is None else f"  seed {one.seed}"
+    text += "" if one.epoch is None else f"  epoch {one.epoch:g}"
+    scores: Mapping[str, Any] = one.metrics or {}
+    return text + "".join(f"  {name} {_short(value)}" for name, value in scores.items())
+
+
+def _best_so_far(status: Status, number: int) -> str:
+    if status.best is None or status.best.value is None or not _has_best(status):
+        return ""
+    if status.best.number == number:
+        return ", the best so far"
+    return f" (best {status.best.value:.4g}, trial {status.best.number})"
+
+
+def _has_best(status: Status) -> bool:
+    """Whether its trials are points of a search, of which one is the best."""
+    return not status.study.endswith((".sgd", ".confirm"))
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else str(value)
+    return "null" if value is None else str(value)

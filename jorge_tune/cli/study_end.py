@@ -1,0 +1,58 @@
+"""What `study run` and `study confirm` share: following the stages, and showing how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from jorge_tune.cli.calibration import EXIT_NO_ANSWER
+from jorge_tune.cli.studies import EXIT_INTERRUPTED, Found
+from jorge_tune.cli.study_display import Report, study_display
+from jorge_tune.cli.tables import print_json, print_text
+
+if TYPE_CHECKING:
+    from jorge_tune.tuning.running import Stage, StudyEnd
+    from jorge_tune.tuning.study import OpenStudy
+
+Watch = Callable[["Stage", "OpenStudy"], Report]
+
+
+@contextmanager
+def watching(found: Found) -> Iterator[Watch]:
+    """Shows each stage as it begins; the last one's display ends with the context."""
+    from jorge_tune.tuning.status import read_status
+
+    with ExitStack() as shown:
+
+        def watch(stage: Stage, opened: OpenStudy) -> Report:
+            shown.close()
+            click.echo(f"{stage}: study {opened.plan.name} in {found.address}", err=True)
+            folder = found.runs(opened.plan.name)
+            return shown.enter_context(study_display(stage, lambda: read_status(opened, folder, found.address)))
+
+        yield watch
+
+
+def show_end(found: Found, end: StudyEnd, output_format: str) -> int:
+    """The verdict on stdout, why it ended early on stderr; the exit code."""
+    from jorge_tune.tuning.confirm import stored_form
+
+    left, verdict = end.left, end.verdict
+    if left.kind in ("fault", "error"):
+        click.echo(left.reason, err=True)
+        return left.exit_code or 1
+    if left.kind == "interrupted":
+        click.echo(f"{left.reason}; `jorge-tune study run --name {found.name}` goes on", err=True)
+        return EXIT_INTERRUPTED
+    if left.kind in ("stopped", "time"):
+        click.echo(f"{end.stage} ended early: {left.reason}", err=True)
+    data = stored_form(verdict)
+    if output_format == "json":
+        print_json(data)
+    else:
+        for sentence in data["sentences"]:
+            print_text(sentence)
+    return 0 if verdict.has_answer else EXIT_NO_ANSWER

@@ -1,0 +1,166 @@
+"""`jorge-tune study run`: baseline, search, confirmation, verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jorge_tune.cli.calibration import parse_overhead
+from jorge_tune.cli.compare import parse_seeds, parse_target
+from jorge_tune.cli.studies import Found, find_study, folders, open_address, runs_option, storage_option
+from jorge_tune.cli.tables import format_option
+from jorge_tune.errors import InputError
+
+if TYPE_CHECKING:
+    from jorge_tune.tuning.plan import StudyPlan
+
+_SAMPLERS = ("tpe", "gp", "cmaes", "random", "grid", "qmc")
+_PRUNERS = ("median", "hyperband", "asha", "wilcoxon", "none")
+_OBJECTIVES = ("best", "final", "time-to-target", "epochs-to-target")
+_STARTING = ("objective", "target", "seeds", "sampler", "pruner", "constraint", "no_constraint")
+
+
+@click.command()
+@click.argument("source", metavar="[STUDY|RECIPE]", required=False)
+@click.option("--name", help="The study's name [default: the file's, or the recipe's].")
+@click.option("--trials", type=click.IntRange(min=1), help="Trials in all, those that are done included [default: 40].")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Runs side by side.")
+@storage_option
+@runs_option
+@click.option("--objective", type=click.Choice(_OBJECTIVES), help="What is searched for [default: best].")
+@click.option("--target", metavar="[METRIC=]VALUE", help="The target of an objective that has one, e.g. top1=0.97.")
+@click.option("--seeds", metavar="SEEDS", help="Seeds of every trial, as 0-2 or 0,4 [default: 0].")
+@click.option("--confirm-seeds", type=click.IntRange(min=0), help="Seeds to confirm on; 0: none [default: 6].")
+@click.option("--sampler", type=click.Choice(_SAMPLERS), help="Who draws points [default: tpe].")
+@click.option("--pruner", type=click.Choice(_PRUNERS), help="Who ends hopeless trials early [default: median].")
+@click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Begin no trial after so many hours.")
+@click.option(
+    "--constraint", metavar="OVERHEAD", help="What a step may take longer than the baseline's [default: 10%]."
+)
+@click.option("--no-constraint", is_flag=True, help="Let a step take as long as it likes; nothing is calibrated.")
+@click.option("--branch", is_flag=True, help="Go on as NAME-2 where NAME is another study by now.")
+@click.option("--device", help="Where to train: auto, cpu, cuda, cuda:1 [default: auto, GPUs dealt out].")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run [default: the cores, shared out].")
+@click.option("--download", is_flag=True, help="Fetch a torchvision data set that is not there.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and what it may take; run nothing.")
+@format_option
+def command(
+    source: str | None, name: str | None, workers: int, runs: Path | None, output_format: str, **options: Any
+) -> int:
+    """Search around a bootstrapped recipe, confirm what was found, and say whether single-shot tuning held.
+
+    The argument is a study file, or a recipe (an SGD or AdamW recipe is bootstrapped first), around which rate, decay,
+    refresh interval and schedule are searched. Options win over the file. Trial 0 is the bootstrap; its SGD recipe
+    runs beside it as NAME.sgd. Then baseline, bootstrap and best run on seeds of their own, as NAME.confirm.
+
+    Ctrl-C leaves a checkpoint of every run; the same command, or `study run --name NAME`, goes on. So does it after
+    anything else that ends it. Exit 4: no trial has a value to be the best by.
+
+    \b
+    Example:
+      jorge-tune study run digits/cnn-sgd --name digits --trials 40 --workers 2
+      jorge-tune study run study.yaml --hours 8 --confirm-seeds 0
+    """
+    if options["constraint"] and options["no_constraint"]:
+        raise InputError("--constraint and --no-constraint contradict each other; give one of them")
+    plan = None if source is None else _plan(source, name, options)
+    if options["dry_run"]:
+        return _dry_run(plan or _stored_plan(options, name), workers, runs, options["storage"], output_format)
+    return run_found(_found(plan, name, runs, options), workers, options["hours"], options["download"], output_format)
+
+
+def run_found(found: Found, workers: int, hours: float | None, download: bool, output_format: str) -> int:
+    """Run a study to its verdict, and show it."""
+    from jorge_tune.cli.study_end import show_end, watching
+    from jorge_tune.tuning.running import Crew, run_whole
+
+    plan = found.opened.plan
+    crew = Crew(
+        workers=workers,
+        device=plan.device,
+        threads=plan.threads,
+        download=download,
+        hours=plan.hours if hours is None else hours,
+    )
+    with watching(found) as watch:
+        end = run_whole(found.opened, found.address, found.runs, crew, watch)
+    return show_end(found, end, output_format)
+
+
+def _found(plan: StudyPlan | None, name: str | None, runs: Path | None, options: dict[str, Any]) -> Found:
+    """The study, made or taken up."""
+    from jorge_tune.tuning.study import open_study
+
+    if plan is None:
+        return _taken_up(options, name, runs)
+    address, storage = open_address(options["storage"], create=True)
+    places = folders(plan.name, runs)
+    opened = open_study(storage, plan, places, on_change="branch" if options["branch"] else "refuse")
+    if opened.plan.name != plan.name:
+        click.echo(f"study {plan.name} is another one; this one goes on as {opened.plan.name}", err=True)
+    return Found(address, storage, opened, places)
+
+
+def _taken_up(options: dict[str, Any], name: str | None, runs: Path | None) -> Found:
+    """A study that is there, under the settings that may change."""
+    from dataclasses import replace
+
+    from jorge_tune.tuning.build_plan import confirmation_seeds
+    from jorge_tune.tuning.study import open_study
+
+    given = [key for key in _STARTING if options[key]]
+    if given:
+        raise InputError(f"--{given[0].replace('_', '-')}: give the study file or recipe too, it is read anew then")
+    found = find_study(options["storage"], name, runs)
+    plan = found.opened.plan
+    settings = {key: options[key] for key in ("trials", "hours", "device", "threads") if options[key] is not None}
+    if options["confirm_seeds"] is not None:
+        settings["confirm_seeds"] = confirmation_seeds(plan.seeds, options["confirm_seeds"])
+    opened = open_study(found.storage, replace(plan, **settings), found.runs)
+    return replace(found, opened=opened)
+
+
+def _stored_plan(options: dict[str, Any], name: str | None) -> StudyPlan:
+    return find_study(options["storage"], name).opened.plan
+
+
+def _plan(source: str, name: str | None, options: dict[str, Any]) -> StudyPlan:
+    """The plan of a study file or around a recipe, the options made."""
+    from jorge_tune.recipe.shipped import resolve_recipe
+    from jorge_tune.tuning.study_file import default_study, is_study, read_study
+
+    changes = _changes(name, options)
+    path = resolve_recipe(source)
+    plan = read_study(path, changes) if is_study(path) else default_study(source, **changes)
+    for note in plan.notes:
+        click.echo(f"note: {note}", err=True)
+    return plan
+
+
+def _changes(name: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a study file that options give."""
+    keys = ("trials", "hours", "sampler", "pruner", "confirm_seeds", "device", "threads")
+    changes: dict[str, Any] = {"name": name, **{key: options[key] for key in keys}}
+    if options["seeds"] is not None:
+        changes["seeds"] = list(parse_seeds(None, None, options["seeds"]))
+    if options["no_constraint"]:
+        changes["constraint"] = "none"
+    elif options["constraint"] is not None:
+        changes["constraint"] = {"overhead": f"{100 * parse_overhead(None, None, options['constraint']):.12g}%"}
+    if options["target"] is not None and "target" not in (options["objective"] or ""):
+        raise InputError("--target goes with --objective time-to-target or epochs-to-target")
+    if options["objective"] is not None:
+        metric, target = parse_target(options["target"], None)
+        section = {"kind": options["objective"], "metric": metric, "target": target}
+        changes["objective"] = {key: value for key, value in section.items() if value is not None}
+    return {key: value for key, value in changes.items() if value is not None}
+
+
+def _dry_run(plan: StudyPlan, workers: int, runs: Path | None, storage: str | None, output_format: str) -> int:
+    from jorge_tune.cli.study_plan import show_plan
+    from jorge_tune.tuning.address import find_address
+
+    show_plan(plan, workers, folders(plan.name, runs)(plan.name), find_address(storage), output_format)
+    return 0

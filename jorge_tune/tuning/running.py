@@ -1,0 +1,120 @@
+"""A study from its first trial to its verdict on one machine: baseline, search, confirmation, one after another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from jorge_tune.tuning.address import Address
+from jorge_tune.tuning.confirm import beside, conclude, open_baseline, open_confirmation
+from jorge_tune.tuning.history import ENDED, read_rows
+from jorge_tune.tuning.study import OpenStudy
+from jorge_tune.tuning.supervisor import Supervisor, shares
+from jorge_tune.tuning.verdict import Verdict
+from jorge_tune.tuning.worker import Left, Told
+from jorge_tune.tuning.worker_process import Start
+
+Stage = Literal["baseline", "search", "confirmation"]
+Runs = Callable[[str], Path]
+Report = Callable[[Told, int | None], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crew:
+    """Who works, and where. `hours`: after that many of this run no further trial of the search is begun."""
+
+    workers: int = 1
+    device: str = "auto"
+    threads: int | None = None
+    download: bool = False
+    hours: float | None = None
+
+
+class StudyEnd(NamedTuple):
+    """How it ended: why the last workers left, in which stage, and the verdict on what there is."""
+
+    left: Left
+    stage: Stage
+    verdict: Verdict
+
+
+def run_whole(
+    opened: OpenStudy,
+    address: Address,
+    runs: Runs,
+    crew: Crew,
+    watch: Callable[[Stage, OpenStudy], Report],
+) -> StudyEnd:
+    """Work on a study and those beside it until there is nothing left to do, or a reason to leave.
+
+    Args:
+        opened: the search.
+        address: of its storage, for the workers.
+        runs: the folder for the runs of a study of that name.
+        crew: who works.
+        watch: called as a stage begins; what it returns hears what happens in it.
+
+    Raises:
+        InputError: a study beside it is another one than this search would make, or a folder is taken.
+        JorgeTuneError: the storage stayed away.
+    """
+    for study in (opened, *beside(opened)):
+        study.let_go_on()
+    left = Left("done")
+    baseline = open_baseline(opened, runs)
+    if baseline is not None:
+        left = _work("baseline", baseline, address, runs, crew, watch)
+        if left.kind != "done":
+            return StudyEnd(left, "baseline", conclude(opened))
+    left = _work("search", opened, address, runs, crew, watch)
+    verdict = conclude(opened)
+    if left.kind not in ("done", "time"):
+        return StudyEnd(left, "search", verdict)
+    return confirm_whole(opened, address, runs, crew, watch) or StudyEnd(left, "search", verdict)
+
+
+def confirm_whole(
+    opened: OpenStudy, address: Address, runs: Runs, crew: Crew, watch: Callable[[Stage, OpenStudy], Report]
+) -> StudyEnd | None:
+    """The confirmation alone; None where there is nothing to confirm. Raises as `run_whole` does."""
+    confirmation = open_confirmation(opened, runs)
+    if confirmation is None:
+        return None
+    confirmation.let_go_on()
+    left = _work("confirmation", confirmation, address, runs, crew, watch)
+    return StudyEnd(left, "confirmation", conclude(opened))
+
+
+def _work(
+    stage: Stage,
+    opened: OpenStudy,
+    address: Address,
+    runs: Runs,
+    crew: Crew,
+    watch: Callable[[Stage, OpenStudy], Report],
+) -> Left:
+    """One study by a crew of worker processes."""
+    if _is_done(opened):
+        return Left("done")
+    workers = min(crew.workers, opened.plan.trials)
+    hours = crew.hours if stage == "search" else None
+    starts = [
+        Start(
+            study=opened.plan.name,
+            runs=str(runs(opened.plan.name)),
+            device=device,
+            threads=threads,
+            download=crew.download,
+            deadline=None if hours is None else time.time() + 3600 * hours,
+        )
+        for device, threads in shares(workers, crew.device, crew.threads)
+    ]
+    return Supervisor(address, starts, watch(stage, opened)).supervise()
+
+
+def _is_done(opened: OpenStudy) -> bool:
+    rows = read_rows(opened.study)
+    return len(rows) >= opened.plan.trials and all(row.state in ENDED for row in rows)
