@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -42,6 +42,9 @@ _INTERVAL = "optimizer.refresh_interval"
 )
 @click.option("--calibrate", is_flag=True, help="Measure the refresh interval here; exit 4 where there is none.")
 @click.option("--probe", is_flag=True, help="Probe its steps too (see probe); exit 4 where that suggests nothing.")
+@click.option(
+    "--study", type=click.IntRange(min=1), metavar="N", help="Then search around it with N trials (study run)."
+)
 @click.option("--device", default="auto", show_default=True, help="Where to measure: auto, cpu, cuda or cuda:1.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads to measure with [default: torch's choice].")
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
@@ -52,6 +55,7 @@ def command(
     schedule: ScheduleChoice | None,
     calibrate: bool,
     probe: bool,
+    study: int | None,
     device: str,
     threads: int | None,
     force: bool,
@@ -63,13 +67,13 @@ def command(
     Example:
       jorge-tune bootstrap cifar10/resnet18-sgd -o resnet18-jorge.yaml
       jorge-tune bootstrap cifar10/resnet18-sgd --calibrate --device cuda
-      jorge-tune bootstrap digits/cnn-sgd --probe
+      jorge-tune bootstrap digits/cnn-sgd --calibrate --probe --study 20
     """
     source = resolve_recipe(recipe)
     before = load(source)
     made = bootstrap(before.recipe, schedule=schedule)
     target = out or _default_out(source, before.recipe)
-    if (calibrate or probe) and target.exists() and not force:
+    if (calibrate or probe or study) and target.exists() and not force:
         raise InputError(f"{target}: exists already; give another name, or --force to overwrite it")
     found = _calibrate(made.recipe, device, threads) if calibrate else None
     made = made if found is None else _with_interval(made, found)
@@ -78,14 +82,17 @@ def command(
     written = parse_recipe(render_recipe(made.recipe, made.derivations), str(target))
     for warning, name in [(w, str(source)) for w in before.warnings] + [(w, str(target)) for w in written.warnings]:
         click.echo(f"{warning.located(name)} (warning)", err=True)
-    if output_format == "json":
-        print_json(_as_data(target, made, found, probed))
-    else:
+    if output_format == "table":
         _show(before.recipe, made)
         _show_calibration(found)
         _show_probe(probed)
     click.echo(f"wrote {target}", err=True)
-    return _exit_code(found, probed)
+    code, verdict = _exit_code(found, probed), None
+    if study is not None and (found is None or found.choice.interval is not None):
+        code, verdict = _search(recipe, before.recipe, made, study, device, threads, output_format)
+    if output_format == "json":
+        print_json(_as_data(target, made, found, probed) | ({} if verdict is None else {"study": verdict}))
+    return code
 
 
 def _exit_code(found: Calibrated | None, probed: Probed | None) -> int:
@@ -97,6 +104,23 @@ def _exit_code(found: Calibrated | None, probed: Probed | None) -> int:
     from jorge_tune.cli.probe import exit_code
 
     return exit_code(probed)
+
+
+def _search(
+    source: str, before: Recipe, made: Bootstrapped, trials: int, device: str, threads: int | None, output_format: str
+) -> tuple[int, dict[str, Any]]:
+    """Search around the recipe, as `study run` would; its exit code and its verdict."""
+    from jorge_tune.cli.studies import make_study
+    from jorge_tune.cli.study_end import exit_code, run, show_end
+    from jorge_tune.tuning.confirm import stored_form
+    from jorge_tune.tuning.study_file import study_around
+
+    settings = {"trials": trials, "device": device, "threads": threads}
+    plan = study_around(made.recipe, before, made.derivations, recipe=source, **settings)
+    found = make_study(plan, None, branch=True)
+    end = run(found, workers=1, hours=None, download=False)
+    code = exit_code(found, end) if output_format == "json" else show_end(found, end, output_format)
+    return code, stored_form(end.verdict)
 
 
 def _calibrate(recipe: Recipe, device: str, threads: int | None) -> Calibrated:

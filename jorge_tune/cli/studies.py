@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
     from jorge_tune.tuning.address import Address
+    from jorge_tune.tuning.plan import StudyPlan
     from jorge_tune.tuning.study import OpenStudy
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -97,6 +98,22 @@ def find_study(option: str | None, name: str | None, runs: Path | None = None) -
 
     address, storage = open_address(option)
     return Found(address, storage, join_study(storage, name or _only_one(storage)), folders(name, runs))
+
+
+def make_study(plan: StudyPlan, option: str | None, runs: Path | None = None, *, branch: bool = False) -> Found:
+    """The study of a plan, made where it is not there yet.
+
+    Raises:
+        InputError: the storage cannot be used, or another study has its name (without `branch`) or its folder.
+    """
+    from jorge_tune.tuning.study import open_study
+
+    address, storage = open_address(option, create=True)
+    places = folders(plan.name, runs)
+    opened = open_study(storage, plan, places, on_change="branch" if branch else "refuse")
+    if opened.plan.name != plan.name:
+        click.echo(f"study {plan.name} is another one; this one goes on as {opened.plan.name}", err=True)
+    return Found(address, storage, opened, places)
 
 
 def folders(name: str | None, runs: Path | None) -> Callable[[str], Path]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from jorge_tune.tuning.running import Stage, StudyEnd
     from jorge_tune.tuning.study import OpenStudy
 
+_BROKEN_OFF = ("fault", "error", "interrupted")
+
 Watch = Callable[["Stage", "OpenStudy"], Report]
 
 
@@ -36,11 +38,41 @@ def watching(found: Found) -> Iterator[Watch]:
         yield watch
 
 
+def run(found: Found, *, workers: int, hours: float | None, download: bool) -> StudyEnd:
+    """Work on a study on this machine, to its verdict or until there is a reason to leave; told on stderr."""
+    from jorge_tune.tuning.running import Crew, run_whole
+
+    plan = found.opened.plan
+    crew = Crew(
+        workers=workers,
+        device=plan.device,
+        threads=plan.threads,
+        download=download,
+        hours=plan.hours if hours is None else hours,
+    )
+    with watching(found) as watch:
+        return run_whole(found.opened, found.address, found.runs, crew, watch)
+
+
 def show_end(found: Found, end: StudyEnd, output_format: str) -> int:
-    """The verdict on stdout, why it ended early on stderr; the exit code."""
+    """The verdict on stdout, unless something broke the study off; the exit code."""
     from jorge_tune.tuning.confirm import stored_form
 
-    left, verdict = end.left, end.verdict
+    code = exit_code(found, end)
+    if end.left.kind in _BROKEN_OFF:
+        return code
+    data = stored_form(end.verdict)
+    if output_format == "json":
+        print_json(data)
+    else:
+        for sentence in data["sentences"]:
+            print_text(sentence)
+    return code
+
+
+def exit_code(found: Found, end: StudyEnd) -> int:
+    """What the command ends with; why it ended early is said on stderr."""
+    left = end.left
     if left.kind in ("fault", "error"):
         click.echo(left.reason, err=True)
         return left.exit_code or 1
@@ -49,10 +81,4 @@ def show_end(found: Found, end: StudyEnd, output_format: str) -> int:
         return EXIT_INTERRUPTED
     if left.kind in ("stopped", "time"):
         click.echo(f"{end.stage} ended early: {left.reason}", err=True)
-    data = stored_form(verdict)
-    if output_format == "json":
-        print_json(data)
-    else:
-        for sentence in data["sentences"]:
-            print_text(sentence)
-    return 0 if verdict.has_answer else EXIT_NO_ANSWER
+    return 0 if end.verdict.has_answer else EXIT_NO_ANSWER

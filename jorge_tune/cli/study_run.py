@@ -9,7 +9,8 @@ import click
 
 from jorge_tune.cli.calibration import parse_overhead
 from jorge_tune.cli.compare import parse_seeds, parse_target
-from jorge_tune.cli.studies import Found, find_study, folders, open_address, runs_option, storage_option
+from jorge_tune.cli.studies import Found, find_study, folders, make_study, runs_option, storage_option
+from jorge_tune.cli.study_end import run, show_end
 from jorge_tune.cli.tables import format_option
 from jorge_tune.errors import InputError
 
@@ -68,39 +69,16 @@ def command(
     plan = None if source is None else _plan(source, name, options)
     if options["dry_run"]:
         return _dry_run(plan or _stored_plan(options, name), workers, runs, options["storage"], output_format)
-    return run_found(_found(plan, name, runs, options), workers, options["hours"], options["download"], output_format)
-
-
-def run_found(found: Found, workers: int, hours: float | None, download: bool, output_format: str) -> int:
-    """Run a study to its verdict, and show it."""
-    from jorge_tune.cli.study_end import show_end, watching
-    from jorge_tune.tuning.running import Crew, run_whole
-
-    plan = found.opened.plan
-    crew = Crew(
-        workers=workers,
-        device=plan.device,
-        threads=plan.threads,
-        download=download,
-        hours=plan.hours if hours is None else hours,
-    )
-    with watching(found) as watch:
-        end = run_whole(found.opened, found.address, found.runs, crew, watch)
+    found = _found(plan, name, runs, options)
+    end = run(found, workers=workers, hours=options["hours"], download=options["download"])
     return show_end(found, end, output_format)
 
 
 def _found(plan: StudyPlan | None, name: str | None, runs: Path | None, options: dict[str, Any]) -> Found:
     """The study, made or taken up."""
-    from jorge_tune.tuning.study import open_study
-
     if plan is None:
         return _taken_up(options, name, runs)
-    address, storage = open_address(options["storage"], create=True)
-    places = folders(plan.name, runs)
-    opened = open_study(storage, plan, places, on_change="branch" if options["branch"] else "refuse")
-    if opened.plan.name != plan.name:
-        click.echo(f"study {plan.name} is another one; this one goes on as {opened.plan.name}", err=True)
-    return Found(address, storage, opened, places)
+    return make_study(plan, options["storage"], runs, branch=options["branch"])
 
 
 def _taken_up(options: dict[str, Any], name: str | None, runs: Path | None) -> Found:
