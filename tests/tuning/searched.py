@@ -1,0 +1,58 @@
+"""Studies with their baseline and confirmation, worked on by runs that train nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jorge_tune.tuning.confirm import open_baseline, open_confirmation
+from jorge_tune.tuning.joining import work_on
+from jorge_tune.tuning.orders import Orders
+from jorge_tune.tuning.storage import open_storage
+from jorge_tune.tuning.study import OpenStudy, open_study
+from jorge_tune.tuning.worker import Left, WorkerSettings
+from tests.tuning.empty_runs import EmptyRuns
+from tests.tuning.small_studies import small_plan, sqlite_at
+
+
+class Searched:
+    """A small study in a folder.
+
+    Args:
+        folder: of its storage and its runs.
+        plan: changes of the plan.
+    """
+
+    def __init__(self, folder: Path, **plan: Any) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder, self.address = folder, sqlite_at(folder)
+        self.opened = self.open(**plan)
+
+    def open(self, **plan: Any) -> OpenStudy:
+        """The study anew, its plan changed."""
+        self.opened = open_study(open_storage(self.address), small_plan(**plan), self.runs)
+        return self.opened
+
+    def runs(self, name: str) -> Path:
+        return self.folder / "runs" / name
+
+    def work(self, opened: OpenStudy | None, runs: EmptyRuns) -> Left:
+        """One worker on one of the studies."""
+        assert opened is not None
+        orders = Orders()
+        try:
+            settings = WorkerSettings(device="cpu", threads=1)
+            return work_on(opened, self.runs(opened.plan.name), settings, orders, server=runs)
+        finally:
+            orders.close()
+
+    def search(self, runs: EmptyRuns) -> None:
+        """The baseline and all trials."""
+        self.work(open_baseline(self.opened, self.runs), runs)
+        self.work(self.opened, runs)
+
+    def confirmation(self) -> OpenStudy:
+        """The study of its confirmation, every missing run queued."""
+        found = open_confirmation(self.opened, self.runs)
+        assert found is not None
+        return found
