@@ -25,7 +25,7 @@ from jorge_tune.training.journal import Event, Journal, Moment, Progress, Progre
 from jorge_tune.training.loader import Batch, Batches
 from jorge_tune.training.precision import autocast, grad_scaler, step_schedule
 from jorge_tune.training.signals import StopRequest
-from jorge_tune.training.stepping import BatchLoss, Stepper, rate_record
+from jorge_tune.training.stepping import BatchLoss, RateLog, Stepper
 from jorge_tune.training.tasks import Task
 from jorge_tune.training.timing import PhaseTimer, Stopwatch
 
@@ -68,6 +68,7 @@ class Loop:
         self._task, self._model, self._plan, self._device = task, model, plan, device
         self._optimizer, self._scheduler, self._stepper = optimizer, scheduler, stepper
         self._journal, self._save, self._stop, self._progress = journal, save, stop, progress
+        self._rate_log = None if stepper is None else RateLog(stepper)
         self._scaler = grad_scaler(plan.precision, device)
         self._stopwatch = Stopwatch(device)
         self._position = Position()
@@ -144,7 +145,7 @@ class Loop:
             if self._stepper is None:
                 self._scaler.step(self._optimizer)
             else:
-                again = BatchLoss(self._loss, batch)
+                again = BatchLoss(self._loss, batch, (self._position.epoch, self._position.step_in_epoch))
                 self._scaler.step(self._stepper, again, loss.detach())  # type: ignore[arg-type]
             self._scaler.update()
         rates = self._rates()  # after the step, which GeN may have rescaled, and before the next one's
@@ -153,8 +154,8 @@ class Loop:
         self._first_bad = torch.where(bad, step, self._first_bad)
         here = self._position
         self._position = replace(here, step=step, step_in_epoch=here.step_in_epoch + 1, closed=False)
-        if self._stepper is not None:
-            self._journal.rate(self.moment, rate_record(self._stepper, rates))
+        if self._rate_log is not None:
+            self._journal.rate(self.moment, self._rate_log.record(rates))
         if timer is not None:
             self._log_step(loss, rates, timer)
         self._tell("step", rates)

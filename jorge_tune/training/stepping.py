@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from jorge_tune.optim import GeN
+from jorge_tune.optim.gen import Probe
 from jorge_tune.recipe.schema import Gen, Recipe
 from jorge_tune.training.build import build_gen
 from jorge_tune.training.loader import Batch, Batches
@@ -18,10 +19,14 @@ from jorge_tune.training.loader import Batch, Batches
 
 @dataclass(frozen=True)
 class BatchLoss:
-    """Computes the training loss of a batch again, under the weights of the moment."""
+    """Computes the training loss of a batch again, under the weights of the moment.
+
+    `place` is the batch's epoch and its number within it.
+    """
 
     loss_of: Callable[[Batch], Tensor]
     batch: Batch
+    place: tuple[int, int]
 
     def __call__(self) -> Tensor:
         """The loss."""
@@ -62,8 +67,7 @@ class EarlierBatches:
 
     def __init__(self, gen: GeN, train: Batches, count: int) -> None:
         self.gen, self._train = gen, train
-        self._kept: deque[Batch] = deque(maxlen=count)
-        self._seen = 0
+        self._kept: deque[tuple[tuple[int, int], Batch]] = deque(maxlen=count)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -77,22 +81,21 @@ class EarlierBatches:
 
     def step(self, loss_closure: BatchLoss, loss: Tensor) -> None:
         """One step; the training loss is of another batch and serves for nothing."""
-        batches = list(self._kept) or [loss_closure.batch]
+        batches = [batch for _, batch in self._kept] or [loss_closure.batch]
         self.gen.step(lambda: torch.stack([loss_closure.loss_of(batch) for batch in batches]).mean())
-        self._kept.append(loss_closure.batch)
-        self._seen += 1
+        self._kept.append((loss_closure.place, loss_closure.batch))
 
     def state_dict(self) -> dict[str, Any]:
-        """GeN's, and how many batches there were."""
-        return {**self.gen.state_dict(), "seen": self._seen}
+        """GeN's, and where the last batches lie in the training."""
+        return {**self.gen.state_dict(), "earlier": [list(place) for place, _ in self._kept]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave, and make the last batches anew."""
         state = dict(state_dict)
-        self._seen = state.pop("seen")
+        places = [(epoch, number) for epoch, number in state.pop("earlier")]
         self.gen.load_state_dict(state)
-        first = max(0, self._seen - (self._kept.maxlen or 0))
-        self._kept.extend(self._train.at(*divmod(number, len(self._train))) for number in range(first, self._seen))
+        self._kept.clear()
+        self._kept.extend((place, self._train.at(*place)) for place in places)
 
 
 def build_stepper(recipe: Recipe, optimizer: torch.optim.Optimizer, train: Batches) -> GeN | EarlierBatches | None:
@@ -102,20 +105,27 @@ def build_stepper(recipe: Recipe, optimizer: torch.optim.Optimizer, train: Batch
     return gen if gen is None or count == 0 else EarlierBatches(gen, train, count)
 
 
-def rate_record(stepper: Stepper, rates: list[float]) -> dict[str, object]:
-    """The record of a step that was just made at these rates; where GeN probed, what it found and did."""
-    record: dict[str, object] = {"lr": rates}
-    gen = stepper.gen if isinstance(stepper, EarlierBatches) else stepper
-    probe = gen.last_probe if isinstance(gen, GeN) else None
-    if probe is None or not isinstance(gen, GeN) or probe.step != gen.steps:
-        return record
-    fit = probe.fit
-    return record | {
-        "scale": probe.scale,
-        "accepted": probe.accepted,
-        "losses": probe.losses,
-        "optimum": fit and fit.optimum,
-        "noise_chance": fit and fit.noise_chance,
-        "verdict": fit and fit.verdict,
-        "note": probe.note,
-    }
+class RateLog:
+    """The records of a stepper's rates. A probe is in one of them, though a loss scaler may leave out the next step."""
+
+    def __init__(self, stepper: Stepper) -> None:
+        self._gen = stepper.gen if isinstance(stepper, EarlierBatches) else stepper
+        self._told: Probe | None = None
+
+    def record(self, rates: list[float]) -> dict[str, object]:
+        """The record of a step that was just made at these rates; where GeN probed, what it found and did."""
+        record: dict[str, object] = {"lr": rates}
+        probe = self._gen.last_probe if isinstance(self._gen, GeN) else None
+        if probe is None or probe is self._told:
+            return record
+        self._told = probe
+        fit = probe.fit
+        return record | {
+            "scale": probe.scale,
+            "accepted": probe.accepted,
+            "losses": probe.losses,
+            "optimum": fit and fit.optimum,
+            "noise_chance": fit and fit.noise_chance,
+            "verdict": fit and fit.verdict,
+            "note": probe.note,
+        }

@@ -16,6 +16,7 @@ from jorge_tune.training import train
 from jorge_tune.training.checkpoint import load_checkpoint
 from jorge_tune.training.signals import StopRequest
 from jorge_tune.training.snapshot import open_snapshot
+from jorge_tune.training.stepping import BatchLoss, EarlierBatches, RateLog, build_stepper
 from tests.training.conftest import make_image_folder
 from tests.training.small_recipes import digits_recipe, folder_recipe
 from tests.training.test_resume import _assert_same, _assert_same_run, _stopping
@@ -134,6 +135,32 @@ def test_the_loss_is_read_on_the_batches_before_the_steps_own(tmp_path: Path) ->
                     p -= 0.1 * grad
         assert found["0"] == pytest.approx(before, rel=1e-6)
         assert found["1"] == pytest.approx(float(loss_of(batches[0]).detach()), rel=1e-6)
+
+
+def test_a_step_that_a_loss_scaler_left_out(tmp_path: Path) -> None:
+    """Its batch is not among the earlier ones, before and after a resumption, and no probe is recorded twice."""
+    recipe = gen_recipe(gen={"interval": 1, "earlier_batches": 3}, model=NORMED)
+    with open_snapshot(recipe) as snapshot:
+        stepper, train_part = snapshot.stepper, snapshot.task.train
+        assert isinstance(stepper, EarlierBatches)
+        log = RateLog(stepper)
+
+        def loss_of(batch: Any) -> torch.Tensor:
+            return snapshot.task.loss(snapshot.model(batch[0]), batch)
+
+        for place in ((0, 6), (0, 8), (1, 0)):  # not (0, 7)
+            batch = train_part.at(*place)
+            loss = loss_of(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            stepper.step(BatchLoss(loss_of, batch, place), loss.detach())
+            assert "accepted" in log.record(stepper.rates)
+            assert log.record(stepper.rates) == {"lr": stepper.rates}
+        resumed = build_stepper(recipe, snapshot.optimizer, train_part)
+        assert isinstance(resumed, EarlierBatches)
+        resumed.load_state_dict(stepper.state_dict())
+        assert resumed.state_dict()["earlier"] == [[0, 6], [0, 8], [1, 0]]
+        for one, other in zip(stepper._kept, resumed._kept, strict=True):
+            assert torch.equal(one[1][0], other[1][0])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
