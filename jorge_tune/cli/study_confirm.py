@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
+from jorge_tune.cli.calibration import EXIT_NO_ANSWER
 from jorge_tune.cli.studies import find_study, name_option, runs_option, storage_option
 from jorge_tune.cli.tables import format_option
-from jorge_tune.errors import InputError
 
 
 @click.command()
@@ -36,7 +36,8 @@ def command(
     """Run baseline, bootstrap and the best trial so far on seeds that the search did not see, and judge anew.
 
     `study run` does this in the end. Runs that are there are kept: more seeds, or another best trial since, add what
-    is missing. The runs are a study of their own, NAME.confirm, which others may join with `study worker`.
+    is missing. The runs are a study of their own, NAME.confirm, which others may join with `study worker`. Exit 4
+    where no trial is the best.
 
     \b
     Example:
@@ -56,5 +57,6 @@ def command(
     with watching(found) as watch:
         end = confirm_whole(found.opened, found.address, found.runs, crew, watch)
     if end is None:
-        raise InputError(f"study {found.name} has nothing to confirm: no trial has a value to be the best by")
+        click.echo(f"study {found.name} has nothing to confirm: no trial has a value to be the best by", err=True)
+        return EXIT_NO_ANSWER
     return show_end(found, end, output_format)

@@ -1,0 +1,350 @@
+"""The commands on studies from the outside: on searched studies whose runs trained nothing, and on bad input."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+
+import optuna
+import pytest
+
+from jorge_tune.cli import main
+from jorge_tune.cli.studies import make_study
+from jorge_tune.cli.study import _COMMANDS
+from jorge_tune.recipe.io import load
+from jorge_tune.tuning.confirm import conclude
+from jorge_tune.tuning.history import read_rows
+from jorge_tune.tuning.objective import Objective
+from jorge_tune.tuning.study import join_study
+from jorge_tune.tuning.study_file import read_study
+from tests.tuning.empty_runs import EmptyRuns
+from tests.tuning.searched import Searched
+from tests.tuning.test_confirm import by_rate, searched
+
+
+def run(*arguments, folder=None):
+    """The exit code of `jorge-tune study ...`."""
+    place = () if folder is None else ("--storage", str(folder / "study.db"))
+    with pytest.raises(SystemExit) as ended:
+        main(["study", *map(str, arguments), *place])
+    return ended.value.code
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Four trials, confirmed, the verdict kept."""
+    made = searched(tmp_path, confirm_seeds=(1, 2))
+    made.work(made.confirmation(), EmptyRuns(by_rate))
+    conclude(made.opened)
+    return made
+
+
+@pytest.mark.parametrize("name", sorted(_COMMANDS))
+def test_every_help_is_light_and_shows_a_runnable_example(name):
+    program = (
+        "import sys\nfrom jorge_tune.cli import main\n"
+        f"try:\n    main(['study', {name!r}, '--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'torchvision', 'numpy', 'optuna', 'sqlalchemy', 'plotly'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert "Example:" in answer.stdout
+    assert f"jorge-tune study {name}" in answer.stdout
+
+
+def test_status_prints_what_is_stored(made, tmp_path, capsys):
+    assert run("status", "--name", "small", "--runs", made.runs("small"), "--format", "json", folder=tmp_path) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["ended"], data["remaining"], data["state"]) == (4, 0, "done")
+    assert data["verdict"] == join_study(made.opened.storage, "small").study.user_attrs["verdict"]
+    assert run("status", folder=tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "4 of 4 ended (4 complete)" in out
+    assert "small.confirm" in out
+    assert "Verdict\n4 trials in all: 4 completed." in out
+
+
+def test_best_prints_a_recipe_that_reads_back_or_writes_it(made, tmp_path, capsys):
+    assert run("best", folder=tmp_path) == 0
+    out = capsys.readouterr().out
+    (tmp_path / "printed.yaml").write_text(out)
+    assert load(tmp_path / "printed.yaml").recipe.optimizer.lr == 0.2
+    assert out.startswith("# study small: trial 1, best top1 0.2")
+    assert "bootstrapped 0.1 x 2 (trial 1 of study small)" in out
+    target = tmp_path / "best.yaml"
+    assert run("best", "-o", target, folder=tmp_path) == 0
+    assert run("best", "-o", target, folder=tmp_path) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert run("best", "-o", target, "--force", "--format", "json", folder=tmp_path) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"]["optimizer"]["lr"] == 0.2
+
+
+def test_a_point_is_queued_and_run_next(made, tmp_path, capsys):
+    assert run("add", "--set", "lr=0.05", "--set", "refresh_interval=20", folder=tmp_path) == 0
+    assert "queued as trial 4: optimizer.lr 0.05, optimizer.refresh_interval 20" in capsys.readouterr().out
+    made.open(trials=5)
+    runs = EmptyRuns(by_rate)
+    made.work(made.opened, runs)
+    assert [job.out.rpartition("/trial-")[2] for job in runs.jobs] == ["4/seed-0"]
+    assert read_rows(made.opened.study)[4].value == pytest.approx(0.05)
+
+
+def test_stop_lets_workers_leave_and_the_search_is_taken_up_again(tmp_path, capsys):
+    made = Searched(tmp_path)
+    assert run("stop", folder=tmp_path) == 0
+    left = made.work(made.opened, EmptyRuns())
+    assert (left.kind, left.trials) == ("stopped", 0)
+    assert run("stop", "--now", folder=tmp_path) == 0
+    assert made.opened.stop_wish().how == "checkpoint"
+    assert "goes on" in capsys.readouterr().out
+
+
+def test_reap_puts_a_dead_workers_trial_back_at_once(tmp_path, capsys):
+    from jorge_tune.tuning.presence import Presence
+
+    made = Searched(tmp_path)
+    made.opened.enter(made.runs("small"))
+    presence = Presence(made.runs("small"), "w-dead")
+    made.opened.claims.claim("w-dead", 4)
+    lock = made.runs("small") / "workers" / "w-dead.lock"
+    kernel = lock.read_text()
+    presence.close()
+    lock.write_text(kernel)
+    assert run("reap", "--runs", made.runs("small"), folder=tmp_path) == 0
+    assert "study small: trial 0 put back" in capsys.readouterr().out
+    assert read_rows(made.opened.study)[0].state == "waiting"
+    assert run("reap", "--runs", made.runs("small"), "--format", "json", folder=tmp_path) == 0
+    assert json.loads(capsys.readouterr().out) == {"small": []}
+
+
+def test_exports_by_ending(made, tmp_path, capsys):
+    files = {ending: tmp_path / f"out.{ending}" for ending in ("csv", "json", "yaml", "db")}
+    for file in files.values():
+        assert run("export", "-o", file, folder=tmp_path) == 0
+    assert len(files["csv"].read_text().splitlines()) == 5
+    data = json.loads(files["json"].read_text())
+    assert (data["study"], len(data["trials"]), data["verdict"]["study"]) == ("small", 4, "small")
+    assert load(files["yaml"]).recipe.optimizer.lr == 0.2
+    assert run("export", "-o", files["yaml"], "--trial", "2", "--force", folder=tmp_path) == 0
+    assert load(files["yaml"]).recipe.optimizer.lr == 0.05
+    copied = optuna.storages.RDBStorage(f"sqlite:///{files['db']}")
+    assert sorted(study.study_name for study in copied.get_all_studies()) == ["small", "small.confirm", "small.sgd"]
+    copied.engine.dispose()
+
+
+def test_a_copy_goes_on_as_a_study(made, tmp_path, capsys):
+    assert run("export", "-o", tmp_path / "copy.db", folder=tmp_path) == 0
+    assert run("best", "--name", "small", "--storage", tmp_path / "copy.db") == 0
+    assert "trial 1" in capsys.readouterr().out
+
+
+def test_launch_prints_lines_and_never_a_password(tmp_path, capsys, monkeypatch):
+    from jorge_tune.tuning.address import Address
+    from jorge_tune.tuning.storage import open_storage
+
+    made = Searched(tmp_path)
+    secret = Address("postgresql", "postgresql+psycopg://me:s%40crt@db/studies", None, "postgresql://me:***@db/studies")
+    monkeypatch.setattr(
+        "jorge_tune.cli.studies.open_address", lambda option, create=False: (secret, open_storage(made.address))
+    )
+    assert run("launch", "--name", "small", "--runs", "/shared/small", "node1", "node2", "--workers", "2") == 0
+    out = capsys.readouterr().out
+    assert out.count("jorge-tune study worker --name small --runs /shared/small") == 4
+    assert out.count("node1") == 2
+    assert "JORGE_TUNE_STORAGE" in out
+    assert run("launch", "--name", "small", "--slurm", "--workers", "8") == 0
+    script = capsys.readouterr().out
+    assert script.startswith("#!/bin/sh\n")
+    assert "#SBATCH --array=1-8" in script
+    for text in (out, script):
+        assert "crt" not in text
+        assert "postgresql://me:***@db/studies" in text
+
+
+def test_launch_on_one_machine_and_not_on_many_from_an_sqlite_file(tmp_path, capsys):
+    Searched(tmp_path)
+    assert run("launch", "--workers", "2", folder=tmp_path) == 0
+    assert capsys.readouterr().out.count("jorge-tune study worker") == 2
+    assert run("launch", "node1", folder=tmp_path) == 2
+    assert "is a file for one machine" in capsys.readouterr().err
+
+
+def test_a_study_that_is_done_is_judged_again_without_a_run(made, tmp_path, capsys):
+    arguments = ("run", "--name", "small", "--runs", made.runs("small"), "--format", "json")
+    assert run(*arguments, folder=tmp_path) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == made.opened.study.user_attrs["verdict"]
+    assert "search" not in err
+
+
+def test_a_target_that_nobody_reached_is_an_honest_verdict(tmp_path, capsys):
+    made = Searched(
+        tmp_path,
+        trials=2,
+        objective=Objective(kind="epochs-to-target", metric="top1", target=0.99),
+        confirm_seeds=(1, 2),
+    )
+    made.search(EmptyRuns(by_rate))
+    assert run("run", "--name", "small", "--runs", made.runs("small"), folder=tmp_path) == 4
+    out = capsys.readouterr().out
+    assert "There is no best trial: every completed trial missed the target." in out
+    assert run("best", folder=tmp_path) == 4
+    assert "has no best trial: every completed trial missed the target" in capsys.readouterr().err
+    assert run("confirm", "--runs", made.runs("small"), folder=tmp_path) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nowhere.yaml"], "neither a file nor a shipped recipe"),
+        (["run", "digits/cnn-sgd", "--sampler", "evolution"], "'evolution' is not one of 'tpe'"),
+        (["run", "digits/cnn-sgd", "--pruner", "wilcoxon"], "wilcoxon compares trials seed by seed"),
+        (["run", "digits/cnn-sgd", "--name", "a/b"], "name"),
+        (["run", "digits/cnn-sgd", "--name", "digits.sgd"], "not ending in .sgd"),
+        (["run", "digits/cnn-sgd", "--constraint", "5%", "--no-constraint"], "contradict each other"),
+        (["run", "digits/cnn-sgd", "--constraint", "much"], "written as 10% or 0.1"),
+        (["run", "digits/cnn-sgd", "--objective", "time-to-target"], "needs a target"),
+        (["run", "digits/cnn-sgd", "--target", "top1=0.9"], "--target goes with --objective"),
+        (["run", "digits/cnn-sgd", "--seeds", "3-1"], "upwards"),
+        (["run", "digits/cnn-sgd", "--trials", "0"], "--trials"),
+        (["run"], "no study is named"),
+        (["run", "--name", "digits", "--seeds", "0-2"], "--seeds: give the study file or recipe too"),
+        (["status", "--name", "digits"], "no study 'digits'"),
+        (["worker", "--name", "digits"], "no study 'digits'"),
+        (["add", "--name", "digits", "--set", "lr=1"], "no study 'digits'"),
+        (["best"], "no study is named"),
+        (["export", "-o", "trials.xlsx"], "its ending does not say what to write"),
+        (["export", "-o", "trials.csv", "--trial", "3"], "--trial picks a recipe"),
+    ],
+)
+def test_bad_input_is_one_clear_message(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'study.db'}").engine.dispose()
+    assert run(*arguments, folder=tmp_path) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert out == ""
+    assert "Traceback" not in err
+    assert not (tmp_path / "studies").exists()
+
+
+STUDY = """\
+name: digits
+recipe: digits/cnn-sgd
+space: {space}
+"""
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ("{}", "space"),
+        ("{optimizer.lr: {factor: [2, 4]}}", "study.yaml:3:"),
+        ("{optimizer.lr: {factor: [0.5, 2]}, optimizer.refresh_interval: {choices: [50, 100]}}", "study.yaml:3:"),
+        ("{optimizer.rate: {factor: [0.5, 2]}}", "optimizer.rate"),
+    ],
+)
+def test_a_space_that_is_empty_or_leaves_the_bootstrap_out_is_refused_at_its_place(tmp_path, capsys, space, message):
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.format(space=space))
+    assert run("run", file, folder=tmp_path) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "study.db").exists()
+
+
+def test_options_win_over_the_file_and_are_checked_like_it(tmp_path, capsys):
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.format(space="{optimizer.lr: {factor: [0.5, 2]}}"))
+    assert run("run", file, "--pruner", "wilcoxon", "--seeds", "0-2", folder=tmp_path) == 2
+    assert "needs 4 seeds or more, got 3" in capsys.readouterr().err
+
+
+def test_fewer_trials_than_are_done(made, tmp_path, capsys):
+    assert run("run", "--name", "small", "--trials", "3", "--runs", made.runs("small"), folder=tmp_path) == 2
+    assert "trials must be at least 4, as study small has done, got 3" in capsys.readouterr().err
+
+
+def test_a_study_of_the_same_name_with_another_space_is_refused_or_branched(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spaces = ("{optimizer.lr: {factor: [0.5, 2]}}", "{optimizer.lr: {factor: [0.25, 4]}}")
+    files = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
+    for file, space in zip(files, spaces, strict=True):
+        file.write_text(STUDY.format(space=space))
+    storage = str(tmp_path / "study.db")
+    assert make_study(read_study(files[0]), storage).name == "digits"
+    assert run("run", files[1], folder=tmp_path) == 2
+    err = capsys.readouterr().err
+    assert "study digits is there already, and is another one" in err
+    assert "space.optimizer.lr" in err
+    assert make_study(read_study(files[1]), storage, branch=True).name == "digits-2"
+    assert make_study(read_study(files[0]), storage, branch=True).name == "digits"
+    assert "this one goes on as digits-2" in capsys.readouterr().err
+
+
+def test_two_studies_need_a_name(tmp_path, capsys):
+    Searched(tmp_path)
+    Searched(tmp_path, name="other")
+    assert run("status", folder=tmp_path) == 2
+    assert "it holds other, small; give --name" in capsys.readouterr().err
+
+
+def test_a_point_outside_the_space_or_of_no_searched_field_is_refused(tmp_path, capsys):
+    made = Searched(tmp_path)
+    for assignment, message in (
+        ("lr=7", "optimizer.lr must be between 0.025 and 0.4, got"),
+        ("momentum=0.5", "is not searched here"),
+        ("lr", "must be written as field=value"),
+        ("lr=fast", "must be between"),
+    ):
+        assert run("add", "--set", assignment, folder=tmp_path) == 2
+        assert message in capsys.readouterr().err
+    assert len(read_rows(made.opened.study)) == 1
+
+
+@pytest.mark.parametrize("ending", ["db", "journal"])
+def test_a_damaged_file_is_named_and_kept(tmp_path, capsys, ending):
+    path = tmp_path / f"study.{ending}"
+    path.write_bytes(b"nothing that could be read\n" * 100)
+    assert run("status", "--storage", path) == 2
+    err = capsys.readouterr().err
+    assert str(path) in err
+    assert "Traceback" not in err
+    assert list(tmp_path.glob("*damaged*"))
+    assert path.read_bytes() == b"nothing that could be read\n" * 100
+
+
+def test_a_file_of_something_else_is_no_storage(tmp_path, capsys):
+    connection = sqlite3.connect(tmp_path / "study.db")
+    connection.execute("CREATE TABLE songs (title TEXT)")
+    connection.commit()
+    connection.close()
+    assert run("status", folder=tmp_path) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql"])
+def test_an_unreachable_server_is_one_message_without_the_password(capsys, monkeypatch, scheme):
+    monkeypatch.setenv("JORGE_TUNE_STORAGE", f"{scheme}://me:se%40cret@127.0.0.1:9/studies")
+    assert run("status", "--name", "digits") == 2
+    out, err = capsys.readouterr()
+    assert "127.0.0.1:9" in err
+    assert "cret" not in out + err
+    assert "Traceback" not in err
+
+
+def test_a_password_on_the_command_line_is_warned_of(capsys):
+    assert run("status", "--storage", "postgresql://me:se%40cret@127.0.0.1:9/studies") == 2
+    err = capsys.readouterr().err
+    assert "put the address into JORGE_TUNE_STORAGE instead" in err
+    assert "cret" not in err
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
+    assert run("status", folder=tmp_path) == 2
+    assert "study.db: there are no studies, the file is missing or empty" in capsys.readouterr().err
+    assert not (tmp_path / "study.db").exists()
