@@ -14,7 +14,7 @@ from optuna.storages import _CachedStorage
 from optuna.storages._cached_storage import _StudyInfo
 from optuna.storages._rdb.models import StudyModel, TrialModel, TrialSystemAttributeModel, TrialValueModel
 from optuna.trial import TrialState, create_trial
-from sqlalchemy import Connection, Engine, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, Dialect, Engine, and_, case, delete, func, insert, select, update
 
 from jorge_tune.tuning.claims import LEASE, Claim, Held, lease_of, new_token, owner_of, returned_lease
 from jorge_tune.tuning.patience import Patience
@@ -35,6 +35,7 @@ class DatabaseClaims:
     def __init__(self, storage: _CachedStorage, study_id: int, patience: Patience) -> None:
         self._cache, self._study_id, self._patience = storage, study_id, patience
         self._engine: Engine = storage._backend.engine
+        self._skips_locked = _skips_locked(self._engine.dialect)
 
     def claim(self, worker: str, total: int) -> Claim | None:
         """See `Claims.claim`."""
@@ -43,7 +44,9 @@ class DatabaseClaims:
         def transaction(attempt: int) -> Claim | None:
             with self._engine.begin() as connection:
                 found = self._claimed_before(connection, token) if attempt else None
-                return found or self._pop(connection, token) or self._create(connection, token, total)
+                if found is None and self._skips_locked:
+                    found = self._pop(connection, token, skip_locked=True)
+                return found or self._create(connection, token, total)
 
         claim = self._patience.run(transaction)
         if claim is not None:
@@ -142,7 +145,7 @@ class DatabaseClaims:
         row = connection.execute(query).first()
         return None if row is None else Claim(row.trial_id, row.number, token)
 
-    def _pop(self, connection: Connection, token: str, *, skip_locked: bool = True) -> Claim | None:
+    def _pop(self, connection: Connection, token: str, *, skip_locked: bool) -> Claim | None:
         """The waiting trial with the lowest number; with `skip_locked` one that nobody else is popping just now."""
         query = (
             select(TRIALS.c.trial_id, TRIALS.c.number)
@@ -159,19 +162,27 @@ class DatabaseClaims:
         return Claim(row.trial_id, row.number, token)
 
     def _create(self, connection: Connection, token: str, total: int) -> Claim | None:
-        """The next trial if there may be one; the study row's lock is the one under which Optuna counts, too."""
+        """The next trial if there may be one; the study row's lock is the one under which Optuna counts, too.
+
+        A waiting trial whose lock somebody holds may come free again, so it is waited for and not passed over.
+        """
         connection.execute(select(STUDIES.c.study_id).where(STUDIES.c.study_id == self._study_id).with_for_update())
-        count = connection.scalar(select(func.count()).where(TRIALS.c.study_id == self._study_id)) or 0
-        if count >= total:
-            return self._pop(connection, token, skip_locked=False)
+        waiting = func.count(case((TRIALS.c.state == TrialState.WAITING, 1)))
+        counts = connection.execute(select(func.count(), waiting).where(TRIALS.c.study_id == self._study_id)).one()
+        if counts[1]:
+            popped = self._pop(connection, token, skip_locked=False)
+            if popped is not None:
+                return popped
+        if counts[0] >= total:
+            return None
         trial = insert(TRIALS).values(
-            study_id=self._study_id, number=count, state=TrialState.RUNNING, datetime_start=_now()
+            study_id=self._study_id, number=counts[0], state=TrialState.RUNNING, datetime_start=_now()
         )
         key = connection.execute(trial).inserted_primary_key
         assert key is not None
         trial_id = int(key[0])
         connection.execute(insert(LEASES).values(trial_id=trial_id, key=LEASE, value_json=lease_of(token, 0)))
-        return Claim(trial_id, count, token)
+        return Claim(trial_id, counts[0], token)
 
     def _lease_if_running(self, connection: Connection, trial_id: int) -> str | None:
         query = (
@@ -180,6 +191,13 @@ class DatabaseClaims:
             .where(LEASES.c.trial_id == trial_id, LEASES.c.key == LEASE, TRIALS.c.state == TrialState.RUNNING)
         )
         return connection.scalar(query)
+
+
+def _skips_locked(dialect: Dialect) -> bool:
+    """Whether the database knows SKIP LOCKED; where it does not, the study row's lock is taken for every claim."""
+    if dialect.name != "mysql":
+        return dialect.name == "postgresql"
+    return (dialect.server_version_info or (0,)) >= ((10, 6) if getattr(dialect, "is_mariadb", False) else (8, 0))
 
 
 def _lock_trial(connection: Connection, trial_id: int) -> TrialState | None:

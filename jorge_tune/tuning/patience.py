@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import TypeVar
 
 from jorge_tune.errors import JorgeTuneError
@@ -123,5 +124,5 @@ class Patience:
             return f"Take that line out to go on without it, or {elsewhere}"
         if fault.text == NO_HEADER:
             return f"Bring it back from a backup, or {elsewhere}"
-        dump = f"sqlite3 {self.address.path} .dump | sed 's/^ROLLBACK.*/COMMIT;/' | sqlite3 mended.db"
+        dump = f"sqlite3 {quote(str(self.address.path))} .dump | sed 's/^ROLLBACK.*/COMMIT;/' | sqlite3 mended.db"
         return f"What can still be read: {dump} -- or {elsewhere}"

@@ -25,7 +25,7 @@ _LIBPQ = {
 }
 _PYMYSQL = {"connect_timeout": CONNECT_SECONDS, "read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
 _OPTIONS = {"psycopg": _LIBPQ, "psycopg2": _LIBPQ, "pymysql": _PYMYSQL}
-_HINTS = (
+_REFUSED = (
     (r"Access denied for user .* to database|permission denied|command denied", "the user may not make tables there"),
     (
         r"authentication failed|no password supplied|Access denied for user|role .* does not exist",
@@ -33,6 +33,8 @@ _HINTS = (
     ),
     (r"database .* does not exist|Unknown database", "make it on the server first, with CREATE DATABASE"),
     (r"pg_hba", "the server's pg_hba.conf lets this machine in by no rule"),
+)
+_ABSENT = (
     (
         r"refused|resolve|not known|timed? ?out|No such file|unreachable|No route",
         "is the server running, and are host and port right?",
@@ -87,8 +89,13 @@ def check_tables(address: Address) -> None:
         raise InputError(f"{address}: there are no studies in this database")
 
 
+def is_refusal(fault: StorageFault) -> bool:
+    """Whether the server answered, and will not let this user or this database in however long one waits."""
+    return any(re.search(pattern, fault.text) for pattern, _ in _REFUSED)
+
+
 def advice(address: Address, fault: StorageFault) -> str:
     """Why a server cannot be used, and what to look at; without the password."""
     text = address.scrub(fault.text)
-    hint = next((f"; {hint}" for pattern, hint in _HINTS if re.search(pattern, text)), "")
+    hint = next((f"; {hint}" for pattern, hint in _REFUSED + _ABSENT if re.search(pattern, text)), "")
     return f"{address}: cannot be opened ({text}){hint}"

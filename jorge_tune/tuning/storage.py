@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 import warnings
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage, _CachedStorage
+from optuna.storages import BaseStorage, JournalStorage, _CachedStorage
 
 from jorge_tune.errors import InputError
 from jorge_tune.tuning import servers, sqlite
 from jorge_tune.tuning.address import Address
+from jorge_tune.tuning.database import Database
 from jorge_tune.tuning.journal import DamagedFileError, JournalFile
 from jorge_tune.tuning.patience import Patience
 from jorge_tune.tuning.patient import PatientStorage
-from jorge_tune.tuning.storage_faults import Cause, fault_of, is_creation_race, one_line
+from jorge_tune.tuning.storage_faults import Cause, StorageFault, fault_of, is_creation_race, one_line
 
 RACES, RACE_PAUSE = 20, 0.3
+_NOWHERE = logging.NullHandler()
 
 
 def open_storage(
@@ -39,25 +42,28 @@ def open_storage(
     silence_optuna()
     patience = patience or Patience(address)
 
-    def attempt(number: int) -> BaseStorage:
-        return _open(address, patience, create=create)
+    def attempt(number: int) -> PatientStorage:
+        try:
+            return PatientStorage(_open(address, patience, create=create), patience)
+        except Exception as error:
+            fault = fault_of(error)
+            if fault is None or (wait and _may_pass(fault)):
+                raise
+            text = patience.in_words(fault) if address.path is not None else servers.advice(address, fault)
+        raise InputError(text)
 
-    if wait:
-        return PatientStorage(patience.run(attempt), patience)
-    try:
-        return PatientStorage(attempt(0), patience)
-    except Exception as error:
-        fault = fault_of(error)
-        if fault is None:
-            raise
-        text = servers.advice(address, fault) if address.path is None else patience.in_words(fault)
-    raise InputError(text)
+    return patience.run(attempt) if wait else attempt(0)
+
+
+def _may_pass(fault: StorageFault) -> bool:
+    return fault.cause in (Cause.LOST, Cause.BUSY) and not servers.is_refusal(fault)
 
 
 def silence_optuna() -> None:
-    """Nothing that Optuna logs or warns of as experimental reaches the terminal."""
+    """Nothing that Optuna warns of as experimental, or logs with what it stands on, reaches the terminal by itself."""
     optuna.logging.disable_default_handler()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    for name in ("optuna", "sqlalchemy", "alembic", "psycopg"):  # a logger that has no handler at all writes to stderr
+        logging.getLogger(name).addHandler(_NOWHERE)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
@@ -72,19 +78,7 @@ def _open(address: Address, patience: Patience, *, create: bool) -> BaseStorage:
     return _CachedStorage(_server(address, create=create))
 
 
-class _Database(RDBStorage):
-    """Optuna's storage, which leaves no connection open if it cannot be opened."""
-
-    def __init__(self, url: str, arguments: dict[str, Any]) -> None:
-        try:
-            super().__init__(url, arguments)
-        except BaseException:
-            if hasattr(self, "engine"):
-                self.engine.dispose()
-            raise
-
-
-def _server(address: Address, *, create: bool) -> RDBStorage:
+def _server(address: Address, *, create: bool) -> Database:
     servers.check_driver(address)
     try:
         if not create:
@@ -95,12 +89,11 @@ def _server(address: Address, *, create: bool) -> RDBStorage:
     raise InputError(f"{address}: the driver refuses what the address says ({text})")
 
 
-def _database(address: Address, arguments: dict[str, Any]) -> RDBStorage:
+def _database(address: Address, arguments: dict[str, Any]) -> Database:
     """Optuna's storage; its tables may be made by several processes at once, of which one succeeds."""
-    url = address.url.replace("{", "{{").replace("}", "}}")  # Optuna fills a template
     for race in range(RACES):
         try:
-            return _Database(url, arguments)
+            return Database(address.url, arguments)
         except RuntimeError as error:
             if "no longer compatible" not in str(error):
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from multiprocessing.synchronize import Event
 
@@ -9,6 +10,7 @@ from optuna.trial import TrialState
 
 from jorge_tune.tuning.address import Address
 from jorge_tune.tuning.claims import Claim, Claims, claims_for
+from jorge_tune.tuning.patience import Patience
 from jorge_tune.tuning.patient import PatientStorage
 from jorge_tune.tuning.storage import open_storage
 
@@ -85,3 +87,22 @@ def open_and_list(ready: Ready, address: Address) -> int:
     ready()
     storage = open_storage(address)
     return len(storage.get_all_studies())
+
+
+def claim_patiently(
+    ready: Ready, address: Address, study_name: str, worker: str, total: int, seconds: float
+) -> tuple[list[int], list[str]]:
+    """Claim, report, renew and finish for so long; the numbers, and what was told meanwhile."""
+    told: list[str] = []
+    storage = open_storage(address, patience=Patience(address, told=told.append), wait=True)
+    claims = claims_of(storage, study_name)
+    ready()
+    numbers, end = [], time.monotonic() + seconds
+    while time.monotonic() < end:
+        claim = claims.claim(worker, total)
+        assert claim is not None
+        storage.set_trial_intermediate_value(claim.trial_id, 0, 1.0)
+        assert claims.renew(claim)
+        assert claims.finish(claim, TrialState.COMPLETE, [1.0])
+        numbers.append(claim.number)
+    return numbers, told

@@ -225,6 +225,13 @@ def test_of_many_that_ask_for_the_last_trial_one_gets_it(study, storage_address,
     assert states(study) == ["RUNNING"] * 5
 
 
+def test_no_trial_is_created_while_others_wait_however_many_ask(study, storage_address, study_name):
+    for value in range(8):
+        study.enqueue_trial({"x": float(value)})
+    taken = crowd(claim_one, [(storage_address, study_name, f"w{index}", 20) for index in range(8)])
+    assert sorted(claim.number for claim in taken) == list(range(8))
+
+
 def test_of_many_reapers_one_takes_each_trial_back(study, storage_address, study_name):
     claims = claims_for(study._storage, study._study_id)
     for _ in range(12):

@@ -180,6 +180,7 @@ def test_a_wrong_password_is_refused_without_being_shown_by_postgresql(private_p
     message = refusal(opened, wrong)
     assert "check the user name and the password" in message
     assert "postgres:***@127.0.0.1" in message
+    assert "check the user name and the password" in refusal(opened, wrong, wait=True), "no waiting for this"
     base, query = private_postgresql.url().replace(f":{wrong.split(':')[2].split('@')[0]}", ""), f"?password={LEAK}"
     user, host = base.split("//")[1].split("@")
     without = f"postgresql://{user.split(':')[0]}@{host}"
@@ -223,6 +224,7 @@ def test_a_user_who_may_not_make_tables_hears_so(private_postgresql, opened):
 
 def test_optuna_says_nothing_on_the_terminal(tmp_path):
     script = f"""
+import logging
 import optuna
 from jorge_tune.tuning.address import parse_address
 from jorge_tune.tuning.claims import claims_for
@@ -238,6 +240,8 @@ for name in ("a.db", "a.journal"):
     claims.finish(claim, TrialState.COMPLETE, [1.0])
     study.enqueue_trial({{"x": 3.0}})
     optuna.delete_study(study_name="s", storage=storage)
+for name in ("sqlalchemy.pool", "alembic.runtime", "psycopg", "optuna.storages"):
+    logging.getLogger(name).error("something about a connection")
 """
     done = subprocess.run([sys.executable, "-W", "default", "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
