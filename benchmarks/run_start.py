@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import socket
 import statistics
-import struct
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +21,7 @@ from jorge_tune.recipe.io import parse_recipe
 from jorge_tune.recipe.shipped import resolve_recipe
 from jorge_tune.records import RunFolder
 from jorge_tune.tuning.children import Child, RunJob, RunServer
-from jorge_tune.tuning.run_server_start import find_place, knock
+from jorge_tune.tuning.run_server_start import find_place, knock, server_of
 
 _SERVER = {"idle_seconds": 10.0, "grace_seconds": 9.0}  # one of the benchmark's own
 _MIB = 1024.0
@@ -116,9 +114,7 @@ def server_pid() -> int:
     connection = knock(find_place(**_SERVER))
     assert connection is not None
     with connection:
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid: int = struct.unpack("3i", credentials)[0]
-    return pid
+        return server_of(connection)
 
 
 def end_server() -> None:

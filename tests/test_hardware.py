@@ -8,7 +8,17 @@ import threading
 import pytest
 import torch
 
-from jorge_tune.hardware import Gpu, Nvidia, cpu_name, nvidia, scheduling, torch_cuda_build, usable_cores, visible_gpus
+from jorge_tune.hardware import (
+    Gpu,
+    Nvidia,
+    cpu_name,
+    nvidia,
+    oom_kills,
+    scheduling,
+    torch_cuda_build,
+    usable_cores,
+    visible_gpus,
+)
 
 A100, H100 = Gpu("NVIDIA A100", "GPU-aa11"), Gpu("NVIDIA H100", "GPU-bb22")
 TWO = Nvidia("580.1", (A100, H100))
@@ -71,3 +81,28 @@ def test_time_on_a_core_is_counted_for_all_threads():
     assert after.ran > before.ran
     assert after.waited >= before.waited
     assert after.ran <= used.user + used.system + 1.0
+
+
+V2, V1 = "30 25 0:26 {root} {at} rw,nosuid - cgroup2 cgroup rw", "35 31 0:32 {root} {at} rw - cgroup cgroup rw,memory"
+
+
+@pytest.mark.parametrize(
+    ("groups", "mount", "root", "file"),
+    [
+        ("0::/user.slice/a.scope\n", V2, "/", "user.slice/a.scope/memory.events"),
+        ("0::/\n", V2, "/", "memory.events"),
+        ("8:pids:/\n4:memory:/job/7\n0::/\n", V1, "/", "job/7/memory.oom_control"),
+        ("4:memory:/docker/ab\n", V1, "/docker/ab", "memory.oom_control"),
+        ("4:cpu,memory:/docker/ab/in\n", V1, "/docker/ab", "in/memory.oom_control"),
+    ],
+)
+def test_kills_for_memory_are_counted_by_the_control_group(tmp_path, groups, mount, root, file):
+    (tmp_path / "cgroup").write_text(groups)
+    elsewhere = V1.format(root="/another", at=tmp_path / "elsewhere")
+    (tmp_path / "mountinfo").write_text(f"{elsewhere}\n{mount.format(root=root, at=tmp_path / 'tree')}\n")
+    machine = oom_kills(tmp_path)
+    assert machine == oom_kills(tmp_path / "no such process")
+    path = tmp_path / "tree" / file
+    path.parent.mkdir(parents=True)
+    path.write_text("oom 9\noom_kill 7003\noom_group_kill 1\n")
+    assert oom_kills(tmp_path) == 7003 != machine

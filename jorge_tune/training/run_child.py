@@ -31,6 +31,10 @@ from jorge_tune.training.signals import StopRequest
 
 _CHUNK_BYTES = 1 << 16
 _LAST_WORD_SECONDS = 10.0
+_NO_MEMORY = (  # of errors that have no type of their own
+    *("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+)
 _MORE_WELCOME_VICTIM = "100"  # to the kernel's OOM killer, than the server and the worker
 
 
@@ -211,7 +215,7 @@ def _is_out_of_memory(error: BaseException | None, kernel_killed_some: bool) -> 
     """Whether memory is what it, or what caused it, complains of; or a loader worker's death, if there was a kill."""
     while error is not None:
         words = str(error)
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in words:
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(said in words for said in _NO_MEMORY):
             return True
         if kernel_killed_some and "DataLoader worker" in words:
             return True

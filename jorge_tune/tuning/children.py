@@ -33,6 +33,7 @@ from jorge_tune.tuning.run_server_start import (
     find_place,
     knock,
     last_words,
+    server_of,
     start_if_missing,
     without_secrets,
 )
@@ -231,10 +232,9 @@ def _begin(connection: socket.socket, message: bytes, folder: Path, deadline: fl
         connection.close()
         return None
     except TimeoutError as error:
+        server = f"the run server (process {server_of(connection)})"
         connection.close()
-        raise JorgeTuneError(
-            f"the run server did not start a run within {_START_SECONDS:g} s; is it hanging?"
-        ) from error
+        raise JorgeTuneError(f"{server} did not start a run in {_START_SECONDS:g} s; does it hang? End it") from error
     except BaseException:
         connection.close()
         raise

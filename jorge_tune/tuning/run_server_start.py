@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -98,6 +99,12 @@ def knock(place: Place) -> socket.socket | None:
         connection.close()
         raise
     return connection
+
+
+def server_of(connection: socket.socket) -> int:
+    """The process number of the server at the other end."""
+    pid: int = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    return pid
 
 
 def start_if_missing(place: Place) -> None:

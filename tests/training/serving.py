@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import struct
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,10 +13,10 @@ import pytest
 from jorge_tune.recipe.io import render_recipe
 from jorge_tune.recipe.schema import CustomOptimizer, Recipe
 from jorge_tune.tuning.children import Ended, RunJob, RunServer
-from jorge_tune.tuning.run_server_start import knock
+from jorge_tune.tuning.run_server_start import knock, server_of
 from tests.training.small_recipes import digits_recipe
 
-IDLE_SECONDS, GRACE_SECONDS = 20.0, 1.0
+IDLE_SECONDS, GRACE_SECONDS = 60.0, 1.0
 SECRETS = {
     "JORGE_TUNE_STORAGE": "postgresql://user:hunter2@host/db",
     "OPTUNA_STORAGE": "mysql://user:hunter2@host/db",
@@ -72,9 +69,7 @@ def pid_of(server: RunServer) -> int:
     connection = knock(server._place)
     assert connection is not None
     with connection:
-        pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        assert uid == os.getuid()
-        return int(pid)
+        return server_of(connection)
 
 
 def children_of(pid: int) -> list[int]:

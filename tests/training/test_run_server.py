@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -231,34 +232,52 @@ def test_runs_in_a_row_leave_nothing_behind(server: RunServer, tmp_path: Path, m
     assert not [path for path in (tmp_path / "runs").rglob("*") if "partial" in path.name]
 
 
-def test_an_idle_server_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """For a server in this process, whose signals are given back."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)}
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("")  # a name of the kernel's choice
         listener.listen()
-        started = time.monotonic()
-        try:
-            run_server.RunServer(listener, idle_seconds=0.3, grace_seconds=1).serve()
-        finally:
-            signal.set_wakeup_fd(-1)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        yield listener
+    signal.set_wakeup_fd(-1)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_an_idle_server_leaves(listener: socket.socket) -> None:
+    started = time.monotonic()
+    run_server.RunServer(listener, idle_seconds=0.3, grace_seconds=1).serve()
     assert 0.3 <= time.monotonic() - started < 3
 
 
+def test_a_machine_without_room_for_a_process_is_told(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fork() -> int:  # the limit on processes does not bind root
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr("os.fork", fork)
+    with socket.socket(socket.AF_UNIX) as worker:
+        worker.connect(listener.getsockname())
+        run_server.RunServer(listener, idle_seconds=0.1, grace_seconds=1).serve()
+        answer = json.loads(worker.recv(1000))
+    assert answer == {"event": "refused", "reason": "no process can be made (Resource temporarily unavailable)"}
+
+
 def memory_group(limit_bytes: int) -> Path:
-    """A control group of this process's own with a limit."""
-    base = Path("/sys/fs/cgroup")
-    lines = dict(reversed(line.split(":", 2)[1:]) for line in Path("/proc/self/cgroup").read_text().splitlines())
-    own = {controllers: path for path, controllers in lines.items()}
-    first = base / "memory" / own["memory"].lstrip("/") if "memory" in own else base / own[""].lstrip("/")
-    group = first / f"jorge-tune-test-{os.getpid()}"
+    """A control group below this process's own, with a limit."""
+    lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    paths = {controllers: path.lstrip("/") for _, controllers, path in lines}
+    root, limit = ("memory", "memory.limit_in_bytes") if "memory" in paths else ("", "memory.max")
+    group = Path("/sys/fs/cgroup") / root / paths[root] / f"jorge-tune-test-{os.getpid()}"
     try:
         group.mkdir()
-        name = "memory.limit_in_bytes" if "memory" in own else "memory.max"
-        (group / name).write_text(str(limit_bytes))
     except OSError as error:
         pytest.skip(f"{group}: no control group can be made here ({error.strerror})")
+    try:
+        (group / limit).write_text(str(limit_bytes))
+    except OSError as error:
+        group.rmdir()
+        pytest.skip(f"{group}: memory cannot be limited here ({error.strerror})")
     return group
 
 
@@ -275,6 +294,7 @@ for recipe, out in zip(sys.argv[2::2], sys.argv[3::2]):
 """
 
 
+@pytest.mark.slow
 def test_a_kill_for_memory_is_told_from_other_kills(tmp_path: Path) -> None:
     group = memory_group(3 << 29)
     try:

@@ -254,6 +254,20 @@ def test_dead_servers_are_replaced_and_runs_outlive_them(tmp_path: Path) -> None
     assert (end["outcome"], end["reason"]) == ("interrupted", "its worker is gone")
 
 
+def test_a_server_that_does_not_answer_is_named(
+    server: RunServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = pid_of(server)
+    monkeypatch.setattr("jorge_tune.tuning.children._START_SECONDS", 0.3)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(JorgeTuneError, match=rf"process {pid}\) did not start a run in 0\.3 s"):
+            server.start(job(digits_recipe(), tmp_path / "run"))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert run(server, digits_recipe(epochs=1), tmp_path / "run").outcome == "finished"
+
+
 def test_a_server_that_cannot_load_torch_says_why(
     server: RunServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
