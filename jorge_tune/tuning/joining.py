@@ -10,7 +10,7 @@ from jorge_tune.tuning.calibration_process import calibrate_apart
 from jorge_tune.tuning.children import RunServer
 from jorge_tune.tuning.constraint import IterationTimes
 from jorge_tune.tuning.machine import Machine
-from jorge_tune.tuning.orders import Orders
+from jorge_tune.tuning.orders import EXIT_INTERRUPTED, Orders
 from jorge_tune.tuning.run_process import Runs
 from jorge_tune.tuning.runs_folder import RunsFolder
 from jorge_tune.tuning.study import OpenStudy
@@ -75,6 +75,24 @@ def prepare_costs(
             calibrate = partial(calibrate_apart, wait=orders.wait)
             costs.measure(calibrate, lambda text: report(Told(text)))
     return costs
+
+
+def measure_first(
+    opened: OpenStudy, runs: Path, settings: WorkerSettings, report: Callable[[Told], None] = lambda told: None
+) -> Left | None:
+    """Calibrate what a study's constraint needs, before its workers are started and make the machine busy.
+
+    Signals are taken meanwhile, in the main thread; None: nothing stands in the way of going on. Raises as
+    `prepare_costs` does.
+    """
+    orders = Orders()
+    try:
+        with orders.listening():
+            prepare_costs(opened, opened.enter(runs), settings, orders, report)
+        order = orders.order
+        return None if order is None else Left("interrupted", order.reason, EXIT_INTERRUPTED)
+    finally:
+        orders.close()
 
 
 def _hurry_when_told(opened: OpenStudy, orders: Orders) -> None:

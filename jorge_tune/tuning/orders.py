@@ -1,4 +1,4 @@
-"""Why a worker should leave: a signal, its supervisor's death, the study's stop, the end of the time.
+"""Why a worker should leave at once: a signal, its supervisor's death, the study's stop, a fault.
 
 The first order stands. A second Ctrl-C or SIGTERM ends the process at once: its run sees the connection close.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Literal, NamedTuple
 
-Kind = Literal["signal", "supervisor", "study", "time", "fault"]
+Kind = Literal["signal", "supervisor", "study", "fault"]
 
 EXIT_INTERRUPTED = 130
 

@@ -49,7 +49,7 @@ class WorkerSettings:
         threads: CPU threads of a run; None: torch's choice.
         download: fetch a data set of torchvision that is not there.
         times: of leases.
-        deadline: seconds since 1970 at which the study's hours are over; None: never.
+        deadline: seconds since 1970 after which no trial is begun; None: never.
     """
 
     device: str = "auto"
@@ -208,22 +208,20 @@ class Worker:
         order = self._orders.order
         if order is not None and order.kind in ("signal", "supervisor"):
             return Left("interrupted", order.reason, EXIT_INTERRUPTED, self._ended)
-        if order is not None and order.kind == "time":
-            return Left("time", order.reason, 0, self._ended)
         if self._wish is not None:
             return Left("stopped", self._wish.reason, self._wish.exit_code, self._ended)
+        if self._settings.deadline is not None and time.time() >= self._settings.deadline:
+            return Left("time", "the study's hours are over", 0, self._ended)
         return None
 
     def _look(self) -> None:
-        """Now and then: whether the study should stop, whether the time is over, whether a trial is lost."""
+        """Now and then: whether the study should stop, whether a trial is lost."""
         if time.monotonic() - self._looked < _LOOK_SECONDS:
             return
         self._looked = time.monotonic()
         self._wish = self._opened.stop_wish()
         if self._wish is not None and self._wish.how == "checkpoint":
             self._orders.give("study", self._wish.reason)
-        if self._settings.deadline is not None and time.time() >= self._settings.deadline:
-            self._orders.give("time", "the study's hours are over")
         self._sweep()
 
     def _sweep(self) -> Sweep:

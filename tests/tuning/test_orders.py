@@ -26,7 +26,7 @@ def test_the_first_order_stands_and_cuts_a_wait_short(orders):
     began = time.monotonic()
     assert orders.wait(30)
     assert time.monotonic() - began < 10
-    orders.give("time", "the hours are over")
+    orders.give("fault", "the disk is full")
     assert orders.order == ("study", "stopped by study stop")
 
 

@@ -289,12 +289,18 @@ def test_a_wish_to_stop_reaches_a_worker_while_it_trains(tmp_path, monkeypatch, 
     assert len(rig.trials) < 3
 
 
-def test_when_the_hours_are_over_the_run_can_be_resumed(tmp_path, monkeypatch):
-    monkeypatch.setattr("jorge_tune.tuning.worker._LOOK_SECONDS", 0.2)
-    rig = Rig(tmp_path, trials=3)
-    left = rig.work(EmptyRuns(end=lambda folder, start: None), deadline=time.time() + 1)
-    assert left == Left("time", "the study's hours are over", 0, 0)
-    assert rig.states() == ["WAITING"]
+def test_when_the_hours_are_over_the_present_trial_is_the_last(tmp_path):
+    rig, runs = Rig(tmp_path, trials=9), EmptyRuns()
+    begin, deadline = runs.start, time.time() + 6
+
+    def start(job):
+        if runs.jobs:  # the second trial: begun in time, over too late
+            time.sleep(max(0, deadline + 0.1 - time.time()))
+        return begin(job)
+
+    runs.start = start
+    assert rig.work(runs, deadline=deadline) == Left("time", "the study's hours are over", 0, 2)
+    assert rig.states() == ["COMPLETE"] * 2
 
 
 def test_a_trial_lost_elsewhere_is_taken_over_once_its_lease_stood_still(tmp_path):
