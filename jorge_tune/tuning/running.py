@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from jorge_tune.tuning.address import Address
 from jorge_tune.tuning.confirm import beside, conclude, open_baseline, open_confirmation
 from jorge_tune.tuning.history import ENDED, read_rows
+from jorge_tune.tuning.joining import measure_first
 from jorge_tune.tuning.study import OpenStudy
 from jorge_tune.tuning.supervisor import Supervisor, shares
 from jorge_tune.tuning.verdict import Verdict
@@ -112,7 +113,9 @@ def _work(
         )
         for device, threads in shares(workers, crew.device, crew.threads)
     ]
-    return Supervisor(address, starts, watch(stage, opened)).supervise()
+    report = watch(stage, opened)
+    left = measure_first(opened, runs(opened.plan.name), starts[0].settings(), lambda told: report(told, None))
+    return left or Supervisor(address, starts, report).supervise()
 
 
 def _is_done(opened: OpenStudy) -> bool:
