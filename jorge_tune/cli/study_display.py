@@ -77,10 +77,11 @@ class Board:
             return told.what if worker is None else f"worker {worker + 1}: {told.what}"
         if told.state == "running":
             return None
-        where = f"{self._label}: trial {told.trial}"
+        where = f"{self._label}: {_trial(self._status, told.trial)}"
         if told.state not in ("complete", "pruned", "failed"):
             return f"{where}: {told.what}" + (f" ({told.state})" if told.state == "waiting" else "")
         status = self.look(at_once=True)
+        where = f"{self._label}: {_trial(status, told.trial)}"
         what = told.what if told.state == "complete" else f"{told.state}" + (f", {told.what}" if told.what else "")
         return f"[{status.ended}/{status.total}] {where}: {what}{_best_so_far(status, told.trial)}"
 
@@ -109,17 +110,25 @@ def display_lines(label: str, status: Status) -> list[str]:
         point = ", ".join(f"{name.rpartition('.')[2]} {_short(value)}" for name, value in status.best_values.items())
         assert status.best.value is not None
         lines.append(f"  best {status.best.value:.4g}, trial {status.best.number}" + (f": {point}" if point else ""))
-    lines += [f"  {_running(one)}" for one in status.running]
+    lines += [f"  {_running(status, one)}" for one in status.running]
     if status.stop is not None:
         lines.append(f"  stopping ({status.stop})")
     return lines
 
 
-def _running(one: Running) -> str:
+def _trial(status: Status, number: int) -> str:
+    """`trial 3`, and in a confirmation whose run it is."""
+    from jorge_tune.tuning.confirm import run_in_words
+
+    words = run_in_words(status.rows, number)
+    return f"trial {number}" + (f" ({words})" if words else "")
+
+
+def _running(status: Status, one: Running) -> str:
+    text = _trial(status, one.number)
     if one.is_lost:
-        return f"trial {one.number}: lost, waits to be put back"
-    text = f"trial {one.number}"
-    text += "" if one.seed is None else f"  seed {one.seed}"
+        return f"{text}: lost, waits to be put back"
+    text += "" if one.seed is None or "seed" in text else f"  seed {one.seed}"
     text += "" if one.epoch is None else f"  epoch {one.epoch:g}"
     scores: Mapping[str, Any] = one.metrics or {}
     return text + "".join(f"  {name} {_short(value)}" for name, value in scores.items())

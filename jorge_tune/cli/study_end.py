@@ -65,6 +65,7 @@ def show_end(found: Found, end: StudyEnd, output_format: str) -> int:
     if output_format == "json":
         print_json(data)
     else:
+        click.echo("Verdict")
         for sentence in data["sentences"]:
             print_text(sentence)
     return code

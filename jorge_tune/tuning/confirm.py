@@ -131,6 +131,17 @@ def confirmed(rows: Sequence[TrialRow], plan: StudyPlan, best: TrialRow | None) 
     return {name: values for name, values in found.items() if values}
 
 
+def run_in_words(rows: Sequence[TrialRow], number: int) -> str:
+    """A confirmation's trial as `bootstrap, seed 3`; nothing for a trial of a search."""
+    row = next((row for row in rows if row.number == number), None)
+    if row is None or CONTENDER not in row.point:
+        return ""
+    first = {name: value for name, value in rows[0].point.items() if name != SEED}
+    own = {name: value for name, value in row.point.items() if name != SEED}
+    contender = BASELINE if row.point[CONTENDER] != SEARCH else BOOTSTRAP if own == first else BEST
+    return f"{contender}, seed {row.point[SEED]}"
+
+
 def in_words(objective: Objective) -> str:
     """`best top1`, or `epochs to top1 0.97`."""
     if not objective.needs_target:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -57,7 +57,7 @@ class Status:
     """One study at one moment. `eta_seconds` None: nothing has ended yet, or nobody works.
 
     `restarted` counts the trials that had to be started again. `stop` is the wish to stop, in words. `verdict` is the
-    stored one.
+    stored one. `rows` are all trials.
     """
 
     study: str
@@ -66,6 +66,7 @@ class Status:
     objective: str
     lower_is_better: bool
     total: int
+    rows: tuple[TrialRow, ...]
     counts: Mapping[TrialState, int]
     best: TrialRow | None
     best_values: Mapping[str, Any]
@@ -103,8 +104,9 @@ class Status:
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         best = self.best
+        fields = asdict(replace(self, rows=()))
         data = {
-            **asdict(self),
+            **fields,
             "state": self.state,
             "ended": self.ended,
             "remaining": self.remaining,
@@ -118,7 +120,7 @@ class Status:
                 "values": dict(self.best_values),
             },
         }
-        del data["best_values"]
+        del data["best_values"], data["rows"]
         return portable(data)  # type: ignore[return-value]
 
 
@@ -144,6 +146,7 @@ def read_status(opened: OpenStudy, runs: Path, address: Address | str, beside: S
         objective=str(plan.objective),
         lower_is_better=lower,
         total=max(plan.trials, len(rows)),
+        rows=rows,
         counts=counts,
         best=best,
         best_values={} if best is None else {p.path: p.plain(best.point[p.name]) for p in plan.space},

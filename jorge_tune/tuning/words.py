@@ -109,7 +109,7 @@ def _gain(gain: Gain, verdict: Verdict) -> str:
     p = "" if gain.p_corrected is None else f", p = {gain.p_corrected:.2g}"
     median, low, high = (_signed(value) for value in (gain.median, gain.low, gain.high))
     counts = f"better on {gain.wins}, level on {gain.ties}, worse on {gain.losses}"
-    return f"{names}: a gain of {median} [{low}, {high}]; {counts} of {_number(gain.pairs, 'seed')}{p}."
+    return f"{names[:1].upper()}{names[1:]}: a gain of {median} [{low}, {high}]; {counts} of {_number(gain.pairs, 'seed')}{p}."
 
 
 def _single_shot(verdict: Verdict) -> str:

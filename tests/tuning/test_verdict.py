@@ -57,7 +57,7 @@ def test_the_bootstraps_rank_counts_equals_and_puts_pruned_and_failed_trials_beh
     assert (found.best.number, found.best.value) == (1, 0.98)
     counts = found.counts
     assert (counts.complete, counts.pruned, counts.failed, counts.unfinished) == (4, 1, 1, 2)
-    assert said(found, "The bootstrap") == (
+    assert said(found, "The bootstrap (") == (
         "The bootstrap (trial 0) is number 2 of 6 trials that ended, by best top1: 0.97; 1 other reached the same."
     )
     assert said(found, "8 trials") == "8 trials in all: 4 completed, 1 pruned, 1 failed, 2 not ended."
@@ -81,7 +81,7 @@ def test_the_best_keeps_the_constraint_and_those_that_do_not_are_counted():
     assert (found.best.number, found.counts.infeasible) == (2, 1)
     assert (found.rank.place, found.rank.feasible_better) == (3, 1)
     assert said(found, "3 trials").endswith(f"1 of 3 do not keep {LIMIT}.")
-    assert said(found, "The bootstrap").endswith(f"Only 1 of the better ones keep {LIMIT}.")
+    assert said(found, "The bootstrap (").endswith(f"Only 1 of the better ones keep {LIMIT}.")
     assert said(found, "The best") == "The best is trial 2: 0.97, at optimizer.lr 0.15, optimizer.refresh_interval 20."
 
 
@@ -89,7 +89,7 @@ def test_no_feasible_trial_is_an_honest_end():
     found = verdict([row(0, 0.95, excess=0.2), row(1, 0.99, excess=0.3)], constraint=LIMIT)
     assert not found.has_answer
     assert found.single_shot.reason == "no completed trial keeps the constraint"
-    assert said(found, "The bootstrap").endswith(f"It does not keep {LIMIT} itself.")
+    assert said(found, "The bootstrap (").endswith(f"It does not keep {LIMIT} itself.")
 
 
 def test_a_target_that_nobody_reached():
@@ -112,7 +112,7 @@ def test_divergences_are_the_worst_and_are_told_from_misses():
     assert (found.counts.diverged, found.counts.missed) == (1, 0)
     assert found.rank.place == 2
     assert "0.5" in said(found, "The best")
-    assert "diverged" in said(found, "The bootstrap")
+    assert "diverged" in said(found, "The bootstrap (")
     assert verdict([row(0, -math.inf, diverged=True)]).single_shot.reason == "every completed trial diverged"
 
 
@@ -121,7 +121,7 @@ def test_a_bootstrap_without_a_value_has_no_rank(state):
     found = verdict([row(0, None, state=state), row(1, 0.9)])
     assert found.rank is None
     assert found.single_shot.outcome == "undecided"
-    assert said(found, "The bootstrap") == f"The bootstrap (trial 0) has no best top1: it is {state}."
+    assert said(found, "The bootstrap (") == f"The bootstrap (trial 0) has no best top1: it is {state}."
 
 
 def test_no_trial_at_all():
@@ -146,8 +146,8 @@ def test_a_best_trial_that_wins_on_every_confirmation_seed_beats_the_bootstrap()
     assert "On 6 confirmation seeds (1-6), median [lowest, highest]: the baseline 0.925 [0.9, 0.95], " in " ".join(
         lines
     )
-    assert said(found, "the bootstrap against the baseline") == (
-        "the bootstrap against the baseline: a gain of +0.01 [+0.01, +0.01]; "
+    assert said(found, "The bootstrap against the baseline") == (
+        "The bootstrap against the baseline: a gain of +0.01 [+0.01, +0.01]; "
         "better on 6, level on 0, worse on 0 of 6 seeds, p = 0.094."
     )
     assert said(found, "Single-shot tuning did not hold").endswith("by +0.02 [+0.02, +0.022].")
