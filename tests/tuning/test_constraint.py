@@ -1,0 +1,180 @@
+"""The constraint on iteration time: what is calibrated, once, and what a trial's excess is."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from jorge_tune.errors import InputError, JorgeTuneError
+from jorge_tune.tuning import calibration_process
+from jorge_tune.tuning.calibration_process import calibrate_apart
+from jorge_tune.tuning.constraint import Cost, IterationTimes
+from jorge_tune.tuning.joining import measure_first, prepare_costs
+from jorge_tune.tuning.orders import Orders
+from jorge_tune.tuning.parameters import ChoiceParameter, FactorParameter
+from jorge_tune.tuning.plan import StudyPlan
+from jorge_tune.tuning.space import Space
+from jorge_tune.tuning.storage import open_storage
+from jorge_tune.tuning.study import open_study
+from jorge_tune.tuning.worker import Worker, WorkerSettings
+from tests.tuning.empty_runs import EmptyRuns
+from tests.tuning.small_studies import small_plan, sqlite_at
+
+
+def choice(path: str, *values, bootstrap) -> ChoiceParameter:
+    name = path.rpartition(".")[2]
+    return ChoiceParameter(name=name, path=path, labels=values, values=values, bootstrap=bootstrap)
+
+
+def costly_plan(*more, intervals=(5, 10, 40), **changes) -> StudyPlan:
+    """Intervals, block sizes and whatever else, under a budget of 10 %."""
+    plan = small_plan(overhead=0.1, **changes)
+    lr, _ = plan.space.parameters
+    parameters = (
+        lr,
+        choice("optimizer.refresh_interval", *intervals, bootstrap=10),
+        choice("optimizer.block_size", 256, 1024, bootstrap=1024),
+        *more,
+    )
+    return replace(plan, space=Space(plan.recipe, parameters))
+
+
+class Calibrations:
+    """A cost by block size, and what was asked for."""
+
+    def __init__(self, outcome: str = "interval", refresh: float = 1.0) -> None:
+        self.asked, self.outcome, self.refresh = [], outcome, refresh
+
+    def __call__(self, recipe, device, threads, overhead) -> Cost:
+        self.asked.append((recipe.optimizer.block_size, recipe.precision, recipe.batch_size, device, threads, overhead))
+        refresh = self.refresh if recipe.optimizer.block_size == 1024 else self.refresh / 2
+        return Cost(1.02, refresh, 0.01, "a processor", self.outcome, "as scripted")
+
+
+@pytest.fixture
+def opened(tmp_path):
+    storage = open_storage(sqlite_at(tmp_path))
+    return lambda plan: open_study(storage, plan, lambda name: tmp_path / "runs")
+
+
+def times(study) -> IterationTimes:
+    return IterationTimes(study, device="cpu", threads=1)
+
+
+def recipe_at(study, **point):
+    return study.plan.space.recipe_of({**study.plan.space.bootstrap_point(), **point})
+
+
+def test_one_calibration_for_each_kind_of_step_and_none_for_rates_and_intervals(opened):
+    study, calibrate = opened(costly_plan()), Calibrations()
+    costs = times(study)
+    costs.measure(calibrate)
+    assert calibrate.asked == [(256, "fp32", 128, "cpu", 1, 0.1), (1024, "fp32", 128, "cpu", 1, 0.1)]
+    assert costs.missing() == []
+    assert times(study).missing() == []  # the study keeps them: another worker measures nothing
+
+
+def test_batch_and_precision_are_kinds_of_steps_too(opened):
+    study = opened(
+        costly_plan(choice("batch_size", 64, 128, bootstrap=128), choice("precision", "fp32", "bf16", bootstrap="fp32"))
+    )
+    calibrate = Calibrations()
+    times(study).measure(calibrate)
+    assert len(set(calibrate.asked)) == len(calibrate.asked) == 8
+
+
+def test_the_excess_is_the_time_model_less_the_budget(opened):
+    study = opened(costly_plan())
+    costs = times(study)
+    assert costs.excess(recipe_at(study)) is None  # not measured yet
+    costs.measure(Calibrations())
+    assert costs.ratio(recipe_at(study, refresh_interval=40)) == pytest.approx(1.02 + 1 / 40)
+    assert costs.excess(recipe_at(study, refresh_interval=40)) == pytest.approx(1.02 + 1 / 40 - 1.1)
+    assert costs.excess(recipe_at(study, refresh_interval=5, block_size=256)) == pytest.approx(1.02 + 0.5 / 5 - 1.1)
+    assert costs.seconds_per_step(recipe_at(study, refresh_interval=10)) == pytest.approx(0.01 * 1.12)
+
+
+def test_a_study_without_a_feasible_interval_says_so_and_goes_on(opened):
+    study, said = opened(costly_plan(intervals=(5, 10))), []
+    costs = times(study)
+    costs.measure(Calibrations(refresh=9.0), said.append)
+    assert costs.dropped == "no refresh interval of the space keeps the budget"
+    assert said[-1].endswith("without its constraint on the iteration time: " + costs.dropped)
+    assert costs.excess(recipe_at(study)) is None
+    assert times(study).dropped == costs.dropped
+    assert times(study).missing() == []
+
+
+def test_an_unstable_calibration_is_no_ground_for_a_constraint(opened):
+    costs = times(opened(costly_plan()))
+    costs.measure(Calibrations(outcome="unstable"))
+    assert "unstable" in costs.dropped
+    assert "optimizer.block_size 256" in costs.dropped
+
+
+def test_a_batch_that_is_a_factor_cannot_be_calibrated_and_that_is_said(opened):
+    factor = FactorParameter(name="batch_factor", path="batch_size", centre=128, low=0.5, high=2, whole=True)
+    costs = times(opened(costly_plan(factor)))
+    assert costs.missing() == []
+    assert "batch_size is searched as a factor" in costs.dropped
+
+
+def test_a_study_without_a_constraint_measures_nothing(opened):
+    costs = times(opened(small_plan()))
+    assert costs.missing() == []
+    assert costs.dropped is None
+    assert costs.seconds_per_step(small_plan().recipe) is None
+
+
+def test_trials_carry_the_constraint_and_its_mirror(opened, tmp_path):
+    study = opened(costly_plan(trials=8))
+    costs = times(study)
+    costs.measure(Calibrations())
+    settings = WorkerSettings(device="cpu", threads=1)
+    Worker(study, study.enter(tmp_path / "runs"), EmptyRuns(), Orders(), settings, costs).work()
+    for trial in study.study.get_trials():
+        ratio = costs.ratio(recipe_at(study, **trial.params))
+        assert trial.constraints == {"iteration_time": pytest.approx(ratio - 1.1)}
+        assert trial.user_attrs["iteration_time"] == pytest.approx(ratio)
+
+
+def test_a_calibration_runs_apart_and_is_interrupted_at_once(opened, tmp_path, monkeypatch):
+    monkeypatch.setenv("JORGE_TUNE_CACHE", str(tmp_path / "cache"))
+    orders = Orders()
+    orders.give("signal", "stopped by SIGINT")
+    study = opened(costly_plan())
+    costs = prepare_costs(study, study.enter(tmp_path / "runs"), WorkerSettings(device="cpu", threads=1), orders)
+    assert len(costs.missing()) == 2
+    assert costs.dropped is None
+    orders.close()
+
+
+def test_what_a_calibration_refuses_is_bad_input_and_a_crash_is_said(monkeypatch):
+    recipe = replace(small_plan().recipe, task=None)
+    with pytest.raises(InputError, match="has no task"):
+        calibrate_apart(recipe, "cpu", 1, 0.1, wait=lambda seconds: False)
+    monkeypatch.setattr(calibration_process.sys, "executable", "/bin/false")
+    with pytest.raises(JorgeTuneError, match="the calibration broke off: exit code 1"):
+        calibrate_apart(small_plan().recipe, "cpu", 1, 0.1, wait=lambda seconds: False)
+
+
+def test_nothing_to_measure_stands_in_no_way(opened, tmp_path):
+    study = opened(small_plan())
+    assert measure_first(study, tmp_path / "runs", WorkerSettings(device="cpu")) is None
+
+
+def sleeping(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
+
+
+@pytest.mark.slow
+def test_a_real_calibration_is_measured_once_and_then_found(opened, tmp_path, monkeypatch):
+    """Half a minute of measuring; on a busy machine the answer may be that it was unstable, which is an answer."""
+    monkeypatch.setenv("JORGE_TUNE_CACHE", str(tmp_path / "cache"))
+    cost = calibrate_apart(small_plan().recipe, "cpu", 1, 0.1, wait=sleeping)
+    assert isinstance(cost, Cost)
+    assert cost.plain > 0
+    assert cost.base_seconds > 0
