@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jorge_tune.tuning.constraint import KEPT
+from jorge_tune.tuning.constraint import COST, KEPT
 from jorge_tune.tuning.history import TrialRow, best_of, read_rows
 from jorge_tune.tuning.importance import importances
 from jorge_tune.tuning.objective import Objective
@@ -65,12 +65,21 @@ def open_confirmation(opened: OpenStudy, runs: Runs) -> OpenStudy | None:
     there = _find(opened, CONFIRM_SUFFIX)
     done = 1 if there is None else len(read_rows(there.study))  # a new study has its first run queued
     confirmation = open_study(opened.storage, confirmation_plan(search, done), runs)
+    _hand_costs_on(opened, confirmation)
     held = [dict(row.point) for row in read_rows(confirmation.study) if row.state in _THERE]
     missing = [point for point in wanted if point not in held]
     for point in missing:
         add_point(confirmation, point)
     total = len(read_rows(confirmation.study))
     return open_study(opened.storage, replace(confirmation.plan, trials=total), runs)
+
+
+def _hand_costs_on(opened: OpenStudy, confirmation: OpenStudy) -> None:
+    """What the search calibrated holds for its confirmation."""
+    known = confirmation.storage.get_study_system_attrs(confirmation.study_id)
+    for key, value in opened.storage.get_study_system_attrs(opened.study_id).items():
+        if (key == KEPT or key.startswith(COST)) and key not in known:
+            confirmation.storage.set_study_system_attr(confirmation.study_id, key, value)
 
 
 def beside(opened: OpenStudy) -> list[OpenStudy]:
@@ -151,12 +160,14 @@ def in_words(objective: Objective) -> str:
 
 
 def _constraint(opened: OpenStudy) -> tuple[str | None, list[str]]:
-    """What a feasible trial keeps, in words; and why the study went on without it, if it did."""
+    """What a feasible trial keeps, in words; and what there is to say where the iteration time is not known."""
+    as_measured = "Training seconds are as they were measured, also where runs shared a machine."
+    notes = [as_measured] if opened.plan.objective.kind == "time-to-target" else []
     if opened.plan.overhead is None:
-        return None, []
+        return None, notes
     dropped = (opened.storage.get_study_system_attrs(opened.study_id).get(KEPT) or {}).get("dropped")
     if dropped is not None:
-        return None, [f"The constraint on the iteration time was given up: {dropped}."]
+        return None, [f"The constraint on the iteration time was given up: {dropped}.", *notes]
     return f"an iteration time of at most {1 + opened.plan.overhead:g} times the baseline's", []
 
 

@@ -132,12 +132,16 @@ class IterationTimes:
         return ratio - (1 + self._plan.overhead)
 
     def seconds_per_step(self, recipe: Recipe) -> float | None:
-        """Calibrated seconds of a trial's step; None where they were not measured."""
-        cost, ratio = self._cost(recipe), self.ratio(recipe)
-        return None if cost is None or ratio is None else ratio * cost.base_seconds
+        """Calibrated seconds of a trial's step, or of the baseline's; None where they were not measured."""
+        cost, interval = self._cost(recipe), _interval(recipe)
+        if cost is None:
+            return None
+        if not isinstance(recipe.optimizer, KroneckerFields):
+            return cost.base_seconds
+        return None if interval is None else cost.at(interval) * cost.base_seconds
 
     def _cost(self, recipe: Recipe) -> Cost | None:
-        if self._plan.overhead is None or not isinstance(recipe.optimizer, KroneckerFields):
+        if self._plan.overhead is None:
             return None
         cost = self._costs.get(self._key(recipe))
         return None if cost is None or cost.outcome == "unstable" else cost

@@ -115,7 +115,8 @@ def confirmation_plan(plan: StudyPlan, trials: int) -> StudyPlan:
     )
     seed = SeedParameter(bootstrap=min(plan.confirm_seeds, default=0))
     space = space_of(plan.recipe, (contender, seed, *plan.space))
-    return _beside(plan, CONFIRM_SUFFIX, space=space, trials=trials)
+    times = plan.overhead if plan.objective.kind == "time-to-target" else None  # calibrated seconds, as in the search
+    return _beside(plan, CONFIRM_SUFFIX, space=space, trials=trials, overhead=times)
 
 
 def confirmation_points(
@@ -135,16 +136,15 @@ def confirmation_points(
 
 def _beside(plan: StudyPlan, suffix: str, **changes: Any) -> StudyPlan:
     """A plan that searches nothing and prunes nothing."""
-    return replace(
-        plan,
-        name=plan.name + suffix,
-        baseline=None,
-        sampler="random",
-        pruner="none",
-        hours=None,
-        overhead=None,
-        confirm_seeds=(),
-        derivations=(),
-        notes=(),
-        **changes,
-    )
+    settings: dict[str, Any] = {
+        "name": plan.name + suffix,
+        "baseline": None,
+        "sampler": "random",
+        "pruner": "none",
+        "hours": None,
+        "overhead": None,
+        "confirm_seeds": (),
+        "derivations": (),
+        "notes": (),
+    }
+    return replace(plan, **(settings | changes))

@@ -10,6 +10,7 @@ import pytest
 from jorge_tune.recipe.io import parse_recipe
 from jorge_tune.tuning.children import Ended
 from jorge_tune.tuning.confirm import beside, conclude, gather, open_baseline, open_confirmation, stored_form
+from jorge_tune.tuning.constraint import Cost, IterationTimes
 from jorge_tune.tuning.history import read_rows
 from jorge_tune.tuning.objective import Objective
 from jorge_tune.tuning.status import VERDICT
@@ -182,3 +183,34 @@ def test_the_studies_beside_a_search_are_found_once_they_are_made(tmp_path):
     made.search(EmptyRuns(by_rate))
     made.confirmation()
     assert [study.plan.name for study in beside(made.opened)] == ["small.sgd", "small.confirm"]
+
+
+def test_calibrated_seconds_are_the_searchs_own_for_every_contender(tmp_path):
+    """Ten steps to the target at 10 ms, times 1.02 + 0.5/10 for the bootstrap, as they are for the baseline."""
+    made = Searched(
+        tmp_path,
+        trials=1,
+        overhead=0.1,
+        confirm_seeds=(1,),
+        objective=Objective(kind="time-to-target", metric="top1", target=0.05),
+    )
+    times = IterationTimes(made.opened, device="cpu", threads=1)
+    times.measure(lambda *request: Cost(1.02, 0.5, 0.01, "a processor", "interval", "as scripted"))
+    made.work(made.opened, EmptyRuns(by_rate))
+    made.work(made.confirmation(), EmptyRuns(by_rate))
+    found = conclude(made.opened)
+    assert found.bootstrap.value == pytest.approx(0.1 * 1.07)
+    assert {c.name: c.values for c in found.contenders} == {
+        "baseline": {1: pytest.approx(0.1)},
+        "bootstrap": {1: pytest.approx(0.1 * 1.07)},
+    }
+    assert not any("as they were measured" in note for note in found.notes)
+
+
+def test_seconds_that_were_not_calibrated_are_said_to_be_as_measured(tmp_path):
+    objective = Objective(kind="time-to-target", metric="top1", target=0.05)
+    made = Searched(tmp_path, trials=1, confirm_seeds=(), objective=objective)
+    made.work(made.opened, EmptyRuns(by_rate))
+    assert (
+        "Training seconds are as they were measured, also where runs shared a machine." in conclude(made.opened).notes
+    )
