@@ -7,8 +7,10 @@ third. Median, Hyperband and ASHA are told the first seed's evaluations, numbere
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING
 
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner, WilcoxonPruner
 
 from jorge_tune.tuning.estimate import evaluations_of
@@ -45,7 +47,9 @@ def build_pruner(plan: StudyPlan, steps_per_epoch: int | None = None) -> BasePru
         case "asha":
             return SuccessiveHalvingPruner(min_resource=first, reduction_factor=_REDUCTION)
         case "wilcoxon":
-            return FiniteWilcoxonPruner()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)  # since 3.6; Optuna 5 has it unchanged
+                return FiniteWilcoxonPruner()
         case _:
             return NopPruner()
 

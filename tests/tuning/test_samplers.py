@@ -274,16 +274,17 @@ def test_seeds_are_all_different():
 def test_a_grid_is_run_once_and_whole_by_many_workers():
     the_plan = plan("grid")
     storage = optuna.storages.InMemoryStorage()
-    created(the_plan, storage, "shared").enqueue_trial({**the_plan.space.bootstrap_point(), "lr_factor": 0.5})
+    made = created(the_plan, storage, "shared")
     workers = [
         optuna.load_study(study_name="shared", storage=storage, sampler=build_sampler(the_plan)) for _ in range(4)
     ]
     points = []
-    for turn in range(the_plan.trials + 1):  # one was enqueued by hand
+    for turn in range(the_plan.trials + 1):
+        if turn == 10:  # somebody adds a point by hand
+            made.enqueue_trial({**the_plan.space.bootstrap_point(), "lr_factor": 0.6})
         trial = workers[turn % 4].ask()  # never told: others run meanwhile
         points.append(the_plan.space.suggest(trial))
-    hand = points.pop(1)
-    assert hand["lr_factor"] == 0.5
+    assert points.pop(10)["lr_factor"] == 0.6
     key = lambda point: str(sorted(point.items()))  # noqa: E731
     assert sorted(map(key, points)) == sorted(map(key, the_plan.space.grid()))
     assert points[1:] != the_plan.space.grid()[1:]  # shuffled
