@@ -22,6 +22,7 @@ _COMMANDS = {
     "plan": "Show what the optimizer will keep and compute for each parameter, without data.",
     "probe": "Measure the best length of a recipe's own steps, along its own training.",
     "recipes": "List the shipped recipes, or copy one.",
+    "report": "Write a page of a study, or of runs: verdict, figures, tables; nothing to fetch.",
     "study": "Search around a bootstrapped recipe, and see whether one shot was enough.",
     "train": "Train a recipe.",
     "validate": "Check recipe files and report every fault.",

@@ -1,0 +1,105 @@
+"""What a report is about, read from where it is stored: run folders, or a study and the runs that can be seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jorge_tune.errors import InputError, JorgeTuneError
+
+if TYPE_CHECKING:
+    from jorge_tune.measure.compare import Comparison, Contender
+    from jorge_tune.reporting.report_parts import Report
+    from jorge_tune.tuning.report_data import RunPlaces
+
+_BESIDE = ("probe.json", "calibration.json")
+
+
+def study_at(folder: Path) -> str | None:
+    """The name of the study whose runs a folder holds; None where it is none's."""
+    try:
+        held = json.loads((folder / "study.json").read_bytes())
+        return str(held["study_name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def report_of_runs(folders: Sequence[Path], wanted: tuple[str | None, float | None], extra: Sequence[Path]) -> Report:
+    """The report of run folders.
+
+    Raises:
+        InputError: nothing there can be compared; the message says why for each.
+    """
+    from jorge_tune.measure.compare import compare, read_contenders
+    from jorge_tune.reporting.report import runs_report
+
+    contenders = read_contenders(folders)
+    metric, value = wanted
+    comparison = compare(contenders, metric=metric, target=value)
+    places = {run.folder for contender in contenders for run in contender.runs}
+    around = sorted({*folders, *places, *(place.parent for place in places)})
+    return runs_report(comparison, _measured(around, extra))
+
+
+def report_of_study(name: str, storage: str | None, runs: Path | None, extra: Sequence[Path]) -> Report:
+    """The report of a study.
+
+    Raises:
+        InputError: the storage cannot be used, or holds no such study.
+    """
+    from jorge_tune.cli.studies import folders
+    from jorge_tune.reporting.report import study_report
+    from jorge_tune.tuning.address import find_address
+    from jorge_tune.tuning.reading import reading
+    from jorge_tune.tuning.report_data import recipes_of, run_places, study_data
+    from jorge_tune.tuning.study import join_study
+
+    address, where = find_address(storage), folders(name, runs)
+    with reading(address) as opened_storage:
+        opened = join_study(opened_storage, name)
+        study, recipes = study_data(opened, address), recipes_of(opened)
+        places, whose = run_places(opened, where)
+    comparison, notes = _compared(places, study)
+    measured = _measured([where(name)], extra)
+    return study_report(study, recipes, comparison, whose=whose, notes=notes, measured=measured)
+
+
+def _compared(places: Sequence[RunPlaces], study: dict[str, Any]) -> tuple[Comparison | None, list[str]]:
+    """The runs that this machine sees, and what there is to say about the others."""
+    from jorge_tune.measure.compare import Contender, compare
+    from jorge_tune.measure.runs import read_run
+
+    notes: list[str] = []
+    contenders: list[Contender] = []
+    for place in places:
+        found = []
+        for folder in place.folders:
+            try:
+                found.append(read_run(folder))
+            except JorgeTuneError as error:
+                notes.append(f"{place.name}: {error}")
+        if found:
+            contenders.append(Contender(place.name, place.recipe, tuple(found)))
+    if not contenders:
+        return None, ["No curves: the run folders are not on this machine (give --runs where they are).", *notes[:1]]
+    try:
+        return compare(contenders, metric=study["metric"], target=study["target"]), notes
+    except InputError as error:
+        return None, [f"No curves: {error}", *notes]
+
+
+def _measured(folders: Sequence[Path], extra: Sequence[Path]) -> dict[str, object]:
+    """What the files hold that were named, or lie beside the runs."""
+    beside = [folder / name for folder in folders for name in _BESIDE]
+    return {str(path): _read(path) for path in [*extra, *(path for path in beside if path.is_file())]}
+
+
+def _read(path: Path) -> object:
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON ({error})") from error

@@ -1,0 +1,213 @@
+"""A figure of a report's JSON twin as plotly draws it: `data` and `layout`, plain data again. No plotly is needed.
+
+Every trace carries in `meta` whose numbers it shows, and the numbers are the twin's, untouched. Colours are named by
+tokens (`@0` to `@6`, `@ink`, ...), which `PALETTES` resolves for a light and a dark page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import log10
+from typing import Any
+
+from jorge_tune.reporting.figures import COLOURS
+
+FONT = "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"
+_DARK = ("#4aa8e0", "#f0803c", "#2bbd92", "#dd9ac0", "#f0b83a", "#9ad6f7", "#ffffff")
+PALETTES: dict[str, dict[str, str]] = {
+    "light": {f"@{number}": colour for number, colour in enumerate(COLOURS)}
+    | {"@ink": "#1c1c1c", "@muted": "#6b6b6b", "@grid": "#e3e3e3", "@line": "#9a9a9a", "@paper": "#ffffff"},
+    "dark": {f"@{number}": colour for number, colour in enumerate(_DARK)}
+    | {"@ink": "#e8e8e8", "@muted": "#a3a3a3", "@grid": "#33373d", "@line": "#6f757d", "@paper": "#15181c"},
+}
+"""Okabe and Ito's colours; on a dark page the dark ones of them are lighter, and black is white."""
+_SYMBOLS = ("circle", "diamond", "square", "x", "triangle-down", "triangle-up", "star")
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
+_BAND_OPACITY = 0.16
+_LEVEL_DASH = ("dash", "dot", "dashdot")
+
+Data = Mapping[str, Any]
+
+
+def drawn(figure: Data) -> dict[str, Any]:
+    """`{"data": [...], "layout": {...}}` of one figure of a twin."""
+    traces = [trace for series in figure["series"] for trace in _traces(series)]
+    return {"data": traces, "layout": _layout(figure)}
+
+
+def with_colours(value: Any, palette: Mapping[str, str]) -> Any:
+    """What `drawn` gives, its tokens replaced by colours."""
+    if isinstance(value, str):
+        return palette.get(value, value)
+    if isinstance(value, Mapping):
+        return {key: with_colours(item, palette) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_colours(item, palette) for item in value]
+    return value
+
+
+def _traces(series: Data) -> list[dict[str, Any]]:
+    shared = {
+        "name": series["name"],
+        "legendgroup": series.get("group") or series["name"],
+        "showlegend": not series.get("quiet", False),
+    }
+    if series["kind"] in ("bars", "spans"):
+        return [{**shared, **_bars(series)}]
+    traces = []
+    if "low" in series:
+        traces.append({**shared, **_band(series), "showlegend": False})
+    return [*traces, {**shared, **_line(series)}]
+
+
+def _band(series: Data) -> dict[str, Any]:
+    """There along the highest values, and back along the lowest."""
+    x = list(series["x"])
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": x + x[::-1],
+        "y": list(series["high"]) + list(series["low"])[::-1],
+        "fill": "toself",
+        "fillcolor": _colour(series["look"]),
+        "opacity": _BAND_OPACITY,
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "meta": {"series": series["name"], "part": "band"},
+    }
+
+
+def _line(series: Data) -> dict[str, Any]:
+    kind, look = series["kind"], series["look"]
+    colour, number = _colour(look), look if isinstance(look, int) else None
+    trace: dict[str, Any] = {
+        "type": "scatter",
+        "mode": {"line": "lines+markers", "points": "markers"}.get(kind, "lines"),
+        "x": list(series["x"]),
+        "y": list(series["y"]),
+        "meta": {"series": series["name"], "part": "line"},
+        **_pointer(series, "%{y:.5g} at %{x:.5g}"),
+    }
+    if kind != "points":
+        dash = "solid" if number is None or kind == "threads" else _DASHES[number % len(_DASHES)]
+        trace["line"] = {"color": colour, "width": 1.1 if kind == "threads" else 2.4, "dash": dash}
+        trace["line"] |= {"shape": "hv"} if kind == "steps" else {}
+    if kind in ("line", "points"):
+        symbol = "x-thin-open" if number is None else _SYMBOLS[number % len(_SYMBOLS)]
+        trace["marker"] = {"color": colour, "symbol": symbol, "size": 7, "maxdisplayed": 14 if kind == "line" else 0}
+        trace["marker"] |= {"opacity": 0.8} if kind == "points" else {}
+    if kind == "threads":
+        trace["opacity"] = 0.55
+    return trace
+
+
+def _bars(series: Data) -> dict[str, Any]:
+    """Bars from 0, or spans from their beginnings."""
+    look = series["look"]
+    trace: dict[str, Any] = {
+        "type": "bar",
+        "orientation": "h",
+        "x": list(series["x"]),
+        "y": list(series["y"]),
+        "marker": {"color": _colour(look), "line": {"width": 0}},
+        "meta": {"series": series["name"], "part": "bars"},
+        **_pointer(series, "%{y}: %{x:.3g}"),
+    }
+    if series["kind"] == "spans":
+        trace["base"] = list(series["base"])
+        trace["marker"]["pattern"] = {"shape": _pattern(look), "size": 6, "solidity": 0.35}
+        trace["marker"]["line"] = {"width": 0.5, "color": "@paper"}
+    return trace
+
+
+def _pointer(series: Data, template: str) -> dict[str, Any]:
+    if "text" in series:
+        return {"text": list(series["text"]), "hovertemplate": "%{text}<extra></extra>"}
+    return {"hovertemplate": template}
+
+
+def _layout(figure: Data) -> dict[str, Any]:
+    annotations = [_text(x, y, text, "x", "y") for x, y, text in figure["labels"]]
+    shapes = []
+    for number, (y, text) in enumerate(figure["marks"]):
+        dash = _LEVEL_DASH[number % len(_LEVEL_DASH)]
+        shapes.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, **_rule(dash)})
+        place = _logged(y, figure["y"])
+        annotations.append({**_text(1, place, text, "paper", "y"), "xanchor": "right", "yanchor": "bottom"})
+    for x, text in figure["posts"]:
+        shapes.append({"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x, **_rule("dot")})
+        if text:
+            place = _logged(x, figure["x"])
+            annotations.append({**_text(place, 1, text, "x", "paper"), "yanchor": "top", "xanchor": "left"})
+    return {
+        "font": {"family": FONT, "size": 12.5, "color": "@ink"},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 52, "r": 14, "t": 24, "b": 44},
+        "hovermode": "closest",
+        "hoverlabel": {"align": "left"},
+        "barmode": "overlay",
+        "bargap": 0.25,
+        "xaxis": _axis(figure["x"], "x"),
+        "yaxis": _axis(figure["y"], "y"),
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
+        "shapes": shapes,
+        "annotations": annotations,
+    }
+
+
+def _axis(axis: Data, side: str) -> dict[str, Any]:
+    look: dict[str, Any] = {
+        "title": {"text": axis.get("title", ""), "standoff": 8},
+        "gridcolor": "@grid",
+        "linecolor": "@line",
+        "tickcolor": "@line",
+        "zeroline": False,
+        "ticks": "outside",
+        "automargin": True,
+    }
+    if axis.get("log"):
+        look |= {"type": "log", "exponentformat": "power", "dtick": None, "nticks": 6}
+    if axis.get("names"):
+        look |= {"type": "category", "autorange": "reversed" if axis.get("ticks") else True, "ticks": ""}
+        if axis.get("ticks"):
+            look |= {"categoryorder": "array", "categoryarray": [text for _, text in axis["ticks"]]}
+        return look
+    if "ticks" in axis:
+        look |= {"tickvals": [place for place, _ in axis["ticks"]], "ticktext": [text for _, text in axis["ticks"]]}
+        look["showgrid"] = side == "y" and bool(axis["ticks"])
+    if "bounds" in axis:
+        look["range"] = list(axis["bounds"])
+    return look
+
+
+def _text(x: float, y: float, text: str, xref: str, yref: str) -> dict[str, Any]:
+    font = {"color": "@muted", "size": 11.5}
+    return {
+        "x": x,
+        "y": y,
+        "xref": xref,
+        "yref": yref,
+        "text": text,
+        "showarrow": False,
+        "font": font,
+        "bgcolor": "@paper",
+        "opacity": 0.85,
+    }
+
+
+def _rule(dash: str) -> dict[str, Any]:
+    return {"line": {"color": "@line", "width": 1.3, "dash": dash}, "layer": "below"}
+
+
+def _logged(place: float, axis: Data) -> float:
+    """Annotations on a logarithmic axis are placed by the logarithm; shapes are not."""
+    return log10(place) if axis.get("log") else place
+
+
+def _colour(look: int | str) -> str:
+    return f"@{look % len(COLOURS)}" if isinstance(look, int) else f"@{look}"
+
+
+def _pattern(look: int | str) -> str:
+    return ("", "/", ".", "x", "\\", "-", "+")[look] if isinstance(look, int) else "|"
