@@ -22,6 +22,7 @@ function draw(plot, width) {
   const data = JSON.parse(plot.parentElement.querySelector(".figure-data").textContent);
   const found = coloured(data, PALETTES[theme]);
   Object.assign(found.layout, { template: {}, width: wide, height: plot.clientHeight, dragmode: wide < 600 ? false : "zoom" });
+  if (wide < 600 && (found.layout.xaxis.ticktext ?? []).join("").length > 30) found.layout.xaxis.tickangle = -35;
   Plotly.react(plot, found.data, found.layout, config);
 }
 
@@ -39,11 +40,10 @@ function drawRest(index) {
 }
 addEventListener("load", () => idle(() => drawRest(0)));
 
-let waiting;
-addEventListener("resize", () => {
-  clearTimeout(waiting);
-  waiting = setTimeout(() => printing || plots.forEach((plot) => draw(plot)), 150);
+const sized = new ResizeObserver((entries) => {
+  if (!printing) entries.forEach((entry) => drawnAs.has(entry.target) && draw(entry.target));
 });
+plots.forEach((plot) => sized.observe(plot));
 dark.addEventListener("change", () => plots.forEach((plot) => draw(plot)));
 addEventListener("beforeprint", () => { printing = true; plots.forEach((plot) => draw(plot, 680)); });
 addEventListener("afterprint", () => { printing = false; plots.forEach((plot) => draw(plot)); });

@@ -7,7 +7,6 @@ tokens (`@0` to `@6`, `@ink`, ...), which `PALETTES` resolves for a light and a 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import log10
 from typing import Any
 
 from jorge_tune.reporting.figures import COLOURS
@@ -24,7 +23,9 @@ PALETTES: dict[str, dict[str, str]] = {
 _SYMBOLS = ("circle", "diamond", "square", "x", "triangle-down", "triangle-up", "star")
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
 _BAND_OPACITY = 0.16
-_LEVEL_DASH = ("dash", "dot", "dashdot")
+_LEVEL_DASHES = ("dash", "dot", "dashdot")
+_MANY = 200  # points, from which on each is drawn smaller
+_STRIP = 0.09  # of the height, for what has no value
 
 Data = Mapping[str, Any]
 
@@ -88,16 +89,23 @@ def _line(series: Data) -> dict[str, Any]:
         "meta": {"series": series["name"], "part": "line"},
         **_pointer(series, "%{y:.5g} at %{x:.5g}"),
     }
+    if series.get("strip"):
+        trace["yaxis"] = "y2"
     if kind != "points":
         dash = "solid" if number is None or kind == "threads" else _DASHES[number % len(_DASHES)]
-        trace["line"] = {"color": colour, "width": 1.1 if kind == "threads" else 2.4, "dash": dash}
+        trace["line"] = {"color": colour, "width": _width(series), "dash": dash}
         trace["line"] |= {"shape": "hv"} if kind == "steps" else {}
     if kind in ("line", "points"):
         symbol = "x-thin-open" if number is None else _SYMBOLS[number % len(_SYMBOLS)]
-        trace["marker"] = {"color": colour, "symbol": symbol, "size": 7, "maxdisplayed": 14 if kind == "line" else 0}
+        trace["marker"] = {
+            "color": colour,
+            "symbol": symbol,
+            "size": 7 if len(series["x"]) < _MANY else 4.5,
+            "maxdisplayed": 14 if kind == "line" else 0,
+        }
         trace["marker"] |= {"opacity": 0.8} if kind == "points" else {}
     if kind == "threads":
-        trace["opacity"] = 0.55
+        trace["opacity"] = 0.8 if series.get("strong") else 0.45
     return trace
 
 
@@ -116,30 +124,27 @@ def _bars(series: Data) -> dict[str, Any]:
     if series["kind"] == "spans":
         trace["base"] = list(series["base"])
         trace["marker"]["pattern"] = {"shape": _pattern(look), "size": 6, "solidity": 0.35}
-        trace["marker"]["line"] = {"width": 0.5, "color": "@paper"}
+        trace["marker"]["line"] = {"width": 0.5 if len(series["x"]) < _MANY else 0, "color": "@paper"}
     return trace
 
 
 def _pointer(series: Data, template: str) -> dict[str, Any]:
     if "text" in series:
-        return {"text": list(series["text"]), "hovertemplate": "%{text}<extra></extra>"}
+        return {"hovertext": list(series["text"]), "hovertemplate": "%{hovertext}<extra></extra>"}
     return {"hovertemplate": template}
 
 
 def _layout(figure: Data) -> dict[str, Any]:
-    annotations = [_text(x, y, text, "x", "y") for x, y, text in figure["labels"]]
-    shapes = []
-    for number, (y, text) in enumerate(figure["marks"]):
-        dash = _LEVEL_DASH[number % len(_LEVEL_DASH)]
-        shapes.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, **_rule(dash)})
-        place = _logged(y, figure["y"])
-        annotations.append({**_text(1, place, text, "paper", "y"), "xanchor": "right", "yanchor": "bottom"})
-    for x, text in figure["posts"]:
-        shapes.append({"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x, **_rule("dot")})
-        if text:
-            place = _logged(x, figure["x"])
-            annotations.append({**_text(place, 1, text, "x", "paper"), "yanchor": "top", "xanchor": "left"})
-    return {
+    shapes = [
+        {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, **_rule(text, number)}
+        for number, (y, text) in enumerate(figure["marks"])
+    ]
+    shapes += [
+        {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x, **_rule(text, number + len(shapes))}
+        for number, (x, text) in enumerate(figure["posts"])
+    ]
+    has_strip = any(series.get("strip") for series in figure["series"])
+    layout = {
         "font": {"family": FONT, "size": 12.5, "color": "@ink"},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
@@ -148,12 +153,16 @@ def _layout(figure: Data) -> dict[str, Any]:
         "hoverlabel": {"align": "left"},
         "barmode": "overlay",
         "bargap": 0.25,
-        "xaxis": _axis(figure["x"], "x"),
-        "yaxis": _axis(figure["y"], "y"),
+        "xaxis": _axis(figure["x"], "x") | ({"anchor": "y2"} if has_strip else {}),
+        "yaxis": _axis(figure["y"], "y") | ({"domain": [_STRIP + 0.05, 1]} if has_strip else {}),
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
         "shapes": shapes,
-        "annotations": annotations,
+        "annotations": [_text(x, y, text) for x, y, text in figure["labels"]],
     }
+    if has_strip:
+        strip = {"domain": [0, _STRIP], "type": "category", "fixedrange": True, "zeroline": False, "showgrid": False}
+        layout["yaxis2"] = {**strip, "linecolor": "@line", "ticks": "", "automargin": True}
+    return layout
 
 
 def _axis(axis: Data, side: str) -> dict[str, Any]:
@@ -167,7 +176,7 @@ def _axis(axis: Data, side: str) -> dict[str, Any]:
         "automargin": True,
     }
     if axis.get("log"):
-        look |= {"type": "log", "exponentformat": "power", "dtick": None, "nticks": 6}
+        look |= {"type": "log", "exponentformat": "none", "minexponent": 5}
     if axis.get("names"):
         look |= {"type": "category", "autorange": "reversed" if axis.get("ticks") else True, "ticks": ""}
         if axis.get("ticks"):
@@ -181,28 +190,21 @@ def _axis(axis: Data, side: str) -> dict[str, Any]:
     return look
 
 
-def _text(x: float, y: float, text: str, xref: str, yref: str) -> dict[str, Any]:
-    font = {"color": "@muted", "size": 11.5}
-    return {
-        "x": x,
-        "y": y,
-        "xref": xref,
-        "yref": yref,
-        "text": text,
-        "showarrow": False,
-        "font": font,
-        "bgcolor": "@paper",
-        "opacity": 0.85,
-    }
+def _text(x: float, y: float, text: str) -> dict[str, Any]:
+    font = {"color": "@ink", "size": 11.5}
+    return {"x": x, "y": y, "text": text, "showarrow": False, "font": font, "bgcolor": "@paper", "opacity": 0.85}
 
 
-def _rule(dash: str) -> dict[str, Any]:
-    return {"line": {"color": "@line", "width": 1.3, "dash": dash}, "layer": "below"}
+def _rule(text: str, number: int) -> dict[str, Any]:
+    """The look of a level or upright line, and its entry in the legend where it has a name."""
+    line = {"color": "@muted" if text else "@line", "width": 1.4, "dash": _LEVEL_DASHES[number % len(_LEVEL_DASHES)]}
+    return {"line": line, "layer": "above" if text else "below", "name": text, "showlegend": bool(text)}
 
 
-def _logged(place: float, axis: Data) -> float:
-    """Annotations on a logarithmic axis are placed by the logarithm; shapes are not."""
-    return log10(place) if axis.get("log") else place
+def _width(series: Data) -> float:
+    if series["kind"] != "threads":
+        return 2.4
+    return 1.0 if not series.get("strong") else 1.9 if len(series["x"]) < _MANY else 1.3
 
 
 def _colour(look: int | str) -> str:

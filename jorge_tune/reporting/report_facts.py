@@ -18,9 +18,14 @@ from jorge_tune.reporting.summary import Table
 
 def recipe_section(recipes: Sequence[tuple[str, Recipe]], reasons: Mapping[str, Sequence[Derivation]]) -> Section:
     """The recipes as they were trained, and why their values are what they are, where that is known."""
-    tables = [(f"Why {name} is what it is", reason_table(found)) for name, found in reasons.items()]
+    tables, lines = [], []
+    for name, found in reasons.items():
+        carried = [one.field for one in found if not (one.changed or one.formula or one.source)]
+        tables.append((f"Why {name} is what it is", reason_table([one for one in found if one.field not in carried])))
+        if carried:
+            lines.append(f"{name}: carried over as they were: {', '.join(carried)}.")
     listings = [Listing(name, render_recipe(recipe, reasons.get(name, ()))) for name, recipe in recipes]
-    return Section(name="recipes", title="Recipes and their reasons", tables=tables, listings=listings)
+    return Section(name="recipes", title="Recipes and their reasons", lines=lines, tables=tables, listings=listings)
 
 
 def reason_table(derivations: Sequence[Derivation]) -> Table:

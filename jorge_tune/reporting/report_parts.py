@@ -26,7 +26,8 @@ class Series:
     A line has markers, a curve none; threads are many thin lines in one, steps a line that rises at its points alone.
 
     `low` and `high` make a band around a line. A span begins at `base` and is `x` long; a bar is `x` long. Series of
-    one `group` share an entry of the legend, which a `quiet` one never has. `text` is shown under the pointer.
+    one `group` share an entry of the legend, which a `quiet` one never has. `text` is shown under the pointer. What is
+    in the `strip` lies below the figure, at names on y; a `strong` series stands out among its likes.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Series:
     high: Sequence[float] | None = None
     base: Sequence[float] | None = None
     text: Sequence[str | None] | None = None
+    strip: bool = False
+    strong: bool = False
     group: str | None = None
     quiet: bool = False
 

@@ -54,7 +54,7 @@ def race_sections(comparison: Comparison, contenders: Sequence[Traced]) -> list[
         Section(name="contenders", title="Contenders", tables=[("", comparison_table(comparison))]),
         Section(
             name="curves",
-            title=f"{metric} against epoch and against training seconds",
+            title=f"Curves of {metric}",
             text="Lines are medians over seeds, bands their range. The first steep part is cut off: a double click on "
             "a figure shows all of it, a click on a name hides its line.",
             figures=curve_figures(comparison),
@@ -165,7 +165,8 @@ def pace_table(contenders: Sequence[Traced]) -> Table:
         ratio = "-" if found[0] is None or not first else f"{found[0] / first:.2f}"
         rows.append([one.standing.name, *("-" if v is None else show_seconds(v) for v in found), ratio])
     headings = ["contender", "iteration", "forward", "optimizer's step", "of the first"]
-    return Table(headings, rows, headings[1:])
+    kept = [i for i in range(len(headings)) if any(row[i] != "-" for row in rows)]
+    return Table([headings[i] for i in kept], [[row[i] for i in kept] for row in rows], headings[1:])
 
 
 def _traced(standing: Standing) -> Traced:

@@ -64,7 +64,7 @@ def search_sections(study: Study) -> list[Section]:
             name="slices",
             title="Each parameter alone",
             text="Points of a choice are spread sideways, so that they can be told apart. Trials without a finite "
-            "value lie at the edge.",
+            "value lie in the strip below.",
             figures=slice_figures(study),
         ),
         Section(name="timeline", title="Timeline", figures=[timeline_figure(study)]),
@@ -145,7 +145,7 @@ def _seed_figure(study: Study, held: Mapping[str, Mapping[int, float]]) -> Figur
         known = {seed: value for seed, value in sorted(values.items()) if math.isfinite(value)}
         if known:
             x, y = list(known), list(known.values())
-            series.append(Series(name=_named(name, study), kind="line", look=look, x=x, y=y))
+            series.append(Series(name=_named(name, study), kind="points", look=look, x=x, y=y))
     return Figure(
         key="confirmation",
         title="Confirmation, seed by seed",
