@@ -29,10 +29,11 @@ class Parabola:
         level: The parabola at x = 0.
         slope: dL/dx at 0, below 0 where the step descends.
         curvature: d2L/dx2.
-        optimum: x* where there is one; where rounding hides the curvature, the least that x* can be.
+        optimum: x* where there is one.
         residual: Root mean square of what the parabola leaves unexplained; 0 for three points, whatever they are.
         noise_chance: How often pure noise would be fitted as well; None for three points, which cannot judge.
         verdict: Whether `optimum` means anything: only for "convex descent".
+        at_least: Whether rounding hides the curvature, so that `optimum` is the least that x* can be.
     """
 
     level: float
@@ -42,6 +43,7 @@ class Parabola:
     residual: float
     noise_chance: float | None
     verdict: Verdict
+    at_least: bool = False
 
     def at(self, x: float) -> float:
         """The parabola at a multiple x of the displacement."""
@@ -50,8 +52,9 @@ class Parabola:
     @property
     def sentence(self) -> str:
         """The verdict in words, with what it rests on."""
+        beyond = " or beyond (rounding hides the curvature)" if self.at_least else ""
         words = {
-            "convex descent": f"convex descent, lowest at {self.optimum or 0:.3g} times the step",
+            "convex descent": f"convex descent, lowest at {self.optimum or 0:.3g} times the step{beyond}",
             "concave": "concave along the step: no lowest point",
             "ascent": "the loss rises along the step",
             "noise": "not told from noise",
@@ -109,8 +112,9 @@ def fit_parabola(multipliers: Sequence[float], losses: Sequence[float], *, resol
         resolution / unit * math.fsum(map(abs, w)) for w in (weights.slope, weights.curvature)
     )
     verdict, optimum = _judge(slope, curvature, slope_error, curvature_error, chance)
+    hidden = optimum is not None and curvature <= curvature_error
     residual = unit * math.sqrt(math.fsum(r * r for r in left) / len(left)) if chance is not None else 0.0
-    return Parabola(base + unit * level, unit * slope, unit * curvature, optimum, residual, chance, verdict)
+    return Parabola(base + unit * level, unit * slope, unit * curvature, optimum, residual, chance, verdict, hidden)
 
 
 def _judge(

@@ -34,11 +34,13 @@ _OWN = (
 def heading(probed: Probed) -> str:
     """What was probed, and how to read the numbers."""
     half = probed.points // 2
+    fresh = next((f"{reading.fresh.batches} fresh" for reading in probed.readings if reading.fresh), "fresh")
     return (
         f"{probed.recipe} ({probed.optimizer}, seed {probed.seed}) on {probed.device}: the loss along {count(probed)} "
-        f"of its own training, at {-half} to {half} times the step. x* is where the parabola is lowest, lr* = x* lr; "
-        f"slope and curvature are those of the loss in units of the step; intervals are the middle "
-        f"{100 * CONFIDENCE:.0f} % of {RESAMPLES} draws of the samples."
+        f"of its own training, at {-half} to {half} times the step, on the step's own batch and on {fresh} ones. lr* "
+        f"is the rate at which the parabola is lowest; slope and curvature are in units of the step; intervals are the "
+        f"middle {100 * CONFIDENCE:.0f} % of {RESAMPLES} draws of the samples; noise is how often pure noise would be "
+        f"fitted as well."
     )
 
 
@@ -49,27 +51,15 @@ def count(probed: Probed) -> str:
 
 def table(probed: Probed) -> Table:
     """One row per step and kind of batch."""
-    headings = [
-        "step",
-        "lr",
-        "batch",
-        "samples",
-        "x* = lr*/lr",
-        "interval",
-        "lr*",
-        "slope",
-        "curvature",
-        "noise",
-        "fit",
-    ]
+    headings = ["step, batch", "lr", "lr*/lr", "interval", "lr*", "fit", "slope", "curvature", "noise", "samples"]
     rows = []
     for reading in probed.readings:
-        start = [str(reading.step), f"{reading.lr:.3g}"]
+        lr = f"{reading.lr:.3g}"
         if reading.missing:
-            rows.append([*start, *["-"] * 8, reading.missing])
+            rows.append([str(reading.step), lr, *["-"] * 3, reading.missing, *["-"] * 4])
         for name, line in _lines(reading):
-            rows.append([*start, name, *_cells(reading.lr, line)])
-    return Table(headings, rows, headings[:2] + headings[3:10])
+            rows.append([f"{reading.step}, {name.split()[-1]}", lr, *_cells(reading.lr, line)])
+    return Table(headings, rows, [*headings[1:5], *headings[6:]])
 
 
 def words(probed: Probed) -> list[str]:
@@ -99,12 +89,13 @@ def _lines(reading: Reading) -> Iterator[tuple[str, LineReading]]:
 def _cells(lr: float, line: LineReading) -> list[str]:
     fit = line.fit
     if fit is None:
-        return [str(line.samples), *["-"] * 6, "the loss is not finite"]
+        return [*["-"] * 3, "the loss is not finite", *["-"] * 3, str(line.samples)]
     x = line.optimum
-    interval = "-" if line.interval is None else f"[{line.interval.low:.3g}, {line.interval.high:.3g}]"
+    interval = "-" if line.interval is None or fit.at_least else f"[{line.interval.low:.3g}, {line.interval.high:.3g}]"
     noise = "cannot judge" if fit.noise_chance is None else f"{100 * fit.noise_chance:.2g} %"
-    rates = ["-", interval, "-"] if x is None else [f"{x:.3g}", interval, f"{x * lr:.3g}"]
-    return [str(line.samples), *rates, f"{fit.slope:.3g}", f"{fit.curvature:.3g}", noise, fit.verdict]
+    least = ">= " if fit.at_least else ""
+    rates = ["-", interval, "-"] if x is None else [f"{least}{x:.3g}", interval, f"{least}{x * lr:.3g}"]
+    return [*rates, fit.verdict, f"{fit.slope:.3g}", f"{fit.curvature:.3g}", noise, str(line.samples)]
 
 
 def _sentence(reading: Reading) -> str:
@@ -119,7 +110,9 @@ def _sentence(reading: Reading) -> str:
             share = f"{100 * line.agreeing:.0f} % of the draws have a lowest point ahead"
             said.append(f"on {name}: {_VERDICTS[line.fit.verdict]} ({share})")
         else:
+            at_least = line.fit.at_least
             span = "" if line.interval is None else f" [{line.interval.low:.3g}, {line.interval.high:.3g}]"
             doubt = f", but {100 * (1 - line.agreeing):.0f} % of the draws have none" if not span else ""
-            said.append(f"on {name}: lr* is {line.optimum:.3g} times lr{span}{doubt}")
+            how = " (rounding hides the curvature)" if at_least else span
+            said.append(f"on {name}: lr* is {'at least ' if at_least else ''}{line.optimum:.3g} times lr{how}{doubt}")
     return f"{where}: {'; '.join(said)}.".replace("on its own", "on its own batch").replace("fresh:", "fresh batches:")

@@ -72,6 +72,7 @@ def line_figure(reading: Reading) -> Figure:
         _mark_optimum(figure, line, colour, dash)
     figure.update_layout(**_layout(f"step {reading.step}: times the step (lr {reading.lr:.3g})", "loss - loss at 0"))
     figure.update_xaxes(zeroline=True, zerolinecolor="#bbb", range=[-2.3, 2.3])
+    figure.update_yaxes(exponentformat="power")
     return figure
 
 
@@ -87,7 +88,11 @@ def rate_figure(probed: Probed) -> Figure:
     for number, (name, (field, symbol, dash)) in enumerate(_KINDS.items()):
         found = [(r, getattr(r, field)) for r in probed.readings if getattr(r, field) is not None]
         found = [(reading, line) for reading, line in found if line.optimum is not None]
-        ranges = [line.interval or (line.optimum, line.optimum) for _, line in found]
+        bounds = [line.fit.at_least for _, line in found]  # which have no interval
+        ranges = [
+            (line.optimum, line.optimum) if bound or line.interval is None else line.interval
+            for (_, line), bound in zip(found, bounds, strict=True)
+        ]
         figure.add_scatter(
             x=[r.step + (number - 0.5) * _SIDEWAYS * last for r, _ in found],
             y=[line.optimum * r.lr for r, line in found],

@@ -44,8 +44,13 @@ def test_a_table_words_and_nothing_written(recipe: Path, capsys: pytest.CaptureF
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0].startswith("tiny (sgd, seed 0) on cpu: the loss along 2 steps of its own training")
-    assert lines[2].split()[:6] == ["step", "lr", "batch", "samples", "x*", "="]
-    assert [line.split()[0] for line in lines[4:8]] == ["5", "5", "12", "12"]
+    assert lines[2].split()[:4] == ["step,", "batch", "lr", "lr*/lr"]
+    assert [line.split()[:2] for line in lines[4:8]] == [
+        ["5,", "own"],
+        ["5,", "fresh"],
+        ["12,", "own"],
+        ["12,", "fresh"],
+    ]
     assert any(line.startswith("What follows: ") for line in lines)
     assert any(line.startswith("What does not follow: a fresh optimum below the rate is no reason") for line in lines)
     assert lines[-1] == "Note: left out: step 40; the training has 18, the last of them read as 17"

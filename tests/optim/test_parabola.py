@@ -118,6 +118,11 @@ def test_what_rounding_moves_is_not_taken_for_slope_or_curvature():
         straight = fit_parabola((-1, 0, 1), (2.3 + 100 * eps + bend, 2.3, 2.3 - 100 * eps + bend), resolution=2 * eps)
         assert straight.verdict == "convex descent"
         assert straight.optimum == pytest.approx(100 / 8, rel=0.01)
+        assert straight.at_least
+        assert "lowest at 12.5 times the step or beyond (rounding hides the curvature)" in straight.sentence
+    bent = fit_parabola((-1, 0, 1), (2.3 + 100 * eps, 2.3, 2.3), resolution=2 * eps)
+    assert not bent.at_least
+    assert "beyond" not in bent.sentence
     # neither is told apart well enough to say on which side of 1 the optimum is
     doubtful = fit_parabola((-1, 0, 1), (2.3 + 5 * eps, 2.3, 2.3 - 5 * eps), resolution=2 * eps)
     assert doubtful.verdict == "noise"

@@ -47,15 +47,15 @@ def probed(*readings: Reading, **changes: object) -> Probed:
 def test_the_table_has_every_line() -> None:
     found = table(probed(*READINGS))
     cells = [dict(zip(found.headings, row, strict=True)) for row in found.rows]
-    assert [(c["step"], c["batch"], c["fit"]) for c in cells] == [
+    assert [(c["step, batch"], c["samples"], c["fit"]) for c in cells] == [
         ("0", "-", "lr is 0: there is no step"),
-        ("100", "its own", "convex descent"),
-        ("100", "4 fresh", "convex descent"),
-        ("200", "its own", "ascent"),
-        ("200", "4 fresh", "convex descent"),
+        ("100, own", "100", "convex descent"),
+        ("100, fresh", "100", "convex descent"),
+        ("200, own", "100", "ascent"),
+        ("200, fresh", "100", "convex descent"),
     ]
-    assert (cells[1]["x* = lr*/lr"], cells[1]["lr*"], cells[1]["interval"][:4]) == ("1.5", "0.15", "[1.4")
-    assert (cells[3]["x* = lr*/lr"], cells[3]["lr*"]) == ("-", "-")
+    assert (cells[1]["lr*/lr"], cells[1]["lr*"], cells[1]["interval"][:4]) == ("1.5", "0.15", "[1.4")
+    assert (cells[3]["lr*/lr"], cells[3]["lr*"]) == ("-", "-")
     assert cells[4]["interval"] == "-"
     assert set(found.right) < set(found.headings)
 
@@ -71,6 +71,19 @@ def test_words_say_what_follows_and_what_does_not() -> None:
     assert told[3].endswith("This rests on step 100.")
     assert told[4].startswith("Left out of it: step 0: lr is 0")
     assert "no reason to lower it" in told[6]
+
+
+def test_where_rounding_hides_the_curvature_the_optimum_is_said_to_be_a_bound() -> None:
+    x = torch.tensor(FIVE, dtype=torch.float64)
+    straight = read_line(FIVE, (2 - 1e-4 * x).expand(50, 5), batches=4)
+    seen = probed(Reading(5, 0.1, False, straight, straight))
+    row = dict(zip(table(seen).headings, table(seen).rows[0], strict=True))
+    assert row["lr*/lr"].startswith(">= ")
+    assert row["lr*"].startswith(">= ")
+    assert row["interval"] == "-"
+    assert "lr* is at least" in words(seen)[0]
+    assert "(rounding hides the curvature)" in words(seen)[0]
+    assert any("even the greedy optimum on fresh batches is above the rate" in line for line in words(seen))
 
 
 def test_without_a_suggestion_nothing_is_said_to_follow() -> None:
