@@ -50,7 +50,7 @@ def run_child(connection: socket.socket, grace_seconds: float) -> None:
     connection.setblocking(True)
     lines = _Lines(connection)
     job = lines.next()
-    if job is None:
+    if job is None or lines.at_end():  # nobody waits for it any more, since the server was long in coming
         os._exit(0)
     worker, stop = _Worker(connection), StopRequest()
     with stop, _Output(RunFolder(Path(job["out"]))) as output:
@@ -66,6 +66,15 @@ class _Lines:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection, self._received = connection, b""
+
+    def at_end(self) -> bool:
+        """Whether the other side has gone and left nothing more."""
+        try:
+            return not self._received and not self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def next(self) -> dict[str, Any] | None:
         """The next message; None when the other side has gone."""

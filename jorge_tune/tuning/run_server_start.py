@@ -31,7 +31,7 @@ _READ_AT_LOAD = (  # by torch and the libraries under it; what is read later tra
     *("LD_", "MALLOC_", "MKL_", "NCCL_", "NUMEXPR_", "NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTHON", "PYTORCH"),
     *("TBB_", "TORCH", "VECLIB_", "VIRTUAL_ENV"),
 )
-_NO_MATTER = ("_VISIBLE_DEVICES", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")  # scikit-learn sets these two itself
+_SET_BY_LIBRARIES = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR")  # by their own import
 _DETACHED = "import os\nif os.fork(): os._exit(0)\nfrom jorge_tune.training.run_server import main\nmain()"
 
 
@@ -184,7 +184,7 @@ def _what_a_run_inherits() -> list[object]:
     chosen = {
         name: environment[name]
         for name in sorted(environment)
-        if name.startswith(_READ_AT_LOAD) and not name.endswith(_NO_MATTER)
+        if name.startswith(_READ_AT_LOAD) and not name.endswith(("_VISIBLE_DEVICES", *_SET_BY_LIBRARIES))
     }
     package = Path(jorge_tune.__file__).parent
     sources = [(str(path), _stamp(path)) for path in sorted(package.rglob("*.py"))]

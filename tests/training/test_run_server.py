@@ -176,6 +176,7 @@ def test_a_run_whose_worker_is_killed_writes_a_checkpoint_and_ends(server: RunSe
     with worker_process(long_recipe(), tmp_path / "run") as worker:
         assert worker.stdout is not None
         pid = int(worker.stdout.readline())
+        assert pid in children_of(pid_of(server))  # though this process has loaded torch and that one has not
         wait_until(lambda: RunFolder(tmp_path / "run").checkpoint.exists())
         worker.kill()
     wait_until(lambda: not is_alive(pid))
