@@ -108,7 +108,7 @@ def _exit_code(found: Calibrated | None, probed: Probed | None) -> int:
 
 def _search(
     source: str, before: Recipe, made: Bootstrapped, trials: int, device: str, threads: int | None, output_format: str
-) -> tuple[int, dict[str, Any]]:
+) -> tuple[int, dict[str, Any] | None]:
     """Search around the recipe, as `study run` would; its exit code and its verdict."""
     from jorge_tune.cli.studies import make_study
     from jorge_tune.cli.study_end import exit_code, run, show_end
@@ -120,7 +120,7 @@ def _search(
     found = make_study(plan, None, branch=True)
     end = run(found, workers=1, hours=None, download=False)
     code = exit_code(found, end) if output_format == "json" else show_end(found, end, output_format)
-    return code, stored_form(end.verdict)
+    return code, None if end.verdict is None else stored_form(end.verdict)
 
 
 def _calibrate(recipe: Recipe, device: str, threads: int | None) -> Calibrated:

@@ -104,10 +104,14 @@ def make_study(plan: StudyPlan, option: str | None, runs: Path | None = None, *,
     """The study of a plan, made where it is not there yet.
 
     Raises:
-        InputError: the storage cannot be used, or another study has its name (without `branch`) or its folder.
+        InputError: a package is missing, the storage cannot be used, or another study has its name (without `branch`)
+            or its folder.
     """
+    from jorge_tune.tuning.samplers import require_packages
     from jorge_tune.tuning.study import open_study
 
+    for method in (plan.sampler, plan.pruner):
+        require_packages(method)
     address, storage = open_address(option, create=True)
     places = folders(plan.name, runs)
     opened = open_study(storage, plan, places, on_change="branch" if branch else "refuse")

@@ -82,7 +82,7 @@ class Board:
             return f"{where}: {told.what}" + (f" ({told.state})" if told.state == "waiting" else "")
         status = self.look(at_once=True)
         where = f"{self._label}: {_trial(status, told.trial)}"
-        what = told.what if told.state == "complete" else f"{told.state}" + (f", {told.what}" if told.what else "")
+        what = _value(status, told.trial, told.what) if told.state == "complete" else _ending(told)
         return f"[{status.ended}/{status.total}] {where}: {what}{_best_so_far(status, told.trial)}"
 
     def look(self, *, at_once: bool = False) -> Status:
@@ -114,6 +114,18 @@ def display_lines(label: str, status: Status) -> list[str]:
     if status.stop is not None:
         lines.append(f"  stopping ({status.stop})")
     return lines
+
+
+def _value(status: Status, number: int, told: str) -> str:
+    """A completed trial's value as it was told; an infinite one in words."""
+    row = next((row for row in status.rows if row.number == number), None)
+    if row is None or row.value is None or math.isfinite(row.value):
+        return told
+    return "diverged" if row.diverged else "missed the target"
+
+
+def _ending(told: Told) -> str:
+    return told.state + (f", {told.what}" if told.what else "")
 
 
 def _trial(status: Status, number: int) -> str:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from jorge_tune.tuning.running import Stage, StudyEnd
     from jorge_tune.tuning.study import OpenStudy
 
-_BROKEN_OFF = ("fault", "error", "interrupted")
-
 Watch = Callable[["Stage", "OpenStudy"], Report]
 
 
@@ -59,7 +57,7 @@ def show_end(found: Found, end: StudyEnd, output_format: str) -> int:
     from jorge_tune.tuning.confirm import stored_form
 
     code = exit_code(found, end)
-    if end.left.kind in _BROKEN_OFF:
+    if end.verdict is None:
         return code
     data = stored_form(end.verdict)
     if output_format == "json":
@@ -82,4 +80,4 @@ def exit_code(found: Found, end: StudyEnd) -> int:
         return EXIT_INTERRUPTED
     if left.kind in ("stopped", "time"):
         click.echo(f"{end.stage} ended early: {left.reason}", err=True)
-    return 0 if end.verdict.has_answer else EXIT_NO_ANSWER
+    return 0 if end.verdict is not None and end.verdict.has_answer else EXIT_NO_ANSWER

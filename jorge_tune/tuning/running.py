@@ -35,11 +35,11 @@ class Crew:
 
 
 class StudyEnd(NamedTuple):
-    """How it ended: why the last workers left, in which stage, and the verdict on what there is."""
+    """How it ended: why the last workers left, in which stage, and the verdict, unless something broke it off."""
 
     left: Left
     stage: Stage
-    verdict: Verdict
+    verdict: Verdict | None
 
 
 def run_whole(
@@ -64,17 +64,16 @@ def run_whole(
     """
     for study in (opened, *beside(opened)):
         study.let_go_on()
-    left = Left("done")
     baseline = open_baseline(opened, runs)
     if baseline is not None:
         left = _work("baseline", baseline, address, runs, crew, watch)
         if left.kind != "done":
-            return StudyEnd(left, "baseline", conclude(opened))
+            return _end(left, "baseline", opened)
     left = _work("search", opened, address, runs, crew, watch)
-    verdict = conclude(opened)
+    searched = _end(left, "search", opened)
     if left.kind not in ("done", "time"):
-        return StudyEnd(left, "search", verdict)
-    return confirm_whole(opened, address, runs, crew, watch) or StudyEnd(left, "search", verdict)
+        return searched
+    return confirm_whole(opened, address, runs, crew, watch) or searched
 
 
 def confirm_whole(
@@ -86,7 +85,12 @@ def confirm_whole(
         return None
     confirmation.let_go_on()
     left = _work("confirmation", confirmation, address, runs, crew, watch)
-    return StudyEnd(left, "confirmation", conclude(opened))
+    return _end(left, "confirmation", opened)
+
+
+def _end(left: Left, stage: Stage, opened: OpenStudy) -> StudyEnd:
+    is_broken_off = left.kind in ("interrupted", "fault", "error")
+    return StudyEnd(left, stage, None if is_broken_off else conclude(opened))
 
 
 def _work(

@@ -109,7 +109,8 @@ def _gain(gain: Gain, verdict: Verdict) -> str:
     p = "" if gain.p_corrected is None else f", p = {gain.p_corrected:.2g}"
     median, low, high = (_signed(value) for value in (gain.median, gain.low, gain.high))
     counts = f"better on {gain.wins}, level on {gain.ties}, worse on {gain.losses}"
-    return f"{names[:1].upper()}{names[1:]}: a gain of {median} [{low}, {high}]; {counts} of {_number(gain.pairs, 'seed')}{p}."
+    line = f"{names}: a gain of {median} [{low}, {high}]; {counts} of {_number(gain.pairs, 'seed')}{p}."
+    return line[:1].upper() + line[1:]
 
 
 def _single_shot(verdict: Verdict) -> str:
@@ -129,7 +130,8 @@ def _importances(verdict: Verdict) -> str:
     if found.reason:
         return f"Importance of the parameters: not enough to tell ({found.reason})."
     shown = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found.shares.items())
-    return f"What sets the {found.good} best of {found.trials} trials apart: {shown}."
+    by = "" if found.reading is None else f", ranked by evaluation {found.reading}, before most were pruned"
+    return f"What sets the {found.good} best of {found.trials} trials apart{by}: {shown}."
 
 
 def _edges(verdict: Verdict) -> list[str]:

@@ -264,6 +264,13 @@ def test_options_win_over_the_file_and_are_checked_like_it(tmp_path, capsys):
     assert "needs 4 seeds or more, got 3" in capsys.readouterr().err
 
 
+def test_a_sampler_whose_package_is_missing_is_refused_with_the_pip_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jorge_tune.tuning.samplers._NEEDS", {"qmc": ("no_such_package",)})
+    assert run("run", "digits/cnn-sgd", "--sampler", "qmc", folder=tmp_path) == 2
+    assert "qmc needs no_such_package: pip install 'jorge-tune[samplers]'" in capsys.readouterr().err
+    assert not (tmp_path / "study.db").exists()
+
+
 def test_fewer_trials_than_are_done(made, tmp_path, capsys):
     assert run("run", "--name", "small", "--trials", "3", "--runs", made.runs("small"), folder=tmp_path) == 2
     assert "trials must be at least 4, as study small has done, got 3" in capsys.readouterr().err

@@ -75,3 +75,36 @@ def test_a_study_without_parameters_or_trials():
         == "the trials have no parameters"
     )
     assert importances(study_of([], lambda: 0.5), lower_is_better=False).trials == 0
+
+
+def test_where_pruning_left_few_values_trials_are_ranked_by_a_reading_that_nearly_all_have():
+    """Thirty trials, all but four pruned at their third evaluation; the reading follows the rate."""
+    study = optuna.create_study(direction="maximize")
+    for number, point in enumerate(points(30)):
+        whole = number < 4
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.COMPLETE if whole else optuna.trial.TrialState.PRUNED,
+                value=0.5 if whole else None,
+                params=point,
+                distributions=SPACE,
+                intermediate_values={step: point["lr"] + 0.01 * step for step in range(1, 9 if whole else 4)},
+            )
+        )
+    found = importances(study, lower_is_better=False)
+    assert (found.reading, found.trials, found.good) == (3, 30, 5)
+    assert next(iter(found.shares)) == "lr"
+
+
+def test_readings_that_are_no_numbers_do_not_count():
+    study = optuna.create_study(direction="maximize")
+    for point in points(20):
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.PRUNED,
+                params=point,
+                distributions=SPACE,
+                intermediate_values={1: -math.inf},
+            )
+        )
+    assert importances(study, lower_is_better=False).reason == "0 of at least 15 completed trials with a value"
