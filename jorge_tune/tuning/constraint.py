@@ -132,9 +132,9 @@ class IterationTimes:
         return ratio - (1 + self._plan.overhead)
 
     def seconds_per_step(self, recipe: Recipe) -> float | None:
-        """Calibrated seconds of a trial's step, or of the baseline's; None where they were not measured."""
+        """Calibrated seconds of a trial's step, or of the baseline's; None where the study goes by measured ones."""
         cost, interval = self._cost(recipe), _interval(recipe)
-        if cost is None:
+        if cost is None or self.dropped is not None:
             return None
         if not isinstance(recipe.optimizer, KroneckerFields):
             return cost.base_seconds

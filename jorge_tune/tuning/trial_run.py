@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+from jorge_tune.errors import RunFolderError
 from jorge_tune.recipe.io import render_recipe
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.tuning.children import Ended, RunJob
@@ -127,7 +128,10 @@ class TrialRun:
         self._lease = lease
         scores: list[Score] = []
         for index, seed in enumerate(self._plan.seeds):
-            outcome = self._run_seed(index, seed)
+            try:
+                outcome = self._run_seed(index, seed)
+            except RunFolderError as error:  # records that are none: this trial's loss, not the study's
+                outcome = TrialEnd("failed", str(error))
             if isinstance(outcome, TrialEnd):
                 return replace(outcome, scores=tuple(scores))
             scores.append(outcome)

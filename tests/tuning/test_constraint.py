@@ -12,6 +12,7 @@ from jorge_tune.tuning import calibration_process
 from jorge_tune.tuning.calibration_process import calibrate_apart
 from jorge_tune.tuning.constraint import Cost, IterationTimes
 from jorge_tune.tuning.joining import measure_first, prepare_costs
+from jorge_tune.tuning.objective import Objective
 from jorge_tune.tuning.orders import Orders
 from jorge_tune.tuning.parameters import ChoiceParameter, FactorParameter
 from jorge_tune.tuning.plan import StudyPlan
@@ -103,6 +104,7 @@ def test_a_study_without_a_feasible_interval_says_so_and_goes_on(opened):
     assert costs.dropped == "no refresh interval of the space keeps the budget"
     assert said[-1].endswith("without its constraint on the iteration time: " + costs.dropped)
     assert costs.excess(recipe_at(study)) is None
+    assert costs.seconds_per_step(recipe_at(study)) is None
     assert times(study).dropped == costs.dropped
     assert times(study).missing() == []
 
@@ -140,6 +142,19 @@ def test_trials_carry_the_constraint_and_its_mirror(opened, tmp_path):
         assert trial.user_attrs["iteration_time"] == pytest.approx(ratio)
 
 
+@pytest.mark.parametrize(("outcome", "seconds"), [("interval", "calibrated"), ("unstable", "measured")])
+def test_a_time_to_target_says_whether_its_seconds_are_calibrated(opened, tmp_path, outcome, seconds):
+    study = opened(costly_plan(trials=1, objective=Objective(kind="time-to-target", metric="top1", target=0.3)))
+    costs = times(study)
+    costs.measure(Calibrations(outcome=outcome))
+    settings = WorkerSettings(device="cpu", threads=1)
+    Worker(study, study.enter(tmp_path / "runs"), EmptyRuns(), Orders(), settings, costs).work()
+    (trial,) = study.study.get_trials()
+    assert trial.user_attrs["seconds"] == seconds
+    calibrated = 30 * 0.01 * 1.12  # the third evaluation reaches 0.3, ten steps each
+    assert trial.value == (pytest.approx(calibrated) if seconds == "calibrated" else 3.0)
+
+
 def test_a_calibration_runs_apart_and_is_interrupted_at_once(opened, tmp_path, monkeypatch):
     monkeypatch.setenv("JORGE_TUNE_CACHE", str(tmp_path / "cache"))
     orders = Orders()
@@ -171,7 +186,7 @@ def sleeping(seconds: float) -> bool:
 
 
 @pytest.mark.slow
-def test_a_real_calibration_is_measured_once_and_then_found(opened, tmp_path, monkeypatch):
+def test_a_real_calibration_runs_apart(tmp_path, monkeypatch):
     """Half a minute of measuring; on a busy machine the answer may be that it was unstable, which is an answer."""
     monkeypatch.setenv("JORGE_TUNE_CACHE", str(tmp_path / "cache"))
     cost = calibrate_apart(small_plan().recipe, "cpu", 1, 0.1, wait=sleeping)

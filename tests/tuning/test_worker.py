@@ -219,6 +219,16 @@ def test_a_finished_run_is_told_from_its_records_and_not_started_again(tmp_path)
     assert storage is not again.opened.storage
 
 
+def test_damaged_records_fail_their_trial_and_no_other(tmp_path):
+    rig = Rig(tmp_path, trials=2)
+    records = tmp_path / "runs" / "trial-0" / "seed-0" / "records.jsonl"
+    records.parent.mkdir(parents=True)
+    records.write_text("no record\n")
+    assert rig.work(EmptyRuns()).kind == "done"
+    assert rig.states() == ["FAIL", "COMPLETE"]
+    assert "records.jsonl: not a record" in rig.trials[0].user_attrs["reason"]
+
+
 def test_another_recipes_run_in_the_folder_is_not_taken_for_the_trials(tmp_path):
     rig = Rig(tmp_path, trials=1)
     rig.work(EmptyRuns())
@@ -411,6 +421,30 @@ def test_a_study_without_parameters_still_counts_its_starts(tmp_path):
     rig = Rig(tmp_path, trials=1, space=replace(plan.space, parameters=()))
     rig.work(EmptyRuns(end=by_folder(trial_0=[KILLED] * 9)))
     assert rig.states() == ["FAIL"]
+
+
+def test_two_workers_share_a_study_on_every_storage(storage_address, study_name, opened, tmp_path):
+    plan = small_plan(name=study_name, trials=12, sampler="tpe")
+    made = open_study(opened(storage_address), plan, lambda name: tmp_path / "runs")
+    lefts, runs = [], EmptyRuns()
+
+    def work():
+        study = join_study(opened(storage_address), study_name)
+        costs = IterationTimes(study, device="cpu", threads=1)
+        folder = study.enter(tmp_path / "runs")
+        lefts.append(Worker(study, folder, runs, Orders(), WorkerSettings(device="cpu", threads=1), costs).work())
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(100)
+    assert sum(left.trials for left in lefts) == 12
+    trials = made.study.get_trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 12
+    assert all(list(trial.intermediate_values) == [1, 2, 3, 4, 5] for trial in trials)
+    assert len({tuple(trial.params.values()) for trial in trials}) == 12
+    assert set(runs.starts.values()) == {1}
 
 
 def test_real_runs_train_and_a_killed_one_goes_on(tmp_path):
