@@ -46,7 +46,7 @@ def reasons_of(recipes: Sequence[tuple[str, Recipe]]) -> dict[str, tuple[Derivat
     for name, recipe in recipes:
         for before in tuned:
             for schedule in (None, "keep", "step"):
-                made = bootstrap(before, schedule=schedule)  # type: ignore[arg-type]
+                made = bootstrap(before, schedule=schedule)
                 if name not in found and _is_made(recipe, made.recipe):
                     found[name] = made.derivations
     return found

@@ -131,7 +131,7 @@ def _rates(data: Mapping[str, Any], readings: Sequence[Mapping[str, Any]], name:
             x, y = [step for step, _ in pairs], [rate for _, rate in pairs]
             series.append(Series(name=label, kind="steps", look="muted" if look == 2 else "ink", x=x, y=y))
     for look, (field, label) in enumerate(_KINDS.items()):
-        found = [(r["step"], r["lr"] * _optimum(r[field])) for r in readings if _optimum(r[field]) is not None]  # type: ignore[operator]
+        found = [(r["step"], r["lr"] * _optimum(r[field])) for r in readings if _optimum(r[field]) is not None]
         if found:
             x, y = [step for step, _ in found], [rate for _, rate in found]
             series.append(Series(name=f"lr* on {label}", kind="points", look=look, x=x, y=y))

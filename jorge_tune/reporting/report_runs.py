@@ -10,7 +10,7 @@ from jorge_tune.measure.comparison import Comparison, Standing
 from jorge_tune.measure.statistics import median
 from jorge_tune.reporting.calibration import show_seconds
 from jorge_tune.reporting.curves import AXIS_TITLES, contender_curves, interesting_range
-from jorge_tune.reporting.report_lines import banded, banded_curves
+from jorge_tune.reporting.report_lines import Banded, banded, banded_curves
 from jorge_tune.reporting.report_parts import Axis, Figure, Section, Sentence, Series
 from jorge_tune.reporting.report_traces import RunTrace, schedule_line, trace_of
 from jorge_tune.reporting.summary import Table, comparison_table, show_value, target_sentence
@@ -86,8 +86,7 @@ def curve_figures(comparison: Comparison) -> list[Figure]:
         series = []
         for index, contender in enumerate(curves):
             line = banded_curves(contender, axis)
-            band = {"low": line.low, "high": line.high} if len(contender.runs) > 1 else {}
-            series.append(Series(name=contender.name, kind="line", look=index, x=line.x, y=line.y, **band))
+            series.append(_banded_line(contender.name, index, line, len(contender.runs)))
         figures.append(
             Figure(
                 key=f"metric-by-{axis.replace('train_', '')}",
@@ -109,14 +108,15 @@ def rate_figure(contenders: Sequence[Traced]) -> Figure:
         if not one.traces:
             continue
         per_epoch = next((trace.steps_per_epoch for trace in one.traces if trace.steps_per_epoch), None)
-        name, shared = one.standing.name, {"look": look, "group": one.standing.name}
+        name = one.standing.name
         if per_epoch is not None:
             x, y = schedule_line(one.standing.contender.recipe, per_epoch)
-            series.append(Series(name=name, kind="steps", x=x, y=y, **shared))  # type: ignore[arg-type]
+            series.append(Series(name=name, kind="steps", look=look, x=x, y=y, group=name))
         points = sorted({point for trace in one.traces for point in trace.rates})
         if points:
             x, y = [epoch for epoch, _ in points], [rate for _, rate in points]
-            recorded = Series(name=f"{name}, recorded", kind="points", x=x, y=y, quiet=per_epoch is not None, **shared)  # type: ignore[arg-type]
+            quiet = per_epoch is not None
+            recorded = Series(name=f"{name}, recorded", kind="points", look=look, x=x, y=y, quiet=quiet, group=name)
             series.append(recorded)
     rates = [rate for one in series for rate in one.y if rate > 0]
     is_log = bool(rates) and max(rates) > _LOG_RANGE * min(rates)
@@ -138,8 +138,7 @@ def pace_figure(contenders: Sequence[Traced]) -> Figure:
         lines = [trace.paces for trace in one.traces if trace.paces]
         if lines:
             line = banded([[(epoch, 1e3 * seconds) for epoch, seconds in points] for points in lines])
-            band = {"low": line.low, "high": line.high} if len(lines) > 1 else {}
-            series.append(Series(name=one.standing.name, kind="line", look=look, x=line.x, y=line.y, **band))
+            series.append(_banded_line(one.standing.name, look, line, len(lines)))
     return Figure(
         key="iteration-time",
         title="Iteration time along the training",
@@ -167,6 +166,12 @@ def pace_table(contenders: Sequence[Traced]) -> Table:
     headings = ["contender", "iteration", "forward", "optimizer's step", "of the first"]
     kept = [i for i in range(len(headings)) if any(row[i] != "-" for row in rows)]
     return Table([headings[i] for i in kept], [[row[i] for i in kept] for row in rows], headings[1:])
+
+
+def _banded_line(name: str, look: int, line: Banded, runs: int) -> Series:
+    """A median line, with a band where there is more than one run."""
+    low, high = (line.low, line.high) if runs > 1 else (None, None)
+    return Series(name=name, kind="line", look=look, x=line.x, y=line.y, low=low, high=high)
 
 
 def _traced(standing: Standing) -> Traced:

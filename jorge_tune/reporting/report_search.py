@@ -216,7 +216,7 @@ def _scale(parameter: Mapping[str, Any]) -> tuple[Any, Axis, float]:
     def place(trial: Trial) -> float | None:
         if name not in trial["point"]:
             return None
-        spread = 0.5 * (trial["number"] * _JITTER % 1 - 0.5)
+        spread = 0.5 * _beside(trial)
         return _index(labels, trial["point"][name]) + spread
 
     return place, axis, float(_index(labels, parameter["held"]))
@@ -226,12 +226,16 @@ def _position(parameter: Mapping[str, Any], trial: Trial) -> float | None:
     """Between 0 and 1 along a parameter's range; of a choice a little beside, so that lines can be told apart."""
     if parameter["kind"] == "choice":
         count = len(parameter["labels"])
-        spread = _SPREAD * (trial["number"] * _JITTER % 1 - 0.5)
-        return spread + (
-            0.5 if count == 1 else _index(parameter["labels"], trial["point"][parameter["name"]]) / (count - 1)
-        )
+        index = _index(parameter["labels"], trial["point"][parameter["name"]])
+        return _SPREAD * _beside(trial) + (0.5 if count == 1 else index / (count - 1))
     value, low, high = trial["values"][parameter["path"]], parameter["low"], parameter["high"]
     return math.log(value / low) / math.log(high / low) if high > low else 0.5
+
+
+def _beside(trial: Trial) -> float:
+    """Between -0.5 and 0.5, from a trial's number."""
+    place: float = trial["number"] * _JITTER % 1
+    return place - 0.5
 
 
 def _index(labels: Sequence[Any], label: Any) -> int:
