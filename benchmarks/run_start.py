@@ -122,7 +122,7 @@ def end_server() -> None:
     if (connection := knock(find_place(**_SERVER))) is not None:
         connection.close()
         pid = server_pid()
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGTERM)
         while Path(f"/proc/{pid}/exe").exists():
             time.sleep(0.01)
 
