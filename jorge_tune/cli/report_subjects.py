@@ -49,7 +49,7 @@ def report_of_study(name: str, storage: str | None, runs: Path | None, extra: Se
     Raises:
         InputError: the storage cannot be used, or holds no such study.
     """
-    from jorge_tune.cli.studies import folders
+    from jorge_tune.cli.studies import folders, warn_of_password
     from jorge_tune.reporting.report import study_report
     from jorge_tune.tuning.address import find_address
     from jorge_tune.tuning.reading import reading
@@ -57,6 +57,7 @@ def report_of_study(name: str, storage: str | None, runs: Path | None, extra: Se
     from jorge_tune.tuning.study import join_study
 
     address, where = find_address(storage), folders(name, runs)
+    warn_of_password(storage, address)
     with reading(address) as opened_storage:
         opened = join_study(opened_storage, name)
         study, recipes = study_data(opened, address), recipes_of(opened)

@@ -79,13 +79,18 @@ def open_address(option: str | None, *, create: bool = False) -> tuple[Address, 
     from jorge_tune.tuning.storage import open_storage
 
     address = find_address(option)
+    warn_of_password(option, address)
+    return address, open_storage(address, create=create)
+
+
+def warn_of_password(option: str | None, address: Address) -> None:
+    """Say on stderr that a password given as an option is no secret."""
     if option is not None and address.secrets():
         click.echo(
             "--storage: other users of this machine can read the password in the list of processes; "
             "put the address into JORGE_TUNE_STORAGE instead (warning)",
             err=True,
         )
-    return address, open_storage(address, create=create)
 
 
 def find_study(option: str | None, name: str | None, runs: Path | None = None) -> Found:

@@ -32,13 +32,12 @@ const seen = new IntersectionObserver(
   { rootMargin: "400px" },
 );
 plots.forEach((plot) => seen.observe(plot));
-const idle = window.requestIdleCallback ?? ((work) => setTimeout(work, 30));
 function drawRest(index) {
   if (index >= plots.length) { document.documentElement.dataset.drawn = plots.length; return; }
   draw(plots[index]);
-  idle(() => drawRest(index + 1));
+  setTimeout(() => drawRest(index + 1), 20);
 }
-addEventListener("load", () => idle(() => drawRest(0)));
+addEventListener("load", () => setTimeout(() => drawRest(0), 20));
 
 const sized = new ResizeObserver((entries) => {
   if (!printing) entries.forEach((entry) => drawnAs.has(entry.target) && draw(entry.target));

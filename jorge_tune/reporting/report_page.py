@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from jorge_tune.reporting.report_draw import PALETTES, drawn, with_colours
-from jorge_tune.reporting.report_parts import figures_of
 
 Data = Mapping[str, Any]
 
@@ -157,5 +156,3 @@ def _plotly_script() -> str:
     script: str = get_plotlyjs()
     return script
 
-
-__all__ = ["drawn_figures", "figure_for_picture", "figures_of", "report_page"]

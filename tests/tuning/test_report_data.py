@@ -1,0 +1,110 @@
+"""A study as its report reads it: fresh from the storage, which stays as it was, also where it cannot be written."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from jorge_tune.errors import InputError
+from jorge_tune.tuning.reading import reading
+from jorge_tune.tuning.report_data import recipes_of, run_places, study_data
+from jorge_tune.tuning.study import join_study
+from tests.tuning.empty_runs import EmptyRuns
+from tests.tuning.test_confirm import by_rate, searched
+
+READ = """\
+import sys
+from pathlib import Path
+from jorge_tune.tuning.address import parse_address
+from jorge_tune.tuning.reading import reading
+from jorge_tune.tuning.study import join_study
+path = Path(sys.argv[1])
+with reading(parse_address(f"sqlite:///{path}")) as storage:
+    print(len(join_study(storage, "small").study.trials))
+"""
+
+
+@pytest.fixture
+def made(tmp_path):
+    made = searched(tmp_path / "study", confirm_seeds=(1, 2))
+    made.work(made.confirmation(), EmptyRuns(by_rate))
+    return made
+
+
+def test_the_data_are_the_trials_and_todays_verdict(made):
+    data = study_data(made.opened, made.address)
+    assert [trial["number"] for trial in data["trials"]] == [0, 1, 2, 3]
+    assert data["verdict"]["best"]["number"] == 1
+    assert data["verdict"]["sentences"]
+    assert data["confirmation"]["bootstrap"].keys() == {1, 2}
+    assert [parameter["kind"] for parameter in data["parameters"]] == ["factor", "choice"]
+    assert data["parameters"][0]["low"] == pytest.approx(0.025)
+    assert all(trial["worker"] for trial in data["trials"])
+    assert "verdict" not in made.opened.study.user_attrs, "reading wrote nothing"
+
+
+def test_the_recipes_come_with_their_reasons(made):
+    found = {one.name: one for one in recipes_of(made.opened)}
+    assert list(found) == ["trial 1", "bootstrap", "baseline"]
+    assert found["trial 1"].recipe.optimizer.lr == 0.2
+    assert found["trial 1"].derivations[0].field == "optimizer.lr"
+
+
+def test_the_curves_are_the_confirmations_and_else_the_searchs(tmp_path, made):
+    places, whose = run_places(made.opened, made.runs)
+    assert "did not see" in whose
+    assert {place.name: len(place.folders) for place in places} == {"baseline": 2, "bootstrap": 2, "trial 1": 2}
+    assert all((folder / "records.jsonl").is_file() for place in places for folder in place.folders)
+    alone = searched(tmp_path / "alone")
+    places, whose = run_places(alone.opened, alone.runs)
+    assert "search's runs" in whose
+    assert [place.folders for place in places if place.name == "bootstrap"] == [
+        (alone.runs("small") / "trial-0" / "seed-0",)
+    ]
+
+
+def test_a_storage_that_cannot_be_written_is_read(made, tmp_path):
+    folder = tmp_path / "locked"
+    shutil.copytree(made.folder, folder, ignore=shutil.ignore_patterns("runs"))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for path in folder.iterdir():
+        path.chmod(0o444)
+    folder.chmod(0o555)
+    try:
+        answer = _without_powers([sys.executable, "-c", READ, str(folder / "study.db")])
+    finally:
+        folder.chmod(0o755)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.strip() == "4"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_storage_that_is_missing_is_named(tmp_path):
+    from jorge_tune.tuning.address import parse_address
+
+    with pytest.raises(InputError, match="there are no studies"), reading(parse_address(f"{tmp_path}/none.db")):
+        pass
+
+
+def test_a_writable_storage_is_read_where_it_lies(made):
+    with reading(made.address) as storage:
+        assert len(join_study(storage, "small").study.trials) == 4
+
+
+def _without_powers(command):
+    """Root may write everything unless it gives up its capabilities."""
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root may write everything, and there is no setpriv to give that up")
+        command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_data_survive_json(made):
+    from jorge_tune.records import portable
+
+    data = study_data(made.opened, made.address)
+    assert json.loads(json.dumps(portable(data), allow_nan=False))["trials"][0]["number"] == 0
