@@ -8,10 +8,13 @@ before the clock starts, which stops when the last of them is done. Contenders t
 to repeat:
 
 engine        claims of a study's total, each trial with a sampler of its own; each trial ended under its claim
+worker        the whole loop of `study worker`, with runs that write their records and train nothing: leases renewed by
+              a thread, lost trials looked for, folders and records of the runs
 bare          `study.ask` and `study.tell` on a storage as Optuna opens it by itself, the trials dealt out evenly
 bare-tuned    the same on the storage as `open_storage` opens it
 
-An audit follows every turn: lost, doubled and unfinished trials, errors by their kind, points drawn twice.
+An audit follows every turn: lost, doubled and unfinished trials, errors by their kind, points drawn twice. `ms per
+trial` is a worker's own time for one, in the middle and at worst: SQLite's lock is not fair, so that one may wait long.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 import uuid
@@ -32,16 +36,31 @@ from typing import Any, NamedTuple
 
 import optuna
 import sqlalchemy
+from optuna.trial import FrozenTrial, TrialState
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for what tests and benchmarks share
 
 from jorge_tune.cli.tables import plain_table
 from jorge_tune.files import write_whole
+from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.tuning.address import Address, find_address
 from jorge_tune.tuning.claims import claims_for
+from jorge_tune.tuning.constraint import IterationTimes
+from jorge_tune.tuning.objective import Objective
+from jorge_tune.tuning.orders import Orders
+from jorge_tune.tuning.parameters import ChoiceParameter, FactorParameter
+from jorge_tune.tuning.plan import StudyPlan
 from jorge_tune.tuning.samplers import seed_of
+from jorge_tune.tuning.space import Space
 from jorge_tune.tuning.storage import open_storage, silence_optuna
+from jorge_tune.tuning.study import join_study, open_study
+from jorge_tune.tuning.worker import Told, Worker, WorkerSettings
+from tests.training.small_recipes import digits_recipe
+from tests.tuning.empty_runs import EmptyRuns
 
 PARAMETERS, REPORTS, ATTRIBUTES = 5, 5, 3
-CONTENDERS = ("engine", "bare", "bare-tuned")
+CONTENDERS = ("engine", "worker", "bare", "bare-tuned")
+HEADINGS = ("case", "contender", "trials/s", "ms per trial", "at worst", "/bare", "/bare-tuned", "errors", "faults")
 CASES = ("sqlite:1", "sqlite:8", "mysql:1", "mysql:8", "postgresql:1", "postgresql:32", "journal:1", "journal:8")
 
 
@@ -102,14 +121,66 @@ def engine_loop(address: Address, name: str, total: int, worker: int, sampler: s
             study.sampler = sampler_for(sampler, seed_of(7, claim.number))
             trial = optuna.Trial(study, claim.trial_id)
             value = fill(trial)
-            frozen = trial._cached_frozen_trial
-            study.sampler.after_trial(study, frozen, optuna.trial.TrialState.COMPLETE, [value])
-            if claims.finish(claim, optuna.trial.TrialState.COMPLETE, [value]):
+            study.sampler.after_trial(study, trial._cached_frozen_trial, TrialState.COMPLETE, [value])
+            if claims.finish(claim, TrialState.COMPLETE, [value]):
                 done.numbers.append(claim.number)
         except Exception as error:
             done.errors.append(kind_of(error))
             continue
         done.seconds.append(time.monotonic() - start)
+    return done._replace(ended=time.monotonic())
+
+
+def five_parameters(name: str, trials: int, sampler: str) -> StudyPlan:
+    """A plan whose trials have as much to store as the others'."""
+    baseline = digits_recipe()
+    recipe = bootstrap(baseline).recipe
+    optimizer = recipe.optimizer
+    choices = {"refresh_interval": (5, 10, 20, 50), "momentum": (0.8, 0.9, 0.95), "block_size": (256, 512, 1024)}
+    at = {"refresh_interval": 10, "momentum": 0.9, "block_size": 1024}
+    factors = {"lr": optimizer.lr, "weight_decay": optimizer.weight_decay}
+    parameters = [
+        *(FactorParameter(name=f"{key}_factor", path=f"optimizer.{key}", centre=centre, low=0.25, high=4.0)
+          for key, centre in factors.items()),
+        *(ChoiceParameter(name=key, path=f"optimizer.{key}", labels=values, values=values, bootstrap=at[key])
+          for key, values in choices.items()),
+    ]  # fmt: skip
+    return StudyPlan(
+        name=name,
+        recipe=recipe,
+        baseline=baseline,
+        space=Space(recipe, tuple(parameters)),
+        objective=Objective(kind="final", metric="top1"),
+        sampler=sampler,
+        pruner="median",
+        trials=trials,
+        overhead=None,
+        device="cpu",
+        threads=1,
+    )
+
+
+def worker_loop(address: Address, name: str, folder: str, ready: Any) -> Done:
+    opened = join_study(open_storage(address), name)
+    done = Done([], [], [], 0.0)
+    began: dict[int, float] = {}
+
+    def hear(told: Told) -> None:
+        if told.what == "began" and told.trial is not None:
+            began[told.trial] = time.monotonic()
+        elif told.trial is not None:
+            done.numbers.append(told.trial)
+            done.seconds.append(time.monotonic() - began[told.trial])
+
+    orders = Orders()
+    settings, costs = WorkerSettings(device="cpu", threads=1), IterationTimes(opened, device="cpu", threads=1)
+    runs = EmptyRuns(lambda lr, seed, evaluation: 0.5)
+    worker = Worker(opened, opened.enter(Path(folder)), runs, orders, settings, costs, hear)
+    ready.wait()
+    left = worker.work()
+    if left.kind != "done":
+        done.errors.append(f"{left.kind}: {left.reason}")
+    orders.close()
     return done._replace(ended=time.monotonic())
 
 
@@ -135,29 +206,36 @@ def kind_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(getattr(cause, 'orig', cause)).splitlines()[0][:80]}"
 
 
-def work(contender: str, address: Address, name: str, share: tuple[int, int, int], sampler: str, ready: Any, out: Any):
+def work(what: tuple[str, Address, str, str, str], share: tuple[int, int, int], ready: Any, out: Any) -> None:
     """One worker process; `share` is its index, its quota, and the study's total."""
+    contender, address, name, sampler, folder = what
     worker, quota, total = share
     silence_optuna()
     if contender == "engine":
         done = engine_loop(address, name, total, worker, sampler, ready)
+    elif contender == "worker":
+        done = worker_loop(address, name, f"{folder}/{name}", ready)
     else:
         storage = plain_storage(address) if contender == "bare" else open_storage(address)
         done = bare_loop(storage, name, quota, worker, sampler, ready)
     out.put(done)
 
 
-def take_turn(contender: str, address: Address, workers: int, trials: int, sampler: str) -> Turn:
+def take_turn(contender: str, address: Address, workers: int, trials: int, sampler: str, folder: str) -> Turn:
     name = f"bench-{uuid.uuid4().hex[:12]}"
     context = multiprocessing.get_context("forkserver")
     with_storage = open_storage(address)
-    optuna.create_study(study_name=name, storage=with_storage)
+    if contender == "worker":
+        open_study(with_storage, five_parameters(name, trials, sampler), lambda study: Path(folder) / study)
+    else:
+        optuna.create_study(study_name=name, storage=with_storage)
+    what = (contender, address, name, sampler, folder)
     ready, out = context.Barrier(workers + 1), context.Queue()
     processes = []
     for worker in range(workers):
         quota = trials // workers + (worker < trials % workers)
         share = (worker, quota, trials)
-        processes.append(context.Process(target=work, args=(contender, address, name, share, sampler, ready, out)))
+        processes.append(context.Process(target=work, args=(what, share, ready, out)))
         processes[-1].start()
     ready.wait(300)
     start = time.monotonic()
@@ -171,22 +249,24 @@ def take_turn(contender: str, address: Address, workers: int, trials: int, sampl
         trials,
         [round(second, 5) for each in done for second in each.seconds],
         dict(Counter(error for each in done for error in each.errors)),
-        audit(study.get_trials(deepcopy=False), [number for each in done for number in each.numbers], trials),
+        audit(
+            contender, study.get_trials(deepcopy=False), [number for each in done for number in each.numbers], trials
+        ),
     )
     optuna.delete_study(study_name=name, storage=with_storage)
     with_storage.close()
     return turn
 
 
-def audit(stored: Sequence[optuna.trial.FrozenTrial], claimed: Sequence[int], total: int) -> dict[str, int]:
+def audit(contender: str, stored: Sequence[FrozenTrial], claimed: Sequence[int], total: int) -> dict[str, int]:
     """What is wrong with a finished study, by name; all zero is right."""
     whole = [
         trial
         for trial in stored
-        if trial.state is optuna.trial.TrialState.COMPLETE
+        if trial.state is TrialState.COMPLETE
         and len(trial.params) == PARAMETERS
         and len(trial.intermediate_values) == REPORTS
-        and len(trial.user_attrs) == ATTRIBUTES
+        and (len(trial.user_attrs) == ATTRIBUTES or contender == "worker")
     ]
     return {
         "missing": max(0, total - len(stored)),
@@ -194,6 +274,7 @@ def audit(stored: Sequence[optuna.trial.FrozenTrial], claimed: Sequence[int], to
         "not whole": len(stored) - len(whole),
         "numbers out of order": sum(number != trial.number for number, trial in enumerate(stored)),
         "run twice": sum(count - 1 for count in Counter(claimed).values()),
+        "not claimed": total - len(set(claimed)),
         "points drawn twice": len(whole) - len({tuple(sorted(trial.params.items())) for trial in whole}),
     }
 
@@ -202,20 +283,27 @@ def summary(case: str, turns: Sequence[Turn]) -> dict[str, Any]:
     """Medians over the repeats of one case, ratios within a repeat."""
     by_name = {name: [turn for turn in turns if turn.contender == name] for name in CONTENDERS}
     rates = {name: [turn.trials / turn.seconds for turn in of] for name, of in by_name.items() if of}
-    each = {
-        name: 1000 * statistics.median(second for turn in of for second in turn.trial_seconds)
-        for name, of in by_name.items()
-        if of
-    }
+    seconds = {name: [second for turn in of for second in turn.trial_seconds] for name, of in by_name.items() if of}
+    each = {name: 1000 * statistics.median(of) for name, of in seconds.items()}
+    worst = {name: 1000 * max(of) for name, of in seconds.items()}
     ratios = {
-        name: statistics.median(ours / theirs for ours, theirs in zip(rates["engine"], rates[name], strict=True))
-        for name in rates
-        if name != "engine"
+        f"{ours}/{name}": statistics.median(a / b for a, b in zip(rates[ours], rates[name], strict=True))
+        for ours in ("engine", "worker")
+        for name in ("bare", "bare-tuned")
+        if ours in rates and name in rates
     }
     errors = {name: sum(sum(turn.errors.values()) for turn in of) for name, of in by_name.items() if of}
     faults = {name: sum(sum(turn.audit.values()) for turn in of) for name, of in by_name.items() if of}
     rate = {name: statistics.median(of) for name, of in rates.items()}
-    return {"case": case, "rate": rate, "trial_ms": each, "ratio": ratios, "errors": errors, "faults": faults}
+    return {
+        "case": case,
+        "rate": rate,
+        "trial_ms": each,
+        "worst_ms": worst,
+        "ratio": ratios,
+        "errors": errors,
+        "faults": faults,
+    }
 
 
 def addresses(arguments: argparse.Namespace, folder: str) -> dict[str, Address]:
@@ -228,14 +316,14 @@ def addresses(arguments: argparse.Namespace, folder: str) -> dict[str, Address]:
     return {kind: find_address(text) for kind, text in given.items() if text}
 
 
-def run_case(case: str, address: Address, arguments: argparse.Namespace) -> list[Turn]:
+def run_case(case: str, address: Address, arguments: argparse.Namespace, folder: str) -> list[Turn]:
     workers = int(case.partition(":")[2])
     trials = arguments.trials or max(40, 20 * workers)
     turns = []
     for repeat in range(arguments.repeats):
         shift = repeat % len(arguments.contenders)
         for contender in [*arguments.contenders[shift:], *arguments.contenders[:shift]]:
-            turns.append(take_turn(contender, address, workers, trials, arguments.sampler))
+            turns.append(take_turn(contender, address, workers, trials, arguments.sampler, folder))
     return turns
 
 
@@ -251,7 +339,7 @@ def main() -> None:
     parser.add_argument("--folder", help="where the files are; default a temporary folder")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    multiprocessing.set_forkserver_preload(["jorge_tune.tuning.storage", "jorge_tune.tuning.claims_rdb"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["jorge_tune.tuning.worker", "alembic.command"])
     rows, results = [], []
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         known = addresses(arguments, folder)
@@ -260,16 +348,17 @@ def main() -> None:
             if kind not in known:
                 print(f"{case}: left out, no address")
                 continue
-            turns = run_case(case, known[kind], arguments)
+            turns = run_case(case, known[kind], arguments, folder)
             result = summary(case, turns)
             results.append({**result, "turns": [turn._asdict() for turn in turns]})
             for name in result["rate"]:
-                ratio = result["ratio"].get(name)
+                ratios = [result["ratio"].get(f"{name}/{other}") for other in ("bare", "bare-tuned")]
                 rows.append([
                     case, name, f"{result['rate'][name]:.1f}", f"{result['trial_ms'][name]:.1f}",
-                    "" if ratio is None else f"{ratio:.2f}", str(result["errors"][name]), str(result["faults"][name]),
+                    f"{result['worst_ms'][name]:.0f}", *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
+                    str(result["errors"][name]), str(result["faults"][name]),
                 ])  # fmt: skip
-    print(plain_table(["case", "contender", "trials/s", "ms per trial", "engine/bare", "errors", "faults"], rows))
+    print(plain_table(HEADINGS, rows, right=HEADINGS[2:]))
     if arguments.out:
         about = {
             "sampler": arguments.sampler,
