@@ -174,9 +174,10 @@ def _axis(axis: Data, side: str) -> dict[str, Any]:
         "zeroline": False,
         "ticks": "outside",
         "automargin": True,
+        "exponentformat": "e",
     }
     if axis.get("log"):
-        look |= {"type": "log", "exponentformat": "none", "minexponent": 5}
+        look |= {"type": "log", "exponentformat": "none"}
     if axis.get("names"):
         look |= {"type": "category", "autorange": "reversed" if axis.get("ticks") else True, "ticks": ""}
         if axis.get("ticks"):

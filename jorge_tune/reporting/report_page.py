@@ -155,4 +155,3 @@ def _plotly_script() -> str:
 
     script: str = get_plotlyjs()
     return script
-
