@@ -1,13 +1,17 @@
-"""What GeN adds to a training step: whole iterations of a CIFAR ResNet, with and without it, taking turns.
+"""What GeN adds to a training step of a CIFAR ResNet, read in two ways.
 
     python benchmarks/gen_overhead.py --rounds 15 --out gen-overhead.json
     python benchmarks/gen_overhead.py --clock cpu          # processor time, on a machine with other work
 
-A lap is 40 iterations (batch on the device, forward, backward, optimizer): five probes at interval 8, two at 20.
-Contenders take turns lap by lap, the order turning from round to round; overheads are medians of ratios to the base
-optimizer within a round. Three points; L(0) is the training loss, as it is whenever the model draws no random numbers.
-The public package (pip install gen-optim) probes at the same intervals; it always computes L(0) and steps the inner
-optimizer once more.
+By whole laps: 40 iterations (batch on the device, forward, backward, optimizer), so five probes at interval 8 and two
+at 20. Contenders take turns lap by lap, the order turning from round to round; a ratio is that to the base optimizer's
+lap of the same round. Forward and backward vary by more than the probes cost, so these ratios need many rounds.
+
+By the probes alone (on the CPU): the seconds of the optimizer's part at a step with a probe, less their median at the
+steps without one, over interval x the median iteration without one, all of one lap. What varies is then the probe only.
+
+Three points; L(0) is the training loss, as it is whenever the model draws no random numbers. The public package (pip
+install gen-optim) probes at the same intervals; it always computes L(0) and steps the inner optimizer once more.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +47,20 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Contender(NamedTuple):
-    """A name, its interval (None: the base optimizer alone), and one iteration."""
+    """A name, its interval (None: the base optimizer alone), and its iteration up to the gradients and after them."""
 
     name: str
     interval: int | None
-    step: Callable[[Batch], None]
+    gradients: Callable[[Batch], Tensor]
+    step: Callable[[Batch, Tensor], None]
+
+
+class Lap(NamedTuple):
+    """Seconds of a lap, and of each of its iterations: the whole, and what comes after the gradients."""
+
+    whole: float
+    iterations: list[float]
+    steps: list[float]
 
 
 def public_package() -> Callable[..., None] | None:
@@ -59,38 +72,39 @@ def public_package() -> Callable[..., None] | None:
     return lr_parabola
 
 
-def ours(model: nn.Module, optimizer: torch.optim.Optimizer, interval: int | None) -> Callable[[Batch], None]:
-    """An iteration of the base optimizer, or of GeN around it."""
-    stepper = None if interval is None else GeN(optimizer, interval=interval)
+def gradients_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[Batch], Tensor]:
+    """Forward and backward of a batch."""
 
-    def iteration(batch: Batch) -> None:
+    def gradients(batch: Batch) -> Tensor:
         loss = functional.cross_entropy(model(batch[0]), batch[1])
         optimizer.zero_grad()
         loss.backward()
-        if stepper is None:
-            optimizer.step()
-        else:
-            stepper.step(lambda: functional.cross_entropy(model(batch[0]), batch[1]), loss.detach())
+        return loss.detach()
 
-    return iteration
+    return gradients
+
+
+def ours(model: nn.Module, optimizer: torch.optim.Optimizer, interval: int | None) -> Callable[[Batch, Tensor], None]:
+    """A step of the base optimizer, or of GeN around it."""
+    if interval is None:
+        return lambda batch, loss: optimizer.step()
+    gen = GeN(optimizer, interval=interval)
+    return lambda batch, loss: gen.step(lambda: functional.cross_entropy(model(batch[0]), batch[1]), loss)
 
 
 def theirs(
     model: nn.Module, optimizer: torch.optim.Optimizer, interval: int, lr_parabola: Callable[..., None]
-) -> Callable[[Batch], None]:
-    """An iteration with the public package, on the step's own batch."""
+) -> Callable[[Batch, Tensor], None]:
+    """A step with the public package, on the step's own batch."""
     count = itertools.count(1)
     device = str(next(model.parameters()).device)
 
-    def iteration(batch: Batch) -> None:
-        loss = functional.cross_entropy(model(batch[0]), batch[1])
-        optimizer.zero_grad()
-        loss.backward()
+    def step(batch: Batch, loss: Tensor) -> None:
         if next(count) % interval == 0:
             lr_parabola(model, optimizer, tr_iter=iter([batch]), task="image_cls", device=device)
         optimizer.step()
 
-    return iteration
+    return step
 
 
 def contenders(options: argparse.Namespace, device: torch.device) -> list[Contender]:
@@ -102,13 +116,17 @@ def contenders(options: argparse.Namespace, device: torch.device) -> list[Conten
         model = OWN_MODELS["cifar_resnet"](depth=options.depth).to(device).to(memory_format=layout)
         return model, BASES[options.base](list(model.parameters()))
 
-    found = [Contender(options.base, None, ours(*fresh(), None))]
-    found += [Contender(f"GeN, interval {k}", k, ours(*fresh(), k)) for k in INTERVALS]
+    def contender(name: str, interval: int | None, make: Callable[..., Any], *more: Any) -> Contender:
+        model, optimizer = fresh()
+        return Contender(name, interval, gradients_of(model, optimizer), make(model, optimizer, interval, *more))
+
+    found = [contender(options.base, None, ours)]
+    found += [contender(f"GeN, interval {k}", k, ours) for k in INTERVALS]
     lr_parabola = public_package()
     if lr_parabola is None:
         print("gen-optim is not installed (pip install gen-optim): measured without it")
     else:
-        found += [Contender(f"gen-optim, interval {k}", k, theirs(*fresh(), k, lr_parabola)) for k in INTERVALS]
+        found += [contender(f"gen-optim, interval {k}", k, theirs, lr_parabola) for k in INTERVALS]
     return found
 
 
@@ -126,33 +144,63 @@ def batches(options: argparse.Namespace, device: torch.device) -> Iterator[Batch
     return itertools.cycle(made)
 
 
-def lap(contender: Contender, stream: Iterator[Batch], length: int, device: torch.device, clock: str) -> float:
-    """Seconds of `length` iterations."""
+def lap(contender: Contender, stream: Iterator[Batch], length: int, device: torch.device, clock: str) -> Lap:
+    """`length` iterations; on a GPU, which is not waited for within a lap, only the whole means anything."""
     now = time.process_time if clock == "cpu" else time.perf_counter
+    iterations, steps = [], []
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = now()
     for _ in range(length):
-        contender.step(next(stream))
+        batch, before = next(stream), now()
+        loss = contender.gradients(batch)
+        middle = now()
+        contender.step(batch, loss)
+        after = now()
+        iterations.append(after - before)
+        steps.append(after - middle)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return now() - start
+    return Lap(now() - start, iterations, steps)
+
+
+def of_laps(laps: list[Lap], base: list[Lap]) -> list[float]:
+    """Overheads in percent, one of each round."""
+    return [100 * (mine.whole / theirs.whole - 1) for mine, theirs in zip(laps, base, strict=True)]
+
+
+def of_probes(laps: list[Lap], interval: int) -> list[float]:
+    """Overheads in percent, one of each probe."""
+    found = []
+    for one in laps:
+        plain = [i for i in range(len(one.steps)) if (i + 1) % interval]
+        step = statistics.median(one.steps[i] for i in plain)
+        iteration = statistics.median(one.iterations[i] for i in plain)
+        found += [100 * (s - step) / (interval * iteration) for s in one.steps[interval - 1 :: interval]]
+    return found
+
+
+def spread(values: list[float]) -> str:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return f"{middle:+.1f} % [{low:+.1f}, {high:+.1f}]"
 
 
 def forward_share(options: argparse.Namespace, device: torch.device, stream: Iterator[Batch]) -> float:
     """A forward pass without gradients, in units of a base iteration: what GeN's overhead must be near."""
     model = OWN_MODELS["cifar_resnet"](depth=options.depth).to(device)
-    base = Contender("", None, ours(model, BASES[options.base](list(model.parameters())), None))
+    optimizer = BASES[options.base](list(model.parameters()))
+    base = Contender("", None, gradients_of(model, optimizer), ours(model, optimizer, None))
 
-    def forward(batch: Batch) -> None:
+    def forward(batch: Batch) -> Tensor:
         with torch.no_grad():
-            functional.cross_entropy(model(batch[0]), batch[1])
+            return functional.cross_entropy(model(batch[0]), batch[1])
 
-    alone = Contender("", None, forward)
+    alone = Contender("", None, forward, lambda batch, loss: None)
     ratios = []
-    for number in range(options.rounds + 1):
-        seconds = [lap(one, stream, max(INTERVALS), device, options.clock) for one in (alone, base)]
+    for number in range(max(2, options.rounds // 3) + 1):
+        seconds = [lap(one, stream, max(INTERVALS), device, options.clock).whole for one in (alone, base)]
         if number:
             ratios.append(seconds[0] / seconds[1])
     return statistics.median(ratios)
@@ -175,34 +223,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stream = batches(options, device)
     entries = contenders(options, device)
     length = math.lcm(*INTERVALS)  # 40: five probes at 8, two at 20
-    laps: dict[str, list[float]] = {entry.name: [] for entry in entries}
+    laps: dict[str, list[Lap]] = {entry.name: [] for entry in entries}
     for number in range(options.rounds + 1):
         turn = number % len(entries)
         for entry in entries[turn:] + entries[:turn]:
-            seconds = lap(entry, stream, length, device, options.clock)
+            measured = lap(entry, stream, length, device, options.clock)
             if number:  # the first round warms up, and GeN's first probe checks the given loss
-                laps[entry.name].append(seconds)
+                laps[entry.name].append(measured)
     share = forward_share(options, device, stream)
     rows = []
     for entry in entries:
-        ratios = [with_gen / base for with_gen, base in zip(laps[entry.name], laps[entries[0].name], strict=True)]
-        over = sorted(100 * (ratio - 1) for ratio in ratios)
-        expected = "-" if entry.interval is None else f"{100 * 2 * share / entry.interval:.1f} %"
-        middle = f"{1000 * statistics.median(laps[entry.name]) / length:.1f} ms"
-        rows.append(
-            [entry.name, middle, f"{statistics.median(over):+.1f} %", f"{over[0]:+.1f} to {over[-1]:+.1f}", expected]
-        )
-    headings = ["contender", "iteration", "overhead (median)", "range", "two forwards would be"]
+        mine = laps[entry.name]
+        iteration = f"{1000 * statistics.median(one.whole for one in mine) / length:.1f} ms"
+        cells = ["-", "-", "-"]
+        if entry.interval is not None:
+            whole = spread(of_laps(mine, laps[entries[0].name]))
+            probes = "-" if device.type == "cuda" else spread(of_probes(mine, entry.interval))
+            cells = [whole, probes, f"{100 * 2 * share / entry.interval:.1f} %"]
+        rows.append([entry.name, iteration, *cells])
+    headings = ["contender", "iteration", "overhead by laps", "by the probes alone", "two forwards would be"]
     print(plain_table(headings, rows, right=headings[1:]))
-    how = f"{options.clock} time, {torch.get_num_threads()} threads"
-    print(f"a forward pass alone is {100 * share:.0f} % of an iteration; {how}")
+    print(f"a forward pass alone is {100 * share:.0f} % of an iteration; medians and quartiles")
+    print(f"{options.clock} time, {torch.get_num_threads()} threads")
     if options.out is not None:
         content = {
             "options": {key: str(value) for key, value in vars(options).items()},
             "environment": describe_environment(device),
             "iterations_per_lap": length,
             "forward_share": share,
-            "seconds": laps,
+            "seconds": {name: [one.whole for one in found] for name, found in laps.items()},
+            "overhead_by_laps": {e.name: of_laps(laps[e.name], laps[entries[0].name]) for e in entries[1:]},
+            "overhead_by_probes": {e.name: of_probes(laps[e.name], e.interval) for e in entries if e.interval},
         }
         write_whole(options.out, json.dumps(content, indent=1) + "\n", force=True, make_folders=True)
 
