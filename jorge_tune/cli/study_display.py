@@ -121,7 +121,7 @@ def _value(status: Status, number: int, told: str) -> str:
     row = next((row for row in status.rows if row.number == number), None)
     if row is None or row.value is None or math.isfinite(row.value):
         return told
-    return "diverged" if row.diverged else "missed the target"
+    return "diverged" if row.diverged else status.worst
 
 
 def _ending(told: Told) -> str:

@@ -28,7 +28,7 @@ from jorge_tune.tuning.parts import (
 from jorge_tune.tuning.plan import StudyPlan
 from jorge_tune.tuning.status import VERDICT
 from jorge_tune.tuning.study import RECORD, OpenStudy, add_point, join_study, open_study, study_names
-from jorge_tune.tuning.verdict import BASELINE, BEST, BOOTSTRAP, Evidence, Verdict, judge
+from jorge_tune.tuning.verdict import BASELINE, BEST, BOOTSTRAP, MISSED, NO_NUMBER, Evidence, Verdict, judge
 from jorge_tune.tuning.words import sentences
 
 _THERE = ("waiting", "running", "complete")
@@ -111,7 +111,7 @@ def gather(opened: OpenStudy) -> Evidence:
         study=plan.name,
         objective=in_words(plan.objective),
         lower_is_better=lower,
-        worst="missed the target" if plan.objective.needs_target else "diverged",
+        worst=MISSED if plan.objective.needs_target else NO_NUMBER,
         total=max(plan.trials, len(rows)),
         rows=rows,
         space=plan.space,

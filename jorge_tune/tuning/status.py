@@ -12,6 +12,7 @@ from jorge_tune.records import portable
 from jorge_tune.tuning.history import TrialRow, TrialState, best_of, read_rows
 from jorge_tune.tuning.presence import Life, workers_in
 from jorge_tune.tuning.study import OpenStudy
+from jorge_tune.tuning.verdict import MISSED, NO_NUMBER
 
 if TYPE_CHECKING:
     from jorge_tune.tuning.address import Address
@@ -64,6 +65,7 @@ class Status:
     storage: str
     runs: str
     objective: str
+    worst: str
     lower_is_better: bool
     total: int
     rows: tuple[TrialRow, ...]
@@ -144,6 +146,7 @@ def read_status(opened: OpenStudy, runs: Path, address: Address | str, beside: S
         storage=str(address),
         runs=str(runs),
         objective=str(plan.objective),
+        worst=MISSED if plan.objective.needs_target else NO_NUMBER,
         lower_is_better=lower,
         total=max(plan.trials, len(rows)),
         rows=rows,

@@ -27,20 +27,23 @@ Outcome = Literal["held", "beaten", "undecided"]
 
 BASELINE, BOOTSTRAP, BEST = "baseline", "bootstrap", "best"
 
+MISSED, NO_NUMBER = "missed the target", "ended without a number"
+"""What an infinite value means where the run did not diverge: with a target, and without one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """What a verdict is made from.
 
     `rows` are the search's trials, number 0 the bootstrap; `confirmation` the values per contender and seed, for
-    baseline, bootstrap and (where it is another trial) best. `worst` says what an infinite value means. `constraint`
+    baseline, bootstrap and (where it is another trial) best. `worst`: see `MISSED`. `constraint`
     says in words what a feasible trial keeps; None: anything is.
     """
 
     study: str
     objective: str
     lower_is_better: bool
-    worst: str = "diverged"
+    worst: str = NO_NUMBER
     total: int
     rows: Sequence[TrialRow]
     space: Space
@@ -162,13 +165,13 @@ def judge(evidence: Evidence) -> Verdict:
         counts=counts,
         bootstrap=_chosen(bootstrap, evidence.space),
         best=_chosen(best, evidence.space),
-        why_no_best="" if best is not None else _why_no_best(counts),
+        why_no_best="" if best is not None else _why_no_best(counts, evidence.worst),
         rank=_rank(bootstrap, evidence.rows, lower),
         baseline=evidence.baseline,
         constraint=evidence.constraint,
         contenders=contenders,
         gains=held,
-        single_shot=_single_shot(bootstrap, best, held, counts),
+        single_shot=_single_shot(bootstrap, best, held, _why_no_best(counts, evidence.worst)),
         importances=evidence.importances,
         edges=tuple(evidence.space.edges(best.point)) if best is not None else (),
         notes=tuple(evidence.notes),
@@ -209,12 +212,14 @@ def _rank(bootstrap: TrialRow | None, rows: Sequence[TrialRow], lower: bool) -> 
     return Rank(len(better) + 1, len(ended), len(equal) - 1, sum(row.is_feasible for row in better))
 
 
-def _single_shot(bootstrap: TrialRow | None, best: TrialRow | None, held: Sequence[Gain], counts: Counts) -> SingleShot:
+def _single_shot(
+    bootstrap: TrialRow | None, best: TrialRow | None, held: Sequence[Gain], why_no_best: str
+) -> SingleShot:
     if bootstrap is None or bootstrap.state not in ("complete", "pruned"):
         state = "is missing" if bootstrap is None else f"is {bootstrap.state}"
         return SingleShot("undecided", f"trial 0, the bootstrap, {state}")
     if best is None:
-        return SingleShot("undecided", _why_no_best(counts))
+        return SingleShot("undecided", why_no_best)
     if best.number == bootstrap.number:
         return SingleShot("held", "no trial of the search was better than the bootstrap")
     gain = next((g for g in held if (g.contender, g.against) == (BEST, BOOTSTRAP)), None)
@@ -227,13 +232,11 @@ def _single_shot(bootstrap: TrialRow | None, best: TrialRow | None, held: Sequen
     return SingleShot("held", f"on confirmation seeds, trial {best.number} is not surely better than the bootstrap")
 
 
-def _why_no_best(counts: Counts) -> str:
-    """Why no trial is the best."""
+def _why_no_best(counts: Counts, worst: str) -> str:
+    """Why no trial is the best, where none is."""
     if counts.complete == 0:
         return "no trial has completed"
-    if counts.missed + counts.diverged == counts.complete:
-        what = (
-            "diverged" if counts.missed == 0 else "missed the target" if counts.diverged == 0 else "missed or diverged"
-        )
-        return f"every completed trial {what}"
-    return "no completed trial keeps the constraint"
+    if counts.missed + counts.diverged < counts.complete:
+        return "no completed trial keeps the constraint"
+    ends = [what for number, what in ((counts.missed, worst), (counts.diverged, "diverged")) if number]
+    return f"every completed trial {' or '.join(ends)}"

@@ -8,9 +8,10 @@ from typing import Any
 
 from jorge_tune.recipe.render import scalar
 from jorge_tune.tuning.contest import Contender, Gain
-from jorge_tune.tuning.verdict import BASELINE, BEST, BOOTSTRAP, Chosen, Verdict
+from jorge_tune.tuning.verdict import BASELINE, BEST, BOOTSTRAP, MISSED, NO_NUMBER, Chosen, Verdict
 
 _DIGITS = 4
+_WORDS = {MISSED: "miss", NO_NUMBER: "diverged"}
 
 
 def sentences(verdict: Verdict) -> tuple[str, ...]:
@@ -22,8 +23,8 @@ def sentences(verdict: Verdict) -> tuple[str, ...]:
 
 
 def show(value: float, worst: str) -> str:
-    """A value of the objective in four digits; an infinite one in words."""
-    return worst if math.isinf(value) else f"{value:.{_DIGITS}g}"
+    """A value of the objective in four digits; an infinite one in a word: a divergence, or (with a target) a miss."""
+    return _WORDS[worst] if math.isinf(value) else f"{value:.{_DIGITS}g}"
 
 
 def show_point(point: Mapping[str, Any]) -> str:
@@ -45,9 +46,7 @@ def _counts(verdict: Verdict) -> str:
     ]
     line = f"{_number(verdict.total, 'trial')} in all: {', '.join(parts)}."
     among = [
-        f"{number} {what}"
-        for number, what in ((counts.diverged, "diverged"), (counts.missed, "missed the target"))
-        if number
+        f"{number} {what}" for number, what in ((counts.diverged, "diverged"), (counts.missed, verdict.worst)) if number
     ]
     line += f" Of the completed, {' and '.join(among)}." if among else ""
     if counts.infeasible:

@@ -65,6 +65,7 @@ def opened(folder):
     return join_study(open_storage(parse_address(str(folder / "studies" / "jorge-tune.db"))), "tiny")
 
 
+@pytest.mark.slow
 def test_a_study_runs_to_its_verdict_which_is_stored_and_shown_again(folder):
     out, err = run(folder, "run", "study.yaml", "--workers", "2", "--format", "json")
     verdict = json.loads(out)
@@ -133,6 +134,7 @@ def test_a_worker_from_elsewhere_joins_by_name(folder):
     assert err.count("tiny: trial") == 2
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_plan_and_the_time_and_leaves_nothing(folder):
     out, _ = run(folder, "run", "study.yaml", "--workers", "2", "--dry-run", "--format", "json")
     data = json.loads(out)
@@ -145,3 +147,16 @@ def test_a_dry_run_prints_the_plan_and_the_time_and_leaves_nothing(folder):
     assert "optimizer.lr" in out
     assert "between 0.025 and 0.4" in out
     assert sorted(path.name for path in folder.iterdir()) == ["sgd.yaml", "study.yaml"]
+
+
+@pytest.mark.slow
+def test_bootstrap_runs_the_whole_loop_in_one_command(folder):
+    arguments = [sys.executable, "-m", "jorge_tune", "bootstrap", "sgd.yaml", "--study", "2", "--device", "cpu"]
+    answer = subprocess.run(
+        [*arguments, "--threads", "1", "--format", "json"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    data = json.loads(answer.stdout)
+    assert (folder / data["written"]).is_file()
+    assert (data["study"]["study"], data["study"]["counts"]["complete"]) == ("tiny-jorge", 2)
+    assert len(data["study"]["contenders"][0]["values"]) == 6
