@@ -12,6 +12,7 @@ worker        the whole loop of `study worker`, with runs that write their recor
               a thread, lost trials looked for, folders and records of the runs
 bare          `study.ask` and `study.tell` on a storage as Optuna opens it by itself, the trials dealt out evenly
 bare-tuned    the same on the storage as `open_storage` opens it
+bare-pruned   as bare, and Optuna's median pruner is asked after every report, as the worker's is: the worker's measure
 
 An audit follows every turn: lost, doubled and unfinished trials, errors by their kind, points drawn twice. `ms per
 trial` is a worker's own time for one, in the middle and at worst: SQLite's lock is not fair, so that one may wait long.
@@ -59,8 +60,20 @@ from tests.training.small_recipes import digits_recipe
 from tests.tuning.empty_runs import EmptyRuns
 
 PARAMETERS, REPORTS, ATTRIBUTES = 5, 5, 3
-CONTENDERS = ("engine", "worker", "bare", "bare-tuned")
-HEADINGS = ("case", "contender", "trials/s", "ms per trial", "at worst", "/bare", "/bare-tuned", "errors", "faults")
+CONTENDERS = ("engine", "worker", "bare", "bare-tuned", "bare-pruned")
+HEADINGS = (
+    "case",
+    "contender",
+    "trials/s",
+    "ms per trial",
+    "at worst",
+    "/bare",
+    "/tuned",
+    "/pruned",
+    "errors",
+    "faults",
+)
+MEASURES = (("engine", "bare"), ("engine", "bare-tuned"), ("worker", "bare-pruned"))
 CASES = ("sqlite:1", "sqlite:8", "mysql:1", "mysql:8", "postgresql:1", "postgresql:32", "journal:1", "journal:8")
 
 
@@ -88,11 +101,13 @@ def sampler_for(name: str, seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=seed) if name == "tpe" else optuna.samplers.RandomSampler(seed=seed)
 
 
-def fill(trial: optuna.Trial) -> float:
+def fill(trial: optuna.Trial, *, ask_pruner: bool = False) -> float:
     """An empty trial: everything that is stored, nothing that is computed."""
     total = sum(trial.suggest_float(f"p{index}", 0.0, 1.0) for index in range(PARAMETERS))
     for step in range(REPORTS):
         trial.report(total, step)
+        if ask_pruner:
+            trial.should_prune()
     for index in range(ATTRIBUTES):
         trial.set_user_attr(f"a{index}", index)
     return total
@@ -184,7 +199,7 @@ def worker_loop(address: Address, name: str, folder: str, ready: Any) -> Done:
     return done._replace(ended=time.monotonic())
 
 
-def bare_loop(storage: Any, name: str, quota: int, worker: int, sampler: str, ready: Any) -> Done:
+def bare_loop(storage: Any, name: str, quota: int, worker: int, sampler: str, prunes: bool, ready: Any) -> Done:
     study = optuna.load_study(study_name=name, storage=storage, sampler=sampler_for(sampler, worker))
     done = Done([], [], [], 0.0)
     ready.wait()
@@ -192,7 +207,7 @@ def bare_loop(storage: Any, name: str, quota: int, worker: int, sampler: str, re
         start = time.monotonic()
         try:
             trial = study.ask()
-            study.tell(trial, fill(trial))
+            study.tell(trial, fill(trial, ask_pruner=prunes))
             done.numbers.append(trial.number)
         except Exception as error:
             done.errors.append(kind_of(error))
@@ -216,8 +231,8 @@ def work(what: tuple[str, Address, str, str, str], share: tuple[int, int, int], 
     elif contender == "worker":
         done = worker_loop(address, name, f"{folder}/{name}", ready)
     else:
-        storage = plain_storage(address) if contender == "bare" else open_storage(address)
-        done = bare_loop(storage, name, quota, worker, sampler, ready)
+        storage = open_storage(address) if contender == "bare-tuned" else plain_storage(address)
+        done = bare_loop(storage, name, quota, worker, sampler, contender == "bare-pruned", ready)
     out.put(done)
 
 
@@ -288,8 +303,7 @@ def summary(case: str, turns: Sequence[Turn]) -> dict[str, Any]:
     worst = {name: 1000 * max(of) for name, of in seconds.items()}
     ratios = {
         f"{ours}/{name}": statistics.median(a / b for a, b in zip(rates[ours], rates[name], strict=True))
-        for ours in ("engine", "worker")
-        for name in ("bare", "bare-tuned")
+        for ours, name in MEASURES
         if ours in rates and name in rates
     }
     errors = {name: sum(sum(turn.errors.values()) for turn in of) for name, of in by_name.items() if of}
@@ -352,7 +366,7 @@ def main() -> None:
             result = summary(case, turns)
             results.append({**result, "turns": [turn._asdict() for turn in turns]})
             for name in result["rate"]:
-                ratios = [result["ratio"].get(f"{name}/{other}") for other in ("bare", "bare-tuned")]
+                ratios = [result["ratio"].get(f"{name}/{other}") for other in ("bare", "bare-tuned", "bare-pruned")]
                 rows.append([
                     case, name, f"{result['rate'][name]:.1f}", f"{result['trial_ms'][name]:.1f}",
                     f"{result['worst_ms'][name]:.0f}", *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
