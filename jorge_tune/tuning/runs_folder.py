@@ -66,24 +66,25 @@ def enter(path: Path, *, study: str, study_name: str, first: str) -> RunsFolder:
 
 
 def found(path: Path, *, study: str, study_name: str, name: str) -> None:
-    """Make the first folder of a new study.
+    """Make the first folder of a new study; a marker of its name with no run beside it is of one that was cut short.
 
     Raises:
         InputError: the folder belongs to another study, or cannot be used.
     """
     held = _read(path / _MARKER)
-    if held is not None and held["study"] != study:
+    cut_short = held is not None and held["study_name"] == study_name and not any(path.glob("trial-*"))
+    if held is not None and held["study"] != study and not cut_short:
         raise InputError(
             f"{path}: holds the runs of another study ({held['study_name']}), of this storage or an earlier one; "
             f"give another --runs for study {study_name}, or move it away"
         )
-    _mark(path, study=study, study_name=study_name, name=name)
+    _mark(path, study=study, study_name=study_name, name=name, force=cut_short)
 
 
-def _mark(path: Path, *, study: str, study_name: str, name: str) -> None:
+def _mark(path: Path, *, study: str, study_name: str, name: str, force: bool = False) -> None:
     content = {"study": study, "study_name": study_name, "folder": name}
     try:
-        write_whole(path / _MARKER, json.dumps(content) + "\n", make_folders=True)
+        write_whole(path / _MARKER, json.dumps(content) + "\n", force=force, make_folders=True)
     except InputError:
         if _read(path / _MARKER) is None:  # else another worker was faster
             raise

@@ -185,6 +185,17 @@ def test_a_folder_of_another_study_is_refused_before_anything_is_stored(storage,
     assert study_names(storage) == ["small"]
 
 
+def test_a_folder_that_a_study_of_that_name_left_before_its_first_run_is_taken_again(storage, runs):
+    opened = open_study(storage, small_plan(), runs)
+    storage.delete_study(opened.study_id)
+    again = open_study(storage, small_plan(), runs)
+    assert again.enter(runs("small")).is_shared
+    again.enter(runs("small")).trial(0).mkdir()
+    storage.delete_study(again.study_id)
+    with pytest.raises(InputError, match=r"holds the runs of another study \(small\), of this storage or an earlier"):
+        open_study(storage, small_plan(), runs)
+
+
 def test_another_folder_than_the_first_is_used_but_not_taken_for_it(storage, runs, tmp_path):
     opened = open_study(storage, small_plan(), runs)
     elsewhere = opened.enter(tmp_path / "scratch")
