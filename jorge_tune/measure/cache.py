@@ -24,7 +24,7 @@ from jorge_tune.measure.timings import (
     profile_to_json,
 )
 
-_FORMAT = 2
+_FORMAT = 3
 _LARGEST_BYTES = 10_000_000
 
 

@@ -20,8 +20,8 @@ from jorge_tune.measure.intervals import (
     Judgement,
     choose_interval,
     judge,
-    step_cost,
 )
+from jorge_tune.measure.step_cost import step_cost
 from jorge_tune.measure.timings import Iteration, Kind, Measurements, Reading, Round, Verification, median_parts
 
 _ROUND: tuple[Kind, ...] = ("baseline", "plain", "refreshing")
@@ -33,7 +33,7 @@ _BURST_SECONDS, _LONGEST_BURST = 0.1, 25
 _SLOW = 1.0  # seconds; iterations this long need no lead-in and no second reading
 _MOST_STEPS = 240  # of a verification, unless one cycle is longer
 _LEAST_STEPS = 12
-_SEGMENTS = 10  # of a verification, with the baseline in between
+_SEGMENTS = 10  # of a verification at least, with the baseline in between; fewer than 8 would count no carry-over
 _LONGEST_SEGMENT = 25
 
 
@@ -54,6 +54,14 @@ class Bench(Protocol):
     @property
     def period(self) -> int:
         """Steps after which our optimizer's work besides refreshes repeats; 1 where every step has the same."""
+        ...
+
+    @property
+    def pools(self) -> bool:
+        """Whether the laps before the optimizer's take the same time whatever optimizer steps.
+
+        On a GPU they need not: the host runs ahead, and what an optimizer's launches take shows in the laps after it.
+        """
         ...
 
     def burst(self, kind: Kind, count: int) -> list[Iteration]:
@@ -120,12 +128,11 @@ def calibrate(
     if not overhead > 0:
         raise ValueError(f"overhead must be > 0, got {overhead!r}")
     measurements, parts = measure_rounds(bench, effort, report)
-    rounds = measurements.rounds
     while True:
         choice = choose_interval(measurements, overhead, largest=largest)
         if choice.interval is None or measurements.verified(choice.interval) is not None:
             return Calibrated(choice, measurements, parts)
-        cost = step_cost(rounds)
+        cost = step_cost(measurements.rounds, measurements.pools)
         seconds = cost.base_seconds * cost.at(choice.interval).value
         ran = verify(bench, choice.interval, cost.base_seconds, seconds, effort, report)
         measurements = replace(measurements, verifications=(*measurements.verifications, ran))
@@ -185,7 +192,7 @@ def measure_rounds(
                 gathered[kind] += iterations
         if number:
             rounds.append(Round(**readings))
-    measurements = Measurements(tuple(rounds), waiting=_waiting(before, bench.scheduling()))
+    measurements = Measurements(tuple(rounds), pools=bench.pools, waiting=_waiting(before, bench.scheduling()))
     return measurements, {kind: median_parts(iterations) for kind, iterations in gathered.items()}
 
 
@@ -202,7 +209,7 @@ def verify(
     bench.burst("scheduled", _WARM_BURST)  # the first step refreshes everything; from then on the timetable turns
     cycle = math.lcm(interval, bench.period)
     total = cycle * _cycles(cycle, step_seconds, effort.verify_seconds)
-    segment = min(max(math.ceil(total / _SEGMENTS), 1), _LONGEST_SEGMENT)
+    segment = min(max(total // _SEGMENTS, 1), _LONGEST_SEGMENT)
     size, lead = _burst_size(base_seconds), _lead_in(base_seconds)
     steps: list[Reading] = []
     baseline: list[Reading] = []
@@ -218,7 +225,7 @@ def verify(
         steps += [Reading(it.rest, it.optimizer) for it in bench.burst("scheduled", count)]
     read_baseline()
     waiting = _waiting(before, bench.scheduling())
-    return Verification(interval, tuple(steps), tuple(baseline), waiting, bench.period)
+    return Verification(interval, tuple(steps), tuple(baseline), waiting, bench.period, pools=bench.pools)
 
 
 def _warm_up(bench: Bench, kind: Kind, report: Report) -> float:

@@ -26,6 +26,8 @@ Calibratable = Jorge | Shampoo | SketchyShampoo
 
 _WITHOUT_COST = frozenset({"lr", "weight_decay", "refresh_interval", "warm_refreshes"})  # values, not work
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_WAITING_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY")
+_COMMANDS_WAIT = "PASSIVE"  # what all commands set where the environment says nothing
 
 
 def resolve_device(asked: str, nvidia_seen: Nvidia | None = None) -> str:
@@ -74,6 +76,7 @@ def facts_of(recipe: Recipe, device: str, *, threads: int | None = None, real_da
         "cpu": cpu_name(),
         "cores": _ranges(usable_cores()),
         "threads": threads or _threads_asked(os.environ) or "default",
+        "waiting": {name: how for name in _WAITING_VARIABLES if (how := _waiting(name)) is not None},
         "versions": {name: _version(name) for name in ("torch", "torchvision")}
         | {"jorge-tune": jorge_tune.__version__, "optimizers": _optimizer_sources()},
         "precision": recipe.precision,
@@ -135,6 +138,12 @@ def _threads_asked(environment: Mapping[str, str]) -> int | None:
 
 def _loader_facts(data: Any) -> dict[str, Any]:
     return {"name": data.name, "augment": data.augment, "workers": data.workers, "args": dict(data.args)}
+
+
+def _waiting(name: str) -> str | None:
+    """What the environment says of how idle threads wait, where that is not what the commands do anyway."""
+    how = os.environ.get(name)
+    return None if how is None or how.upper() == _COMMANDS_WAIT else how
 
 
 def _ranges(numbers: Iterable[int]) -> str:

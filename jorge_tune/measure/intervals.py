@@ -1,76 +1,29 @@
 """From timings to a refresh interval: pure, seeded, without torch.
 
-One step of interval k takes, in the mean, `time(k) = plain + refresh / k` iterations of the baseline, where `plain` is
-the optimizer's iteration without a refresh and `refresh` what refreshing every block once costs. Both are medians of
-ratios taken within one round, forward and backward pooled over the kinds (`carry_over.py`); their confidence bounds
-come from resampled rounds (the percentile method), the two kept together.
+One step of interval k takes, in the mean, `time(k) = plain + refresh / k` iterations of the baseline (`step_cost.py`);
+the answer is the smallest k whose upper bound keeps inside the budget, and it must come true when it is run.
 """
 
 from __future__ import annotations
 
-import functools
 import random
-import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from jorge_tune.measure.carry_over import CarryOver, carry_over
 from jorge_tune.measure.steadiness import Shift, disturbance, largest_shift
-from jorge_tune.measure.timings import Measurements, PooledRound, Round, Verification
+from jorge_tune.measure.step_cost import DRAWS, SEED, Estimate, StepCost, percentiles, step_cost
+from jorge_tune.measure.timings import Measurements, Verification
 
 LARGEST_INTERVAL = 1000
 """Beyond it preconditioners are older than most learning-rate phases; "no interval" is then the honest answer."""
 
 LEAST_ROUNDS = 6
-_DRAWS = 1000
-_SEED = 0
-_CONFIDENCE = 0.95  # two-sided: the upper bound is exceeded in 2.5 % of cases
 _FACTOR = 2  # an answer this many times what the medians alone say is noise, not measurement
 _PACE = 0.05  # a change of the machine's pace from which on an answer must hold before and after it
 _CORRECTIONS = 2  # verifications that may miss the budget before the timings are called unstable
 
 Outcome = Literal["interval", "infeasible", "unstable"]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its confidence bounds."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class StepCost:
-    """Iteration time as a function of the interval, in iterations of the baseline."""
-
-    plain: float
-    refresh: float
-    draws: tuple[tuple[float, float], ...]  # (plain, refresh) of resampled rounds
-    base_seconds: float  # of the baseline's iteration
-    carry_over: CarryOver  # of ours on forward and backward
-
-    def at(self, interval: float) -> Estimate:
-        """time(k) with its bounds; infinity stands for no refresh at all."""
-        return self._estimate(lambda plain, refresh: plain + refresh / interval)
-
-    @property
-    def refresh_estimate(self) -> Estimate:
-        """One refresh of every block."""
-        return self._estimate(lambda plain, refresh: refresh)
-
-    def with_refresh(self, refresh: float) -> StepCost:
-        """The same with another refresh cost, the spread scaled along (moved, where there was no cost to scale)."""
-        if self.refresh > 0:
-            draws = tuple((p, r * refresh / self.refresh) for p, r in self.draws)
-        else:
-            draws = tuple((p, r + refresh) for p, r in self.draws)
-        return replace(self, refresh=refresh, draws=draws)
-
-    def _estimate(self, of: Callable[[float, float], float]) -> Estimate:
-        return Estimate(of(self.plain, self.refresh), *percentiles([of(*draw) for draw in self.draws]))
 
 
 @dataclass(frozen=True)
@@ -89,28 +42,6 @@ class Judgement:
     outcome: Literal["inside", "over", "unstable"]
     reason: str
     ratio: Estimate
-
-
-@functools.lru_cache(maxsize=4)
-def step_cost(rounds: tuple[Round, ...]) -> StepCost:
-    """The cost of a step from interleaved rounds."""
-    logs = [row.log_carry_over for row in rounds]
-    carried = carry_over(logs)
-    generator = random.Random(_SEED)
-    draws = []
-    for _ in range(_DRAWS):
-        chosen = generator.choices(range(len(rounds)), k=len(rounds))
-        log = statistics.median(logs[i] for i in chosen) if carried.counted else 0.0
-        draws.append(_parts([rounds[i].pooled(log) for i in chosen]))
-    pooled = [row.pooled(statistics.median(logs) if carried.counted else 0.0) for row in rounds]
-    base = statistics.median(row.baseline for row in pooled)
-    return StepCost(*_parts(pooled), tuple(draws), base, carried)
-
-
-def _parts(rounds: Sequence[PooledRound]) -> tuple[float, float]:
-    """(plain, refresh), medians over rounds."""
-    plain = statistics.median(row.plain / row.baseline for row in rounds)
-    return plain, max(0.0, statistics.median((row.refreshing - row.plain) / row.baseline for row in rounds))
 
 
 def choose_interval(measurements: Measurements, overhead: float, *, largest: int = LARGEST_INTERVAL) -> Choice:
@@ -135,8 +66,8 @@ def choose_interval(measurements: Measurements, overhead: float, *, largest: int
     if complaint is not None:
         return Choice("unstable", None, complaint)
     budget = 1 + overhead
-    measured = step_cost(measurements.rounds)
-    levels = _levels(measurements.rounds)
+    measured = step_cost(measurements.rounds, measurements.pools)
+    levels = _levels(measurements, measured.counted)
     missed = [v for v in measurements.verifications if v.ratio > budget]
     if len(missed) > _CORRECTIONS:
         ran = ", ".join(f"interval {v.interval} ran at {percent(v.ratio - 1)}" for v in missed)
@@ -144,15 +75,17 @@ def choose_interval(measurements: Measurements, overhead: float, *, largest: int
     return _choose(corrected(measured, missed), [corrected(level, missed) for level in levels], budget, largest)
 
 
-def change_of_pace(rounds: Sequence[Round]) -> Shift | None:
+def change_of_pace(measurements: Measurements) -> Shift | None:
     """Where the machine's pace changed so much that an answer must hold before and after."""
-    return largest_shift([row.pooled().baseline for row in rounds], _PACE)
+    return largest_shift(_paces(measurements), _PACE)
 
 
-def _levels(rounds: tuple[Round, ...]) -> list[StepCost]:
+def _levels(measurements: Measurements, counted: tuple[bool, bool]) -> list[StepCost]:
     """The cost before and after a change of the machine's pace, where there was one; else nothing."""
-    shift = change_of_pace(rounds)
-    return [] if shift is None else [step_cost(rounds[: shift.after]), step_cost(rounds[shift.after :])]
+    shift, rounds = change_of_pace(measurements), measurements.rounds
+    if shift is None:
+        return []
+    return [step_cost(part, measurements.pools, counted) for part in (rounds[: shift.after], rounds[shift.after :])]
 
 
 def corrected(cost: StepCost, missed: Sequence[Verification]) -> StepCost:
@@ -184,7 +117,12 @@ def judge(verification: Verification, overhead: float) -> Judgement:
 def references(measurements: Measurements) -> list[float]:
     """The baseline's seconds in the order of time."""
     later = [reading.seconds for verification in measurements.verifications for reading in verification.baseline]
-    return [row.pooled().baseline for row in measurements.rounds] + later
+    return _paces(measurements) + later
+
+
+def _paces(measurements: Measurements) -> list[float]:
+    """The baseline's seconds in the rounds."""
+    return [(row.pooled() if measurements.pools else row.whole).baseline for row in measurements.rounds]
 
 
 def percent(fraction: float) -> str:
@@ -198,13 +136,6 @@ def bounded(ratio: Estimate) -> str:
     return f"{percent(ratio.value - 1)} [{low:+.1f}, {high:+.1f}]"
 
 
-def percentiles(values: Sequence[float]) -> tuple[float, float]:
-    """The bounds that leave out half of 1 - confidence on either side."""
-    ordered = sorted(values)
-    out = round((1 - _CONFIDENCE) / 2 * len(ordered))
-    return ordered[out], ordered[-1 - out]
-
-
 def _choose(cost: StepCost, levels: Sequence[StepCost], budget: float, largest: int) -> Choice:
     never = cost.at(float("inf"))
     allowed = percent(budget - 1)
@@ -216,9 +147,7 @@ def _choose(cost: StepCost, levels: Sequence[StepCost], budget: float, largest: 
         what = f"without a refresh {bounded(never)} is added, and the budget of {allowed} lies within that spread"
         return Choice("unstable", None, what)
     by_medians = _smallest(lambda k: cost.at(k).value <= budget, largest)
-    by_bound = _smallest(
-        lambda k: max(cost.at(k).high, cost.at(k).value, *(level.at(k).value for level in levels)) <= budget, largest
-    )
+    by_bound = _smallest(lambda k: max(cost.at(k).high, cost.at(k).value) <= budget, largest)
     if by_medians is None:
         return Choice("infeasible", None, _too_rare(cost, budget, largest))
     if by_bound is None or by_bound > _FACTOR * by_medians + 1:
@@ -228,7 +157,15 @@ def _choose(cost: StepCost, levels: Sequence[StepCost], budget: float, largest: 
             f"is added, too wide a spread for a budget of {allowed}"
         )
         return Choice("unstable", None, what)
-    return Choice("interval", by_bound, f"{bounded(cost.at(by_bound))} is predicted to be added to the baseline's step")
+    found = by_bound
+    if levels:
+        throughout = _smallest(lambda k: max(level.at(k).value for level in levels) <= budget, largest)
+        if throughout is None or throughout > _FACTOR * by_medians + 1:
+            asked = f"more than {largest}" if throughout is None else str(throughout)
+            what = f"all rounds ask for interval {by_bound}, and {asked} is needed before and after the pace changed"
+            return Choice("unstable", None, what)
+        found = max(by_bound, throughout)
+    return Choice("interval", found, f"{bounded(cost.at(found))} is predicted to be added to the baseline's step")
 
 
 def _too_rare(cost: StepCost, budget: float, largest: int) -> str:
@@ -264,9 +201,9 @@ def _resampled(verification: Verification, of: Callable[[Verification], float]) 
     """Bounds from resampled cycles (steps, where there are fewer than three) and baseline iterations."""
     size = verification.cycle if verification.cycles >= 3 else 1
     cycles = [verification.steps[i : i + size] for i in range(0, len(verification.steps), size)]
-    generator = random.Random(_SEED)
+    generator = random.Random(SEED)
     draws = []
-    for _ in range(_DRAWS):
+    for _ in range(DRAWS):
         steps = tuple(step for cycle in generator.choices(cycles, k=len(cycles)) for step in cycle)
         baseline = tuple(generator.choices(verification.baseline, k=len(verification.baseline)))
         draws.append(of(verification.drawn(steps, baseline)))

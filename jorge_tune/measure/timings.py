@@ -55,22 +55,23 @@ class Round(NamedTuple):
     refreshing: Reading
 
     @property
-    def log_carry_over(self) -> float:
-        """How much longer the rest takes beside our optimizer than beside the baseline, as a logarithm."""
-        return math.log(statistics.fmean((self.plain.rest, self.refreshing.rest)) / self.baseline.rest)
+    def log_carry_overs(self) -> tuple[float, float]:
+        """How much longer the rest takes beside our optimizer than beside the baseline, plain and refreshing; logs."""
+        return math.log(self.plain.rest / self.baseline.rest), math.log(self.refreshing.rest / self.baseline.rest)
 
-    def pooled(self, log_carry_over: float = 0.0) -> PooledRound:
-        """Seconds of an iteration of each kind, with the median of all three's rests; the carry-over is put back."""
-        base, ours = math.exp(-2 * log_carry_over / 3), math.exp(log_carry_over / 3)
-        rest = statistics.median((self.baseline.rest / base, self.plain.rest / ours, self.refreshing.rest / ours))
-        return PooledRound(
-            rest * base + self.baseline.optimizer,
-            rest * ours + self.plain.optimizer,
-            rest * ours + self.refreshing.optimizer,
-        )
+    def pooled(self, logs: Sequence[float] = (0.0, 0.0)) -> RoundSeconds:
+        """With the median of all three's rests; the carry-overs, plain and refreshing, are put back."""
+        factors = [math.exp(log - sum(logs) / 3) for log in (0.0, *logs)]
+        rest = statistics.median(reading.rest / factor for reading, factor in zip(self, factors, strict=True))
+        return RoundSeconds(*(rest * f + reading.optimizer for reading, f in zip(self, factors, strict=True)))
+
+    @property
+    def whole(self) -> RoundSeconds:
+        """Nothing pooled."""
+        return RoundSeconds(*(reading.seconds for reading in self))
 
 
-class PooledRound(NamedTuple):
+class RoundSeconds(NamedTuple):
     """Seconds of an iteration of each kind."""
 
     baseline: float
@@ -88,6 +89,7 @@ class Verification:
     waiting: float | None = None  # the part of its time that the process waited for a core, where that is known
     period: int = 1  # steps after which the work besides refreshes repeats (statistics of every so many steps)
     log_carry_over: float | None = None  # None: what the readings say
+    pools: bool = True  # see `calibrate.Bench`
 
     @property
     def cycle(self) -> int:
@@ -113,16 +115,18 @@ class Verification:
     @property
     def mean_step(self) -> float:
         """Seconds of a step in the mean over the cycle (of each place's median, once there are three cycles)."""
-        return self._rests[0] + statistics.fmean(self._own)
+        return statistics.fmean(self._typical_steps)
 
     @property
     def longest_step(self) -> float:
         """Seconds of the cycle's longest step."""
-        return self._rests[0] + max(self._own)
+        return max(self._typical_steps)
 
     @property
     def reference(self) -> float:
         """Seconds of the baseline's iteration meanwhile."""
+        if not self.pools:
+            return statistics.median(reading.seconds for reading in self.baseline)
         return self._rests[1] + statistics.median(reading.optimizer for reading in self.baseline)
 
     @property
@@ -153,9 +157,11 @@ class Verification:
         return rest * math.exp(half), rest * math.exp(-half)
 
     @property
-    def _own(self) -> list[float]:
-        """The optimizer's seconds at each place in the cycle."""
-        return self._places([reading.optimizer for reading in self.steps])
+    def _typical_steps(self) -> list[float]:
+        """A step's seconds at each place in the cycle."""
+        if not self.pools:
+            return self._places([reading.seconds for reading in self.steps])
+        return [self._rests[0] + own for own in self._places([reading.optimizer for reading in self.steps])]
 
     def _places(self, seconds: Sequence[float]) -> list[float]:
         """One value per place in the cycle: the median over cycles, or the mean of one or two."""
@@ -170,6 +176,7 @@ class Measurements:
     rounds: tuple[Round, ...]
     verifications: tuple[Verification, ...] = ()
     waiting: float | None = None  # during the rounds, as in `Verification`
+    pools: bool = True  # see `calibrate.Bench`
 
     def verified(self, interval: int) -> Verification | None:
         """The verification of an interval, if it was run."""
@@ -220,6 +227,7 @@ def measurements_to_json(measurements: Measurements) -> dict[str, Any]:
             for verification in measurements.verifications
         ],
         "waiting": measurements.waiting,
+        "pools": measurements.pools,
     }
 
 
@@ -229,7 +237,7 @@ def measurements_from_json(data: Any) -> Measurements:
     Raises:
         ValueError, TypeError, KeyError: it is something else.
     """
-    rounds = tuple(Round(*_readings(row)) for row in data["rounds"])
+    rounds, pools = tuple(Round(*_readings(row)) for row in data["rounds"]), bool(data["pools"])
     verifications = tuple(
         Verification(
             int(item["interval"]),
@@ -237,6 +245,7 @@ def measurements_from_json(data: Any) -> Measurements:
             _readings(item["baseline"]),
             _part(item["waiting"]),
             int(item["period"]),
+            pools=pools,
         )
         for item in data["verifications"]
     )
@@ -244,7 +253,7 @@ def measurements_from_json(data: Any) -> Measurements:
         counts = (verification.interval, verification.period, len(verification.baseline))
         if min(counts) < 1 or verification.cycles < 1 or len(verification.steps) % verification.cycle:
             raise ValueError(f"no whole cycles of interval {verification.interval}")
-    return Measurements(rounds, verifications, _part(data["waiting"]))
+    return Measurements(rounds, verifications, _part(data["waiting"]), pools)
 
 
 def profile_to_json(profile: Profile) -> dict[str, Any]:

@@ -148,6 +148,11 @@ class Workbench:
         return getattr(self._section, "statistics_interval", None) or 1
 
     @property
+    def pools(self) -> bool:
+        """See `calibrate.Bench`."""
+        return self._device.type == "cpu"
+
+    @property
     def interval(self) -> int:
         """The recipe's own refresh interval, the optimizer's default where it is unset."""
         own = build_optimizer(self._section, self._model).param_groups[0]["refresh_interval"]

@@ -6,21 +6,20 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from jorge_tune.measure.carry_over import CarryOver
 from jorge_tune.measure.fingerprint import Calibratable
 from jorge_tune.measure.inputs import input_shape
 from jorge_tune.measure.instrument import Calibrated
 from jorge_tune.measure.intervals import (
-    Estimate,
-    StepCost,
     bounded,
     change_of_pace,
     corrected,
     percent,
     ratio_estimate,
-    step_cost,
     whole_estimate,
 )
 from jorge_tune.measure.steadiness import changed_pace
+from jorge_tune.measure.step_cost import Estimate, StepCost, step_cost
 from jorge_tune.measure.timings import Iteration, Memory, Verification
 from jorge_tune.recipe.schema import Jorge, SketchyShampoo
 from jorge_tune.reporting.summary import Table
@@ -32,6 +31,7 @@ POOLED = (
     "forward and backward are the same work under both optimizers, so they are pooled; a difference between them is "
     "counted only where its 99 % bounds leave 0 out"
 )
+WHOLE = "whole iterations are compared: the host runs ahead of a GPU, so a part's launches may take time from the next"
 PAPER = {"warm_refreshes": 0, "block_size": None}
 """What the preset says, of what is shown here; the optimizer's own table would load torch."""
 _SMALL_BLOCK = 256  # a smaller block size saves nothing worth naming
@@ -49,12 +49,16 @@ class Whole(NamedTuple):
 def cost_of(calibrated: Calibrated) -> StepCost:
     """The cost of a step that the choice rests on, corrected by the intervals that ran over the budget."""
     missed = [v for v in calibrated.measurements.verifications if v.ratio > 1 + calibrated.overhead]
-    return corrected(step_cost(calibrated.measurements.rounds), missed)
+    return corrected(_measured_cost(calibrated), missed)
 
 
 def base_seconds(calibrated: Calibrated) -> float:
     """Seconds of the baseline's iteration, the median over rounds."""
-    return step_cost(calibrated.measurements.rounds).base_seconds
+    return _measured_cost(calibrated).base_seconds
+
+
+def _measured_cost(calibrated: Calibrated) -> StepCost:
+    return step_cost(calibrated.measurements.rounds, calibrated.measurements.pools)
 
 
 def verification_of(calibrated: Calibrated) -> Verification | None:
@@ -91,15 +95,17 @@ def time_table(calibrated: Calibrated) -> Table:
         [f"{baseline_name(calibrated)} (foreach)", show_seconds(base), "1"],
         [f"{name}, nothing refreshed", show_seconds(base * never.value), bounded(never)],
         ["one refresh of every block", show_seconds(base * refresh.value), _share(refresh)],
-        ["forward, backward beside it", *_carried(cost)],
     ]
+    if calibrated.measurements.pools:
+        rows.insert(2, ["  its forward and backward", *_carried(cost.carry_overs[0])])
+        rows.append(["  its forward and backward", *_carried(cost.carry_overs[1])])
     interval, ran = calibrated.choice.interval, verification_of(calibrated)
     if interval is not None and ran is not None:
         at, whole = cost.at(interval), whole_estimate(ran)
         rows += [
             [f"interval {interval}, predicted", show_seconds(ran.reference * at.value), bounded(at)],
             [f"interval {interval}, as it ran", show_seconds(ran.mean_step), bounded(ratio_estimate(ran))],
-            ["  by whole iterations", show_seconds(ran.reference * whole.value), bounded(whole)],
+            *([["  by whole iterations", show_seconds(ran.reference * whole.value), bounded(whole)]] * ran.pools),
             ["its longest step", show_seconds(ran.longest_step), percent(ran.longest_step / ran.reference - 1)],
         ]
     training = whole_training(calibrated)
@@ -152,12 +158,15 @@ def advice(calibrated: Calibrated) -> list[str]:
     if excess > calibrated.overhead:
         batch = math.ceil(recipe.batch_size * excess / calibrated.overhead)
         lines.append(
-            f"a batch of about {batch}: the optimizer's {show_seconds(base_seconds(calibrated) * excess)} do not grow "
-            "with it, forward and backward do"
+            f"a larger batch, {batch} at least: the optimizer's {show_seconds(base_seconds(calibrated) * excess)} "
+            "do not grow with it, forward and backward do (slower than a small batch itself)"
         )
     size = _effective(calibrated.section, "block_size")
     if size is None or size > _SMALL_BLOCK:
-        lines.append(f"a smaller block_size than {'none' if size is None else size}: products with blocks get cheaper")
+        now = "no limit" if size is None else size
+        lines.append(
+            f"a block_size below the largest blocks (now {now}; `jorge-tune plan` shows them): products get cheaper"
+        )
     section = calibrated.section
     if isinstance(section, Jorge) and section.product_precision == "fp32" and on_gpu:
         lines.append("product_precision tf32 or bf16 in the optimizer's section: cheaper refreshes")
@@ -177,11 +186,12 @@ def notes(calibrated: Calibrated) -> list[str]:
         f"{calibrated.profile.input} images, {calibrated.recipe.precision}"
     )
     assumed = input_shape(calibrated.recipe).assumed
-    lines = [where, *([assumed] if assumed else []), POOLED, ONE_DEVICE]
-    rounds = calibrated.measurements.rounds
-    shift = change_of_pace(rounds)
-    if shift is not None and calibrated.choice.outcome != "unstable":
-        lines.append(f"the baseline's step {changed_pace(shift, len(rounds))}; the answer holds before and after")
+    how = POOLED if calibrated.measurements.pools else WHOLE
+    lines = [where, *([assumed] if assumed else []), how, ONE_DEVICE]
+    shift, choice = change_of_pace(calibrated.measurements), calibrated.choice
+    if shift is not None and choice.outcome != "unstable":
+        held = "; the interval holds before and after" if choice.outcome == "interval" else ""
+        lines.append(f"the baseline's step {changed_pace(shift, len(calibrated.measurements.rounds))}{held}")
     section = calibrated.section
     if isinstance(section, SketchyShampoo) and section.statistics_interval is not None:
         lines.append("statistics_interval decides when a sketch changes: refresh_interval has no say in this recipe")
@@ -214,7 +224,11 @@ def as_data(calibrated: Calibrated) -> dict[str, Any]:
         "baseline_seconds": base,
         "plain_ratio": cost.at(math.inf).__dict__,
         "refresh_ratio": cost.refresh_estimate.__dict__,
-        "carry_over": {**cost.carry_over._asdict(), "counted": cost.carry_over.counted},
+        "pooled": calibrated.measurements.pools,
+        "carry_over": {
+            kind: {**carried._asdict(), "counted": carried.counted}
+            for kind, carried in zip(("plain", "refreshing"), cost.carry_overs, strict=True)
+        },
         "predicted": None if choice.interval is None else cost.at(choice.interval).__dict__,
         "verified": None if ran is None else _ran(ran),
         "warm": None if whole is None else whole._asdict(),
@@ -261,9 +275,8 @@ def _share(estimate: Estimate) -> str:
     return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
 
 
-def _carried(cost: StepCost) -> list[str]:
+def _carried(carried: CarryOver) -> list[str]:
     """What our step does to forward and backward, and whether that was counted."""
-    carried = cost.carry_over
     low, value, high = (f"{100 * part:+.1f}" for part in (carried.low, carried.value, carried.high))
     return ["" if carried.counted else "not counted", f"{value} % [{low}, {high}]"]
 

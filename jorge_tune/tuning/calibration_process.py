@@ -87,12 +87,12 @@ def main() -> None:
 
 def _measured(request: dict[str, Any]) -> Cost:
     from jorge_tune.measure.instrument import Request, calibrate_recipe
-    from jorge_tune.measure.intervals import step_cost
+    from jorge_tune.measure.step_cost import step_cost
 
     recipe = parse_recipe(request["recipe"], "the study's recipe").recipe
     asked = Request(overhead=request["overhead"], device=request["device"], threads=request["threads"])
     calibrated = calibrate_recipe(recipe, asked)
-    cost = step_cost(calibrated.measurements.rounds)
+    cost = step_cost(calibrated.measurements.rounds, calibrated.measurements.pools)
     choice = calibrated.choice
     return Cost(cost.plain, cost.refresh, cost.base_seconds, calibrated.profile.device, choice.outcome, choice.reason)
 

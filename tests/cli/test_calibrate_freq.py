@@ -114,7 +114,7 @@ def test_infeasible_says_what_would_help_and_writes_nothing(here, script, capsys
     assert run("tiny.yaml", "--write") == 4
     shown = capsys.readouterr().out
     assert shown.startswith("infeasible: even without a refresh")
-    assert "What would help:\n- a batch of about" in shown
+    assert "What would help:\n- a larger batch, " in shown
     assert (here / "tiny.yaml").read_text() == RECIPE
 
 

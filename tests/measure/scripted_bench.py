@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ class ScriptedBench:
     disturbance: Disturbance = quiet
     seed: int = 0
     waits: float | None = 0.0
+    pools: bool = True
     period: int = 1
     statistics: float = 0.0  # what every period-th step of ours takes longer
     now: float = 0.0
@@ -97,3 +99,36 @@ class ScriptedBench:
         if self.staggered:
             return self.spread_factor * self.refresh / self.interval
         return self.spread_factor * self.refresh if self.step % self.interval == 0 else 0.0
+
+
+@dataclass
+class QueuedBench(ScriptedBench):
+    """A GPU: the host launches ahead, the device works in order, and laps are read off the device.
+
+    A part is (host seconds, device seconds); forward is held up by its launches, backward by its work.
+    """
+
+    pools: bool = False
+    forward: tuple[float, float] = (0.010, 0.005)
+    backward: tuple[float, float] = (0.005, 0.010)
+    kernels: int = 40
+
+    def burst(self, kind: Kind, count: int) -> list[Iteration]:
+        host = device = 0.0
+        iterations = []
+        for _ in range(count):
+            marks = [device]
+            for of_host, of_device in (self.forward, self.backward, self.stepping(kind)):
+                factor = self.disturbance(self.now, self.generator) / self.kernels
+                for _ in range(self.kernels):
+                    host += of_host * factor
+                    device = max(device, host) + of_device * factor
+                marks.append(device)
+            iterations.append(Iteration(0.0, *(end - start for start, end in itertools.pairwise(marks))))
+        self.now += device
+        return iterations
+
+    def stepping(self, kind: Kind) -> tuple[float, float]:
+        refreshed = {"baseline": 0.0, "plain": 0.0, "refreshing": 1.0, "scheduled": 1 / self.interval}[kind]
+        own = 0.0 if kind == "baseline" else self.extra
+        return 0.0003 + own + 0.2 * self.refresh * refreshed, 0.0003 + own / 4 + self.refresh * refreshed

@@ -8,8 +8,10 @@ import statistics
 import pytest
 
 from jorge_tune.measure.calibrate import Effort, Progress, calibrate, check, measure_rounds, verify
+from jorge_tune.measure.step_cost import step_cost
 from jorge_tune.measure.timings import Iteration
 from tests.measure.scripted_bench import (
+    QueuedBench,
     ScriptedBench,
     bimodal,
     drifting,
@@ -95,6 +97,29 @@ def test_whatever_comes_alike_over_all_never_gives_an_interval_over_the_budget(d
         bench = ScriptedBench(BASE, EXTRA, REFRESH, disturbance=disturbance, seed=seed)
         found = calibrate(bench, 0.1)
         assert found.choice.interval is None or truth(bench, found.choice.interval) <= 1.1
+
+
+def test_on_a_gpu_what_launches_take_from_the_next_forward_is_counted():
+    """15.3 ms by the device's work; 1.7 ms more to launch make 17.0 ms of host time, and backward hides none of it."""
+    bench = QueuedBench(extra=0.0017, refresh=0.04, disturbance=noisy(0.002))
+    found = calibrate(bench, 0.2)
+    steady = {kind: bench.burst(kind, 200)[100:] for kind in ("baseline", "plain", "refreshing")}
+    truth = {kind: statistics.fmean(iteration.seconds for iteration in run) for kind, run in steady.items()}
+    cost = step_cost(found.measurements.rounds, found.measurements.pools)
+    assert truth["plain"] / truth["baseline"] > 1.1
+    assert cost.plain == pytest.approx(truth["plain"] / truth["baseline"], abs=0.004)
+    assert cost.refresh == pytest.approx((truth["refreshing"] - truth["plain"]) / truth["baseline"], abs=0.02)
+    by_laps = step_cost(found.measurements.rounds, counted=(False, False))  # forward taken to be the same
+    assert cost.plain - by_laps.plain > 0.03
+    bench.schedule(found.choice.interval)
+    ran = statistics.fmean(iteration.seconds for iteration in bench.burst("scheduled", 200)[100:])
+    assert ran <= 1.2 * truth["baseline"]
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.8, 0.9, 3.0])
+def test_a_verification_has_enough_stretches_to_count_a_carry_over(seconds):
+    ran = verify(ScriptedBench(seconds), 1, seconds, seconds, Effort(verify_seconds=10.0))
+    assert len(ran.log_carry_overs) >= 8
 
 
 def test_waiting_for_a_core_is_called_unstable_whatever_the_ratios_say():

@@ -72,9 +72,14 @@ def test_what_does_not_change_the_work_does_not(same):
 
 
 def test_the_machine_is_in_it(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     before = of(recipe())
     assert of(recipe(), threads=3) != before
     assert of(recipe(), real_data=True) != before
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # as every command has it
+    assert of(recipe()) == before
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # then an optimizer's small operations take half the time
+    assert of(recipe()) != before
     monkeypatch.setattr(fingerprint, "usable_cores", lambda: (0, 1, 2, 9))
     facts = facts_of(recipe(), "cpu")
     assert facts["cores"] == "0-2,9"

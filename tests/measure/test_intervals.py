@@ -13,15 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jorge_tune.measure.intervals import (
-    Estimate,
     bounded,
     change_of_pace,
     choose_interval,
     corrected,
     judge,
     percent,
-    step_cost,
 )
+from jorge_tune.measure.step_cost import Estimate, step_cost
 from jorge_tune.measure.timings import Measurements, Reading, Round, Verification
 
 OWN = 0.2  # the baseline's optimizer's part of its iteration
@@ -56,6 +55,11 @@ def ran(interval: int, steps: int, step: float, count: int = 6, *, base: float =
 
 def slowed(row: Round, factor: float) -> Round:
     return Round(*(Reading(*(factor * part for part in reading)) for reading in row))
+
+
+def carried(row: Round, factor: float) -> Round:
+    """With forward and backward `factor` times as long beside ours."""
+    return Round(row.baseline, *(Reading(factor * ours.rest, ours.optimizer) for ours in row[1:]))
 
 
 def choose(plain: float, refresh: float, overhead: float = 0.1, **more: float):
@@ -297,12 +301,9 @@ def test_judging_looks_for_disturbances_first():
 def test_rests_that_differ_by_chance_are_pooled_and_such_that_differ_are_not():
     """A carry-over of 3 % is counted where readings are good to 0.5 %, and not where they are good to 10 %."""
     for noise, counted in ((0.005, True), (0.1, False)):
-        measured = tuple(
-            Round(row.baseline, *(Reading(1.03 * ours.rest, ours.optimizer) for ours in row[1:]))
-            for row in rounds(1.04, 0.3, noise=noise, count=24)
-        )
+        measured = tuple(carried(row, 1.03) for row in rounds(1.04, 0.3, noise=noise, count=24))
         cost = step_cost(measured)
-        assert cost.carry_over.counted is counted
+        assert cost.counted == (counted, counted)
         assert cost.plain == pytest.approx(1.04 + (0.03 * (1 - OWN) if counted else 0), abs=0.005)
 
 
@@ -315,7 +316,41 @@ def test_an_answer_holds_before_and_after_a_change_of_pace():
     assert choose_interval(Measurements(quiet), 0.1 + 1e-12).interval == 5
     found = choose_interval(Measurements(faster), 0.1)
     assert found.interval == math.ceil(0.3 / (0.1 * 0.88 - 0.04))
-    assert change_of_pace(faster).after == 14
+    assert change_of_pace(Measurements(faster)).after == 14
+
+
+def test_what_refreshing_does_to_the_next_forward_is_not_charged_to_a_step_without():
+    """5 % of what a step itself adds, as caches do: 0.15 % beside `plain`, 15 % beside `refreshing`."""
+    measured = tuple(
+        Round(row.baseline, row.plain, Reading(row.refreshing.rest * 1.15, row.refreshing.optimizer))
+        for row in rounds(1.03, 3.0, noise=0.005, count=24)
+    )
+    cost = step_cost(measured)
+    assert cost.counted == (False, True)
+    assert cost.plain == pytest.approx(1.03, abs=0.002)
+    assert cost.refresh == pytest.approx(3.0 + 0.15 * (1 - OWN), abs=0.02)
+    assert choose_interval(Measurements(measured), 0.1).interval in range(44, 50)
+
+
+def test_a_part_of_the_rounds_counts_what_all_of_them_show():
+    """6 of 20 rounds are too few to count a carry-over of 5 %, and theirs ask for 9 with it, for 5 without."""
+    slow = [carried(row, 1.05) for row in rounds(1.02, 0.3, count=20)]
+    measured = tuple(
+        Round(*(Reading(r.rest * (0.85 if i >= 14 else 1), r.optimizer) for r in row)) for i, row in enumerate(slow)
+    )
+    assert change_of_pace(Measurements(measured)).after == 14
+    assert choose_interval(Measurements(tuple(slow)), 0.1).interval == 8
+    assert choose_interval(Measurements(measured), 0.1).interval == 9
+
+
+def test_a_pace_in_which_no_interval_holds_is_named():
+    """1.04 + 0.3 / k for 16 rounds, and 1.12 without a refresh for the last 4."""
+    measured = (*rounds(1.04, 0.3, count=16), *(slowed(row, 0.85) for row in rounds(1.12, 0.3, count=4)))
+    found = choose_interval(Measurements(measured), 0.1 + 1e-9)
+    assert (found.outcome, found.reason) == (
+        "unstable",
+        "all rounds ask for interval 5, and more than 1000 is needed before and after the pace changed",
+    )
 
 
 def test_how_ratios_are_shown():

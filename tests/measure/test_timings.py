@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -61,13 +62,21 @@ def test_a_difference_that_ten_stretches_agree_on_is_counted():
     assert ran.reference == pytest.approx(1.1 / middle + 0.1)
 
 
+def test_where_nothing_is_pooled_a_run_is_read_by_whole_steps():
+    ran = Verification(2, (Reading(1.2, 0.5), Reading(1.2, 0.7)) * 6, (Reading(1.0, 0.1),) * 5, pools=False)
+    assert (ran.mean_step, ran.longest_step, ran.reference) == pytest.approx((1.8, 1.9, 1.1))
+    assert ran.ratio == ran.whole_ratio == pytest.approx(1.8 / 1.1)
+
+
 def test_a_round_pools_its_rests_and_puts_a_carry_over_back():
     row = Round(Reading(1.0, 0.1), Reading(1.1, 0.2), Reading(1.2, 0.5))
     assert row.pooled() == pytest.approx((1.2, 1.3, 1.6))
     assert Round(*of(0.1, 0.2), Reading(50.0, 0.5)).pooled() == (REST + 0.1, REST + 0.2, REST + 0.5)
-    assert row.log_carry_over == pytest.approx(math.log(1.15))
-    base, plain, _ = row.pooled(row.log_carry_over)
-    assert (plain - 0.2) / (base - 0.1) == pytest.approx(1.15)
+    assert row.log_carry_overs == pytest.approx((math.log(1.1), math.log(1.2)))
+    base, plain, refreshing = row.pooled(row.log_carry_overs)
+    assert (plain - 0.2) / (base - 0.1) == pytest.approx(1.1)
+    assert (refreshing - 0.5) / (base - 0.1) == pytest.approx(1.2)
+    assert row.whole == pytest.approx((1.1, 1.3, 1.7))
 
 
 def test_one_or_two_cycles_are_averaged():
@@ -81,6 +90,12 @@ def measurements() -> Measurements:
     return Measurements(
         rounds, (Verification(2, of(0.1, 0.2), of(0.1), None), Verification(1, of(0.1, 0.3), of(0.2), 0.25, 2)), 0.5
     )
+
+
+def test_whether_rests_are_pooled_survives_json_in_all_parts():
+    unpooled = [replace(verification, pools=False) for verification in measurements().verifications]
+    measured = replace(measurements(), verifications=tuple(unpooled), pools=False)
+    assert measurements_from_json(json.loads(json.dumps(measurements_to_json(measured)))) == measured
 
 
 def test_measurements_survive_json():
@@ -101,6 +116,7 @@ def test_a_profile_survives_json():
     "damage",
     [
         lambda data: data.pop("rounds"),
+        lambda data: data.pop("pools"),
         lambda data: data["rounds"][0].append([1.0, 1.0]),
         lambda data: data["rounds"][0].__setitem__(0, [-1.0, 1.0]),
         lambda data: data["rounds"][0].__setitem__(0, [0.0, 1.0]),

@@ -245,3 +245,10 @@ def test_on_a_gpu_events_are_read_and_memory_is_the_allocators():
         assert all(0 < iteration.seconds < 1 for iteration in iterations)
         assert 0 < bench.memory["baseline"].peak < torch.cuda.get_device_properties(device).total_memory
         assert bench.memory["optimizer"].peak >= bench.memory["baseline"].peak
+
+
+def test_laps_are_pooled_only_where_the_host_does_not_run_ahead():
+    with open_bench(recipe(), CPU) as bench:
+        assert bench.pools
+        bench._device = torch.device("cuda")
+        assert not bench.pools

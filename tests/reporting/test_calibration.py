@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from jorge_tune.measure.intervals import step_cost
+from jorge_tune.measure.step_cost import step_cost
 from jorge_tune.optim.jorge import PRESETS
 from jorge_tune.recipe.schema import Jorge, Shampoo, SketchyShampoo
 from jorge_tune.reporting.calibration import (
@@ -81,7 +81,7 @@ def test_the_warm_refreshes_part_of_the_training_is_added_up():
 def test_the_papers_preset_has_no_warm_refreshes_and_no_blocks():
     paper = digits_recipe(optimizer=Jorge(lr=0.1, preset="paper"))
     assert whole_training(feasible(recipe=paper)).refreshes == 1
-    assert "block_size than none" in " ".join(advice(infeasible(recipe=paper)))
+    assert "largest blocks (now no limit" in " ".join(advice(infeasible(recipe=paper)))
     assert {name: PRESETS["paper"][name] for name in PAPER} == PAPER
 
 
@@ -120,9 +120,9 @@ def test_outcomes_are_sentences():
 def test_what_would_help_is_said_with_numbers():
     """The optimizer adds 30 %: a batch three times as large dilutes it to a tenth."""
     lines = advice(infeasible(recipe=digits_recipe(optimizer=Jorge(lr=0.1), batch_size=100)))
-    batch = int(re.search(r"a batch of about (\d+): the optimizer's (?:29|30)", lines[0])[1])
+    batch = int(re.search(r"a larger batch, (\d+) at least: the optimizer's (?:29|30)", lines[0])[1])
     assert batch == pytest.approx(300, rel=0.03)
-    assert "a smaller block_size than 1024" in lines[1]
+    assert "largest blocks (now 1024; `jorge-tune plan`" in lines[1]
     assert re.fullmatch(r"a larger budget \(--overhead 3\d\.\d%\)", lines[-1])
     assert advice(feasible()) == []
     assert advice(unstable()) == []
@@ -134,7 +134,7 @@ def test_advice_for_a_gpu_names_precisions():
     text = " ".join(advice(on_gpu))
     assert "product_precision tf32 or bf16" in text
     assert "precision tf32 or bf16, where" in text
-    assert "block_size than none" in text
+    assert "largest blocks (now no limit" in text
     assert "tf32" not in " ".join(advice(found))
     shampoo = replace(on_gpu, recipe=digits_recipe(optimizer=Shampoo(lr=0.1)))
     assert "product_precision" not in " ".join(advice(shampoo))
