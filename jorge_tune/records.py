@@ -1,7 +1,7 @@
 """Run folders and the records in them: one JSON object per line, appended whole, read back tolerantly.
 
-A run folder holds `recipe.yaml`, `records.jsonl`, `environment.json`, `checkpoint/`, `log.txt` and, of a run in a study that
-printed something, `output.txt`. Records:
+A run folder holds `recipe.yaml`, `records.jsonl`, `environment.json`, `checkpoint/`, `log.txt` and, of a run in a study
+that printed something, `output.txt`. Records:
 
 kind        step epoch train_seconds   and
 start       first step of this stretch  world_size, seed, resumed (bool)
