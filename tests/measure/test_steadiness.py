@@ -39,7 +39,7 @@ def test_a_load_that_starts_or_ends_on_the_way_is_found_and_placed(start, factor
 
 
 def test_a_drift_is_found_and_a_slow_one_is_left_to_the_pairing():
-    fast = [0.1 * (1 + 0.02 * i) for i in range(20)]
+    fast = [0.1 * (1 + 0.05 * i) for i in range(20)]
     slow = [0.1 * (1 + 0.002 * i) for i in range(20)]
     assert "slower" in disturbance(fast, 0.1)
     assert disturbance(slow, 0.1) is None
