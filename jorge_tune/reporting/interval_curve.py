@@ -92,7 +92,12 @@ def interval_figure(calibrated: Calibrated) -> Figure:
     figure.update_layout(
         template="none",
         title={"text": f"{calibrated.recipe.name} on {calibrated.profile.device}"},
-        xaxis={"type": "log", "title": {"text": "refresh interval"}, "gridcolor": "#e6e6e6"},
+        xaxis={
+            "type": "log",
+            "title": {"text": "refresh interval"},
+            "gridcolor": "#e6e6e6",
+            "tickvals": curve_intervals(calibrated),  # plotly's own say 2 for 20
+        },
         yaxis={"title": {"text": "milliseconds per step"}, "gridcolor": "#e6e6e6"},
         width=900,
         height=520,

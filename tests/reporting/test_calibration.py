@@ -182,6 +182,7 @@ def test_the_figure_holds_the_curve_its_bounds_and_the_runs():
     assert line.y[0] == pytest.approx(1e3 * base_seconds(found) * cost_of(found).at(1).value)
     assert max(band.y) > max(line.y)
     assert figure.layout.xaxis.type == "log"
+    assert {1, 10, found.choice.interval} <= set(figure.layout.xaxis.tickvals)
     assert len(figure.layout.shapes) == 2
     page = interval_page(found)
     assert not re.search(r"<(script|link|img)[^>]*(src|href)=", page)  # nothing is fetched
