@@ -28,8 +28,8 @@ ONE_DEVICE = (
     "measured on one device; for several this is an estimate: each has its share of the batch, and gradients travel"
 )
 POOLED = (
-    "forward and backward are the same work under both optimizers, so they are pooled; a difference between them is "
-    "counted only where its 99 % bounds leave 0 out"
+    "forward and backward do the same work under both optimizers and are pooled; what one leaves behind for them is "
+    "counted only where 99 % bounds leave 0 out, so an answer at the edge of the budget may be about one point over"
 )
 WHOLE = "whole iterations are compared: the host runs ahead of a GPU, so a part's launches may take time from the next"
 PAPER = {"warm_refreshes": 0, "block_size": None}
