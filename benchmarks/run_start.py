@@ -20,8 +20,8 @@ from pathlib import Path
 from jorge_tune.recipe.io import parse_recipe
 from jorge_tune.recipe.shipped import resolve_recipe
 from jorge_tune.records import RunFolder
-from jorge_tune.tuning.children import Child, RunJob, RunServer
-from jorge_tune.tuning.run_server_start import find_place, knock, server_of
+from jorge_tune.tuning.runs.children import Child, RunJob, RunServer
+from jorge_tune.tuning.runs.run_server_start import find_place, knock, server_of
 
 _SERVER = {"idle_seconds": 10.0, "grace_seconds": 9.0}  # one of the benchmark's own
 _MIB = 1024.0

@@ -44,18 +44,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for what tests and benchma
 from jorge_tune.cli.tables import plain_table
 from jorge_tune.files import write_whole
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.tuning.address import Address, find_address
-from jorge_tune.tuning.claims import claims_for
-from jorge_tune.tuning.constraint import IterationTimes
-from jorge_tune.tuning.objective import Objective
-from jorge_tune.tuning.orders import Orders
-from jorge_tune.tuning.parameters import ChoiceParameter, FactorParameter
-from jorge_tune.tuning.plan import StudyPlan
-from jorge_tune.tuning.samplers import seed_of
-from jorge_tune.tuning.space import Space
-from jorge_tune.tuning.storage import open_storage, silence_optuna
+from jorge_tune.tuning.planning.objective import Objective
+from jorge_tune.tuning.planning.parameters import ChoiceParameter, FactorParameter
+from jorge_tune.tuning.planning.plan import StudyPlan
+from jorge_tune.tuning.planning.space import Space
+from jorge_tune.tuning.runs.orders import Orders
+from jorge_tune.tuning.sampling.samplers import seed_of
+from jorge_tune.tuning.storages.address import Address, find_address
+from jorge_tune.tuning.storages.claims import claims_for
+from jorge_tune.tuning.storages.storage import open_storage, silence_optuna
 from jorge_tune.tuning.study import join_study, open_study
-from jorge_tune.tuning.worker import Told, Worker, WorkerSettings
+from jorge_tune.tuning.work.constraint import IterationTimes
+from jorge_tune.tuning.work.worker import Told, Worker, WorkerSettings
 from tests.training.small_recipes import digits_recipe
 from tests.tuning.empty_runs import EmptyRuns
 
@@ -353,7 +353,9 @@ def main() -> None:
     parser.add_argument("--folder", help="where the files are; default a temporary folder")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["jorge_tune.tuning.worker", "alembic.command"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["jorge_tune.tuning.work.worker", "alembic.command"]
+    )
     rows, results = [], []
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         known = addresses(arguments, folder)

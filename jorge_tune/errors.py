@@ -5,7 +5,14 @@ Honest outcomes of a run (diverged, unstable, infeasible) are values, not except
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
+
+
+def shortened(items: Sequence[str], shown: int = 3) -> str:
+    """The first of a list as messages say it, and how many more there are."""
+    rest = len(items) - shown
+    return "; ".join(items[:shown]) + (f"; and {rest} more" if rest > 0 else "")
 
 
 class JorgeTuneError(Exception):

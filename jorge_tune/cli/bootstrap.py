@@ -112,8 +112,8 @@ def _search(
     """Search around the recipe, as `study run` would; its exit code and its verdict."""
     from jorge_tune.cli.studies import make_study
     from jorge_tune.cli.study_end import exit_code, run, show_end
-    from jorge_tune.tuning.confirm import stored_form
-    from jorge_tune.tuning.study_file import study_around
+    from jorge_tune.tuning.planning.study_file import study_around
+    from jorge_tune.tuning.results.confirm import stored_form
 
     settings = {"trials": trials, "device": device, "threads": threads}
     plan = study_around(made.recipe, before, made.derivations, recipe=source, **settings)

@@ -10,7 +10,7 @@ import click
 
 from jorge_tune.cli.compare import parse_target
 from jorge_tune.cli.studies import runs_option, storage_option
-from jorge_tune.cli.tables import print_json
+from jorge_tune.cli.tables import format_option_for, print_json
 from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,14 +41,7 @@ _DEFAULT_OUT = Path("report.html")
 )
 @click.option("--png", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Draw figures as PNG too.")
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="json prints the twin.",
-)
+@format_option_for("json prints the twin.")
 def command(
     subjects: tuple[str, ...],
     out: Path | None,

@@ -12,7 +12,7 @@ from jorge_tune.errors import InputError, JorgeTuneError
 if TYPE_CHECKING:
     from jorge_tune.measure.compare import Comparison, Contender
     from jorge_tune.reporting.report_parts import Report
-    from jorge_tune.tuning.report_data import RunPlaces
+    from jorge_tune.tuning.results.report_data import RunPlaces
 
 _BESIDE = ("probe.json", "calibration.json")
 
@@ -51,9 +51,9 @@ def report_of_study(name: str, storage: str | None, runs: Path | None, extra: Se
     """
     from jorge_tune.cli.studies import folders, warn_of_password
     from jorge_tune.reporting.report import study_report
-    from jorge_tune.tuning.address import find_address
-    from jorge_tune.tuning.reading import reading
-    from jorge_tune.tuning.report_data import recipes_of, run_places, study_data
+    from jorge_tune.tuning.results.report_data import recipes_of, run_places, study_data
+    from jorge_tune.tuning.storages.address import find_address
+    from jorge_tune.tuning.storages.reading import reading
     from jorge_tune.tuning.study import join_study
 
     address, where = find_address(storage), folders(name, runs)

@@ -14,8 +14,8 @@ from jorge_tune.errors import InputError
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-    from jorge_tune.tuning.address import Address
-    from jorge_tune.tuning.plan import StudyPlan
+    from jorge_tune.tuning.planning.plan import StudyPlan
+    from jorge_tune.tuning.storages.address import Address
     from jorge_tune.tuning.study import OpenStudy
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -75,8 +75,8 @@ def open_address(option: str | None, *, create: bool = False) -> tuple[Address, 
     Raises:
         InputError: it cannot be reached or used.
     """
-    from jorge_tune.tuning.address import find_address
-    from jorge_tune.tuning.storage import open_storage
+    from jorge_tune.tuning.storages.address import find_address
+    from jorge_tune.tuning.storages.storage import open_storage
 
     address = find_address(option)
     warn_of_password(option, address)
@@ -112,7 +112,7 @@ def make_study(plan: StudyPlan, option: str | None, runs: Path | None = None, *,
         InputError: a package is missing, the storage cannot be used, or another study has its name (without `branch`)
             or its folder.
     """
-    from jorge_tune.tuning.samplers import require_packages
+    from jorge_tune.tuning.sampling.samplers import require_packages
     from jorge_tune.tuning.study import open_study
 
     for method in (plan.sampler, plan.pruner):
@@ -127,7 +127,7 @@ def make_study(plan: StudyPlan, option: str | None, runs: Path | None = None, *,
 
 def folders(name: str | None, runs: Path | None) -> Callable[[str], Path]:
     """Where runs go, by study: under --runs those beside the search get the end of their name appended."""
-    from jorge_tune.tuning.joining import default_runs
+    from jorge_tune.tuning.work.joining import default_runs
 
     def folder(study: str) -> Path:
         if runs is None:
@@ -139,7 +139,7 @@ def folders(name: str | None, runs: Path | None) -> Callable[[str], Path]:
 
 
 def _only_one(storage: BaseStorage) -> str:
-    from jorge_tune.tuning.parts import BASELINE_SUFFIX, CONFIRM_SUFFIX
+    from jorge_tune.tuning.planning.parts import BASELINE_SUFFIX, CONFIRM_SUFFIX
     from jorge_tune.tuning.study import study_names
 
     names = [name for name in study_names(storage) if not name.endswith((BASELINE_SUFFIX, CONFIRM_SUFFIX))]

@@ -29,10 +29,10 @@ def command(name: str | None, storage: str | None, out: Path | None, force: bool
     """
     from jorge_tune.recipe.io import recipe_to_dict, render_recipe, write_recipe
     from jorge_tune.records import portable
-    from jorge_tune.tuning.confirm import gather
-    from jorge_tune.tuning.export import recipe_of
-    from jorge_tune.tuning.history import best_of
-    from jorge_tune.tuning.verdict import judge
+    from jorge_tune.tuning.results.confirm import gather
+    from jorge_tune.tuning.results.export import recipe_of
+    from jorge_tune.tuning.results.history import best_of
+    from jorge_tune.tuning.results.verdict import judge
 
     found = find_study(storage, name)
     evidence = gather(found.opened)

@@ -44,7 +44,7 @@ def command(
       jorge-tune study confirm --name digits --confirm-seeds 10 --workers 2
     """
     from jorge_tune.cli.study_end import show_end, watching
-    from jorge_tune.tuning.build_plan import confirmation_seeds
+    from jorge_tune.tuning.planning.build_plan import confirmation_seeds
     from jorge_tune.tuning.running import Crew, confirm_whole
     from jorge_tune.tuning.study import open_study
 

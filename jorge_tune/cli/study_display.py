@@ -16,8 +16,8 @@ from jorge_tune.cli.progress import clock_time
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from jorge_tune.tuning.status import Running, Status
-    from jorge_tune.tuning.worker import Told
+    from jorge_tune.tuning.results.status import Running, Status
+    from jorge_tune.tuning.work.worker import Told
 
 _READ_SECONDS = 2.0  # between two looks at the storage
 _FRAMES_PER_SECOND = 2
@@ -130,7 +130,7 @@ def _ending(told: Told) -> str:
 
 def _trial(status: Status, number: int) -> str:
     """`trial 3`, and in a confirmation whose run it is."""
-    from jorge_tune.tuning.confirm import run_in_words
+    from jorge_tune.tuning.results.confirm import run_in_words
 
     words = run_in_words(status.rows, number)
     return f"trial {number}" + (f" ({words})" if words else "")

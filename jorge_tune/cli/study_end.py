@@ -23,7 +23,7 @@ Watch = Callable[["Stage", "OpenStudy"], Report]
 @contextmanager
 def watching(found: Found) -> Iterator[Watch]:
     """Shows each stage as it begins; the last one's display ends with the context."""
-    from jorge_tune.tuning.status import read_status
+    from jorge_tune.tuning.results.status import read_status
 
     with ExitStack() as shown:
 
@@ -54,7 +54,7 @@ def run(found: Found, *, workers: int, hours: float | None, download: bool) -> S
 
 def show_end(found: Found, end: StudyEnd, output_format: str) -> int:
     """The verdict on stdout, unless something broke the study off; the exit code."""
-    from jorge_tune.tuning.confirm import stored_form
+    from jorge_tune.tuning.results.confirm import stored_form
 
     code = exit_code(found, end)
     if end.verdict is None:

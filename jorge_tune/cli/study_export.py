@@ -31,7 +31,7 @@ def command(name: str | None, storage: str | None, out: Path, kind: str | None, 
       jorge-tune study export --name digits --trial 7 -o trial-7.yaml
       jorge-tune study export --name digits -o digits.db
     """
-    from jorge_tune.tuning import export
+    from jorge_tune.tuning.results import export
 
     kind = kind or _ENDINGS.get(out.suffix.lower())
     if kind is None:

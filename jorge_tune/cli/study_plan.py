@@ -14,9 +14,9 @@ from jorge_tune.recipe.render import scalar
 
 if TYPE_CHECKING:
     from jorge_tune.measure.pace import Pace
-    from jorge_tune.tuning.address import Address
-    from jorge_tune.tuning.estimate import Estimate
-    from jorge_tune.tuning.plan import StudyPlan
+    from jorge_tune.tuning.planning.estimate import Estimate
+    from jorge_tune.tuning.planning.plan import StudyPlan
+    from jorge_tune.tuning.storages.address import Address
 
 
 def show_plan(plan: StudyPlan, workers: int, runs: Path, address: Address, output_format: str) -> None:
@@ -25,7 +25,7 @@ def show_plan(plan: StudyPlan, workers: int, runs: Path, address: Address, outpu
     Raises:
         InputError: the recipe cannot be trained here.
     """
-    from jorge_tune.tuning.estimate import estimate
+    from jorge_tune.tuning.planning.estimate import estimate
 
     click.echo("a few steps are timed", err=True)
     pace = _pace(plan, workers)
@@ -51,7 +51,7 @@ def show_plan(plan: StudyPlan, workers: int, runs: Path, address: Address, outpu
 def _pace(plan: StudyPlan, workers: int) -> Pace | None:
     share_the_cores()
     from jorge_tune.measure.pace import pace
-    from jorge_tune.tuning.supervisor import shares
+    from jorge_tune.tuning.work.supervisor import shares
 
     device, threads = shares(workers, plan.device, plan.threads)[0]
     return pace(plan.recipe, device=device, threads=threads)
@@ -90,7 +90,7 @@ def _costs(found: Estimate) -> list[tuple[str, str, str]]:
 def _as_data(plan: StudyPlan, workers: int, runs: Path, address: Address, found: Estimate) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from jorge_tune.tuning.plan_json import plan_to_json
+    from jorge_tune.tuning.planning.plan_json import plan_to_json
 
     estimated = {**asdict(found), "runs": found.runs}
     return {

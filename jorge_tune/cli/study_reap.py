@@ -32,7 +32,7 @@ def command(name: str | None, storage: str | None, runs: Path | None, output_for
     Example:
       jorge-tune study reap --name digits
     """
-    from jorge_tune.tuning.confirm import beside
+    from jorge_tune.tuning.results.confirm import beside
 
     found = find_study(storage, name, runs)
     put_back = {
@@ -48,8 +48,8 @@ def command(name: str | None, storage: str | None, runs: Path | None, output_for
 
 def _reap(opened: OpenStudy, runs: Path) -> list[int]:
     """Watch until every running trial has shown a sign of life, or is put back."""
-    from jorge_tune.tuning.leases import LeaseTimes
-    from jorge_tune.tuning.reaper import Reaper
+    from jorge_tune.tuning.work.leases import LeaseTimes
+    from jorge_tune.tuning.work.reaper import Reaper
 
     folder = opened.enter(runs) if runs.is_dir() else None
     times = LeaseTimes()

@@ -15,7 +15,7 @@ from jorge_tune.cli.tables import format_option
 from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
-    from jorge_tune.tuning.plan import StudyPlan
+    from jorge_tune.tuning.planning.plan import StudyPlan
 
 _SAMPLERS = ("tpe", "gp", "cmaes", "random", "grid", "qmc")
 _PRUNERS = ("median", "hyperband", "asha", "wilcoxon", "none")
@@ -85,7 +85,7 @@ def _taken_up(options: dict[str, Any], name: str | None, runs: Path | None) -> F
     """A study that is there, under the settings that may change."""
     from dataclasses import replace
 
-    from jorge_tune.tuning.build_plan import confirmation_seeds
+    from jorge_tune.tuning.planning.build_plan import confirmation_seeds
     from jorge_tune.tuning.study import open_study
 
     given = [key for key in _STARTING if options[key]]
@@ -107,7 +107,7 @@ def _stored_plan(options: dict[str, Any], name: str | None) -> StudyPlan:
 def _plan(source: str, name: str | None, options: dict[str, Any]) -> StudyPlan:
     """The plan of a study file or around a recipe, the options made."""
     from jorge_tune.recipe.shipped import resolve_recipe
-    from jorge_tune.tuning.study_file import default_study, is_study, read_study
+    from jorge_tune.tuning.planning.study_file import default_study, is_study, read_study
 
     changes = _changes(name, options)
     path = resolve_recipe(source)
@@ -138,7 +138,7 @@ def _changes(name: str | None, options: dict[str, Any]) -> dict[str, Any]:
 
 def _dry_run(plan: StudyPlan, workers: int, runs: Path | None, storage: str | None, output_format: str) -> int:
     from jorge_tune.cli.study_plan import show_plan
-    from jorge_tune.tuning.address import find_address
+    from jorge_tune.tuning.storages.address import find_address
 
     show_plan(plan, workers, folders(plan.name, runs)(plan.name), find_address(storage), output_format)
     return 0

@@ -12,7 +12,7 @@ from jorge_tune.cli.studies import find_study, name_option, runs_option, storage
 from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
 
 if TYPE_CHECKING:
-    from jorge_tune.tuning.status import Running, Status
+    from jorge_tune.tuning.results.status import Running, Status
 
 
 @click.command()
@@ -31,8 +31,8 @@ def command(name: str | None, storage: str | None, runs: Path | None, output_for
       jorge-tune study status --name digits
       jorge-tune study status --name digits --format json
     """
-    from jorge_tune.tuning.confirm import beside
-    from jorge_tune.tuning.status import read_status
+    from jorge_tune.tuning.results.confirm import beside
+    from jorge_tune.tuning.results.status import read_status
 
     found = find_study(storage, name, runs)
     status = read_status(found.opened, found.folder, found.address, beside(found.opened))

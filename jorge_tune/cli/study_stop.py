@@ -21,7 +21,7 @@ def command(name: str | None, storage: str | None, now: bool) -> None:
       jorge-tune study stop --name digits
       jorge-tune study stop --name digits --now
     """
-    from jorge_tune.tuning.confirm import beside
+    from jorge_tune.tuning.results.confirm import beside
 
     found = find_study(storage, name)
     for study in (found.opened, *beside(found.opened)):

@@ -34,10 +34,10 @@ def command(
       JORGE_TUNE_STORAGE=postgresql://me:secret@db/studies jorge-tune study worker --name resnet
     """
     from jorge_tune.cli.study_display import study_display
-    from jorge_tune.tuning.joining import work_on
-    from jorge_tune.tuning.orders import Orders
-    from jorge_tune.tuning.status import read_status
-    from jorge_tune.tuning.worker import WorkerSettings
+    from jorge_tune.tuning.results.status import read_status
+    from jorge_tune.tuning.runs.orders import Orders
+    from jorge_tune.tuning.work.joining import work_on
+    from jorge_tune.tuning.work.worker import WorkerSettings
 
     found = find_study(storage, name, runs)
     plan = found.opened.plan

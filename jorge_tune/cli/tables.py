@@ -18,17 +18,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 _GAP = "  "
 
 
-def format_option(command: F) -> F:
-    """Add `--format table|json`; the command receives it as `output_format`."""
-    option = click.option(
+def format_option_for(text: str) -> Callable[[F], F]:
+    """Add `--format table|json` with a help text; the command receives it as `output_format`."""
+    return click.option(
         "--format",
         "output_format",
         type=click.Choice(["table", "json"]),
         default="table",
         show_default=True,
-        help="How to print the result.",
+        help=text,
     )
-    return option(command)
+
+
+def format_option(command: F) -> F:
+    """Add `--format table|json` to a command that prints a result."""
+    return format_option_for("How to print the result.")(command)
 
 
 def print_table(

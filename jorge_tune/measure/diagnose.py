@@ -12,10 +12,10 @@ from typing import Final
 import torch
 from torch import nn
 
-from jorge_tune.errors import InputError, TrainingError
+from jorge_tune.errors import InputError, TrainingError, shortened
 from jorge_tune.measure.diagnosis import Diagnosis, QuadraticStudy, Trace
 from jorge_tune.measure.quadratic import POWERS, study_quadratic
-from jorge_tune.measure.watch import DEFAULT_CHOICE, Choice, Watch, shortened
+from jorge_tune.measure.watch import DEFAULT_CHOICE, Choice, Watch
 from jorge_tune.optim import Jorge
 from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.recipe.schedule import total_steps

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from jorge_tune.measure.race import cpu_threads
 from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import Constant, KroneckerFields, Recipe
 from jorge_tune.records import Record, RunFolder, of_kind, read_records
@@ -40,20 +41,13 @@ def pace(recipe: Recipe, *, device: str = "auto", threads: int | None = None, do
     Raises:
         InputError: the recipe cannot be trained here.
     """
-    import torch
-
     from jorge_tune.training.runner import train
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            result = train(_short(recipe), Path(folder) / "run", device=device, log_every=1, download=download)
-            if result.outcome != "finished":
-                return None
-            return _read(read_records(RunFolder(Path(folder) / "run").records), recipe)
-    finally:
-        torch.set_num_threads(before)
+    with cpu_threads(threads), tempfile.TemporaryDirectory() as folder:
+        result = train(_short(recipe), Path(folder) / "run", device=device, log_every=1, download=download)
+        if result.outcome != "finished":
+            return None
+        return _read(read_records(RunFolder(Path(folder) / "run").records), recipe)
 
 
 def _short(recipe: Recipe) -> Recipe:

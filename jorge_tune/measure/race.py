@@ -72,7 +72,7 @@ def run_race(
     runs: dict[int, list[Run]] = {index: [] for index in entrants}
     total, number = len(entrants) * len(seeds), 0
     interrupted = False
-    with _cpu_threads(settings.threads):
+    with cpu_threads(settings.threads):
         for seed, index in itertools.product(seeds, entrants):
             number += 1
             place = (number, total, contenders[index].name, seed)
@@ -91,7 +91,7 @@ def run_path(out: Path, name: str, seed: int) -> Path:
 
 
 @contextlib.contextmanager
-def _cpu_threads(threads: int | None) -> Iterator[None]:
+def cpu_threads(threads: int | None) -> Iterator[None]:
     """Let torch use that many CPU threads for a while."""
     import torch
 

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from jorge_tune.errors import InputError
+from jorge_tune.errors import InputError, shortened
 from jorge_tune.measure import spectra
 from jorge_tune.measure.diagnosis import (
     NEWTON_CAPS,
@@ -239,12 +239,6 @@ def _check_pattern(pattern: re.Pattern[str] | None, names: Sequence[str]) -> Non
         there = shortened(names, 8)
         rule = "--parameters: must match a preconditioned parameter"
         raise InputError(f"{rule}, got {pattern.pattern!r}: they are {there}")
-
-
-def shortened(items: Sequence[str], shown: int = 3) -> str:
-    """The first of a list in words, and how many more there are."""
-    rest = len(items) - shown
-    return "; ".join(items[:shown]) + (f"; and {rest} more" if rest > 0 else "")
 
 
 def _newton_roots(name: str, A: Tensor) -> Roots:

@@ -6,13 +6,13 @@ Derived numbers are computed on the decimal digits that the recipe shows: 5.0e-4
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
 
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.derivation import OURS, Derivation
+from jorge_tune.recipe.leaves import leaves
 from jorge_tune.recipe.render import number, recipe_to_dict
 from jorge_tune.recipe.schedule_rule import ScheduleChoice, derive_schedule
 from jorge_tune.recipe.schema import SGD, AdamW, Jorge, KroneckerFields, Precision, Recipe
@@ -182,26 +182,20 @@ def _with_products(jorge: Jorge, precision: Precision) -> tuple[Jorge, list[Deri
 def _carried(before: Recipe, after: Recipe, stated: list[Derivation]) -> list[Derivation]:
     """Every field that both recipes have and no derivation speaks of yet."""
     spoken_of = {derivation.field for derivation in stated}
-    new = _leaves(asdict(after), "")
+    new = _given(after)
     return [
         Derivation(field, value, new[field], _CARRIED)
-        for field, value in _leaves(asdict(before), "").items()
+        for field, value in _given(before).items()
         if new.get(field) == value
         and field not in _OTHER_MEANING
         and not any(field == spoken or field.startswith(spoken + ".") for spoken in spoken_of)
     ]
 
 
-def _leaves(section: Mapping[str, Any], path: str) -> dict[str, Any]:
+def _given(recipe: Recipe) -> dict[str, Any]:
     """Dotted path -> value, without what is unset or empty."""
-    leaves: dict[str, Any] = {}
-    for key, value in section.items():
-        below = f"{path}.{key}" if path else key
-        if isinstance(value, Mapping):
-            leaves.update(_leaves(value, below))
-        elif value is not None and value != ():
-            leaves[below] = list(value) if isinstance(value, tuple) else value
-    return leaves
+    given = {path: value for path, value in leaves(asdict(recipe)).items() if value is not None and value != ()}
+    return {path: list(value) if isinstance(value, tuple) else value for path, value in given.items()}
 
 
 def _exact(value: float) -> Fraction:

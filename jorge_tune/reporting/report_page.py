@@ -71,15 +71,6 @@ def figure_for_picture(figure: Data) -> Any:
     return Figure({"data": found["data"], "layout": layout})
 
 
-def drawn_figures(page: str) -> dict[str, dict[str, Any]]:
-    """The figures that a page holds, by their keys: what its script will draw."""
-    opening, found = '<script type="application/json" class="figure-data" data-key="', {}
-    for piece in page.split(opening)[1:]:
-        key, _, rest = piece.partition('">')
-        found[key] = json.loads(rest.partition("</script>")[0])
-    return found
-
-
 def _verdict(twin: Data) -> str:
     lines = []
     for sentence in twin["verdict"]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from enum import Enum
 from typing import Any
 
 from jorge_tune.errors import RunFolderError
 from jorge_tune.recipe.io import read_recipe
+from jorge_tune.recipe.leaves import leaves
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import RunFolder, outcome_of, read_records
 
@@ -48,7 +48,7 @@ def inspect_folder(folder: RunFolder, recipe: Recipe, *, resume: bool) -> Holdin
 
 def what_differs(held: Recipe, asked: Recipe) -> list[str]:
     """What makes two recipes two runs, at most three of them; where the data lie and who loads them does not."""
-    before, after = (_flat(asdict(_without_places(recipe))) for recipe in (held, asked))
+    before, after = (_flat(recipe) for recipe in (held, asked))
     paths = [path for path in {**before, **after} if before.get(path) != after.get(path)]
     shown = [f"{path} is {before.get(path)!r} there, {after.get(path)!r} here" for path in paths[:3]]
     return shown + ([f"and {len(paths) - 3} more"] if len(paths) > 3 else [])
@@ -61,14 +61,8 @@ def _without_places(recipe: Recipe) -> Recipe:
     return replace(recipe, task=replace(recipe.task, data=data))
 
 
-def _flat(section: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in section.items():
-        if isinstance(value, Mapping):
-            leaves |= _flat(value, f"{path}{key}.")
-        else:
-            leaves[f"{path}{key}"] = _as_lists(value)
-    return leaves
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    return {path: _as_lists(value) for path, value in leaves(asdict(_without_places(recipe))).items()}
 
 
 def _as_lists(value: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jorge_tune import locks
 from jorge_tune.errors import RunFolderError
 from jorge_tune.records import Outcome, RecordWriter, RunFolder
 
@@ -50,7 +51,7 @@ class Journal:
 
     def __init__(self, folder: RunFolder) -> None:
         self._log = folder.log.open("a", encoding="utf-8")
-        if not _lock(self._log.fileno()):
+        if not locks.take(self._log.fileno()):
             self._log.close()
             raise RunFolderError(f"{folder.root}: another process is training in it; wait, or choose another --out")
         self._records = RecordWriter(folder.records)
@@ -95,18 +96,3 @@ class Journal:
     def _record(self, kind: str, at: Moment, values: Mapping[str, object]) -> None:
         place = {"step": at.step, "epoch": at.epoch, "train_seconds": at.train_seconds}
         self._records.write({"kind": kind, **place, **values})
-
-
-def _lock(descriptor: int) -> bool:
-    """Take the file for this process until it is closed; True where the system knows no such locks."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # a file system without locks
-    return True

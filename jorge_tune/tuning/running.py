@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from jorge_tune.tuning.address import Address
-from jorge_tune.tuning.confirm import beside, conclude, open_baseline, open_confirmation
-from jorge_tune.tuning.history import ENDED, read_rows
-from jorge_tune.tuning.joining import measure_first
+from jorge_tune.tuning.results.confirm import beside, conclude, open_baseline, open_confirmation
+from jorge_tune.tuning.results.history import ENDED, read_rows
+from jorge_tune.tuning.results.verdict import Verdict
+from jorge_tune.tuning.storages.address import Address
 from jorge_tune.tuning.study import OpenStudy
-from jorge_tune.tuning.supervisor import Supervisor, shares
-from jorge_tune.tuning.verdict import Verdict
-from jorge_tune.tuning.worker import Left, Told
-from jorge_tune.tuning.worker_process import Start
+from jorge_tune.tuning.work.joining import measure_first
+from jorge_tune.tuning.work.supervisor import Supervisor, shares
+from jorge_tune.tuning.work.worker import Left, Told
+from jorge_tune.tuning.work.worker_process import Start
 
 Stage = Literal["baseline", "search", "confirmation"]
 Runs = Callable[[str], Path]

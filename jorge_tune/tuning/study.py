@@ -6,25 +6,24 @@ Everything that a worker needs is in the study's system attributes, so that one 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jorge_tune.errors import InputError
+from jorge_tune.errors import InputError, shortened
 from jorge_tune.records import from_portable, portable
-from jorge_tune.tuning.claims import Claims, claims_for
-from jorge_tune.tuning.plan import StudyPlan, changes_between
-from jorge_tune.tuning.plan_json import plan_from_json, plan_to_json
-from jorge_tune.tuning.runs_folder import RunsFolder, enter, found, new_name
+from jorge_tune.tuning.planning.plan import StudyPlan, changes_between
+from jorge_tune.tuning.planning.plan_json import plan_from_json, plan_to_json
+from jorge_tune.tuning.runs.runs_folder import RunsFolder, enter, found, new_name
+from jorge_tune.tuning.storages.claims import Claims, claims_for
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.study import Study
 
 RECORD, STOP = "jorge:study", "jorge:stop"
-_MOST_SHOWN = 3
 _MAKING_SECONDS = 10.0  # that the process which makes a study may take for it
 
 OnChange = Literal["refuse", "branch"]
@@ -122,7 +121,7 @@ def open_study(
             return _go_on(present, named)
         if on_change == "refuse":
             raise InputError(
-                f"study {named.name} is there already, and is another one ({_shown(changes)}); "
+                f"study {named.name} is there already, and is another one ({shortened(changes)}); "
                 "give another --name, or branch it"
             )
         named = replace(plan, name=f"{plan.name}-{number}")
@@ -157,7 +156,7 @@ def _make(storage: BaseStorage, plan: StudyPlan, runs: Path) -> OpenStudy:
     """A new study with its folder, its record and trial 0."""
     from optuna.study import StudyDirection
 
-    direction = StudyDirection.MINIMIZE if plan.objective.direction == "minimize" else StudyDirection.MAXIMIZE
+    direction = StudyDirection.MINIMIZE if plan.objective.lower_is_better else StudyDirection.MAXIMIZE
     study_id = storage.create_new_study([direction], plan.name)
     try:
         return _fill(storage, study_id, plan=plan, runs=runs)
@@ -233,12 +232,6 @@ def _identity(storage: BaseStorage, study_id: int) -> Mapping[str, Any]:
     assert record is not None
     identity: Mapping[str, Any] = from_portable(record["identity"])
     return identity
-
-
-def _shown(changes: Sequence[str]) -> str:
-    return "; ".join(changes[:_MOST_SHOWN]) + (
-        f"; and {len(changes) - _MOST_SHOWN} more" if len(changes) > _MOST_SHOWN else ""
-    )
 
 
 def _record(storage: BaseStorage, study_id: int) -> dict[str, Any] | None:

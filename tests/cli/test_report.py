@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from jorge_tune.cli import main
-from jorge_tune.tuning.confirm import conclude
+from jorge_tune.tuning.results.confirm import conclude
 from tests.measure.race_folders import COSINE, JORGE, SGD, STEP, write_race, write_run
 from tests.reporting.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
 from tests.tuning.empty_runs import EmptyRuns

@@ -14,11 +14,11 @@ from jorge_tune.cli import main
 from jorge_tune.cli.studies import make_study
 from jorge_tune.cli.study import _COMMANDS
 from jorge_tune.recipe.io import load
-from jorge_tune.tuning.confirm import conclude
-from jorge_tune.tuning.history import read_rows
-from jorge_tune.tuning.objective import Objective
+from jorge_tune.tuning.planning.objective import Objective
+from jorge_tune.tuning.planning.study_file import read_study
+from jorge_tune.tuning.results.confirm import conclude
+from jorge_tune.tuning.results.history import read_rows
 from jorge_tune.tuning.study import join_study
-from jorge_tune.tuning.study_file import read_study
 from tests.tuning.empty_runs import EmptyRuns
 from tests.tuning.searched import Searched
 from tests.tuning.test_confirm import by_rate, searched
@@ -103,16 +103,8 @@ def test_stop_lets_workers_leave_and_the_search_is_taken_up_again(tmp_path, caps
 
 
 def test_reap_puts_a_dead_workers_trial_back_at_once(tmp_path, capsys):
-    from jorge_tune.tuning.presence import Presence
-
     made = Searched(tmp_path)
-    made.opened.enter(made.runs("small"))
-    presence = Presence(made.runs("small"), "w-dead")
-    made.opened.claims.claim("w-dead", 4)
-    lock = made.runs("small") / "workers" / "w-dead.lock"
-    kernel = lock.read_text()
-    presence.close()
-    lock.write_text(kernel)
+    made.lose_a_worker()
     assert run("reap", "--runs", made.runs("small"), folder=tmp_path) == 0
     assert "study small: trial 0 put back" in capsys.readouterr().out
     assert read_rows(made.opened.study)[0].state == "waiting"
@@ -142,8 +134,8 @@ def test_a_copy_goes_on_as_a_study(made, tmp_path, capsys):
 
 
 def test_launch_prints_lines_and_never_a_password(tmp_path, capsys, monkeypatch):
-    from jorge_tune.tuning.address import Address
-    from jorge_tune.tuning.storage import open_storage
+    from jorge_tune.tuning.storages.address import Address
+    from jorge_tune.tuning.storages.storage import open_storage
 
     made = Searched(tmp_path)
     secret = Address("postgresql", "postgresql+psycopg://me:s%40crt@db/studies", None, "postgresql://me:***@db/studies")
@@ -265,7 +257,7 @@ def test_options_win_over_the_file_and_are_checked_like_it(tmp_path, capsys):
 
 
 def test_a_sampler_whose_package_is_missing_is_refused_with_the_pip_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("jorge_tune.tuning.samplers._NEEDS", {"qmc": ("no_such_package",)})
+    monkeypatch.setattr("jorge_tune.tuning.sampling.samplers._NEEDS", {"qmc": ("no_such_package",)})
     assert run("run", "digits/cnn-sgd", "--sampler", "qmc", folder=tmp_path) == 2
     assert "qmc needs no_such_package: pip install 'jorge-tune[samplers]'" in capsys.readouterr().err
     assert not (tmp_path / "study.db").exists()

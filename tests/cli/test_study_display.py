@@ -7,12 +7,12 @@ import math
 import pytest
 
 from jorge_tune.cli.study_display import Board, display_lines
-from jorge_tune.tuning.children import Ended
-from jorge_tune.tuning.objective import Objective
-from jorge_tune.tuning.presence import Presence
-from jorge_tune.tuning.status import read_status
+from jorge_tune.tuning.planning.objective import Objective
+from jorge_tune.tuning.results.status import read_status
+from jorge_tune.tuning.runs.children import Ended
+from jorge_tune.tuning.runs.presence import Presence
 from jorge_tune.tuning.study import add_point
-from jorge_tune.tuning.worker import Told
+from jorge_tune.tuning.work.worker import Told
 from tests.tuning.empty_runs import EmptyRuns
 from tests.tuning.searched import Searched
 from tests.tuning.test_confirm import by_rate, searched

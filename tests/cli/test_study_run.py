@@ -11,10 +11,10 @@ import time
 
 import pytest
 
-from jorge_tune.tuning.address import parse_address
-from jorge_tune.tuning.confirm import beside
-from jorge_tune.tuning.history import read_rows
-from jorge_tune.tuning.storage import open_storage
+from jorge_tune.tuning.results.confirm import beside
+from jorge_tune.tuning.results.history import read_rows
+from jorge_tune.tuning.storages.address import parse_address
+from jorge_tune.tuning.storages.storage import open_storage
 from jorge_tune.tuning.study import join_study
 
 RECIPE = """\
@@ -122,7 +122,8 @@ def test_a_worker_from_elsewhere_joins_by_name(folder):
     subprocess.run(
         [
             *(sys.executable, "-c"),
-            "from jorge_tune.cli.studies import make_study; from jorge_tune.tuning.study_file import read_study; "
+            "from jorge_tune.cli.studies import make_study; "
+            "from jorge_tune.tuning.planning.study_file import read_study; "
             "make_study(read_study('study.yaml', {'trials': 2}), None)",
         ],
         cwd=folder,

@@ -12,6 +12,7 @@ LAYERS = {
     "errors": 0,
     "files": 0.5,
     "hardware": 0.5,
+    "locks": 0.5,
     "records": 0.5,
     "optim": 1,
     "recipe": 1,
@@ -21,10 +22,21 @@ LAYERS = {
     "reporting": 4,
     "cli": 5,
 }
+IN_TUNING = {
+    "planning": 0,
+    "storages": 0,
+    "runs": 1,
+    "sampling": 1,
+    "study": 2,
+    "work": 3,
+    "results": 4,
+    "running": 5,
+}
 FORBIDDEN = {  # third-party packages that a room must not touch at all
     "errors": {"torch", "numpy", "yaml", "click", "rich"},
     "files": {"torch", "numpy", "yaml", "click", "rich"},
     "hardware": {"torch", "numpy", "yaml", "click", "rich"},
+    "locks": {"torch", "numpy", "yaml", "click", "rich"},
     "records": {"torch", "numpy", "yaml", "click", "rich"},
     "recipe": {"torch", "numpy", "click", "rich"},
     "optim": {"numpy", "yaml", "click", "rich", "optuna", "torchvision"},
@@ -70,6 +82,19 @@ def test_imports_point_down():
                 continue
             other = parts[1]
             assert other == room or LAYERS[other] < LAYERS[room], f"{path}: {room} imports {other}"
+
+
+def test_imports_point_down_among_the_rooms_of_studies():
+    inside = [(path.relative_to(PACKAGE).parts, tree) for path, tree in sources() if room_of(path) == "tuning"]
+    inner = [("/".join(parts), parts[1].removesuffix(".py"), tree) for parts, tree in inside]
+    assert {room for _, room, _ in inner} - {"__init__"} == set(IN_TUNING)
+    for path, room, tree in inner:
+        for name in imported_modules(tree):
+            parts = name.split(".")
+            if parts[:2] != ["jorge_tune", "tuning"]:
+                continue
+            other = parts[2]
+            assert other == room or IN_TUNING[other] < IN_TUNING[room], f"{path}: {room} imports {other}"
 
 
 def test_rooms_keep_away_from_what_they_must_not_touch():

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
-from jorge_tune.reporting.report_page import drawn_figures
 from jorge_tune.reporting.report_parts import figures_of
 
 _LINKS = re.compile(
     r"<(?:link|img|iframe|script|source|object)[^>]*\b(?:src|href|data)\s*=|@import|url\(", re.IGNORECASE
 )
+
+
+def drawn_figures(page: str) -> dict[str, dict[str, Any]]:
+    """The figures that a page holds, by their keys: what its script will draw."""
+    opening, found = '<script type="application/json" class="figure-data" data-key="', {}
+    for piece in page.split(opening)[1:]:
+        key, _, rest = piece.partition('">')
+        found[key] = json.loads(rest.partition("</script>")[0])
+    return found
 
 
 def assert_figures_equal_the_twin(page: str, twin: dict[str, Any]) -> None:

@@ -5,8 +5,9 @@ import itertools
 import pytest
 
 from jorge_tune.reporting.report_draw import PALETTES, drawn, with_colours
-from jorge_tune.reporting.report_page import drawn_figures, figure_for_picture, report_page
+from jorge_tune.reporting.report_page import figure_for_picture, report_page
 from jorge_tune.reporting.report_parts import Axis, Figure, Report, Section, Series, figures_of
+from tests.reporting.report_checks import drawn_figures
 
 
 def figure(*series, **more):

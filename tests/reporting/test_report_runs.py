@@ -9,10 +9,10 @@ import pytest
 from jorge_tune.measure.compare import compare, read_contenders
 from jorge_tune.records import from_portable
 from jorge_tune.reporting.report import runs_report
-from jorge_tune.reporting.report_page import drawn_figures, report_page
+from jorge_tune.reporting.report_page import report_page
 from jorge_tune.reporting.report_parts import figures_of
 from tests.measure.race_folders import CONTROL, COSINE, JORGE, SGD, STEP, write_race, write_run
-from tests.reporting.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
+from tests.reporting.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone, drawn_figures
 
 FAST, SLOW, MISS = [0.5, 0.8, 0.85, 0.9], [0.5, 0.6, 0.7, 0.8], [0.2, 0.3, 0.4, 0.5]
 

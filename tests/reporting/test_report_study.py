@@ -10,9 +10,9 @@ import pytest
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.reporting.report import study_report
-from jorge_tune.reporting.report_page import drawn_figures, report_page
+from jorge_tune.reporting.report_page import report_page
 from jorge_tune.reporting.report_parts import figures_of
-from tests.reporting.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
+from tests.reporting.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone, drawn_figures
 from tests.training.small_recipes import digits_recipe
 
 START = datetime(2026, 1, 1)

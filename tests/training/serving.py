@@ -12,8 +12,8 @@ import pytest
 
 from jorge_tune.recipe.io import render_recipe
 from jorge_tune.recipe.schema import CustomOptimizer, Recipe
-from jorge_tune.tuning.children import Ended, RunJob, RunServer
-from jorge_tune.tuning.run_server_start import knock, server_of
+from jorge_tune.tuning.runs.children import Ended, RunJob, RunServer
+from jorge_tune.tuning.runs.run_server_start import knock, server_of
 from tests.training.small_recipes import digits_recipe
 
 IDLE_SECONDS, GRACE_SECONDS = 60.0, 1.0

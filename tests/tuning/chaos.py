@@ -14,12 +14,12 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
-from jorge_tune.tuning.address import Address
-from jorge_tune.tuning.storage import open_storage
+from jorge_tune.tuning.storages.address import Address
+from jorge_tune.tuning.storages.storage import open_storage
 from jorge_tune.tuning.study import OpenStudy, open_study
-from jorge_tune.tuning.supervisor import Supervisor
-from jorge_tune.tuning.worker import Left, Told
-from jorge_tune.tuning.worker_process import Start
+from jorge_tune.tuning.work.supervisor import Supervisor
+from jorge_tune.tuning.work.worker import Left, Told
+from jorge_tune.tuning.work.worker_process import Start
 from tests.tuning.small_studies import small_plan
 
 _WATCH_SECONDS = 0.02

@@ -8,11 +8,11 @@ from multiprocessing.synchronize import Event
 
 from optuna.trial import TrialState
 
-from jorge_tune.tuning.address import Address
-from jorge_tune.tuning.claims import Claim, Claims, claims_for
-from jorge_tune.tuning.patience import Patience
-from jorge_tune.tuning.patient import PatientStorage
-from jorge_tune.tuning.storage import open_storage
+from jorge_tune.tuning.storages.address import Address
+from jorge_tune.tuning.storages.claims import Claim, Claims, claims_for
+from jorge_tune.tuning.storages.patience import Patience
+from jorge_tune.tuning.storages.patient import PatientStorage
+from jorge_tune.tuning.storages.storage import open_storage
 
 Ready = Callable[[], object]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jorge_tune.tuning.address import Address, parse_address
-from jorge_tune.tuning.patience import Patience
-from jorge_tune.tuning.patient import PatientStorage
+from jorge_tune.tuning.storages.address import Address, parse_address
+from jorge_tune.tuning.storages.patience import Patience
+from jorge_tune.tuning.storages.patient import PatientStorage
 from tests.tuning.servers import PrivatePostgresql, empty_database
 
 KINDS = ("sqlite", "journal", "postgresql", "mysql")
@@ -49,7 +49,7 @@ def study_name() -> str:
 @pytest.fixture
 def opened() -> Iterator[Callable[..., PatientStorage]]:
     """`open_storage` with a short patience unless another is given; what it opened is closed at the end."""
-    from jorge_tune.tuning.storage import open_storage
+    from jorge_tune.tuning.storages.storage import open_storage
 
     storages: list[PatientStorage] = []
 

@@ -10,9 +10,9 @@ from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _PRELOADED = [
-    "jorge_tune.tuning.storage",
-    "jorge_tune.tuning.claims_rdb",
-    "jorge_tune.tuning.claims_journal",
+    "jorge_tune.tuning.storages.storage",
+    "jorge_tune.tuning.storages.claims_rdb",
+    "jorge_tune.tuning.storages.claims_journal",
     "alembic.command",  # which opening a database takes a second to import
     "sqlalchemy.dialects.mysql.pymysql",
     "sqlalchemy.dialects.postgresql.psycopg",

@@ -9,8 +9,8 @@ from pathlib import Path
 from jorge_tune.recipe.io import parse_recipe
 from jorge_tune.recipe.render import render_recipe
 from jorge_tune.records import RecordWriter, RunFolder
-from jorge_tune.tuning.children import Ended, RunJob
-from jorge_tune.tuning.following import RunFollower
+from jorge_tune.tuning.runs.children import Ended, RunJob
+from jorge_tune.tuning.runs.following import RunFollower
 
 EVALUATIONS = 5
 STEPS = 10  # between two evaluations

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jorge_tune.tuning.confirm import open_baseline, open_confirmation
-from jorge_tune.tuning.joining import work_on
-from jorge_tune.tuning.orders import Orders
-from jorge_tune.tuning.storage import open_storage
+from jorge_tune.tuning.results.confirm import open_baseline, open_confirmation
+from jorge_tune.tuning.runs.orders import Orders
+from jorge_tune.tuning.runs.presence import Presence
+from jorge_tune.tuning.storages.storage import open_storage
 from jorge_tune.tuning.study import OpenStudy, open_study
-from jorge_tune.tuning.worker import Left, WorkerSettings
+from jorge_tune.tuning.work.joining import work_on
+from jorge_tune.tuning.work.worker import Left, WorkerSettings
 from tests.tuning.empty_runs import EmptyRuns
 from tests.tuning.small_studies import small_plan, sqlite_at
 
@@ -35,6 +36,16 @@ class Searched:
 
     def runs(self, name: str) -> Path:
         return self.folder / "runs" / name
+
+    def lose_a_worker(self) -> None:
+        """Leave trial 0 and a lock as a worker leaves them that was killed."""
+        self.opened.enter(self.runs("small"))
+        presence = Presence(self.runs("small"), "w-dead")
+        self.opened.claims.claim("w-dead", 4)
+        lock = self.runs("small") / "workers" / "w-dead.lock"
+        kernel = lock.read_text()
+        presence.close()
+        lock.write_text(kernel)
 
     def work(self, opened: OpenStudy | None, runs: EmptyRuns) -> Left:
         """One worker on one of the studies."""

@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from jorge_tune.tuning.address import parse_address
+from jorge_tune.tuning.storages.address import parse_address
 
 VARIABLES = {"postgresql": "JORGE_TUNE_TEST_POSTGRESQL", "mysql": "JORGE_TUNE_TEST_MYSQL"}
 _DROP = {"postgresql": "DROP DATABASE {} WITH (FORCE)", "mysql": "DROP DATABASE {}"}

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.tuning.address import Address, parse_address
-from jorge_tune.tuning.objective import Objective
-from jorge_tune.tuning.parameters import ChoiceParameter, FactorParameter
-from jorge_tune.tuning.plan import StudyPlan
-from jorge_tune.tuning.space import Space
+from jorge_tune.tuning.planning.objective import Objective
+from jorge_tune.tuning.planning.parameters import ChoiceParameter, FactorParameter
+from jorge_tune.tuning.planning.plan import StudyPlan
+from jorge_tune.tuning.planning.space import Space
+from jorge_tune.tuning.storages.address import Address, parse_address
 from tests.training.small_recipes import digits_recipe
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.tuning.parameters import ChoiceParameter, FactorParameter
-from jorge_tune.tuning.space import Space
+from jorge_tune.tuning.planning.parameters import ChoiceParameter, FactorParameter
+from jorge_tune.tuning.planning.space import Space
 from tests.training.small_recipes import digits_recipe
 
 

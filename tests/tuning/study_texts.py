@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from jorge_tune.errors import FaultyFileError
-from jorge_tune.tuning.plan import StudyPlan
-from jorge_tune.tuning.study_file import parse_study
+from jorge_tune.tuning.planning.plan import StudyPlan
+from jorge_tune.tuning.planning.study_file import parse_study
 
 GOOD = {
     "name": "digits",

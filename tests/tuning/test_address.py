@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sqlalchemy import make_url
 
 from jorge_tune.errors import InputError
-from jorge_tune.tuning.address import find_address, parse_address
+from jorge_tune.tuning.storages.address import find_address, parse_address
 
 SECRET = "hunter2hunter2"
 

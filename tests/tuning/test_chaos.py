@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from jorge_tune.tuning.address import parse_address
+from jorge_tune.tuning.storages.address import parse_address
 from tests.tuning.chaos import Chaos
 from tests.tuning.small_studies import sqlite_at
 

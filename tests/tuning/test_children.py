@@ -19,8 +19,8 @@ import pytest
 from jorge_tune.errors import InputError, JorgeTuneError
 from jorge_tune.recipe.schema import SGD, Model, Task
 from jorge_tune.records import RunFolder, of_kind, outcome_of, read_records
-from jorge_tune.tuning.children import Ended, RunJob, RunServer
-from jorge_tune.tuning.run_server_start import find_place, knock
+from jorge_tune.tuning.runs.children import Ended, RunJob, RunServer
+from jorge_tune.tuning.runs.run_server_start import find_place, knock
 from tests.house.test_imports import HEAVY, loaded_by
 from tests.training.serving import (
     end_of,
@@ -37,7 +37,7 @@ from tests.training.small_recipes import digits_recipe
 
 _ONE_WORKER = """
 import sys
-from jorge_tune.tuning.children import RunJob, RunServer
+from jorge_tune.tuning.runs.children import RunJob, RunServer
 from tests.training.serving import GRACE_SECONDS, IDLE_SECONDS, pid_of
 server = RunServer.connect(idle_seconds=IDLE_SECONDS, grace_seconds=GRACE_SECONDS)
 child = server.start(RunJob(sys.argv[1], sys.argv[2], device="cpu", threads=1))
@@ -74,7 +74,7 @@ def records_of(out: Path) -> list[dict[str, object]]:
 
 
 def test_a_worker_needs_no_torch() -> None:
-    assert not loaded_by("import jorge_tune.tuning.children") & HEAVY
+    assert not loaded_by("import jorge_tune.tuning.runs.children") & HEAVY
 
 
 def test_a_run_finishes_and_tells_of_each_evaluation(server: RunServer, tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_a_server_that_does_not_answer_is_named(
     server: RunServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pid = pid_of(server)
-    monkeypatch.setattr("jorge_tune.tuning.children._START_SECONDS", 0.3)
+    monkeypatch.setattr("jorge_tune.tuning.runs.children._START_SECONDS", 0.3)
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(JorgeTuneError, match=rf"process {pid}\) did not start a run in 0\.3 s"):
@@ -306,7 +306,7 @@ def test_the_folder_of_the_socket_is_private(short_path: Path, monkeypatch: pyte
     assert find_place(1, 1).socket.parent == second / own
     if os.getuid() == 0:
         os.chown(second / own, 12345, 12345)
-        monkeypatch.setattr("jorge_tune.tuning.run_server_start._LAST_RESORT", str(second))
+        monkeypatch.setattr("jorge_tune.tuning.runs.run_server_start._LAST_RESORT", str(second))
         with pytest.raises(InputError, match=r"too long for a socket; .* belongs to somebody else; set TMP"):
             find_place(1, 1)
 

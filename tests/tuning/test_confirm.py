@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from jorge_tune.recipe.io import parse_recipe
-from jorge_tune.tuning.children import Ended
-from jorge_tune.tuning.confirm import beside, conclude, gather, open_baseline, open_confirmation, stored_form
-from jorge_tune.tuning.constraint import Cost, IterationTimes
-from jorge_tune.tuning.history import read_rows
-from jorge_tune.tuning.objective import Objective
-from jorge_tune.tuning.status import VERDICT
-from jorge_tune.tuning.storage import open_storage
+from jorge_tune.tuning.planning.objective import Objective
+from jorge_tune.tuning.results.confirm import beside, conclude, gather, open_baseline, open_confirmation, stored_form
+from jorge_tune.tuning.results.history import read_rows
+from jorge_tune.tuning.results.status import VERDICT
+from jorge_tune.tuning.results.verdict import Verdict
+from jorge_tune.tuning.runs.children import Ended
+from jorge_tune.tuning.storages.storage import open_storage
 from jorge_tune.tuning.study import add_point, join_study
-from jorge_tune.tuning.verdict import Verdict
+from jorge_tune.tuning.work.constraint import Cost, IterationTimes
 from tests.tuning.empty_runs import FINISHED, EmptyRuns
 from tests.tuning.searched import Searched
 

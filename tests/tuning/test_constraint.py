@@ -8,18 +8,18 @@ from dataclasses import replace
 import pytest
 
 from jorge_tune.errors import InputError, JorgeTuneError
-from jorge_tune.tuning import calibration_process
-from jorge_tune.tuning.calibration_process import calibrate_apart
-from jorge_tune.tuning.constraint import Cost, IterationTimes
-from jorge_tune.tuning.joining import measure_first, prepare_costs
-from jorge_tune.tuning.objective import Objective
-from jorge_tune.tuning.orders import Orders
-from jorge_tune.tuning.parameters import ChoiceParameter, FactorParameter
-from jorge_tune.tuning.plan import StudyPlan
-from jorge_tune.tuning.space import Space
-from jorge_tune.tuning.storage import open_storage
+from jorge_tune.tuning.planning.objective import Objective
+from jorge_tune.tuning.planning.parameters import ChoiceParameter, FactorParameter
+from jorge_tune.tuning.planning.plan import StudyPlan
+from jorge_tune.tuning.planning.space import Space
+from jorge_tune.tuning.runs.orders import Orders
+from jorge_tune.tuning.storages.storage import open_storage
 from jorge_tune.tuning.study import open_study
-from jorge_tune.tuning.worker import Worker, WorkerSettings
+from jorge_tune.tuning.work import calibration_process
+from jorge_tune.tuning.work.calibration_process import calibrate_apart
+from jorge_tune.tuning.work.constraint import Cost, IterationTimes
+from jorge_tune.tuning.work.joining import measure_first, prepare_costs
+from jorge_tune.tuning.work.worker import Worker, WorkerSettings
 from tests.tuning.empty_runs import EmptyRuns
 from tests.tuning.small_studies import small_plan, sqlite_at
 
@@ -193,3 +193,15 @@ def test_a_real_calibration_runs_apart(tmp_path, monkeypatch):
     assert isinstance(cost, Cost)
     assert cost.plain > 0
     assert cost.base_seconds > 0
+
+
+def test_a_calibration_waits_for_cores_as_runs_do_and_knows_no_secret(tmp_path, monkeypatch):
+    """How idle threads wait changes what a refresh costs: the interpreter is one that tells its environment."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("JORGE_TUNE_STORAGE", "postgresql://me:secret@db/studies")
+    teller = tmp_path / "python"
+    teller.write_text('#!/bin/sh\necho "{\\"input_error\\": \\"$OMP_WAIT_POLICY $JORGE_TUNE_STORAGE\\"}"\n')
+    teller.chmod(0o755)
+    monkeypatch.setattr(calibration_process.sys, "executable", str(teller))
+    with pytest.raises(InputError, match=r"^PASSIVE $"):
+        calibration_process.calibrate_apart(small_plan().recipe, "cpu", 1, 0.1, wait=lambda seconds: time.sleep(0.05))

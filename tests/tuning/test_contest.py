@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jorge_tune.measure import statistics
-from jorge_tune.tuning.contest import Contender, gain_of, gains, interval
+from jorge_tune.tuning.results.contest import Contender, gain_of, gains, interval
 
 
 def contender(name, *values, first=1):

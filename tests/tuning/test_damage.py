@@ -13,11 +13,11 @@ import pytest
 from optuna.trial import TrialState
 
 from jorge_tune.errors import InputError
-from jorge_tune.tuning.address import parse_address
-from jorge_tune.tuning.claims import claims_for
-from jorge_tune.tuning.damage import set_aside
-from jorge_tune.tuning.journal import FileLock
-from jorge_tune.tuning.patience import StorageError
+from jorge_tune.tuning.storages.address import parse_address
+from jorge_tune.tuning.storages.claims import claims_for
+from jorge_tune.tuning.storages.damage import set_aside
+from jorge_tune.tuning.storages.journal import FileLock
+from jorge_tune.tuning.storages.patience import StorageError
 from tests.tuning.crowd import crowd
 
 PAGE = 4096

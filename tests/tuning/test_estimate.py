@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from jorge_tune.tuning.estimate import estimate, evaluations_of
+from jorge_tune.tuning.planning.estimate import estimate, evaluations_of
 from tests.tuning.study_texts import study
 
 

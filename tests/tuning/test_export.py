@@ -10,10 +10,10 @@ import pytest
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.recipe.io import load, write_recipe
-from jorge_tune.tuning.export import copy_to_sqlite, find_trial, recipe_of, to_csv, trials_to_json
-from jorge_tune.tuning.history import TrialRow, read_rows
-from jorge_tune.tuning.objective import Objective
-from jorge_tune.tuning.plan import StudyPlan
+from jorge_tune.tuning.planning.objective import Objective
+from jorge_tune.tuning.planning.plan import StudyPlan
+from jorge_tune.tuning.results.export import copy_to_sqlite, find_trial, recipe_of, to_csv, trials_to_json
+from jorge_tune.tuning.results.history import TrialRow, read_rows
 from tests.training.small_recipes import digits_recipe
 from tests.tuning.spaces import small_space
 

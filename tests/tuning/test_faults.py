@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from jorge_tune.tuning.children import Ended
-from jorge_tune.tuning.faults import FIRST, MOST_STARTS, Reach, Starts, decide, starts_from_json, too_many
-from jorge_tune.tuning.run_process import cause_of, was_busy
+from jorge_tune.tuning.runs.children import Ended
+from jorge_tune.tuning.runs.faults import FIRST, MOST_STARTS, Reach, Starts, decide, starts_from_json, too_many
+from jorge_tune.tuning.runs.run_process import cause_of, was_busy
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from jorge_tune.errors import RunFolderError
 from jorge_tune.records import RecordWriter, RunFolder
-from jorge_tune.tuning.following import RunFollower
+from jorge_tune.tuning.runs.following import RunFollower
 
 
 def evaluation(step: int, top1: float, part: str = "validation") -> dict:

@@ -5,7 +5,7 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from jorge_tune.tuning.importance import FEWEST_TRIALS, importances
+from jorge_tune.tuning.results.importance import FEWEST_TRIALS, importances
 
 SPACE = {"lr": FloatDistribution(0.01, 1.0, log=True), "decay": FloatDistribution(0.1, 10, log=True)}
 

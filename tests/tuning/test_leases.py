@@ -8,7 +8,7 @@ import time
 import pytest
 
 from jorge_tune.errors import JorgeTuneError
-from jorge_tune.tuning.leases import Lease, LeaseTimes, StillLeases, owners_clock
+from jorge_tune.tuning.work.leases import Lease, LeaseTimes, StillLeases, owners_clock
 
 TIMES = LeaseTimes()
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from jorge_tune.tuning.objective import Objective
+from jorge_tune.tuning.planning.objective import Objective
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from jorge_tune.errors import InputError
-from jorge_tune.tuning import mounts
-from jorge_tune.tuning.address import parse_address
-from jorge_tune.tuning.patience import Patience, StorageError
+from jorge_tune.tuning.storages import mounts
+from jorge_tune.tuning.storages.address import parse_address
+from jorge_tune.tuning.storages.patience import Patience, StorageError
 from tests.tuning.claiming import open_and_list
 from tests.tuning.crowd import crowd
 from tests.tuning.servers import free_port, new_database
@@ -226,9 +226,9 @@ def test_optuna_says_nothing_on_the_terminal(tmp_path):
     script = f"""
 import logging
 import optuna
-from jorge_tune.tuning.address import parse_address
-from jorge_tune.tuning.claims import claims_for
-from jorge_tune.tuning.storage import open_storage
+from jorge_tune.tuning.storages.address import parse_address
+from jorge_tune.tuning.storages.claims import claims_for
+from jorge_tune.tuning.storages.storage import open_storage
 from optuna.trial import Trial, TrialState
 for name in ("a.db", "a.journal"):
     storage = open_storage(parse_address({str(tmp_path)!r} + "/" + name))

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from jorge_tune.tuning.orders import Orders
+from jorge_tune.tuning.runs.orders import Orders
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_late_order_after_the_close_writes_nowhere():
 
 _TWICE = """
 import os, signal, time
-from jorge_tune.tuning.orders import Orders
+from jorge_tune.tuning.runs.orders import Orders
 orders = Orders(lambda: os.write(1, b"at once"))
 with orders.listening():
     os.kill(os.getpid(), signal.SIGINT)

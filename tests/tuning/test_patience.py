@@ -12,10 +12,10 @@ from optuna.trial import TrialState
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
-from jorge_tune.tuning.address import parse_address
-from jorge_tune.tuning.claims import claims_for
-from jorge_tune.tuning.journal import DamagedFileError
-from jorge_tune.tuning.patience import Patience, StorageError
+from jorge_tune.tuning.storages.address import parse_address
+from jorge_tune.tuning.storages.claims import claims_for
+from jorge_tune.tuning.storages.journal import DamagedFileError
+from jorge_tune.tuning.storages.patience import Patience, StorageError
 from tests.tuning.claiming import claim_patiently
 from tests.tuning.crowd import crowd
 
@@ -242,6 +242,15 @@ def test_optunas_own_calls_happen_once_whatever_was_lost(lossy, study_name):
     assert study_name not in optuna.get_all_study_names(storage)
 
 
+def outlast(restart, address, study_name, seconds):
+    """What four patient workers came to, each a list of numbers and of sentences, while a database was restarted."""
+    restarting = threading.Thread(target=restart)
+    restarting.start()
+    results = crowd(claim_patiently, [(address, study_name, f"w{index}", 100_000, seconds) for index in range(4)])
+    restarting.join()
+    return results
+
+
 def test_workers_outlast_a_restart_of_the_database(private_postgresql, study_name, opened):
     address = parse_address(private_postgresql.url())
     study = optuna.create_study(study_name=study_name, storage=opened(address))
@@ -253,10 +262,7 @@ def test_workers_outlast_a_restart_of_the_database(private_postgresql, study_nam
             time.sleep(1.5)
             private_postgresql.start()
 
-    restarting = threading.Thread(target=restart)
-    restarting.start()
-    results = crowd(claim_patiently, [(address, study_name, f"w{index}", 100_000, 8.0) for index in range(4)])
-    restarting.join()
+    results = outlast(restart, address, study_name, 8.0)
     trials = study.get_trials()
     numbers = sorted(number for numbers, _ in results for number in numbers)
     assert numbers == [trial.number for trial in trials if trial.state is TrialState.COMPLETE]
@@ -279,10 +285,7 @@ def test_workers_outlast_a_database_that_is_gone_for_35_seconds(private_postgres
         time.sleep(35)
         private_postgresql.start()
 
-    restarting = threading.Thread(target=restart)
-    restarting.start()
-    results = crowd(claim_patiently, [(address, study_name, f"w{index}", 100_000, 45.0) for index in range(4)])
-    restarting.join()
+    results = outlast(restart, address, study_name, 45.0)
     trials = study.get_trials()
     assert sorted(number for numbers, _ in results for number in numbers) == [trial.number for trial in trials]
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}

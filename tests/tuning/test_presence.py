@@ -15,13 +15,13 @@ import pytest
 from jorge_tune.errors import InputError
 from jorge_tune.records import RunFolder
 from jorge_tune.training.journal import Journal
-from jorge_tune.tuning.machine import Machine
-from jorge_tune.tuning.presence import Presence, forget, is_training, life_of, workers_in
+from jorge_tune.tuning.runs.machine import Machine
+from jorge_tune.tuning.runs.presence import Presence, forget, is_training, life_of, workers_in
 
 _HOLDER = """
 import sys, time
 from pathlib import Path
-from jorge_tune.tuning.presence import Presence
+from jorge_tune.tuning.runs.presence import Presence
 presence = Presence(Path(sys.argv[1]), "w-1")
 presence.tell(trial=3)
 print("there", flush=True)

@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from jorge_tune.tuning.pruners import build_pruner
+from jorge_tune.tuning.sampling.pruners import build_pruner
 from tests.tuning.study_texts import study
 
 EVALUATIONS = 20  # of the digits recipe

@@ -10,10 +10,10 @@ import sys
 import pytest
 
 from jorge_tune.errors import InputError
-from jorge_tune.tuning.address import parse_address
-from jorge_tune.tuning.reading import reading
-from jorge_tune.tuning.report_data import recipes_of, run_places, study_data
-from jorge_tune.tuning.storage import open_storage
+from jorge_tune.tuning.results.report_data import recipes_of, run_places, study_data
+from jorge_tune.tuning.storages.address import parse_address
+from jorge_tune.tuning.storages.reading import reading
+from jorge_tune.tuning.storages.storage import open_storage
 from jorge_tune.tuning.study import join_study, open_study
 from tests.tuning.empty_runs import EmptyRuns
 from tests.tuning.small_studies import small_plan
@@ -21,8 +21,8 @@ from tests.tuning.test_confirm import by_rate, searched
 
 READ = """\
 import sys
-from jorge_tune.tuning.address import parse_address
-from jorge_tune.tuning.reading import reading
+from jorge_tune.tuning.storages.address import parse_address
+from jorge_tune.tuning.storages.reading import reading
 from jorge_tune.tuning.study import join_study
 with reading(parse_address(sys.argv[1])) as storage:
     print(len(join_study(storage, "small").study.trials))

@@ -11,9 +11,9 @@ import torch
 from optuna.trial import TrialState
 
 from jorge_tune.errors import InputError
-from jorge_tune.tuning import samplers
-from jorge_tune.tuning.pruners import build_pruner
-from jorge_tune.tuning.samplers import build_sampler, seed_of, startup_trials
+from jorge_tune.tuning.sampling import samplers
+from jorge_tune.tuning.sampling.pruners import build_pruner
+from jorge_tune.tuning.sampling.samplers import build_sampler, seed_of, startup_trials
 from tests.tuning.study_texts import study
 
 NAMES = ("tpe", "gp", "cmaes", "random", "grid", "qmc")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from jorge_tune.measure.runs import Evaluation, Run
-from jorge_tune.tuning.objective import Objective
-from jorge_tune.tuning.scoring import Score, has_value, is_decided, median_of, score_run, shown_to_pruners
+from jorge_tune.tuning.planning.objective import Objective
+from jorge_tune.tuning.runs.scoring import Score, has_value, is_decided, median_of, score_run, shown_to_pruners
 from tests.training.small_recipes import digits_recipe
 
 BEST, FINAL = Objective(kind="best", metric="top1"), Objective(kind="final", metric="top1")

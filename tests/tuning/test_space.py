@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.io import parse_recipe, render_recipe
-from jorge_tune.tuning.fields import plain_value
-from jorge_tune.tuning.parameters import ChoiceParameter, FactorParameter
-from jorge_tune.tuning.space import Space
+from jorge_tune.tuning.planning.fields import plain_value
+from jorge_tune.tuning.planning.parameters import ChoiceParameter, FactorParameter
+from jorge_tune.tuning.planning.space import Space
 from tests.tuning.study_texts import faults, study
 
 WIDE = study(

@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from jorge_tune.tuning.address import parse_address
-from jorge_tune.tuning.children import Ended
-from jorge_tune.tuning.confirm import beside, conclude
-from jorge_tune.tuning.history import TrialRow
-from jorge_tune.tuning.presence import Presence
-from jorge_tune.tuning.status import eta, read_status
+from jorge_tune.tuning.results.confirm import beside, conclude
+from jorge_tune.tuning.results.history import TrialRow
+from jorge_tune.tuning.results.status import eta, read_status
+from jorge_tune.tuning.runs.children import Ended
+from jorge_tune.tuning.runs.presence import Presence
+from jorge_tune.tuning.storages.address import parse_address
 from jorge_tune.tuning.study import add_point
 from tests.tuning.empty_runs import FINISHED, EmptyRuns
 from tests.tuning.searched import Searched
@@ -95,13 +95,7 @@ def test_a_trial_of_a_worker_elsewhere_is_not_taken_for_lost(tmp_path):
 
 def test_a_dead_workers_trial_is_lost_and_so_is_one_that_nobody_holds(tmp_path):
     made = Searched(tmp_path)
-    made.opened.enter(made.runs("small"))
-    presence = Presence(made.runs("small"), "w-dead")
-    made.opened.claims.claim("w-dead", 4)
-    lock = made.runs("small") / "workers" / "w-dead.lock"
-    kernel = lock.read_text()
-    presence.close()
-    lock.write_text(kernel)  # as a worker leaves it that was killed
+    made.lose_a_worker()
     made.opened.study.ask()  # a trial without a lease, as a foreign program would make it
     status = status_of(made)
     assert status.lost == (0, 1)

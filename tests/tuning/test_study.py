@@ -10,9 +10,9 @@ from optuna.trial import TrialState
 
 import jorge_tune
 from jorge_tune.errors import InputError
-from jorge_tune.tuning.objective import Objective
-from jorge_tune.tuning.plan_json import plan_from_json
-from jorge_tune.tuning.storage import open_storage
+from jorge_tune.tuning.planning.objective import Objective
+from jorge_tune.tuning.planning.plan_json import plan_from_json
+from jorge_tune.tuning.storages.storage import open_storage
 from jorge_tune.tuning.study import RECORD, StopWish, add_point, join_study, open_study, study_names
 from tests.tuning.small_studies import small_plan, sqlite_at
 

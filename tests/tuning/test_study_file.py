@@ -14,9 +14,9 @@ from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.recipe.io import load, write_recipe
 from jorge_tune.recipe.schema import SGD, Jorge
 from jorge_tune.recipe.shipped import resolve_recipe
-from jorge_tune.tuning.plan import StudyPlan, changes_between
-from jorge_tune.tuning.plan_json import plan_from_json, plan_to_json
-from jorge_tune.tuning.study_file import default_study, parse_study, read_study
+from jorge_tune.tuning.planning.plan import StudyPlan, changes_between
+from jorge_tune.tuning.planning.plan_json import plan_from_json, plan_to_json
+from jorge_tune.tuning.planning.study_file import default_study, parse_study, read_study
 from tests.recipe.test_mutations import MUTATIONS
 from tests.tuning.study_texts import faults, study, text
 

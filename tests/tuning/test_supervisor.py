@@ -15,18 +15,18 @@ import pytest
 from optuna.trial import TrialState
 
 from jorge_tune.hardware import Gpu
-from jorge_tune.tuning import supervisor as module
-from jorge_tune.tuning.storage import open_storage
+from jorge_tune.tuning.storages.storage import open_storage
 from jorge_tune.tuning.study import open_study
-from jorge_tune.tuning.supervisor import Supervisor, shares
-from jorge_tune.tuning.worker_process import Start
+from jorge_tune.tuning.work import supervisor as module
+from jorge_tune.tuning.work.supervisor import Supervisor, shares
+from jorge_tune.tuning.work.worker_process import Start
 from tests.tuning.small_studies import small_plan, sqlite_at
 
 _SUPERVISE = """
 import json, sys
 from pathlib import Path
-from jorge_tune.tuning.supervisor import Supervisor
-from jorge_tune.tuning.worker_process import Start
+from jorge_tune.tuning.work.supervisor import Supervisor
+from jorge_tune.tuning.work.worker_process import Start
 from tests.tuning.small_studies import sqlite_at
 folder = Path(sys.argv[1])
 start = Start(study="small", runs=str(folder / "runs"), device="cpu", threads=1)

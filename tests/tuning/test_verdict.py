@@ -3,10 +3,10 @@ import math
 
 import pytest
 
-from jorge_tune.tuning.history import TrialRow
-from jorge_tune.tuning.importance import Importances
-from jorge_tune.tuning.verdict import Evidence, judge
-from jorge_tune.tuning.words import sentences
+from jorge_tune.tuning.results.history import TrialRow
+from jorge_tune.tuning.results.importance import Importances
+from jorge_tune.tuning.results.verdict import Evidence, judge
+from jorge_tune.tuning.results.words import sentences
 from tests.tuning.spaces import small_space
 
 LIMIT = "iteration time <= 1.1 x the baseline's"

@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from jorge_tune.locks import take
 from jorge_tune.recipe.io import parse_recipe
-from jorge_tune.tuning.children import Ended, RunServer
-from jorge_tune.tuning.constraint import IterationTimes
-from jorge_tune.tuning.fields import trained_interval
-from jorge_tune.tuning.following import RunFollower
-from jorge_tune.tuning.leases import LeaseTimes
-from jorge_tune.tuning.locks import take
-from jorge_tune.tuning.objective import Objective
-from jorge_tune.tuning.orders import Orders
-from jorge_tune.tuning.storage import open_storage
+from jorge_tune.tuning.planning.fields import trained_interval
+from jorge_tune.tuning.planning.objective import Objective
+from jorge_tune.tuning.runs.children import Ended, RunServer
+from jorge_tune.tuning.runs.following import RunFollower
+from jorge_tune.tuning.runs.orders import Orders
+from jorge_tune.tuning.storages.storage import open_storage
 from jorge_tune.tuning.study import join_study, open_study
-from jorge_tune.tuning.worker import Left, Worker, WorkerSettings
+from jorge_tune.tuning.work.constraint import IterationTimes
+from jorge_tune.tuning.work.leases import LeaseTimes
+from jorge_tune.tuning.work.worker import Left, Worker, WorkerSettings
 from tests.tuning.empty_runs import FINISHED, EmptyRuns
 from tests.tuning.small_studies import small_plan, sqlite_at
 
@@ -70,7 +70,7 @@ def by_folder(**script):
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    monkeypatch.setattr("jorge_tune.tuning.faults._PAUSES", (0.0,))
+    monkeypatch.setattr("jorge_tune.tuning.runs.faults._PAUSES", (0.0,))
 
 
 def test_all_trials_are_run_and_told_with_all_parameters(tmp_path):
@@ -286,7 +286,7 @@ def test_a_trial_that_was_started_goes_on_where_it_was(tmp_path):
 
 @pytest.mark.parametrize(("how", "state"), [("checkpoint", "WAITING"), ("finish", "COMPLETE")])
 def test_a_wish_to_stop_reaches_a_worker_while_it_trains(tmp_path, monkeypatch, how, state):
-    monkeypatch.setattr("jorge_tune.tuning.worker._LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("jorge_tune.tuning.work.worker._LOOK_SECONDS", 0.2)
     rig = Rig(tmp_path, trials=3)
     runs = EmptyRuns(end=lambda folder, start: None if how == "checkpoint" else FINISHED)
     if how == "finish":
@@ -399,7 +399,7 @@ def test_where_the_folder_is_another_a_lost_trial_starts_anew_and_says_so(tmp_pa
 
 def test_a_point_that_the_recipes_rules_refuse_fails_alone(tmp_path, monkeypatch):
     from jorge_tune.errors import InputError
-    from jorge_tune.tuning.space import Space
+    from jorge_tune.tuning.planning.space import Space
 
     genuine = Space.recipe_of
 

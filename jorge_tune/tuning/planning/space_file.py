@@ -1,0 +1,192 @@
+"""A space from what a study file says of it; what cannot be searched, or leaves the bootstrap out, is a finding."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from jorge_tune.errors import Fault
+from jorge_tune.recipe.change import with_values
+from jorge_tune.recipe.checks import Finding
+from jorge_tune.recipe.render import scalar
+from jorge_tune.recipe.schema import Recipe
+from jorge_tune.tuning.planning.fields import INTERVAL, SCHEDULE, is_overruled, plain_value, searchable_fields, why_not
+from jorge_tune.tuning.planning.parameters import ChoiceParameter, FactorParameter, Parameter, Value, same
+from jorge_tune.tuning.planning.schedule_choices import schedule_of
+from jorge_tune.tuning.planning.space import Space
+from jorge_tune.tuning.planning.study_schema import ParameterSection
+
+
+def build_space(sections: Mapping[str, ParameterSection], recipe: Recipe, findings: list[Finding]) -> Space | None:
+    """The space around a bootstrapped recipe, or None and what is wrong, with paths in the study file."""
+    before = len(findings)
+    if not sections:
+        findings.append(("space", "is empty; search something, e.g. optimizer.lr: {factor: [0.25, 4]}"))
+    names = _names(sections)
+    parameters = [
+        parameter
+        for path, section in sections.items()
+        if (parameter := _Field(path, section, recipe, names[path], findings).parameter()) is not None
+    ]
+    for path in sections:
+        if SCHEDULE in sections and path.startswith(f"{SCHEDULE}."):
+            findings.append(
+                (f"space.{path}", "is part of the schedule, which is searched as a whole; keep one of them")
+            )
+    if len(findings) == before:
+        _check_pairs(recipe, parameters, findings)
+    return Space(recipe, tuple(parameters)) if len(findings) == before else None
+
+
+def _names(sections: Mapping[str, ParameterSection]) -> dict[str, str]:
+    """The name of each parameter in trials: the field's last word where that is clear; `_factor` marks factors."""
+    last = {path: path.rpartition(".")[2] for path in sections}
+    often = Counter(last.values())
+    return {
+        path: (path if often[last[path]] > 1 else last[path]) + ("_factor" if section.factor is not None else "")
+        for path, section in sections.items()
+    }
+
+
+class _Unfit(Exception):  # noqa: N818  (no error of the program: what is wrong with one entry, and at which key)
+    def __init__(self, key: str, what: str) -> None:
+        self.key, self.what = key, what
+
+
+class _Field:
+    """One entry of the space."""
+
+    def __init__(
+        self, path: str, section: ParameterSection, recipe: Recipe, name: str, findings: list[Finding]
+    ) -> None:
+        self._path, self._section, self._recipe, self._name, self._findings = path, section, recipe, name, findings
+        self._centre: Any = None
+
+    def parameter(self) -> Parameter | None:
+        """The parameter, or None where something is wrong with it."""
+        before = len(self._findings)
+        try:
+            made = self._made()
+        except _Unfit as unfit:
+            self._note(unfit.key, unfit.what)
+        return made if len(self._findings) == before else None
+
+    def _note(self, key: str, what: str) -> None:
+        self._findings.append((f"space.{self._path}" + (f".{key}" if key else ""), what))
+
+    def _made(self) -> Parameter:
+        fields = searchable_fields(self._recipe)
+        if self._path not in fields:
+            raise _Unfit("", why_not(self._path, self._recipe))
+        if is_overruled(self._path, self._recipe):
+            raise _Unfit("", "is said by preset: paper; write the values out instead of the preset to search it")
+        self._centre = fields[self._path]
+        if self._centre == "auto" and self._path == INTERVAL:
+            way_out = "measure it first (`jorge-tune calibrate-freq RECIPE --write`), or give a number"
+            raise _Unfit("", f"is auto in the recipe: {way_out}")
+        given = [key for key in ("factor", "choices") if getattr(self._section, key) is not None]
+        if len(given) != 1:
+            raise _Unfit("", f"exactly one of factor and choices must be given, got {'both' if given else 'neither'}")
+        if self._section.factor is not None:
+            return self._factor(*self._section.factor)
+        if self._section.steps is not None:
+            raise _Unfit("steps", "belongs to a factor; choices are a grid already")
+        return self._choices(self._section.choices or ())
+
+    def _factor(self, low: float, high: float) -> FactorParameter:
+        centre, shown = self._centre, scalar(self._centre)
+        if isinstance(centre, bool) or not isinstance(centre, (int, float)):
+            raise _Unfit("factor", f"needs a number to multiply, and the recipe has {shown}; give choices")
+        if centre <= 0:
+            raise _Unfit("factor", f"multiplies {shown}, the recipe's value, to {shown}; give choices")
+        if not low < high:
+            raise _Unfit("factor", f"must be increasing, got [{low:g}, {high:g}]")
+        if not low <= 1 <= high:
+            way_out = f"widen it, or change {self._path} in the recipe"
+            what = f"must include 1, which is the bootstrapped value ({shown}), got [{low:g}, {high:g}]; {way_out}"
+            raise _Unfit("factor", what)
+        parameter = FactorParameter(
+            name=self._name,
+            path=self._path,
+            centre=centre,
+            low=low,
+            high=high,
+            steps=self._section.steps,
+            whole=isinstance(centre, int),
+        )
+        for end in parameter.ends():
+            _, faults = with_values(self._recipe, {self._path: parameter.plain(end)})
+            for fault in faults:
+                at = "" if fault.path == self._path else f"{fault.path} "
+                self._note("factor", f"at {end:g} x {shown}: {at}{fault.what}")
+        return parameter
+
+    def _choices(self, choices: tuple[Any, ...]) -> ChoiceParameter:
+        if len(choices) < 2:
+            raise _Unfit("choices", f"must be two values or more, got {len(choices)}")
+        values = self._chosen(choices)
+        for index, value in enumerate(values):
+            first = next(i for i, other in enumerate(values) if same(value, other))
+            if first != index:
+                what = f"means the same as {scalar(choices[first])}, which is listed before it; keep one"
+                self._note(f"choices[{index}]", what)
+        bootstrap = next((index for index, value in enumerate(values) if same(value, self._centre)), None)
+        if bootstrap is None:
+            add = f"keep, which is {scalar(self._centre)}" if self._path == SCHEDULE else scalar(self._centre)
+            raise _Unfit("choices", f"must have the bootstrapped value among them: add {add}")
+        labels = tuple(_label(choice, value) for choice, value in zip(choices, values, strict=True))
+        return ChoiceParameter(
+            name=self._name, path=self._path, labels=labels, values=values, bootstrap=labels[bootstrap]
+        )
+
+    def _chosen(self, choices: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The plain values that go into the recipe."""
+        readings = [self._value(choice) for choice in choices]
+        complaints = [(f"choices[{i}]", what) for i, (_, found) in enumerate(readings) for what in found]
+        for key, what in complaints[1:]:
+            self._note(key, what)
+        if complaints:
+            raise _Unfit(*complaints[0])
+        return tuple(value for value, _ in readings)
+
+    def _value(self, choice: Any) -> tuple[Any, list[str]]:
+        """What a choice means in the recipe, and what is wrong with it."""
+        if self._path == SCHEDULE:
+            try:
+                return schedule_of(choice, self._recipe), []
+            except ValueError as error:
+                return None, [str(error)]
+        if self._path == INTERVAL and (choice is None or choice == "auto"):
+            return None, [f"must be a number of steps, got {scalar(choice)}"]
+        changed, faults = with_values(self._recipe, {self._path: choice})
+        if changed is not None:
+            return plain_value(changed, self._path), []
+        return None, [self._complaint(fault) for fault in faults]
+
+    def _complaint(self, fault: Fault) -> str:
+        """A recipe's fault as one of this entry."""
+        if not fault.path.startswith(self._path):
+            return f"{fault.path} {fault.what}"
+        inside = fault.path.removeprefix(self._path).lstrip(".")
+        return f"{inside}: {fault.what}" if inside else fault.what
+
+
+def _label(choice: Any, value: Any) -> Value:
+    """What trials hold: the value as the recipe has it, a schedule's name, a section or list as its text."""
+    if isinstance(choice, str) and isinstance(value, Mapping):
+        return choice
+    return scalar(choice) if isinstance(value, (Mapping, list)) else value
+
+
+def _check_pairs(recipe: Recipe, parameters: list[Parameter], findings: list[Finding]) -> None:
+    """The recipe's rules span two fields at most, so all pairs of ends and choices show every refusal."""
+    for one, other in itertools.combinations(parameters, 2):
+        for a, b in itertools.product(one.ends(), other.ends()):
+            values = {one.path: one.plain(a), other.path: other.plain(b)}
+            _, faults = with_values(recipe, values)
+            if faults:
+                pair = ", ".join(f"{path} {scalar(value)}" for path, value in values.items())
+                findings.append((f"space.{other.path}", f"no recipe with {pair}: {faults[0].path} {faults[0].what}"))
+                break

@@ -1,0 +1,199 @@
+"""The studies beside a search, opened and filled; what they came to; and the verdict, kept in the search's attributes.
+
+Workers run them as they run any study: retried, leased, taken up again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jorge_tune.tuning.planning.objective import Objective
+from jorge_tune.tuning.planning.parameters import Value
+from jorge_tune.tuning.planning.parts import (
+    BASELINE_SUFFIX,
+    CONFIRM_SUFFIX,
+    CONTENDER,
+    SEARCH,
+    SEED,
+    baseline_plan,
+    confirmation_plan,
+    confirmation_points,
+)
+from jorge_tune.tuning.planning.plan import StudyPlan
+from jorge_tune.tuning.results.history import TrialRow, best_of, read_rows
+from jorge_tune.tuning.results.importance import importances
+from jorge_tune.tuning.results.status import VERDICT
+from jorge_tune.tuning.results.verdict import BASELINE, BEST, BOOTSTRAP, MISSED, NO_NUMBER, Evidence, Verdict, judge
+from jorge_tune.tuning.results.words import sentences
+from jorge_tune.tuning.study import RECORD, OpenStudy, add_point, join_study, open_study, study_names
+from jorge_tune.tuning.work.constraint import COST, KEPT, why_dropped
+
+_THERE = ("waiting", "running", "complete")
+
+Runs = Callable[[str], Path]
+
+
+def open_baseline(opened: OpenStudy, runs: Runs) -> OpenStudy | None:
+    """`NAME.sgd`, made if it is not there; None without a baseline.
+
+    Raises:
+        InputError: another baseline was run under this name, or its folder is taken.
+    """
+    plan = baseline_plan(opened.plan)
+    return None if plan is None else open_study(opened.storage, plan, runs)
+
+
+def open_confirmation(opened: OpenStudy, runs: Runs) -> OpenStudy | None:
+    """`NAME.confirm` with every run that is missing queued: baseline, bootstrap and best on the confirmation seeds.
+
+    Runs that failed are queued again. None where there is nothing to confirm: no seeds, or no best trial.
+
+    Raises:
+        InputError: another confirmation was run under this name, or its folder is taken.
+    """
+    search = opened.plan
+    best = best_of(read_rows(opened.study), lower_is_better=search.objective.lower_is_better)
+    if best is None or not search.confirm_seeds:
+        return None
+    contenders: list[Mapping[str, Value]] = [search.space.bootstrap_point()]
+    if best.number != 0 and best.point != contenders[0]:
+        contenders.append(best.point)
+    wanted = confirmation_points(search, contenders, search.confirm_seeds)
+    there = _find(opened, CONFIRM_SUFFIX)
+    done = 1 if there is None else len(read_rows(there.study))  # a new study has its first run queued
+    confirmation = open_study(opened.storage, confirmation_plan(search, done), runs)
+    _hand_costs_on(opened, confirmation)
+    held = [dict(row.point) for row in read_rows(confirmation.study) if row.state in _THERE]
+    missing = [point for point in wanted if point not in held]
+    for point in missing:
+        add_point(confirmation, point)
+    total = len(read_rows(confirmation.study))
+    return open_study(opened.storage, replace(confirmation.plan, trials=total), runs)
+
+
+def _hand_costs_on(opened: OpenStudy, confirmation: OpenStudy) -> None:
+    """What the search calibrated holds for its confirmation."""
+    known = confirmation.storage.get_study_system_attrs(confirmation.study_id)
+    for key, value in opened.storage.get_study_system_attrs(opened.study_id).items():
+        if (key == KEPT or key.startswith(COST)) and key not in known:
+            confirmation.storage.set_study_system_attr(confirmation.study_id, key, value)
+
+
+def beside(opened: OpenStudy) -> list[OpenStudy]:
+    """The studies beside a search that are there: baseline, confirmation."""
+    found = (_find(opened, suffix) for suffix in (BASELINE_SUFFIX, CONFIRM_SUFFIX))
+    return [study for study in found if study is not None]
+
+
+def conclude(opened: OpenStudy) -> Verdict:
+    """The verdict from everything that has ended so far, kept in the search's user attributes with its words."""
+    found = judge(gather(opened))
+    opened.study.set_user_attr(VERDICT, stored_form(found))
+    return found
+
+
+def stored_form(verdict: Verdict) -> dict[str, Any]:
+    """The verdict as plain data, sentences included."""
+    return {**verdict.to_json(), "sentences": list(sentences(verdict))}
+
+
+def gather(opened: OpenStudy) -> Evidence:
+    """What there is to judge by."""
+    plan, rows = opened.plan, read_rows(opened.study)
+    lower = plan.objective.lower_is_better
+    best = best_of(rows, lower_is_better=lower)
+    confirmation = _find(opened, CONFIRM_SUFFIX)
+    constraint, notes = _constraint(opened)
+    return Evidence(
+        study=plan.name,
+        objective=in_words(plan.objective),
+        lower_is_better=lower,
+        worst=MISSED if plan.objective.needs_target else NO_NUMBER,
+        total=max(plan.trials, len(rows)),
+        rows=rows,
+        space=plan.space,
+        importances=importances(opened.study, lower_is_better=lower),
+        constraint=constraint,
+        baseline=_baseline(opened),
+        confirmation={} if confirmation is None else confirmed(read_rows(confirmation.study), plan, best),
+        notes=(*plan.notes, *notes),
+    )
+
+
+def confirmed(rows: Sequence[TrialRow], plan: StudyPlan, best: TrialRow | None) -> dict[str, dict[int, float]]:
+    """The values of each contender by seed; runs of an earlier best trial are left aside."""
+    bootstrap = plan.space.bootstrap_point()
+    found: dict[str, dict[int, float]] = {BASELINE: {}, BOOTSTRAP: {}, BEST: {}}
+    for row in rows:
+        if row.state != "complete" or row.value is None or row.point[SEED] not in plan.confirm_seeds:
+            continue
+        name = contender_of(row.point, bootstrap, None if best is None else best.point)
+        if name is not None:
+            found[name][row.point[SEED]] = row.value
+    return {name: values for name, values in found.items() if values}
+
+
+def contender_of(point: Mapping[str, Any], bootstrap: Mapping[str, Any], best: Mapping[str, Any] | None) -> str | None:
+    """Whose run a confirmation's point is; None for one of an earlier best trial.
+
+    Args:
+        point: of the confirmation.
+        bootstrap: in the search's space.
+        best: the best trial's point there; None where there is none.
+    """
+    if point[CONTENDER] != SEARCH:
+        return BASELINE
+    where = place_of(point)
+    return BOOTSTRAP if where == bootstrap else BEST if where == best else None
+
+
+def place_of(point: Mapping[str, Any]) -> dict[str, Any]:
+    """Where in the search's space a confirmation's point lies."""
+    return {name: value for name, value in point.items() if name not in (CONTENDER, SEED)}
+
+
+def run_in_words(rows: Sequence[TrialRow], number: int) -> str:
+    """A confirmation's trial as `bootstrap, seed 3`; nothing for a trial of a search."""
+    row = next((row for row in rows if row.number == number), None)
+    if row is None or CONTENDER not in row.point:
+        return ""
+    contender = contender_of(row.point, place_of(rows[0].point), None) or BEST
+    return f"{contender}, seed {row.point[SEED]}"
+
+
+def in_words(objective: Objective) -> str:
+    """`best top1`, or `epochs to top1 0.97`."""
+    if not objective.needs_target:
+        return f"{objective.kind} {objective.metric}"
+    unit = "training seconds" if objective.kind == "time-to-target" else "epochs"
+    return f"{unit} to {objective.metric} {objective.target:g}"
+
+
+def _constraint(opened: OpenStudy) -> tuple[str | None, list[str]]:
+    """What a feasible trial keeps, in words; and what there is to say where the iteration time is not known."""
+    as_measured = "Training seconds are as they were measured, also where runs shared a machine."
+    notes = [as_measured] if opened.plan.objective.kind == "time-to-target" else []
+    if opened.plan.overhead is None:
+        return None, notes
+    dropped = why_dropped(opened.storage.get_study_system_attrs(opened.study_id))
+    if dropped is not None:
+        return None, [f"The constraint on the iteration time was given up: {dropped}.", *notes]
+    return f"an iteration time of at most {1 + opened.plan.overhead:g} times the baseline's", []
+
+
+def _baseline(opened: OpenStudy) -> float | None:
+    found = _find(opened, BASELINE_SUFFIX)
+    rows = [] if found is None else read_rows(found.study)
+    return next((row.value for row in rows if row.state == "complete"), None)
+
+
+def _find(opened: OpenStudy, suffix: str) -> OpenStudy | None:
+    """A study beside the search; None where it is not there, or was left half made, which `open_study` mends."""
+    name, storage = opened.plan.name + suffix, opened.storage
+    if name not in study_names(storage):
+        return None
+    made = RECORD in storage.get_study_system_attrs(storage.get_study_id_from_name(name))
+    return join_study(storage, name) if made else None

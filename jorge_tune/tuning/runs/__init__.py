@@ -1,0 +1,1 @@
+"""Runs as child processes, and their folders."""

@@ -1,0 +1,98 @@
+"""A run's number: what the objective makes of its evaluations, and what pruners are shown meanwhile."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jorge_tune.measure.compare import is_lower_better
+from jorge_tune.measure.runs import Evaluation, Run
+from jorge_tune.tuning.planning.objective import Objective
+
+
+@dataclass(frozen=True)
+class Score:
+    """One run's value. The objective's worst where it diverged or missed the target."""
+
+    seed: int
+    value: float
+    diverged: bool
+
+
+def score_run(run: Run, objective: Objective, *, seconds_per_step: float | None = None) -> Score:
+    """The value of a run that has ended.
+
+    It is read on the part that selects: the validation part, where there is one.
+
+    Args:
+        run: finished or diverged.
+        objective: what is asked of it.
+        seconds_per_step: of an exclusive calibration; None: training seconds as they were measured.
+    """
+    diverged = run.outcome == "diverged"
+    readings = selecting(run)
+    return Score(run.seed, objective.worst if diverged else _value(readings, objective, seconds_per_step), diverged)
+
+
+def selecting(run: Run) -> tuple[Evaluation, ...]:
+    """The readings by which a run is judged."""
+    return run.evaluations.get("validation") or run.evaluations.get("test", ())
+
+
+def median_of(scores: Sequence[Score], objective: Objective) -> float:
+    """A trial's value; of an even number the mean of the middle two, and the worst where that has an infinity."""
+    return statistics.median([score.value for score in scores]) if scores else objective.worst
+
+
+def is_decided(scores: Sequence[Score], objective: Objective, seeds: int) -> bool:
+    """Whether the median over that many seeds is the worst, whatever the remaining ones bring."""
+    return 2 * sum(score.value == objective.worst for score in scores) >= seeds + seeds % 2
+
+
+def shown_to_pruners(readings: Sequence[Evaluation], objective: Objective) -> float:
+    """The last reading as a pruner of this direction may compare it.
+
+    The metric itself; for an objective that is a way to a target, how far the best reading is away from the target,
+    in units of the metric, 0 once it is reached.
+    """
+    values = [reading.metrics.get(objective.metric, math.nan) for reading in readings]
+    if not objective.needs_target:
+        return objective.worst if math.isnan(values[-1]) else values[-1]
+    assert objective.target is not None
+    sign = _sign(objective)
+    gaps = [sign * (objective.target - value) for value in values if not math.isnan(value)]
+    return max(0.0, min(gaps, default=math.inf))
+
+
+def has_value(readings: Sequence[Evaluation], objective: Objective) -> bool:
+    """Whether later readings cannot change a value that the readings so far decide: the target is reached."""
+    return objective.needs_target and _hit(readings, objective) is not None
+
+
+def _value(readings: Sequence[Evaluation], objective: Objective, seconds_per_step: float | None) -> float:
+    if objective.needs_target:
+        hit = _hit(readings, objective)
+        if hit is None:
+            return objective.worst
+        if objective.kind == "epochs-to-target":
+            return hit.epoch
+        return hit.train_seconds if seconds_per_step is None else hit.step * seconds_per_step
+    values = [reading.metrics.get(objective.metric, math.nan) for reading in readings]
+    if objective.kind == "final":
+        return objective.worst if not values or math.isnan(values[-1]) else values[-1]
+    read = [value for value in values if not math.isnan(value)]
+    return (min if objective.lower_is_better else max)(read, default=objective.worst)
+
+
+def _hit(readings: Sequence[Evaluation], objective: Objective) -> Evaluation | None:
+    """The first reading that reaches the target."""
+    assert objective.target is not None
+    sign, target = _sign(objective), objective.target
+    return next((r for r in readings if sign * r.metrics.get(objective.metric, math.nan) >= sign * target), None)
+
+
+def _sign(objective: Objective) -> int:
+    """1 for a metric of which more is better."""
+    return -1 if is_lower_better(objective.metric) else 1

@@ -1,0 +1,1 @@
+"""Who draws points, and who ends hopeless trials."""

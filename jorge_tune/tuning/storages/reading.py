@@ -1,0 +1,57 @@
+"""A storage opened for reading alone, also where it cannot be written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jorge_tune.errors import InputError
+from jorge_tune.tuning.storages.address import Address
+from jorge_tune.tuning.storages.storage import open_storage
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+_COMPANIONS = ("", "-wal")  # what has not been written back into the file yet is in the second
+
+
+@contextlib.contextmanager
+def reading(address: Address) -> Iterator[BaseStorage]:
+    """The storage; of an SQLite or journal file that this process cannot write, a copy that goes with the context.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    if address.path is None or not address.path.is_file() or _is_writable(address.path):
+        with contextlib.closing(open_storage(address, create=False)) as storage:
+            yield storage
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copied = replace(address, path=_copied(address, Path(folder)))
+        copied = replace(copied, url=f"{address.kind}:///{copied.path}")
+        with contextlib.closing(open_storage(copied, create=False)) as storage:
+            yield storage
+
+
+def _is_writable(path: Path) -> bool:
+    """SQLite writes beside its file even to read it."""
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+
+
+def _copied(address: Address, folder: Path) -> Path:
+    assert address.path is not None
+    path = address.path
+    try:
+        for ending in _COMPANIONS:
+            source = path.with_name(path.name + ending)
+            if source.exists():
+                shutil.copyfile(source, folder / source.name)
+    except OSError as error:
+        raise InputError(f"{address}: cannot be read ({error.strerror})") from error
+    return folder / path.name

@@ -1,0 +1,1 @@
+"""A worker and all that can happen to it."""

@@ -1,0 +1,96 @@
+"""A claimed trial in Optuna's hands: its point drawn or found, its reports, its end under the claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from jorge_tune.tuning.runs.faults import FIRST, Starts, starts_from_json
+from jorge_tune.tuning.storages.claims import Claim
+from jorge_tune.tuning.study import OpenStudy
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+STARTS, FOLDER, CONSTRAINT = "jorge:starts", "jorge:folder", "iteration_time"
+
+
+class AskedTrial:
+    """One trial that this worker owns; the study's sampler draws its point, unless it has one.
+
+    Args:
+        opened: its study.
+        claim: the right to it.
+    """
+
+    def __init__(self, opened: OpenStudy, claim: Claim) -> None:
+        from optuna.trial import Trial
+
+        self._opened, self.claim = opened, claim
+        opened.study._thread_local.cached_all_trials = None  # as `Study.ask` does
+        self._trial: Trial = Trial(opened.study, claim.trial_id)
+        frozen = self._trial._cached_frozen_trial
+        self.was_started = bool(frozen.params)
+        self.starts = self._starts_so_far(frozen.system_attrs.get(STARTS))
+        self.folder: str | None = frozen.system_attrs.get(FOLDER)
+        self.point: dict[str, Any] = opened.plan.space.suggest(self._trial)
+
+    def _starts_so_far(self, held: Mapping[str, Any] | None) -> Starts | None:
+        """None for a trial that is new: its first start is not stored, its parameters will show that it was made."""
+        if held is not None:
+            return starts_from_json(held)
+        if self.was_started:
+            return FIRST
+        return None if len(self._opened.plan.space) else Starts()
+
+    @property
+    def reported(self) -> Mapping[int, float]:
+        """Values by step."""
+        return self._trial._cached_frozen_trial.intermediate_values
+
+    def report(self, value: float, step: int) -> None:
+        """Tell a value at a step, once."""
+        self._trial.report(value, step)
+
+    def should_prune(self) -> bool:
+        """Ask the pruner."""
+        return self._trial.should_prune()
+
+    def keep_starts(self, starts: Starts) -> None:
+        """Store what its starts came to."""
+        self._set_system(STARTS, starts.to_json())
+
+    def keep_folder(self, name: str) -> None:
+        """Store in which folder its runs are now."""
+        self._set_system(FOLDER, name)
+
+    def note(self, name: str, value: object) -> None:
+        """A user attribute, for people and displays."""
+        self._trial.set_user_attr(name, value)
+
+    def constrain(self, excess: float) -> None:
+        """How far the trial's iteration time lies above the budget; once, and after all else."""
+        if CONSTRAINT not in self._trial.constraints:
+            self._trial.set_constraint(CONSTRAINT, excess)
+
+    def complete(self, value: float) -> bool:
+        """End it with a value; False if it is no longer ours."""
+        return self._finish("COMPLETE", value)
+
+    def prune(self) -> bool:
+        """End it as pruned, with its last report for a value."""
+        reported = self.reported
+        return self._finish("PRUNED", reported[max(reported)] if reported else None)
+
+    def fail(self) -> bool:
+        """End it as failed."""
+        return self._finish("FAIL", None)
+
+    def _finish(self, state: str, value: float | None) -> bool:
+        from optuna.trial import TrialState
+
+        values = None if value is None else [float(value)]
+        return self._opened.claims.finish(self.claim, TrialState[state], values)
+
+    def _set_system(self, key: str, value: Any) -> None:
+        self._opened.storage.set_trial_system_attr(self.claim.trial_id, key, value)

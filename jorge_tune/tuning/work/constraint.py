@@ -1,0 +1,232 @@
+"""The constraint on iteration time, from one exclusive calibration per device, block size, precision and batch.
+
+A trial's step costs `time(k) = plain + refresh / k` iterations of the baseline (see `measure.intervals`), k its refresh
+interval. What was measured is kept in the study, so that every worker on such a device knows it, and a worker that
+lacks it measures alone on its machine, before its first trial.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from jorge_tune.errors import InputError
+from jorge_tune.measure.fingerprint import facts_of, fingerprint_of, resolve_device
+from jorge_tune.recipe.schema import KroneckerFields, Recipe
+from jorge_tune.tuning.planning.fields import trained_interval
+from jorge_tune.tuning.planning.parameters import ChoiceParameter, FactorParameter
+from jorge_tune.tuning.planning.plan import StudyPlan
+from jorge_tune.tuning.study import OpenStudy
+
+COST, KEPT = "jorge:cost:", "jorge:constraint"
+
+_WORK = (
+    *("block_size", "form", "series_terms", "product_precision", "root", "root_iterations", "rank"),
+    *("statistics_interval", "graft", "nesterov"),
+)
+_ELSEWHERE = ("precision", "batch_size")
+_MOST = 24
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One calibration: in iterations of the baseline, which takes `base_seconds`; outcome and reason of its choice."""
+
+    plain: float
+    refresh: float
+    base_seconds: float
+    device: str
+    outcome: Literal["interval", "infeasible", "unstable"]
+    reason: str
+
+    def at(self, interval: int) -> float:
+        """time(k)."""
+        return self.plain + self.refresh / interval
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A recipe to calibrate, the key of its cost, and what sets it apart in words."""
+
+    key: str
+    recipe: Recipe
+    what: str
+
+
+Calibrate = Callable[[Recipe, str, int | None, float], Cost | None]
+
+
+def stored_costs(attributes: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The costs among a study's system attributes, by their keys."""
+    return {name.removeprefix(COST): held for name, held in attributes.items() if name.startswith(COST)}
+
+
+def why_dropped(attributes: Mapping[str, Any]) -> str | None:
+    """Why a study with these system attributes goes on without its constraint; None where it has it."""
+    reason: str | None = (attributes.get(KEPT) or {}).get("dropped")
+    return reason
+
+
+class IterationTimes:
+    """The costs that one worker's device gives a study's trials.
+
+    Args:
+        opened: the study.
+        device: as the worker trains on.
+        threads: its CPU threads.
+    """
+
+    def __init__(self, opened: OpenStudy, *, device: str, threads: int | None) -> None:
+        self._opened, self._plan, self._threads = opened, opened.plan, threads
+        self._device = resolve_device(device) if self._plan.overhead is not None else device
+        self._costs: dict[str, Cost] = {}
+        self._keys: dict[Any, str] = {}
+        self.dropped: str | None = None  # why the study goes on without its constraint
+        self.look_up()
+
+    def look_up(self) -> None:
+        """Take in what the study has."""
+        if self._plan.overhead is None:
+            return
+        attributes = self._opened.storage.get_study_system_attrs(self._opened.study_id)
+        self.dropped = why_dropped(attributes)
+        self._costs = {key: Cost(**held) for key, held in stored_costs(attributes).items()}
+
+    def missing(self) -> list[Wanted]:
+        """What is to be calibrated before this worker's first trial."""
+        if self._plan.overhead is None or self.dropped is not None:
+            return []
+        if (what := _not_countable(self._plan)) is not None:
+            self._drop(what)
+            return []
+        wanted = {self._key(recipe): Wanted(self._key(recipe), recipe, what) for recipe, what in _kinds(self._plan)}
+        if len(wanted) > _MOST:
+            self._drop(f"{len(wanted)} kinds of steps would have to be calibrated; {_MOST} is the most")
+            return []
+        return [one for key, one in wanted.items() if key not in self._costs]
+
+    def measure(self, calibrate: Calibrate, report: Callable[[str], None] = lambda text: None) -> None:
+        """Calibrate what is missing, keep it in the study, and decide whether the constraint can be kept.
+
+        Args:
+            calibrate: measures one recipe; nothing else may run meanwhile. None: it was interrupted.
+            report: told in words what is done.
+        """
+        wanted = self.missing()
+        for number, one in enumerate(wanted, start=1):
+            report(f"calibrating {one.what} on {self._device} ({number} of {len(wanted)})")
+            assert self._plan.overhead is not None
+            cost = calibrate(one.recipe, self._device, self._threads, self._plan.overhead)
+            if cost is None:
+                return
+            report(f"{one.what}: {cost.reason}")
+            self._opened._set(COST + one.key, asdict(cost))
+            self._costs[one.key] = cost
+        if wanted:
+            self._decide(report)
+
+    def ratio(self, recipe: Recipe) -> float | None:
+        """A trial's iteration time in iterations of the baseline; None where nobody knows."""
+        cost, interval = self._cost(recipe), _interval(recipe)
+        return None if cost is None or interval is None else cost.at(interval)
+
+    def excess(self, recipe: Recipe) -> float | None:
+        """How far that lies above the budget; kept where not above 0. None: there is no constraint."""
+        ratio = self.ratio(recipe)
+        if ratio is None or self._plan.overhead is None or self.dropped is not None:
+            return None
+        return ratio - (1 + self._plan.overhead)
+
+    def seconds_per_step(self, recipe: Recipe) -> float | None:
+        """Calibrated seconds of a trial's step, or of the baseline's; None where the study goes by measured ones."""
+        cost, interval = self._cost(recipe), _interval(recipe)
+        if cost is None or self.dropped is not None:
+            return None
+        if not isinstance(recipe.optimizer, KroneckerFields):
+            return cost.base_seconds
+        return None if interval is None else cost.at(interval) * cost.base_seconds
+
+    def _cost(self, recipe: Recipe) -> Cost | None:
+        if self._plan.overhead is None:
+            return None
+        cost = self._costs.get(self._key(recipe))
+        return None if cost is None or cost.outcome == "unstable" else cost
+
+    def _key(self, recipe: Recipe) -> str:
+        """The fingerprint of what its step depends on; values that make no work are the bootstrap's."""
+        costed = _costed(self._plan.recipe, recipe)
+        work = tuple(getattr(costed.optimizer, name, None) for name in _WORK)
+        known = (work, costed.precision, costed.batch_size)
+        if known not in self._keys:
+            self._keys[known] = fingerprint_of(facts_of(costed, self._device, threads=self._threads))
+        return self._keys[known]
+
+    def _decide(self, report: Callable[[str], None]) -> None:
+        """Whether a constraint makes sense: every cost is known, and some point of the space keeps the budget."""
+        here = {self._key(recipe): what for recipe, what in _kinds(self._plan)}
+        unstable = [what for key, what in here.items() if self._costs[key].outcome == "unstable"]
+        if unstable:
+            self._drop(f"the calibration of {', '.join(unstable)} was unstable", report)
+        elif not any((self.excess(recipe) or 0) <= 0 for recipe in _with_intervals(self._plan)):
+            self._drop("no refresh interval of the space keeps the budget", report)
+
+    def _drop(self, why: str, report: Callable[[str], None] = lambda text: None) -> None:
+        self.dropped = why
+        report(f"the study goes on without its constraint on the iteration time: {why}")
+        self._opened._set(KEPT, {"dropped": why})
+
+
+def _interval(recipe: Recipe) -> int | None:
+    if not isinstance(recipe.optimizer, KroneckerFields):
+        return None
+    interval = trained_interval(recipe.optimizer)
+    return interval if isinstance(interval, int) else None
+
+
+def _costed(centre: Recipe, recipe: Recipe) -> Recipe:
+    """The bootstrapped recipe with whatever of another one makes its step longer or shorter."""
+    work = {name: getattr(recipe.optimizer, name) for name in _WORK if hasattr(recipe.optimizer, name)}
+    optimizer: Any = replace(centre.optimizer, **work)
+    return replace(centre, optimizer=optimizer, precision=recipe.precision, batch_size=recipe.batch_size)
+
+
+def _is_work(path: str) -> bool:
+    return path in _ELSEWHERE or path.rpartition(".")[2] in _WORK
+
+
+def _not_countable(plan: StudyPlan) -> str | None:
+    """Why the kinds of steps in a space cannot be listed."""
+    endless = [p.path for p in plan.space if isinstance(p, FactorParameter) and _is_work(p.path)]
+    if not endless:
+        return None
+    return f"{endless[0]} is searched as a factor, so its steps cannot all be calibrated; give choices"
+
+
+def _kinds(plan: StudyPlan) -> Iterator[tuple[Recipe, str]]:
+    """The recipes to calibrate, each with what sets it apart."""
+    axes = [p for p in plan.space if isinstance(p, ChoiceParameter) and _is_work(p.path)]
+    for labels in itertools.product(*(axis.labels for axis in axes)):
+        chosen = {axis.name: label for axis, label in zip(axes, labels, strict=True)}
+        recipe = _recipe_at(plan, chosen)
+        if recipe is not None:
+            what = ", ".join(f"{axis.path} {json.dumps(chosen[axis.name])}" for axis in axes)
+            yield _costed(plan.recipe, recipe), what or "the bootstrapped recipe"
+
+
+def _with_intervals(plan: StudyPlan) -> Iterator[Recipe]:
+    """Every kind of step at every interval that may be drawn (of a factor, at the largest)."""
+    axes = [p for p in plan.space if _is_work(p.path) or p.path.endswith(".refresh_interval")]
+    for values in itertools.product(*(axis.ends() for axis in axes)):
+        recipe = _recipe_at(plan, {axis.name: value for axis, value in zip(axes, values, strict=True)})
+        if recipe is not None:
+            yield recipe
+
+
+def _recipe_at(plan: StudyPlan, changes: Mapping[str, Any]) -> Recipe | None:
+    try:
+        return plan.space.recipe_of({**plan.space.bootstrap_point(), **changes})
+    except InputError:  # the recipe's own rules refuse the combination; such a trial fails with that message
+        return None

@@ -1,0 +1,178 @@
+"""A lease says that a trial is being worked on: renewed by its owner, judged by everybody else's own clock.
+
+An observer takes a lease that stood still for `lasts` seconds for lost. Its owner cannot know who looks, so it ends
+its run before that: asked to stop (and to write a checkpoint) when the last renewal is `stop_after` seconds old, killed
+at `kill_after`. No clocks are compared: the owner counts from before the renewal was sent, an observer from after it
+was seen, so the owner is always the earlier one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jorge_tune.errors import JorgeTuneError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseTimes:
+    """Seconds, in this order: renew < stop < kill < lasts."""
+
+    lasts: float = 90.0
+    renew_every: float = 20.0
+    retry_every: float = 2.0
+    stop_after: float = 60.0
+    kill_after: float = 75.0
+
+    def __post_init__(self) -> None:
+        assert 0 < self.retry_every <= self.renew_every < self.stop_after < self.kill_after < self.lasts
+
+    @classmethod
+    def lasting(cls, seconds: float) -> LeaseTimes:
+        """The same proportions for another length."""
+        scale = seconds / cls.lasts
+        return cls(
+            lasts=seconds,
+            renew_every=cls.renew_every * scale,
+            retry_every=cls.retry_every * scale,
+            stop_after=cls.stop_after * scale,
+            kill_after=cls.kill_after * scale,
+        )
+
+
+def owners_clock() -> float:
+    """Seconds that also count while the machine sleeps, where the system knows such a clock."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
+class Lease:
+    """One lease in its owner's hands, renewed by a thread while it is entered.
+
+    `stop` and `kill` are called from that thread, each at most once: they must not wait for the storage. After either
+    the trial is no longer this owner's to tell, whatever a later renewal says.
+
+    Args:
+        renew: sends a new beat; False: the lease is somebody else's. It may block and may raise our errors.
+        since: the owner's clock before the claim was sent.
+        times: when to renew, stop and kill.
+        stop: asks the run to end soon, with the reason.
+        kill: ends it now, with the reason.
+        clock: seconds; another one in tests.
+    """
+
+    def __init__(
+        self,
+        renew: Callable[[], bool],
+        *,
+        since: float,
+        times: LeaseTimes,
+        stop: Callable[[str], None],
+        kill: Callable[[str], None],
+        clock: Callable[[], float] = owners_clock,
+    ) -> None:
+        self._renew, self._times, self._stop, self._kill, self._clock = renew, times, stop, kill, clock
+        self._renewed = self._tried = since
+        self._lapsed: str | None = None  # why it is no longer ours to tell
+        self._killed = False
+        self._trouble = ""
+        self._under_way: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    @property
+    def lapsed(self) -> str | None:
+        """Why the run was ended for the lease's sake; None while the trial is this owner's."""
+        if self._lapsed is None and self.age >= self._times.stop_after:
+            self._lapse(self._too_old())
+        return self._lapsed
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last renewal that is known to have arrived was sent."""
+        return self._clock() - self._renewed
+
+    def check(self) -> None:
+        """Look at the clock once, and do what is due."""
+        age = self.age
+        if age >= self._times.kill_after:
+            self._end(self._too_old())
+        elif age >= self._times.stop_after:
+            self._lapse(self._too_old())
+        if age >= self._times.renew_every and self._clock() - self._tried >= self._times.retry_every:
+            self._start_renewal()
+
+    def __enter__(self) -> Lease:
+        threading.Thread(target=self._watch, name="lease", daemon=True).start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Renews no longer; a renewal under way is left to itself, it may be waiting for the storage."""
+        self._closed.set()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(min(1.0, self._times.retry_every / 2)):
+            self.check()
+
+    def _start_renewal(self) -> None:
+        if self._under_way is not None and self._under_way.is_alive():
+            return
+        self._tried = self._clock()
+        self._under_way = threading.Thread(target=self._renew_once, args=(self._tried,), name="renewal", daemon=True)
+        self._under_way.start()
+
+    def _renew_once(self, sent: float) -> None:
+        try:
+            ours = self._renew()
+        except JorgeTuneError as error:  # the storage is away; the next look tries again
+            self._trouble = str(error)
+            return
+        if self._closed.is_set():
+            return
+        if ours:
+            self._renewed = sent
+        else:
+            self._end("another worker has taken the trial over")
+
+    def _too_old(self) -> str:
+        trouble = f": {self._trouble}" if self._trouble else ""
+        return f"the lease could not be renewed for {self.age:.0f} s{trouble}"
+
+    def _lapse(self, reason: str) -> None:
+        if self._lapsed is None:
+            self._lapsed = reason
+            self._stop(reason)
+
+    def _end(self, reason: str) -> None:
+        self._lapsed = self._lapsed or reason
+        if not self._killed:
+            self._killed = True
+            self._kill(reason)
+
+
+class StillLeases:
+    """Which leases stood still for too long, as one observer saw them.
+
+    Args:
+        lasts: seconds after which an unchanged lease is lost.
+        clock: seconds; monotonic, so that a machine that slept does not take everybody else for dead.
+    """
+
+    def __init__(self, lasts: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lasts, self._clock = lasts, clock
+        self._seen: dict[int, tuple[Any, float]] = {}  # by trial: its lease, and since when it was seen so
+
+    def look(self, leases: dict[int, Any]) -> set[int]:
+        """See all running trials' leases once (None: a trial without one); the lost ones.
+
+        Trials that are no longer there are forgotten.
+        """
+        now = self._clock()
+        for trial, lease in leases.items():
+            known = self._seen.get(trial)
+            if known is None or known[0] != lease:
+                self._seen[trial] = (lease, now)
+        self._seen = {trial: seen for trial, seen in self._seen.items() if trial in leases}
+        return {trial for trial, (_, since) in self._seen.items() if now - since >= self._lasts}
