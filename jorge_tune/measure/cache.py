@@ -63,12 +63,18 @@ def entry_path(folder: Path, fingerprint: str) -> Path:
 
 
 def look_up(folder: Path, fingerprint: str) -> Lookup:
-    """Read a calibration. A damaged file is renamed to end in `.damaged`, and named in the warning."""
+    """Read a calibration.
+
+    A damaged file is renamed to end in `.damaged`, and named in the warning; one in the format of an older version is
+    as good as none.
+    """
     path = entry_path(folder, fingerprint)
     try:
         if path.stat().st_size > _LARGEST_BYTES:
             raise ValueError("too large")
-        return Lookup(_entry_from_json(json.loads(path.read_text()), fingerprint))
+        data = json.loads(path.read_text())
+        is_older = data["format"] in range(1, _FORMAT)
+        return Lookup(None if is_older else _entry_from_json(data, fingerprint))
     except FileNotFoundError:
         return Lookup(None)
     except OSError as error:

@@ -21,6 +21,7 @@ LARGEST_INTERVAL = 1000
 LEAST_ROUNDS = 6
 _FACTOR = 2  # an answer this many times what the medians alone say is noise, not measurement
 _PACE = 0.05  # a change of the machine's pace from which on an answer must hold before and after it
+_UNCOUNTED = 0.1  # the part of what our step adds that pooled seconds may leave uncounted: kept free in the budget
 _CORRECTIONS = 2  # verifications that may miss the budget before the timings are called unstable
 
 Outcome = Literal["interval", "infeasible", "unstable"]
@@ -47,6 +48,9 @@ class Judgement:
 def choose_interval(measurements: Measurements, overhead: float, *, largest: int = LARGEST_INTERVAL) -> Choice:
     """The smallest interval whose upper confidence bound on the mean step keeps within (1 + overhead) baselines.
 
+    Where seconds are pooled, a tenth of what our step adds is kept free besides: so much of a carry-over on the passes
+    that follow can be there unseen (`carry_over.py`).
+
     Where intervals have been run since, theirs is the last word: one that ran over the budget corrects the cost of a
     refresh (spread over steps, it can cost more than in one go) and a larger interval is chosen.
 
@@ -72,7 +76,8 @@ def choose_interval(measurements: Measurements, overhead: float, *, largest: int
     if len(missed) > _CORRECTIONS:
         ran = ", ".join(f"interval {v.interval} ran at {percent(v.ratio - 1)}" for v in missed)
         return Choice("unstable", None, f"predictions inside the budget did not come true: {ran}")
-    return _choose(corrected(measured, missed), [corrected(level, missed) for level in levels], budget, largest)
+    cost, levels = corrected(measured, missed), [corrected(level, missed) for level in levels]
+    return _choose(cost, levels, budget, largest, _UNCOUNTED if measurements.pools else 0.0)
 
 
 def change_of_pace(measurements: Measurements) -> Shift | None:
@@ -111,6 +116,8 @@ def judge(verification: Verification, overhead: float) -> Judgement:
         return Judgement("unstable", f"{what}, a spread that hides a budget of {percent(overhead)}", ratio)
     if ratio.value <= 1 + overhead:
         return Judgement("inside", f"{what}, inside the budget of {percent(overhead)}", ratio)
+    if percent(ratio.value - 1) == percent(overhead):
+        what += f" ({100 * (ratio.value - 1):.3f} % to the third digit)"
     return Judgement("over", f"{what}, over the budget of {percent(overhead)}", ratio)
 
 
@@ -136,7 +143,7 @@ def bounded(ratio: Estimate) -> str:
     return f"{percent(ratio.value - 1)} [{low:+.1f}, {high:+.1f}]"
 
 
-def _choose(cost: StepCost, levels: Sequence[StepCost], budget: float, largest: int) -> Choice:
+def _choose(cost: StepCost, levels: Sequence[StepCost], budget: float, largest: int, uncounted: float) -> Choice:
     never = cost.at(float("inf"))
     allowed = percent(budget - 1)
     if never.low > budget:
@@ -146,26 +153,40 @@ def _choose(cost: StepCost, levels: Sequence[StepCost], budget: float, largest: 
     if never.high > budget:
         what = f"without a refresh {bounded(never)} is added, and the budget of {allowed} lies within that spread"
         return Choice("unstable", None, what)
-    by_medians = _smallest(lambda k: cost.at(k).value <= budget, largest)
-    by_bound = _smallest(lambda k: max(cost.at(k).high, cost.at(k).value) <= budget, largest)
-    if by_medians is None:
+    if _smallest(lambda k: cost.at(k).value <= budget, largest) is None:
         return Choice("infeasible", None, _too_rare(cost, budget, largest))
-    if by_bound is None or by_bound > _FACTOR * by_medians + 1:
-        asked = f"more than {largest}" if by_bound is None else str(by_bound)
+
+    def most(at: Estimate) -> float:
+        return _charged(max(at.high, at.value), at.value, uncounted)
+
+    by_medians = _smallest(lambda k: _charged(cost.at(k).value, cost.at(k).value, uncounted) <= budget, largest)
+    if by_medians is None:
+        what = (
+            f"without a refresh {bounded(never)} is added; beside the {percent(uncounted * (never.value - 1))} that "
+            f"pooled timings may leave uncounted, too little is left of a budget of {allowed}"
+        )
+        return Choice("unstable", None, what)
+    found = _smallest(lambda k: most(cost.at(k)) <= budget, largest)
+    if found is None or found > _FACTOR * by_medians + 1:
+        asked = f"more than {largest}" if found is None else str(found)
         what = (
             f"the medians ask for interval {by_medians}, their spread for {asked}: without a refresh {bounded(never)} "
             f"is added, too wide a spread for a budget of {allowed}"
         )
         return Choice("unstable", None, what)
-    found = by_bound
     if levels:
         throughout = _smallest(lambda k: max(level.at(k).value for level in levels) <= budget, largest)
         if throughout is None or throughout > _FACTOR * by_medians + 1:
             asked = f"more than {largest}" if throughout is None else str(throughout)
-            what = f"all rounds ask for interval {by_bound}, and {asked} is needed before and after the pace changed"
+            what = f"all rounds ask for interval {found}, and {asked} is needed before and after the pace changed"
             return Choice("unstable", None, what)
-        found = max(by_bound, throughout)
+        found = max(found, throughout)
     return Choice("interval", found, f"{bounded(cost.at(found))} is predicted to be added to the baseline's step")
+
+
+def _charged(bound: float, ratio: float, uncounted: float) -> float:
+    """A bound of a ratio, with what may be uncounted of what that adds."""
+    return bound + uncounted * max(0.0, ratio - 1)
 
 
 def _too_rare(cost: StepCost, budget: float, largest: int) -> str:

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from jorge_tune.errors import InputError, JorgeTuneError
+from jorge_tune.errors import InputError, JorgeTuneError, RunFolderError
 from jorge_tune.hardware import oom_kills
 from jorge_tune.recipe.io import parse_recipe
 from jorge_tune.records import RunFolder
@@ -179,6 +179,8 @@ def _outcome(job: Mapping[str, Any], stop: StopRequest, worker: _Worker, output:
             stop=stop,
         )
         return _end(result.outcome, result.reason)
+    except RunFolderError as error:  # this run's own folder, a damaged checkpoint say: no fault of the others
+        return _end("failed", str(error))
     except InputError as error:
         return _end("failed", str(error), input_error=True)
     except KeyboardInterrupt:

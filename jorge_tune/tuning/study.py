@@ -6,7 +6,7 @@ Everything that a worker needs is in the study's system attributes, so that one 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jorge_tune.errors import InputError, shortened
 from jorge_tune.records import from_portable, portable
+from jorge_tune.tuning.planning.comparison_plan import is_comparison
 from jorge_tune.tuning.planning.plan import StudyPlan, changes_between
 from jorge_tune.tuning.planning.plan_json import plan_from_json, plan_to_json
 from jorge_tune.tuning.runs.runs_folder import RunsFolder, enter, found, new_name
@@ -120,12 +121,17 @@ def open_study(
         if not changes:
             return _go_on(present, named)
         if on_change == "refuse":
-            raise InputError(
-                f"study {named.name} is there already, and is another one ({shortened(changes)}); "
-                "give another --name, or branch it"
-            )
+            raise InputError(_refusal(present.plan, named, changes))
         named = replace(plan, name=f"{plan.name}-{number}")
     raise InputError(f"study {plan.name} has been branched too often; give another --name")
+
+
+def present_study(storage: BaseStorage, name: str) -> OpenStudy | None:
+    """The study of that name; None where it is not there, or was left half made, which `open_study` mends."""
+    if name not in study_names(storage):
+        return None
+    made = _record(storage, storage.get_study_id_from_name(name)) is not None
+    return _open(storage, name) if made else None
 
 
 def join_study(storage: BaseStorage, name: str) -> OpenStudy:
@@ -201,6 +207,14 @@ def _open(storage: BaseStorage, name: str, *, missing: Callable[[int], OpenStudy
     if not storage.get_n_trials(study_id):
         _enqueue(storage, study_id, opened.plan.space.bootstrap_point())
     return opened
+
+
+def _refusal(present: StudyPlan, plan: StudyPlan, changes: Sequence[str]) -> str:
+    there = f"study {plan.name} is there already, and is"
+    if is_comparison(present) != is_comparison(plan):
+        return f"{there} a {'comparison' if is_comparison(present) else 'search'}; give another --name"
+    branch = "" if is_comparison(plan) else ", or --branch to go on under the next free one"
+    return f"{there} another one ({shortened(changes)}); give another --name{branch}"
 
 
 def _go_on(opened: OpenStudy, plan: StudyPlan) -> OpenStudy:

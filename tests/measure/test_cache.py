@@ -44,7 +44,7 @@ def with_changes(**changes):
         lambda text: "null",
         lambda text: "[" * 100_000,
         lambda text: "\x00binary",
-        with_changes(format=2),
+        with_changes(format="2"),
         with_changes(fingerprint="another"),
         with_changes(measurements={"rounds": [[1, 2]], "verifications": [], "waiting": None}),
         with_changes(measurements=None),
@@ -65,6 +65,15 @@ def test_a_damaged_one_is_set_aside_and_named(tmp_path, damage):
     assert not path.exists()
     assert path.with_name(path.name + ".damaged").read_text() == content
     assert look_up(tmp_path, NAME) == (None, None)
+
+
+def test_one_of_an_older_version_is_measured_anew_without_a_word(tmp_path):
+    keep(tmp_path, entry())
+    path = entry_path(tmp_path, NAME)
+    path.write_text(with_changes(format=2)(path.read_text()))
+    assert look_up(tmp_path, NAME) == (None, None)
+    assert keep(tmp_path, entry()) is None
+    assert look_up(tmp_path, NAME) == (entry(), None)
 
 
 def test_bytes_that_are_no_text_are_damage(tmp_path):
