@@ -29,7 +29,7 @@ ONE_DEVICE = (
 )
 POOLED = (
     "forward and backward do the same work under both optimizers and are pooled; what one leaves behind for them is "
-    "counted only where 99 % bounds leave 0 out, so an answer at the edge of the budget may be about one point over"
+    "counted only where 99 % bounds leave 0 out, so a tenth of what ours adds is kept free in the budget"
 )
 WHOLE = "whole iterations are compared: the host runs ahead of a GPU, so a part's launches may take time from the next"
 PAPER = {"warm_refreshes": 0, "block_size": None}
