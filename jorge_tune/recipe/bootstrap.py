@@ -51,7 +51,7 @@ def bootstrap(recipe: Recipe, *, schedule: ScheduleChoice | None = None) -> Boot
         raise InputError(_refusal(recipe))
     optimizer, product_reasons = _with_products(optimizer, recipe.precision)
     new_schedule, schedule_reasons = derive_schedule(recipe, choice)
-    name = _renamed(recipe.name, recipe.optimizer.name, "jorge")
+    name = renamed(recipe.name, recipe.optimizer.name, "jorge")
     made = replace(recipe, name=name, optimizer=optimizer, schedule=new_schedule, calibration=None)
     named = [Derivation("name", recipe.name, name, "named after its optimizer")]
     if recipe.calibration is not None:
@@ -88,7 +88,7 @@ def control(recipe: Recipe) -> Recipe:
             nesterov=jorge.nesterov,
             decoupled=True,
         )
-    return replace(recipe, name=_renamed(recipe.name, "jorge", "control"), optimizer=optimizer, calibration=None)
+    return replace(recipe, name=renamed(recipe.name, "jorge", "control"), optimizer=optimizer, calibration=None)
 
 
 def _from_sgd(sgd: SGD) -> tuple[Jorge, list[Derivation]]:
@@ -213,7 +213,7 @@ def _short(value: float) -> str:
     return f"{value:g}"
 
 
-def _renamed(name: str, old: str, new: str) -> str:
+def renamed(name: str, old: str, new: str) -> str:
     """`resnet18-sgd` -> `resnet18-jorge`; a name that does not speak of its optimizer gets a suffix."""
     stem = name.removesuffix(f"-{old}")
     if stem == name and old in name:

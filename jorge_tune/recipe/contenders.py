@@ -1,0 +1,104 @@
+"""Contenders that follow from a tuned recipe by rule: what `compare --against` races it with.
+
+kind        is
+control     the optimizer that Jorge grafts from, with Jorge's schedule and decoupled decay
+jorge       the recipe as `bootstrap` makes it
+shampoo     the same recipe with exact Shampoo: Jorge's rate, grafting, decay, momentum, blocks and refreshes
+sketchy     the same with Shampoo from sketched statistics
+gen-jorge   the same with GeN on top of its schedule
+gen-sgd     the SGD recipe with GeN on top of its schedule
+gen-adamw   an AdamW recipe with GeN on top of its schedule
+adamw       an AdamW recipe, which has to be given: no rule leads to its rate from SGD's
+
+What Shampoo and its sketch have of their own (decay of the statistics, eps, rank) stays at their defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any, Final
+
+from jorge_tune.errors import InputError
+from jorge_tune.recipe.bootstrap import bootstrap, control, renamed
+from jorge_tune.recipe.decode import suggestion
+from jorge_tune.recipe.nodes import quoted
+from jorge_tune.recipe.schema import SGD, AdamW, Gen, KroneckerFields, Recipe, Shampoo, SketchyShampoo
+
+KINDS: Final = ("control", "jorge", "shampoo", "sketchy", "gen-sgd", "gen-jorge", "gen-adamw", "adamw")
+_NOT_SHARED = frozenset({"name"})
+
+
+def contender_kinds(text: str) -> tuple[str, ...]:
+    """`control,jorge` as kinds, in the order given.
+
+    Raises:
+        InputError: one of them is none, or is named twice.
+    """
+    kinds = tuple(piece.strip() for piece in text.split(","))
+    for kind in kinds:
+        if kind not in KINDS:
+            raise InputError(f"{quoted(kind)} is no contender{suggestion(kind, KINDS)}; there are {', '.join(KINDS)}")
+        if kinds.count(kind) > 1:
+            raise InputError(f"{kind} is named twice")
+    return kinds
+
+
+def derive_contenders(recipes: Sequence[Recipe], kinds: Sequence[str]) -> list[Recipe]:
+    """The contenders of these kinds that are not among the recipes already.
+
+    Args:
+        recipes: those given; contenders follow from the first, `gen-adamw` from the first AdamW recipe.
+        kinds: some of `KINDS`; `adamw` only asks for an AdamW recipe to be among those given.
+
+    Raises:
+        InputError: the rules do not apply to the recipes, or lead back to the recipe itself.
+    """
+    made = [_derived(recipes, kind) for kind in kinds]
+    return [recipe for recipe in made if recipe is not None]
+
+
+def _derived(recipes: Sequence[Recipe], kind: str) -> Recipe | None:
+    """One contender; None where it is there already."""
+    if kind in ("adamw", "gen-adamw"):
+        given = _first_with(recipes, AdamW, kind, "no rule leads from SGD to AdamW, whose rate has to be tuned")
+        return None if kind == "adamw" else _with_gen(given, kind)
+    if kind == "gen-sgd":
+        return _with_gen(_first_with(recipes, SGD, kind, "GeN goes on top of a recipe's own optimizer"), kind)
+    first = recipes[0]
+    jorge = bootstrap(first).recipe
+    if kind == "control":
+        made = control(jorge)
+        if replace(made, name=first.name, calibration=first.calibration) == first:
+            raise InputError(f"control: is recipe {first.name} itself, whose schedule and decay are kept; leave it out")
+        return made
+    if kind == "shampoo":
+        return _with_optimizer(jorge, Shampoo(**_shared(jorge)))
+    if kind == "sketchy":
+        return _with_optimizer(jorge, SketchyShampoo(**_shared(jorge)))
+    return _with_gen(jorge, kind) if kind == "gen-jorge" else jorge
+
+
+def _first_with(recipes: Sequence[Recipe], optimizer: type[SGD | AdamW], kind: str, why: str) -> Recipe:
+    """The first recipe with that optimizer."""
+    found = next((recipe for recipe in recipes if isinstance(recipe.optimizer, optimizer)), None)
+    if found is None:
+        raise InputError(f"{kind}: {why}; give an {optimizer.__name__} recipe as an argument of its own")
+    return found
+
+
+def _shared(jorge: Recipe) -> dict[str, Any]:
+    """What every preconditioned optimizer has, as Jorge's section has it."""
+    names = [field.name for field in fields(KroneckerFields) if field.name not in _NOT_SHARED]
+    return {name: getattr(jorge.optimizer, name) for name in names}
+
+
+def _with_optimizer(jorge: Recipe, optimizer: Shampoo | SketchyShampoo) -> Recipe:
+    return replace(jorge, name=renamed(jorge.name, "jorge", optimizer.name), optimizer=optimizer)
+
+
+def _with_gen(recipe: Recipe, kind: str) -> Recipe:
+    if isinstance(recipe.schedule, Gen):
+        raise InputError(f"{kind}: recipe {recipe.name} has a gen schedule already; leave it out")
+    name = renamed(recipe.name, recipe.optimizer.name, kind)
+    return replace(recipe, name=name, schedule=Gen(base=recipe.schedule))
