@@ -129,10 +129,10 @@ def _ending(told: Told) -> str:
 
 
 def _trial(status: Status, number: int) -> str:
-    """`trial 3`, and in a confirmation whose run it is."""
+    """`trial 3`, and in a confirmation or comparison whose run it is."""
     from jorge_tune.tuning.results.confirm import run_in_words
 
-    words = run_in_words(status.rows, number)
+    words = run_in_words(status.rows, number, named=status.is_comparison)
     return f"trial {number}" + (f" ({words})" if words else "")
 
 

@@ -1,4 +1,7 @@
-"""A study from its first trial to its verdict on one machine: baseline, search, confirmation, one after another."""
+"""A study from its first trial to its verdict on one machine: baseline, search, confirmation, one after another.
+
+A comparison is one study alone, without a verdict of its own.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from jorge_tune.tuning.work.supervisor import Supervisor, shares
 from jorge_tune.tuning.work.worker import Left, Told
 from jorge_tune.tuning.work.worker_process import Start
 
-Stage = Literal["baseline", "search", "confirmation"]
+Stage = Literal["baseline", "search", "confirmation", "comparison"]
 Runs = Callable[[str], Path]
 Report = Callable[[Told, int | None], None]
 
@@ -86,6 +89,18 @@ def confirm_whole(
     confirmation.let_go_on()
     left = _work("confirmation", confirmation, address, runs, crew, watch)
     return _end(left, "confirmation", opened)
+
+
+def compare_whole(
+    opened: OpenStudy, address: Address, runs: Runs, crew: Crew, watch: Callable[[Stage, OpenStudy], Report]
+) -> Left:
+    """Work on a comparison until all its runs have ended, or there is a reason to leave. Raises as `run_whole` does.
+
+    Returns:
+        Why the last workers left.
+    """
+    opened.let_go_on()
+    return _work("comparison", opened, address, runs, crew, watch)
 
 
 def _end(left: Left, stage: Stage, opened: OpenStudy) -> StudyEnd:

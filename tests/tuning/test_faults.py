@@ -45,6 +45,8 @@ def test_what_raises_fails_its_trial_and_what_cannot_work_stops_the_study():
     assert decide("broke off", FIRST, "ValueError: singular") == ("fail", "ValueError: singular")
     for cause in ("bad input", "disk full"):
         assert decide(cause, FIRST, "why") == ("stop the study", "why")
+    assert decide("bad input", FIRST, "why", own_recipe=True) == ("fail", "why")
+    assert decide("disk full", FIRST, "why", own_recipe=True).action == "stop the study"
 
 
 def test_five_starts_in_a_row_may_be_in_vain_and_no_more():

@@ -13,7 +13,7 @@ from jorge_tune.recipe.decode import suggestion
 from jorge_tune.recipe.derivation import Derivation
 from jorge_tune.recipe.schema import SGD, AdamW, KroneckerFields, Recipe
 from jorge_tune.tuning.planning.estimate import evaluations_of
-from jorge_tune.tuning.planning.objective import Objective
+from jorge_tune.tuning.planning.objective import Objective, usual_metric
 from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.planning.space import Space
 from jorge_tune.tuning.planning.space_file import build_space
@@ -92,7 +92,7 @@ def _objective(file: StudyFile, recipe: Recipe, findings: list[Finding]) -> Obje
     asked = section if isinstance(section, ObjectiveSection) else ObjectiveSection(kind=section)
     of_recipe = recipe.target
     is_classification = recipe.task is not None and recipe.task.kind == "classification"
-    metric = asked.metric or (of_recipe.metric if of_recipe else "top1" if is_classification else "loss")
+    metric = asked.metric or usual_metric(recipe)
     target = asked.target
     if target is None and of_recipe is not None and of_recipe.metric == metric:
         target = of_recipe.value

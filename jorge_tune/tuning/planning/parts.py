@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from jorge_tune.recipe.io import parse_recipe, render_recipe
+from jorge_tune.recipe.io import parse_recipe, recipe_to_dict, render_recipe
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.tuning.planning.parameters import ChoiceParameter, Value
 from jorge_tune.tuning.planning.plan import StudyPlan
@@ -79,7 +79,7 @@ class ConfirmationSpace(Space):
         contender = next(p for p in self.parameters if p.name == CONTENDER)
         text = contender.plain(point[CONTENDER])
         if text:
-            recipe = parse_recipe(str(text), "the baseline's recipe").recipe
+            recipe = parse_recipe(str(text), f"the recipe of {point[CONTENDER]}").recipe
         else:
             recipe = searched(self).recipe_of({k: v for k, v in point.items() if k not in (CONTENDER, SEED)})
         return replace(recipe, seed=int(point[SEED]))  # type: ignore[arg-type]
@@ -89,14 +89,32 @@ class ConfirmationSpace(Space):
         return (int(point[SEED]),)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
+class ComparisonSpace(ConfirmationSpace):
+    """Contenders, each with a recipe of its own, and a seed; nothing is searched: see `comparison_plan.py`."""
+
+    def recipes(self) -> dict[str, Recipe]:
+        """Every contender's recipe, under seed 0, by its name."""
+        contender = next(p for p in self.parameters if isinstance(p, ChoiceParameter))
+        pairs = zip(contender.labels, contender.values, strict=True)
+        return {str(name): parse_recipe(str(text), f"the recipe of {name}").recipe for name, text in pairs}
+
+    def identity(self) -> dict[str, Any]:
+        """The recipes, field by field, so that a difference can be named."""
+        return {name: recipe_to_dict(recipe) for name, recipe in self.recipes().items()}
+
+
 def searched(space: Space) -> Space:
     """The part of a confirmation's space that the search has."""
     return Space(space.recipe, tuple(p for p in space if p.name not in (CONTENDER, SEED)))
 
 
 def space_of(recipe: Recipe, parameters: Sequence[Any]) -> Space:
-    """A space from its parameters, whichever kind they make it."""
-    kind = ConfirmationSpace if any(isinstance(p, SeedParameter) for p in parameters) else Space
+    """A space from its parameters, whichever kind they make it: contenders of a comparison all have a recipe's text."""
+    if not any(isinstance(p, SeedParameter) for p in parameters):
+        return Space(recipe, tuple(parameters))
+    contender = next(p for p in parameters if p.name == CONTENDER)
+    kind = ComparisonSpace if all(contender.values) else ConfirmationSpace
     return kind(recipe, tuple(parameters))
 
 

@@ -14,7 +14,6 @@ from jorge_tune.recipe.leaves import leaves
 from jorge_tune.recipe.render import recipe_to_dict, scalar
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.tuning.planning.objective import Objective
-from jorge_tune.tuning.planning.parameters import FactorParameter
 from jorge_tune.tuning.planning.space import Point, Space
 from jorge_tune.tuning.planning.study_schema import PrunerName, SamplerName
 
@@ -55,7 +54,7 @@ class StudyPlan:
         return {
             "version": jorge_tune.__version__,
             "recipe": recipe_to_dict(self.recipe),
-            "space": {parameter.path: _searched(parameter) for parameter in self.space},
+            "space": self.space.identity(),
             "objective": asdict(self.objective),
             "seeds": list(self.seeds),
             "overhead": self.overhead,
@@ -75,13 +74,6 @@ def changes_between(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
 
 
 _ABSENT = object()
-
-
-def _searched(parameter: Any) -> dict[str, Any]:
-    """A parameter's part of the identity; the grid's steps are the sampler's business."""
-    if isinstance(parameter, FactorParameter):
-        return {"factor": [parameter.low, parameter.high]}
-    return {"choices": list(parameter.labels), "values": list(parameter.values)}
 
 
 def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:

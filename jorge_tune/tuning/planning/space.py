@@ -17,7 +17,7 @@ from jorge_tune.recipe.decode import suggestion
 from jorge_tune.recipe.nodes import quoted, read_tree
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.tuning.planning.fields import plain_value
-from jorge_tune.tuning.planning.parameters import ChoiceParameter, Parameter, Value
+from jorge_tune.tuning.planning.parameters import ChoiceParameter, FactorParameter, Parameter, Value
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -78,6 +78,10 @@ class Space:
     def seeds_of(self, point: Point) -> tuple[int, ...] | None:
         """The seeds that a trial at a point runs; None: the study's."""
         return None
+
+    def identity(self) -> dict[str, Any]:
+        """What trials of one study have in common of it, as plain data; a grid's steps are the sampler's business."""
+        return {parameter.path: _searched(parameter) for parameter in self.parameters}
 
     def edges(self, point: Point) -> list[str]:
         """A sentence for each parameter that lies at the edge of its range, where the optimum may be beyond."""
@@ -165,3 +169,9 @@ def _domain_of(parameter: Parameter) -> str:
     if isinstance(parameter, ChoiceParameter):
         return parameter.domain()
     return f"a factor between {parameter.low:g} and {parameter.high:g}"
+
+
+def _searched(parameter: Parameter) -> dict[str, Any]:
+    if isinstance(parameter, FactorParameter):
+        return {"factor": [parameter.low, parameter.high]}
+    return {"choices": list(parameter.labels), "values": list(parameter.values)}

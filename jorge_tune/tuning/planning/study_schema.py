@@ -24,7 +24,7 @@ def share_of(value: float | str) -> float | None:
 
 
 _SHARE = Rule("greater than 0 and at most 1000%, written as 10% or 0.1", lambda value: share_of(value) is not None)
-_STUDY_NAME = Rule(
+STUDY_NAME = Rule(
     "1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit, not ending in .sgd or .confirm "
     "(those are the studies beside it)",
     lambda value: FILE_NAME.holds(value) and not value.lower().endswith((".sgd", ".confirm")),
@@ -65,7 +65,7 @@ class StudyFile:
     """
 
     version: Annotated[int, one_of(1)] = 1
-    name: Annotated[str, _STUDY_NAME]
+    name: Annotated[str, STUDY_NAME]
     recipe: Text
     baseline: Text | None = None
     space: Mapping[str, ParameterSection]

@@ -28,7 +28,7 @@ from jorge_tune.tuning.results.importance import importances
 from jorge_tune.tuning.results.status import VERDICT
 from jorge_tune.tuning.results.verdict import BASELINE, BEST, BOOTSTRAP, MISSED, NO_NUMBER, Evidence, Verdict, judge
 from jorge_tune.tuning.results.words import sentences
-from jorge_tune.tuning.study import RECORD, OpenStudy, add_point, join_study, open_study, study_names
+from jorge_tune.tuning.study import OpenStudy, add_point, open_study, present_study
 from jorge_tune.tuning.work.constraint import COST, KEPT, why_dropped
 
 _THERE = ("waiting", "running", "complete")
@@ -62,16 +62,21 @@ def open_confirmation(opened: OpenStudy, runs: Runs) -> OpenStudy | None:
     if best.number != 0 and best.point != contenders[0]:
         contenders.append(best.point)
     wanted = confirmation_points(search, contenders, search.confirm_seeds)
-    there = _find(opened, CONFIRM_SUFFIX)
+    there = present_study(opened.storage, search.name + CONFIRM_SUFFIX)
     done = 1 if there is None else len(read_rows(there.study))  # a new study has its first run queued
     confirmation = open_study(opened.storage, confirmation_plan(search, done), runs)
     _hand_costs_on(opened, confirmation)
-    held = [dict(row.point) for row in read_rows(confirmation.study) if row.state in _THERE]
-    missing = [point for point in wanted if point not in held]
-    for point in missing:
-        add_point(confirmation, point)
-    total = len(read_rows(confirmation.study))
-    return open_study(opened.storage, replace(confirmation.plan, trials=total), runs)
+    return queue_missing(confirmation, wanted, runs)
+
+
+def queue_missing(opened: OpenStudy, wanted: Sequence[Mapping[str, Value]], runs: Runs) -> OpenStudy:
+    """The study with those points queued that it does not have, or that failed. Raises as `open_study` does."""
+    held = [dict(row.point) for row in read_rows(opened.study) if row.state in _THERE]
+    for point in wanted:
+        if point not in held:
+            add_point(opened, point)
+    total = len(read_rows(opened.study))
+    return open_study(opened.storage, replace(opened.plan, trials=total), runs)
 
 
 def _hand_costs_on(opened: OpenStudy, confirmation: OpenStudy) -> None:
@@ -84,7 +89,7 @@ def _hand_costs_on(opened: OpenStudy, confirmation: OpenStudy) -> None:
 
 def beside(opened: OpenStudy) -> list[OpenStudy]:
     """The studies beside a search that are there: baseline, confirmation."""
-    found = (_find(opened, suffix) for suffix in (BASELINE_SUFFIX, CONFIRM_SUFFIX))
+    found = (present_study(opened.storage, opened.plan.name + suffix) for suffix in (BASELINE_SUFFIX, CONFIRM_SUFFIX))
     return [study for study in found if study is not None]
 
 
@@ -105,7 +110,7 @@ def gather(opened: OpenStudy) -> Evidence:
     plan, rows = opened.plan, read_rows(opened.study)
     lower = plan.objective.lower_is_better
     best = best_of(rows, lower_is_better=lower)
-    confirmation = _find(opened, CONFIRM_SUFFIX)
+    confirmation = present_study(opened.storage, plan.name + CONFIRM_SUFFIX)
     constraint, notes = _constraint(opened)
     return Evidence(
         study=plan.name,
@@ -155,12 +160,12 @@ def place_of(point: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in point.items() if name not in (CONTENDER, SEED)}
 
 
-def run_in_words(rows: Sequence[TrialRow], number: int) -> str:
-    """A confirmation's trial as `bootstrap, seed 3`; nothing for a trial of a search."""
+def run_in_words(rows: Sequence[TrialRow], number: int, *, named: bool = False) -> str:
+    """A confirmation's trial as `bootstrap, seed 3`, a comparison's (`named`) likewise; nothing for one of a search."""
     row = next((row for row in rows if row.number == number), None)
     if row is None or CONTENDER not in row.point:
         return ""
-    contender = contender_of(row.point, place_of(rows[0].point), None) or BEST
+    contender = row.point[CONTENDER] if named else contender_of(row.point, place_of(rows[0].point), None) or BEST
     return f"{contender}, seed {row.point[SEED]}"
 
 
@@ -185,15 +190,6 @@ def _constraint(opened: OpenStudy) -> tuple[str | None, list[str]]:
 
 
 def _baseline(opened: OpenStudy) -> float | None:
-    found = _find(opened, BASELINE_SUFFIX)
+    found = present_study(opened.storage, opened.plan.name + BASELINE_SUFFIX)
     rows = [] if found is None else read_rows(found.study)
     return next((row.value for row in rows if row.state == "complete"), None)
-
-
-def _find(opened: OpenStudy, suffix: str) -> OpenStudy | None:
-    """A study beside the search; None where it is not there, or was left half made, which `open_study` mends."""
-    name, storage = opened.plan.name + suffix, opened.storage
-    if name not in study_names(storage):
-        return None
-    made = RECORD in storage.get_study_system_attrs(storage.get_study_id_from_name(name))
-    return join_study(storage, name) if made else None

@@ -18,7 +18,9 @@ from jorge_tune.recipe.io import write_recipe
 from jorge_tune.recipe.render import scalar
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import portable
+from jorge_tune.tuning.planning.comparison_plan import is_comparison
 from jorge_tune.tuning.planning.parameters import FactorParameter, Parameter
+from jorge_tune.tuning.planning.parts import CONTENDER
 from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.planning.plan_json import plan_to_json
 from jorge_tune.tuning.planning.space import Space
@@ -68,12 +70,15 @@ def trials_to_json(rows: Sequence[TrialRow], space: Space) -> list[dict[str, Any
 
 
 def values_of(row: TrialRow, space: Space) -> dict[str, Any]:
-    """What the trial's recipe has for each searched field, by its path in the recipe."""
-    return {p.path: p.plain(row.point[p.name]) for p in space if p.name in row.point}
+    """What the trial's recipe has for each searched field, by its path in the recipe; a contender's name."""
+    held = [p for p in space if p.name in row.point]
+    return {p.path: row.point[p.name] if p.name == CONTENDER else p.plain(row.point[p.name]) for p in held}
 
 
 def recipe_of(row: TrialRow, plan: StudyPlan) -> tuple[Recipe, tuple[Derivation, ...]]:
     """A trial's recipe under a name of its own, and how each value came about: bootstrapped, then searched.
+
+    A comparison's is the contender's as it was given, under the trial's seed.
 
     Raises:
         InputError: the trial holds no point yet.
@@ -81,6 +86,8 @@ def recipe_of(row: TrialRow, plan: StudyPlan) -> tuple[Recipe, tuple[Derivation,
     if any(parameter.name not in row.point for parameter in plan.space):
         raise InputError(f"trial {row.number} of study {plan.name} is {row.state}: it has no values yet")
     recipe = plan.space.recipe_of(row.point)
+    if is_comparison(plan):
+        return recipe, ()
     named = replace(recipe, name=f"{recipe.name}-trial-{row.number}")
     searched = [_derivation(parameter, row, plan) for parameter in plan.space]
     moved = {derivation.field for derivation in searched if derivation.changed}
@@ -119,6 +126,8 @@ def write_trial(opened: OpenStudy, path: Path, number: int | None = None, *, for
         InputError: there is no such trial, it has no values yet, or the file cannot be written.
     """
     rows, plan = read_rows(opened.study), opened.plan
+    if number is None and is_comparison(plan):
+        raise InputError(f"study {plan.name} is a comparison, of which no trial is the best; give --trial")
     if number is None:
         row = best_of(rows, lower_is_better=plan.objective.lower_is_better)
         if row is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jorge_tune.records import portable
+from jorge_tune.tuning.planning.comparison_plan import is_comparison
 from jorge_tune.tuning.planning.parts import BASELINE_SUFFIX
 from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.results.history import TrialRow, TrialState, best_of, read_rows
@@ -60,7 +61,7 @@ class Status:
     """One study at one moment. `eta_seconds` None: nothing has ended yet, or nobody works.
 
     `restarted` counts the trials that had to be started again. `stop` is the wish to stop, in words. `verdict` is the
-    stored one. `rows` are all trials.
+    stored one. `rows` are all trials. A comparison has no best one.
     """
 
     study: str
@@ -82,6 +83,7 @@ class Status:
     stop: str | None
     beside: tuple[Beside, ...]
     verdict: Mapping[str, Any] | None
+    is_comparison: bool = False
 
     @property
     def ended(self) -> int:
@@ -140,7 +142,7 @@ def read_status(opened: OpenStudy, runs: Path, address: Address | str, beside: S
     plan, rows = opened.plan, read_rows(opened.study)
     lower = plan.objective.lower_is_better
     counts = {state: sum(row.state == state for row in rows) for state in _STATES}
-    best = best_of(rows, lower_is_better=lower)
+    best = None if is_comparison(plan) else best_of(rows, lower_is_better=lower)
     running, idle = _running(rows, runs)
     wish = opened.stop_wish()
     return Status(
@@ -163,6 +165,7 @@ def read_status(opened: OpenStudy, runs: Path, address: Address | str, beside: S
         stop=None if wish is None else f"{wish.how}: {wish.reason}",
         beside=tuple(_beside(one) for one in beside),
         verdict=opened.study.user_attrs.get(VERDICT),
+        is_comparison=is_comparison(plan),
     )
 
 

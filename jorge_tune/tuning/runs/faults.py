@@ -6,8 +6,9 @@ killed          the same; both up to five starts in a row without a new record, 
 out of memory   once more at the same point, alone on the machine (or the GPU) and in a fresh process; then it fails
 diverged        never: the worst value, `diverged`
 broke off       the trial fails: what raises once at a point raises there again
-bad input       the study stops with the message: the recipe, its data or a folder would fail every other trial too
-disk full       the same
+bad input       the study stops with the message: the recipe, its data or a folder would fail every other trial too;
+                in a comparison, whose trials have recipes of their own, the trial fails
+disk full       the study stops with the message
 """
 
 from __future__ import annotations
@@ -89,17 +90,18 @@ class Decision(NamedTuple):
     reason: str
 
 
-def decide(cause: Cause, starts: Starts, what: str) -> Decision:
+def decide(cause: Cause, starts: Starts, what: str, *, own_recipe: bool = False) -> Decision:
     """What follows from one run that did not come to an end of its own.
 
     Args:
         cause: why it broke off.
         starts: the trial's starts, the one that ended just now included.
         what: the end in the words of whoever saw it.
+        own_recipe: the study's trials have little in common, so that bad input is this trial's alone.
     """
-    if cause in ("bad input", "disk full"):
+    if cause == "disk full" or (cause == "bad input" and not own_recipe):
         return Decision("stop the study", what)
-    if cause == "broke off":
+    if cause in ("bad input", "broke off"):
         return Decision("fail", what)
     if cause == "out of memory":
         if starts.out_of_memory:

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from jorge_tune.errors import RunFolderError
 from jorge_tune.recipe.io import render_recipe
 from jorge_tune.recipe.schema import Recipe
+from jorge_tune.tuning.planning.comparison_plan import is_comparison
 from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.runs.children import Ended, RunJob
 from jorge_tune.tuning.runs.faults import Reach, Starts, decide, too_many
@@ -103,6 +104,7 @@ class TrialRun:
         self._starts, self._keep, self._is_first = starts or Starts(), keep, starts is None
         self._prunes_by_seed = around.plan.pruner == "wilcoxon"
         self._prunes_by_reading = not self._prunes_by_seed and around.plan.pruner != "none"
+        self._has_own_recipe = is_comparison(around.plan)  # its faults say nothing of other trials
         self._child: RunningChild | None = None
         self._lease: Lease | None = None
 
@@ -165,9 +167,9 @@ class TrialRun:
                     return TrialEnd("failed", f"{folder}: the run has {ended.outcome}, and its records do not say so")
                 continue
             cause = cause_of(ended)
-            decision = decide(cause, self._starts, ended.reason)
+            decision = decide(cause, self._starts, ended.reason, own_recipe=self._has_own_recipe)
             if decision.action == "fail":
-                return TrialEnd("failed", decision.reason, broke_off=cause == "broke off")
+                return TrialEnd("failed", decision.reason, broke_off=cause == "broke off" and not self._has_own_recipe)
             if decision.action == "stop the study":
                 return TrialEnd("unusable", decision.reason, exit_code=2 if cause == "bad input" else 1)
             what = ended.reason or ended.outcome
