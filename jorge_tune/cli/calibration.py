@@ -95,15 +95,15 @@ def calibrate(recipe: Recipe, **request: Any) -> Calibrated:
 
 
 def settled(
-    recipe: Recipe, folder: Path, assignments: Sequence[str] = (), *, device: str, threads: int | None
+    recipe: Recipe, held: Recipe | None, assignments: Sequence[str] = (), *, device: str, threads: int | None
 ) -> Recipe | None:
-    """The recipe as it can be trained: `refresh_interval: auto` measured, unless the run folder knows it already.
+    """The recipe as it can be trained: `refresh_interval: auto` measured, unless it is known already.
 
     Warns on stderr of an interval that was measured elsewhere; one that was just given by hand has no origin.
 
     Args:
         recipe: what to train, the assignments made.
-        folder: the run folder.
+        held: the same recipe as it was trained before, whose interval is kept; None: it never was.
         assignments: what `--set` gave.
         device: where to train.
         threads: CPU threads asked for.
@@ -124,7 +124,6 @@ def settled(
         if complaint:
             click.echo(f"{complaint} (warning)", err=True)
         return recipe
-    held = _held_by(folder)
     if held is not None and isinstance(held.optimizer, KroneckerFields):
         known = replace(section, refresh_interval=held.optimizer.refresh_interval)
         return replace(recipe, optimizer=known, calibration=held.calibration)
@@ -137,8 +136,8 @@ def settled(
     return with_interval(recipe, found)
 
 
-def _held_by(folder: Path) -> Recipe | None:
-    """The recipe of the run that a folder holds."""
+def held_by(folder: Path) -> Recipe | None:
+    """The recipe of the run that a folder holds; None where it holds none that can be read."""
     from jorge_tune.recipe.io import read_recipe
 
     try:

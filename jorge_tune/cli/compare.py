@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jorge_tune.cli.calibration import EXIT_NO_ANSWER, settled
+from jorge_tune.cli.calibration import EXIT_NO_ANSWER, held_by
+from jorge_tune.cli.compare_study import Engine, Raced, race_as_study
+from jorge_tune.cli.contenders import parse_against, read_arguments, settle
+from jorge_tune.cli.studies import EXIT_INTERRUPTED, runs_option, storage_option
 from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
 from jorge_tune.cli.threads import share_the_cores
 from jorge_tune.errors import InputError
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from jorge_tune.measure.compare import Comparison, Contender
     from jorge_tune.measure.race import RaceProgress, Settings
 
+_DEFAULT_OUT = Path("runs")
 _MOST_SEEDS = 1000
 
 
@@ -42,11 +46,16 @@ def parse_seeds(ctx: click.Context | None, param: click.Parameter | None, value:
 @click.argument("contenders", metavar="A B...", nargs=-1, required=True)
 @click.option("--seeds", callback=parse_seeds, default="0-4", show_default=True, help="Seeds, as 0-4 or 0,2,7.")
 @click.option(
+    "--against",
+    callback=parse_against,
+    metavar="KINDS",
+    help="Race the first recipe against what follows from it: control, jorge, shampoo, sketchy, gen-sgd, gen-jorge, "
+    "gen-adamw, adamw.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    default="runs",
-    show_default=True,
-    help="Runs go to OUT/<name>/seed-<n>; those that are there are reused.",
+    help="Runs go to OUT/<name>/seed-<n>; those that are there are reused [default: runs].",
 )
 @click.option("--target", metavar="[METRIC=]VALUE", help="What to reach, e.g. top1=0.95 [default: see above].")
 @click.option("--metric", help="What to measure [default: the target's, else top1, else the loss].")
@@ -54,19 +63,28 @@ def parse_seeds(ctx: click.Context | None, param: click.Parameter | None, value:
 @click.option("--device", default="auto", show_default=True, help="Where to train: auto, cpu, cuda, cuda:1.")
 @click.option("--download", is_flag=True, help="Fetch data sets that are not there.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice].")
+@click.option("--workers", type=click.IntRange(min=1), help="Runs side by side, each its own process [default: 1].")
+@storage_option
+@click.option("--name", help="The study that keeps the race [default: from the contenders' names].")
+@runs_option
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the race: FILE.html, or FILE.png.")
 @click.option("--force", is_flag=True, help="Overwrite an existing plot.")
 @format_option
 def command(
     contenders: tuple[str, ...],
     seeds: tuple[int, ...],
-    out: Path,
+    against: tuple[str, ...],
+    out: Path | None,
     target: str | None,
     metric: str | None,
     assignments: tuple[str, ...],
     device: str,
     download: bool,
     threads: int | None,
+    workers: int | None,
+    storage: str | None,
+    name: str | None,
+    runs: Path | None,
     plot: Path | None,
     force: bool,
     output_format: str,
@@ -78,29 +96,36 @@ def command(
     initial weights and the order of the data. The target, if none is given, is that of the first recipe, else
     the first contender's median final value. To lose a race is no error: the exit code is 0.
 
+    --against derives contenders from the first recipe. With --workers, --storage, --name or --runs the race is a study
+    that is kept: the same command goes on with it, more seeds add what is missing, and other machines join with
+    `study worker --name NAME`.
+
     \b
     Example:
       jorge-tune compare sgd.yaml control.yaml jorge.yaml --seeds 0-4 --plot race.html
+      jorge-tune compare digits/cnn-sgd --against control,jorge,shampoo --workers 2
       jorge-tune compare runs/cnn-sgd runs/cnn-jorge --target top1=0.95
     """
     share_the_cores()
     from jorge_tune.measure.compare import compare
-    from jorge_tune.measure.race import Settings, run_race
+    from jorge_tune.measure.race import Settings
 
     metric, value = parse_target(target, metric)
     _check_plot(plot, force)
-    entrants = _read_arguments(contenders, assignments)
+    engine = Engine(workers, storage, name, runs)
+    entrants, notes = read_arguments(contenders, assignments, against), list[str]()
+    _check_engine(engine, entrants, out)
     if any(not contender.runs for contender in entrants):
         where = Settings(device, download, threads)
-        ready = _settled(entrants, out, seeds[0], assignments, where)
-        if ready is None:
-            return EXIT_NO_ANSWER
-        race = run_race(ready, seeds, out, settings=where, report=report_progress)
-        if race.interrupted:
-            click.echo("interrupted; the same command takes the race up again", err=True)
-            return 130
-        entrants = list(race.contenders)
+        if engine.is_wanted:
+            raced = race_as_study(entrants, seeds, engine, where, assignments, metric)
+        else:
+            raced = _race_here(entrants, seeds, out or _DEFAULT_OUT, where, assignments)
+        if isinstance(raced, int):
+            return raced
+        entrants, notes = raced
     comparison = compare(entrants, metric=metric, target=value)
+    comparison = replace(comparison, notes=(*comparison.notes, *notes))
     print_comparison(comparison, output_format)
     if plot is not None:
         _draw(comparison, plot)
@@ -164,50 +189,30 @@ def _standing(progress: RaceProgress) -> str:
     return f"epoch {run.epoch:.1f}, step {run.step} of {run.total_steps}{metrics}"
 
 
-def _read_arguments(arguments: tuple[str, ...], assignments: tuple[str, ...]) -> list[Contender]:
-    """Folders as runs that are there, everything else as recipes to train, in the order given."""
-    from jorge_tune.measure.runs import read_contenders, with_distinct_names
+def _race_here(
+    entrants: list[Contender], seeds: tuple[int, ...], out: Path, where: Settings, assignments: tuple[str, ...]
+) -> Raced | int:
+    """Train in this process, one run after another; an exit code, where that did not come to an end."""
+    from jorge_tune.measure.race import run_race
 
-    folders = [Path(argument) for argument in arguments if Path(argument).is_dir()]
-    if assignments and len(folders) == len(arguments):
-        raise InputError("--set: changes recipes, and there are only run folders, which are read as they are")
-    read = read_contenders(folders)  # together: run folders side by side are one contender
-    contenders: list[Contender] = []
-    for argument in arguments:
-        if Path(argument).is_dir():
-            contenders, read = contenders + read, []
-        else:
-            contenders.append(_read_recipe(argument, assignments))
-    return with_distinct_names(contenders)
-
-
-def _read_recipe(argument: str, assignments: tuple[str, ...]) -> Contender:
-    from jorge_tune.measure.runs import Contender
-    from jorge_tune.recipe.io import load, override
-    from jorge_tune.recipe.shipped import resolve_recipe
-
-    path = resolve_recipe(argument)
-    loaded = load(path)
-    for warning in loaded.warnings:
-        click.echo(f"{warning.located(str(path))} (warning)", err=True)
-    recipe = override(loaded.recipe, assignments) if assignments else loaded.recipe
-    return Contender(recipe.name, recipe)
+    ready = settle(entrants, assignments, where, lambda one: held_by(out / one.name / f"seed-{seeds[0]}"))
+    if ready is None:
+        return EXIT_NO_ANSWER
+    race = run_race(ready, seeds, out, settings=where, report=report_progress)
+    if race.interrupted:
+        click.echo("interrupted; the same command takes the race up again", err=True)
+        return EXIT_INTERRUPTED
+    return Raced(list(race.contenders), [])
 
 
-def _settled(
-    entrants: list[Contender], out: Path, seed: int, assignments: tuple[str, ...], where: Settings
-) -> list[Contender] | None:
-    """The contenders, `refresh_interval: auto` measured; None where that has no answer."""
-    ready = []
-    for contender in entrants:
-        if not contender.runs:
-            folder = out / contender.name / f"seed-{seed}"
-            recipe = settled(contender.recipe, folder, assignments, device=where.device, threads=where.threads)
-            if recipe is None:
-                return None
-            contender = replace(contender, recipe=recipe)
-        ready.append(contender)
-    return ready
+def _check_engine(engine: Engine, entrants: list[Contender], out: Path | None) -> None:
+    """Refuse options that have nothing to say."""
+    if not engine.is_wanted:
+        return
+    if out is not None:
+        raise InputError("--out: is for a race in this process; with --workers, --storage or --name give --runs")
+    if all(contender.runs for contender in entrants):
+        raise InputError("--workers, --storage, --name and --runs: train recipes, and there are only run folders")
 
 
 def _check_plot(plot: Path | None, force: bool) -> None:

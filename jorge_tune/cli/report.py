@@ -29,8 +29,8 @@ _DEFAULT_OUT = Path("report.html")
 )
 @storage_option
 @runs_option
-@click.option("--target", metavar="[METRIC=]VALUE", help="RUNS: what to reach, e.g. top1=0.95 [default: as compare].")
-@click.option("--metric", help="RUNS: what to measure [default: as compare].")
+@click.option("--target", metavar="[METRIC=]VALUE", help="What runs should reach, e.g. top1=0.9 [default: as compare].")
+@click.option("--metric", help="What to measure of runs [default: as compare].")
 @click.option(
     "--with",
     "extra",
@@ -59,7 +59,7 @@ def command(
     The page fetches nothing, opens anywhere, prints, and shows the verdict first; its JSON twin holds every number of
     it. It is made from what is stored alone, and changes nothing there. A name that is also a folder here is taken as
     the folder; the folder of a study's runs stands for the study. probe.json and calibration.json beside the runs are
-    shown too.
+    shown too. A comparison that `compare` keeps as a study has the page of its runs.
 
     \b
     Example:
@@ -91,21 +91,15 @@ def _report(
     folders = [Path(subject) for subject in subjects]
     held = study_at(folders[0]) if len(folders) == 1 else None
     if held is not None and storage is None and runs is None:
-        return report_of_study(held, storage, folders[0], extra)
+        return report_of_study(held, storage, folders[0], wanted, extra)
     if held is not None or (len(folders) == 1 and not folders[0].exists()):
-        _refuse_race_options(wanted)
-        return report_of_study(held or subjects[0], storage, runs or (folders[0] if held else None), extra)
+        return report_of_study(held or subjects[0], storage, runs or (folders[0] if held else None), wanted, extra)
     missing = [subject for subject, folder in zip(subjects, folders, strict=True) if not folder.is_dir()]
     if missing:
         raise InputError(f"{missing[0]}: no folder here; give folders of runs, or one study by its name")
     if storage is not None or runs is not None:
         raise InputError(f"--storage and --runs are for a study, and {subjects[0]} is a folder of runs")
     return report_of_runs(folders, wanted, extra)
-
-
-def _refuse_race_options(wanted: tuple[str | None, float | None]) -> None:
-    if any(value is not None for value in wanted):
-        raise InputError("--target and --metric are for runs; a study has its own objective")
 
 
 def _check_out(out: Path | None, force: bool) -> Path | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jorge_tune.errors import InputError, JorgeTuneError
+from jorge_tune.errors import InputError, JorgeTuneError, shortened
 
 if TYPE_CHECKING:
     from jorge_tune.measure.compare import Comparison, Contender
     from jorge_tune.reporting.report_parts import Report
+    from jorge_tune.tuning.results.compared import Collected
     from jorge_tune.tuning.results.report_data import RunPlaces
 
 _BESIDE = ("probe.json", "calibration.json")
@@ -43,14 +45,30 @@ def report_of_runs(folders: Sequence[Path], wanted: tuple[str | None, float | No
     return runs_report(comparison, _measured(around, extra))
 
 
-def report_of_study(name: str, storage: str | None, runs: Path | None, extra: Sequence[Path]) -> Report:
-    """The report of a study.
+def report_of_study(
+    name: str,
+    storage: str | None,
+    runs: Path | None,
+    wanted: tuple[str | None, float | None],
+    extra: Sequence[Path],
+) -> Report:
+    """The report of a study; a comparison's is that of its runs.
+
+    Args:
+        name: of the study.
+        storage: as the option says it; None: the environment decides.
+        runs: the folder of its runs; None: the default.
+        wanted: metric and target of a comparison.
+        extra: files with further measurements.
 
     Raises:
-        InputError: the storage cannot be used, or holds no such study.
+        InputError: the storage cannot be used or holds no such study, a target is given for a search, or none of a
+            comparison's runs is seen here.
     """
     from jorge_tune.cli.studies import folders, warn_of_password
     from jorge_tune.reporting.report import study_report
+    from jorge_tune.tuning.planning.comparison_plan import is_comparison
+    from jorge_tune.tuning.results.compared import collect
     from jorge_tune.tuning.results.report_data import recipes_of, run_places, study_data
     from jorge_tune.tuning.storages.address import find_address
     from jorge_tune.tuning.storages.reading import reading
@@ -60,11 +78,28 @@ def report_of_study(name: str, storage: str | None, runs: Path | None, extra: Se
     warn_of_password(storage, address)
     with reading(address) as opened_storage:
         opened = join_study(opened_storage, name)
+        if is_comparison(opened.plan):
+            return _of_comparison(name, collect(opened, where(name)), wanted, _measured([where(name)], extra))
+        if any(value is not None for value in wanted):
+            raise InputError("--target and --metric are for runs; a study has its own objective")
         study, recipes = study_data(opened, address), recipes_of(opened)
         places, whose = run_places(opened, where)
     comparison, notes = _compared(places, study)
     measured = _measured([where(name)], extra)
     return study_report(study, recipes, comparison, whose=whose, notes=notes, measured=measured)
+
+
+def _of_comparison(
+    name: str, collected: Collected, wanted: tuple[str | None, float | None], measured: dict[str, object]
+) -> Report:
+    from jorge_tune.measure.compare import compare
+    from jorge_tune.reporting.report import runs_report
+
+    if not any(contender.runs for contender in collected.contenders):
+        raise InputError(f"study {name}: none of its runs can be shown: {shortened(collected.notes)}")
+    metric, value = wanted
+    comparison = compare(collected.contenders, metric=metric, target=value)
+    return runs_report(replace(comparison, notes=(*comparison.notes, *collected.notes)), measured)
 
 
 def _compared(places: Sequence[RunPlaces], study: dict[str, Any]) -> tuple[Comparison | None, list[str]]:

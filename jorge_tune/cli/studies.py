@@ -105,6 +105,23 @@ def find_study(option: str | None, name: str | None, runs: Path | None = None) -
     return Found(address, storage, join_study(storage, name or _only_one(storage)), folders(name, runs))
 
 
+def find_search(option: str | None, name: str | None, runs: Path | None = None) -> Found:
+    """The same, where only a search will do.
+
+    Raises:
+        InputError: as `find_study`, or the study is a comparison.
+    """
+    from jorge_tune.tuning.planning.comparison_plan import is_comparison
+
+    found = find_study(option, name, runs)
+    if is_comparison(found.opened.plan):
+        raise InputError(
+            f"study {found.name} is a comparison, which searches nothing: `jorge-tune compare` with its recipes and "
+            f"--name {found.name} goes on with it, `jorge-tune report {found.name}` shows it"
+        )
+    return found
+
+
 def make_study(plan: StudyPlan, option: str | None, runs: Path | None = None, *, branch: bool = False) -> Found:
     """The study of a plan, made where it is not there yet.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from jorge_tune.cli.studies import find_study, name_option, storage_option
+from jorge_tune.cli.studies import find_search, name_option, storage_option
 from jorge_tune.cli.tables import format_option, print_json
 from jorge_tune.recipe.render import scalar
 
@@ -33,7 +33,7 @@ def command(name: str | None, storage: str | None, assignments: tuple[str, ...],
     """
     from jorge_tune.tuning.study import add_point
 
-    found = find_study(storage, name)
+    found = find_search(storage, name)
     space = found.opened.plan.space
     point = space.point_from_assignments(assignments)
     number = add_point(found.opened, point)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER
-from jorge_tune.cli.studies import find_study, name_option, storage_option
+from jorge_tune.cli.studies import find_search, name_option, storage_option
 from jorge_tune.cli.tables import format_option, print_json
 
 
@@ -34,7 +34,7 @@ def command(name: str | None, storage: str | None, out: Path | None, force: bool
     from jorge_tune.tuning.results.history import best_of
     from jorge_tune.tuning.results.verdict import judge
 
-    found = find_study(storage, name)
+    found = find_search(storage, name)
     evidence = gather(found.opened)
     best = best_of(evidence.rows, lower_is_better=evidence.lower_is_better)
     if best is None:

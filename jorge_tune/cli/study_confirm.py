@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER
-from jorge_tune.cli.studies import find_study, name_option, runs_option, storage_option
+from jorge_tune.cli.studies import find_search, name_option, runs_option, storage_option
 from jorge_tune.cli.tables import format_option
 
 
@@ -48,7 +48,7 @@ def command(
     from jorge_tune.tuning.running import Crew, confirm_whole
     from jorge_tune.tuning.study import open_study
 
-    found = find_study(storage, name, runs)
+    found = find_search(storage, name, runs)
     plan = found.opened.plan
     count = confirm_seeds or len(plan.confirm_seeds) or 6
     plan = replace(plan, confirm_seeds=confirmation_seeds(plan.seeds, count))

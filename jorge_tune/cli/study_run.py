@@ -9,7 +9,7 @@ import click
 
 from jorge_tune.cli.calibration import parse_overhead
 from jorge_tune.cli.compare import parse_seeds, parse_target
-from jorge_tune.cli.studies import Found, find_study, folders, make_study, runs_option, storage_option
+from jorge_tune.cli.studies import Found, find_search, folders, make_study, runs_option, storage_option
 from jorge_tune.cli.study_end import run, show_end
 from jorge_tune.cli.tables import format_option
 from jorge_tune.errors import InputError
@@ -91,7 +91,7 @@ def _taken_up(options: dict[str, Any], name: str | None, runs: Path | None) -> F
     given = [key for key in _STARTING if options[key]]
     if given:
         raise InputError(f"--{given[0].replace('_', '-')}: give the study file or recipe too, it is read anew then")
-    found = find_study(options["storage"], name, runs)
+    found = find_search(options["storage"], name, runs)
     plan = found.opened.plan
     settings = {key: options[key] for key in ("trials", "hours", "device", "threads") if options[key] is not None}
     if options["confirm_seeds"] is not None:
@@ -101,7 +101,7 @@ def _taken_up(options: dict[str, Any], name: str | None, runs: Path | None) -> F
 
 
 def _stored_plan(options: dict[str, Any], name: str | None) -> StudyPlan:
-    return find_study(options["storage"], name).opened.plan
+    return find_search(options["storage"], name).opened.plan
 
 
 def _plan(source: str, name: str | None, options: dict[str, Any]) -> StudyPlan:

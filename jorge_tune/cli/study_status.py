@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 def command(name: str | None, storage: str | None, runs: Path | None, output_format: str) -> None:
     """Show trials by state, the best so far, who runs what, what is lost, the time left, and the verdict.
 
+    A comparison has no best trial and no verdict here: `jorge-tune report NAME` shows it.
+
     Workers of other machines are seen where --runs is on a disk that they share. A lost trial goes back by itself
     as soon as any worker looks, or with `study reap`.
 
@@ -42,7 +44,7 @@ def command(name: str | None, storage: str | None, runs: Path | None, output_for
     print_table(["study", status.study], _rows(status))
     if status.running:
         click.echo()
-        print_table(["trial", "worker", "state", "seed", "epoch"], [_row(one) for one in status.running])
+        print_table(["trial", "worker", "state", "seed", "epoch"], [_row(one, status) for one in status.running])
     if status.verdict is not None:
         click.echo("\nVerdict")
         for sentence in status.verdict["sentences"]:
@@ -68,7 +70,11 @@ def _rows(status: Status) -> list[tuple[str, str]]:
     ]
 
 
-def _row(one: Running) -> list[str]:
+def _row(one: Running, status: Status) -> list[str]:
+    from jorge_tune.tuning.results.confirm import run_in_words
+
     state = "lost" if one.is_lost else {"alive": "running", "unknown": "elsewhere"}.get(one.life, one.life)
     epoch = "-" if one.epoch is None else f"{one.epoch:g}"
-    return [str(one.number), one.worker or "-", state, "-" if one.seed is None else str(one.seed), epoch]
+    whose = run_in_words(status.rows, one.number, named=status.is_comparison)
+    trial = f"{one.number} ({whose})" if whose else str(one.number)
+    return [trial, one.worker or "-", state, "-" if one.seed is None else str(one.seed), epoch]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jorge_tune.cli.calibration import EXIT_NO_ANSWER, settled
+from jorge_tune.cli.calibration import EXIT_NO_ANSWER, held_by, settled
 from jorge_tune.cli.progress import clock_time, training_progress
 from jorge_tune.cli.tables import format_option, print_json, print_table
 from jorge_tune.cli.threads import share_the_cores
@@ -60,7 +60,7 @@ def command(
     wanted = read_with_overrides(recipe, assignments, seed)
     share_the_cores()
     folder = out or Path("runs") / wanted.name / f"seed-{wanted.seed}"
-    ready = settled(wanted, folder, assignments, device=device, threads=threads)
+    ready = settled(wanted, held_by(folder), assignments, device=device, threads=threads)
     if ready is None:
         return EXIT_NO_ANSWER
     from jorge_tune.training import runner
