@@ -59,10 +59,10 @@ def parse_seeds(ctx: click.Context | None, param: click.Parameter | None, value:
 )
 @click.option("--target", metavar="[METRIC=]VALUE", help="What to reach, e.g. top1=0.95 [default: see above].")
 @click.option("--metric", help="What to measure [default: the target's, else top1, else the loss].")
-@click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Change every recipe, e.g. epochs=5.")
+@click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Change the recipes, e.g. epochs=5.")
 @click.option("--device", default="auto", show_default=True, help="Where to train: auto, cpu, cuda, cuda:1.")
 @click.option("--download", is_flag=True, help="Fetch data sets that are not there.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice].")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run [default: all, shared out].")
 @click.option("--workers", type=click.IntRange(min=1), help="Runs side by side, each its own process [default: 1].")
 @storage_option
 @click.option("--name", help="The study that keeps the race [default: from the contenders' names].")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jorge_tune.errors import InputError, shortened
 from jorge_tune.records import from_portable, portable
-from jorge_tune.tuning.planning.comparison_plan import is_comparison
+from jorge_tune.tuning.planning.comparison_plan import comparison_changes, is_comparison
 from jorge_tune.tuning.planning.plan import StudyPlan, changes_between
 from jorge_tune.tuning.planning.plan_json import plan_from_json, plan_to_json
 from jorge_tune.tuning.runs.runs_folder import RunsFolder, enter, found, new_name
@@ -213,8 +213,11 @@ def _refusal(present: StudyPlan, plan: StudyPlan, changes: Sequence[str]) -> str
     there = f"study {plan.name} is there already, and is"
     if is_comparison(present) != is_comparison(plan):
         return f"{there} a {'comparison' if is_comparison(present) else 'search'}; give another --name"
-    branch = "" if is_comparison(plan) else ", or --branch to go on under the next free one"
-    return f"{there} another one ({shortened(changes)}); give another --name{branch}"
+    if is_comparison(plan):
+        return f"{there} another one ({shortened(comparison_changes(present, plan, changes))}); give another --name"
+    return (
+        f"{there} another one ({shortened(changes)}); give another --name, or --branch to go on under the next free one"
+    )
 
 
 def _go_on(opened: OpenStudy, plan: StudyPlan) -> OpenStudy:

@@ -187,7 +187,7 @@ def test_other_study_commands_know_a_comparison(finished, here, capsys):
     assert compare(*RACE, "--name", "race", "--set", "optimizer.lr=0.2") == 2
     err = capsys.readouterr().err
     assert "study race is there already, and is another one" in err
-    assert "0.1 in the study, 0.2 now" in err
+    assert "mine-sgd.optimizer.lr: 0.1 in the study, 0.2 now" in err
     assert "--branch" not in err
     assert jorge_tune("report", "race", "--metric", "top7") == 2
     assert "no metric 'top7'" in capsys.readouterr().err

@@ -76,3 +76,17 @@ def comparison_plan(
 def comparison_points(contenders: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Value]]:
     """Every contender on every seed, seed by seed, so that what is there at any time is paired."""
     return [{CONTENDER: contender, SEED: seed} for seed in seeds for contender in contenders]
+
+
+def comparison_changes(present: StudyPlan, plan: StudyPlan, changes: Sequence[str]) -> list[str]:
+    """In what two comparisons differ, in words: their contenders, or else a contender's recipe.
+
+    Args:
+        present: the one that is there.
+        plan: the other one.
+        changes: what `changes_between` says of them.
+    """
+    there = present.space.identity()
+    if there.keys() != plan.space.identity().keys():
+        return [f"it races {', '.join(there)}"]
+    return [change.removeprefix("space.") for change in changes if not change.startswith("recipe.")]
