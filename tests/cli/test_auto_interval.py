@@ -133,6 +133,21 @@ def test_compare_measures_auto_first(here, script, capsys):
     assert not (here / "b").exists()
 
 
+def test_a_comparison_that_is_kept_measures_auto_once(here, script, monkeypatch):
+    monkeypatch.setenv("JORGE_TUNE_STORAGE", str(here / "race.db"))
+    arguments = ("sgd.yaml", "auto.yaml", "--set", "epochs=1", "--name", "race")
+    assert run("compare", *arguments, "--seeds", "0") == 0
+    held = read_recipe("studies/race/trial-1/seed-0/recipe.yaml")
+    assert isinstance(held.optimizer.refresh_interval, int)
+    for path in (here / "cache" / "calibrations").iterdir():
+        path.unlink()
+    script["refresh"] = 0.3  # would be another interval today
+    assert run("compare", *arguments, "--seeds", "0-1") == 0
+    again = read_recipe("studies/race/trial-3/seed-1/recipe.yaml")
+    assert (again.optimizer, again.calibration) == (held.optimizer, held.calibration)
+    assert len(script["opened"]) == 1
+
+
 def test_an_interval_that_was_measured_elsewhere_is_warned_of(here, capsys):
     assert run("calibrate-freq", "plain.yaml", "--write") == 0
     capsys.readouterr()
