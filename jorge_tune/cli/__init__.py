@@ -16,6 +16,7 @@ _COMMANDS = {
     "bootstrap": "Write a Jorge recipe from an SGD or AdamW recipe, each value with its reason.",
     "calibrate-freq": "Measure how often the preconditioner may be refreshed within a time budget.",
     "compare": "Race recipes on common seeds, or read finished runs.",
+    "dashboard": "Serve Optuna's dashboard on this machine, with verdicts, recipes, records and curves.",
     "demo": "See Jorge against SGD on real data, in about a minute.",
     "diagnose": "Set Jorge's direction against exact Shampoo's, along a short run.",
     "doctor": "Show versions and devices, and what is missing.",

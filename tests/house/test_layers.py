@@ -30,6 +30,7 @@ IN_TUNING = {
     "study": 2,
     "work": 3,
     "results": 4,
+    "dashboard": 5,
     "running": 5,
 }
 FORBIDDEN = {  # third-party packages that a room must not touch at all

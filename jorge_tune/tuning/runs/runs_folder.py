@@ -86,6 +86,16 @@ def found(path: Path, *, study: str, study_name: str, name: str) -> None:
     _mark(path, study=study, study_name=study_name, name=name, force=cut_short)
 
 
+def is_folder_of(path: Path, study: str) -> bool:
+    """Whether a folder holds runs of the study of that random name; nothing is made or changed.
+
+    Raises:
+        InputError: its marker is damaged.
+    """
+    held = _read(path / _MARKER)
+    return held is not None and held["study"] == study
+
+
 def _mark(path: Path, *, study: str, study_name: str, name: str, force: bool = False) -> None:
     content = {"study": study, "study_name": study_name, "folder": name}
     try:

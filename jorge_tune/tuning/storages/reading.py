@@ -16,19 +16,19 @@ from jorge_tune.tuning.storages.address import Address
 from jorge_tune.tuning.storages.storage import open_storage
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
+    from jorge_tune.tuning.storages.patient import PatientStorage
 
 _COMPANIONS = ("", "-wal")  # what has not been written back into the file yet is in the second
 
 
 @contextlib.contextmanager
-def reading(address: Address) -> Iterator[BaseStorage]:
+def reading(address: Address) -> Iterator[PatientStorage]:
     """The storage; of an SQLite or journal file that this process cannot write, a copy that goes with the context.
 
     Raises:
         InputError: there is none, or it cannot be read.
     """
-    if address.path is None or not address.path.is_file() or _is_writable(address.path):
+    if can_be_written(address):
         with contextlib.closing(open_storage(address, create=False)) as storage:
             yield storage
         return
@@ -39,9 +39,12 @@ def reading(address: Address) -> Iterator[BaseStorage]:
             yield storage
 
 
-def _is_writable(path: Path) -> bool:
-    """SQLite writes beside its file even to read it."""
-    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+def can_be_written(address: Address) -> bool:
+    """Whether nothing is known that keeps this process from writing; a server says so at the first write alone."""
+    path = address.path
+    if path is None or not path.is_file():
+        return True
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)  # SQLite writes beside its file even to read it
 
 
 def _copied(address: Address, folder: Path) -> Path:

@@ -1,0 +1,168 @@
+"""Notes, plots and artifacts of one study, kept where optuna-dashboard looks for them.
+
+All of it lies in the study's own attributes: a trial that has ended takes no more attributes, and one that runs is its
+worker's. Keys are the dashboard's, T a trial's id:
+
+`dashboard:note_ver`, `dashboard:note_str:0..`           the study's note, in pieces, and a count of its changes
+`dashboard:T:note_ver`, `dashboard:T:note_str:0..`       a trial's
+`dashboard:plot_data:NAME:0..`                           a plot as plotly's JSON, in pieces
+`dashboard:objective_names`                              what the values of trials are called
+`artifacts:ID`, `dashboard:artifacts:T:ID`               an artifact of the study or of a trial, as JSON in a string
+"""
+
+from __future__ import annotations
+
+import contextlib
+import filecmp
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jorge_tune.errors import InputError
+from jorge_tune.files import write_whole
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+NOTE_BYTES = 2048
+"""The most that one piece of a note takes as JSON."""
+_PLOT_BYTES = 60_000  # as much as MySQL's TEXT holds: a plot in one piece is never read half written
+_TAKEN_AWAY = "null"  # what the dashboard leaves of an artifact that somebody deleted there
+_YOURS = "*What is above is jorge-tune's and may be written anew; what you write below this line is kept.*"
+
+
+class Artifact(NamedTuple):
+    """A file to attach: its name, its content or where that lies, and its MIME type."""
+
+    name: str
+    content: str | bytes | Path
+    mimetype: str = "text/plain; charset=utf-8"
+
+
+class Attachments:
+    """What is attached to one study; every method returns whether it had to change anything.
+
+    Args:
+        storage: where the study is.
+        study_id: its number there.
+        study: its random name.
+        folder: of its artifacts; None: it has none on this machine.
+    """
+
+    def __init__(self, storage: BaseStorage, study_id: int, study: str, folder: Path | None) -> None:
+        self._storage, self._study_id, self._study, self.folder = storage, study_id, study, folder
+        self._held: dict[str, Any] = {}
+        self.look()
+
+    def look(self) -> None:
+        """Read what is attached by now, by whomever."""
+        self._held = dict(self._storage.get_study_system_attrs(self._study_id))
+
+    def note(self, text: str, trial_id: int | None = None) -> bool:
+        """Put a note (Markdown) on the study or a trial; what people wrote below the line of an earlier one stays."""
+        whose = "dashboard:" if trial_id is None else f"dashboard:{trial_id}:"
+        pieces = f"{whose}note_str:"
+        whole = merged(text, self._joined(pieces))
+        if not self._put(pieces, whole, NOTE_BYTES):
+            return False
+        self._set(f"{whose}note_ver", int(self._held.get(f"{whose}note_ver", 0)) + 1)
+        return True
+
+    def plot(self, name: str, figure: str) -> bool:
+        """Put a plot, as plotly's JSON, on the study's page; `name` holds letters, digits and hyphens."""
+        return self._put(f"dashboard:plot_data:{name}:", figure, _PLOT_BYTES)
+
+    def objective(self, name: str) -> bool:
+        """Name the values of trials, which the dashboard's figures call `Objective 0` otherwise."""
+        return self._set("dashboard:objective_names", [name])
+
+    def artifact(self, artifact: Artifact, trial_id: int | None = None) -> bool:
+        """Attach a file under its name, in place of an earlier one; one that was deleted in the dashboard stays so.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        assert self.folder is not None, "a study whose folder is here"
+        made_of = f"{self._study}/{'' if trial_id is None else trial_id}/{artifact.name}"
+        identity = str(uuid.uuid5(uuid.NAMESPACE_OID, made_of))
+        key = f"artifacts:{identity}" if trial_id is None else f"dashboard:artifacts:{trial_id}:{identity}"
+        if self._held.get(key) == _TAKEN_AWAY:
+            return False
+        is_new = _place(artifact.content, self.folder / identity)
+        facts = {"artifact_id": identity, "filename": artifact.name, "mimetype": artifact.mimetype, "encoding": None}
+        return self._set(key, json.dumps(facts)) or is_new
+
+    def _joined(self, prefix: str) -> str:
+        numbers = sorted(int(key.removeprefix(prefix)) for key in self._held if key.startswith(prefix))
+        return "".join(self._held[f"{prefix}{number}"] for number in numbers)
+
+    def _put(self, prefix: str, text: str, most: int) -> bool:
+        """Keep a text in pieces; those of a longer one before become empty, since attributes cannot be deleted."""
+        if text == self._joined(prefix):
+            return False
+        pieces = split(text, most)
+        held = sum(key.startswith(prefix) for key in self._held)
+        for number, piece in enumerate(pieces + [""] * (held - len(pieces))):
+            self._set(f"{prefix}{number}", piece)
+        return True
+
+    def _set(self, key: str, value: Any) -> bool:
+        if self._held.get(key) == value:
+            return False
+        self._storage.set_study_system_attr(self._study_id, key, value)
+        self._held[key] = value
+        return True
+
+
+def merged(text: str, held: str) -> str:
+    """A note's text above the line, and below it what people wrote into the one that is held."""
+    _, line, below = held.partition(_YOURS)
+    kept = (below if line else held).strip()
+    return f"{text.strip()}\n\n---\n{_YOURS}\n" + (f"\n{kept}\n" if kept else "")
+
+
+def split(text: str, most: int) -> list[str]:
+    """A text in pieces, each of which takes at most `most` bytes as JSON in ASCII."""
+    pieces, start, size = [], 0, 2
+    for position, character in enumerate(text):
+        cost = len(json.dumps(character)) - 2
+        if size + cost > most:
+            pieces.append(text[start:position])
+            start, size = position, 2
+        size += cost
+    return [*pieces, text[start:]]
+
+
+def _place(content: str | bytes | Path, target: Path) -> bool:
+    """Bring a file's content to its place, if it is not there already.
+
+    A file is linked where that can be done, so that records take no room twice.
+    """
+    if isinstance(content, Path):
+        return _place_file(content, target)
+    data = content.encode() if isinstance(content, str) else content
+    if target.is_file() and target.read_bytes() == data:
+        return False
+    write_whole(target, data, force=True, make_folders=True)
+    return True
+
+
+def _place_file(source: Path, target: Path) -> bool:
+    try:
+        if target.exists() and (target.samefile(source) or filecmp.cmp(source, target, shallow=False)):
+            return False
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+        try:
+            partial.hardlink_to(source)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, partial)
+        partial.replace(target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror})") from error
+    return True
