@@ -14,17 +14,21 @@ from jorge_tune.cli.studies import find_study, name_option, storage_option
 def command(name: str | None, storage: str | None, now: bool) -> None:
     """Let every worker, on all machines, end its present trial and leave; with --now it checkpoints and leaves.
 
-    Workers look every few seconds. `study run` takes the study up again.
+    Workers look every few seconds. `study run` takes the study up again, `compare` a comparison.
 
     \b
     Example:
       jorge-tune study stop --name digits
       jorge-tune study stop --name digits --now
     """
+    from jorge_tune.tuning.planning.comparison_plan import is_comparison
     from jorge_tune.tuning.results.confirm import beside
 
     found = find_study(storage, name)
     for study in (found.opened, *beside(found.opened)):
         study.ask_to_stop("checkpoint" if now else "finish", "asked for by `study stop`")
     what = "checkpoint their runs" if now else "finish their trials"
-    click.echo(f"study {found.name}: workers {what} and leave; `jorge-tune study run --name {found.name}` goes on")
+    again = f"`jorge-tune study run --name {found.name}`"
+    if is_comparison(found.opened.plan):
+        again = f"`jorge-tune compare` with its recipes and --name {found.name}"
+    click.echo(f"study {found.name}: workers {what} and leave; {again} goes on")

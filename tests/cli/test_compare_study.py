@@ -179,6 +179,8 @@ def test_other_study_commands_know_a_comparison(finished, here, capsys):
     for command in (["run"], ["run", "--dry-run"], ["best"], ["confirm"], ["add", "--set", "lr=1"]):
         assert jorge_tune("study", *command, "--name", "race") == 2
         assert "study race is a comparison, which searches nothing: `jorge-tune compare`" in capsys.readouterr().err
+    assert jorge_tune("study", "stop", "--name", "race") == 0
+    assert "`jorge-tune compare` with its recipes and --name race goes on" in capsys.readouterr().out
     assert jorge_tune("study", "export", "--name", "race", "-o", "race.csv") == 0
     assert "mine-jorge" in (here / "race.csv").read_text()
     assert "lr:" not in (here / "race.csv").read_text()
