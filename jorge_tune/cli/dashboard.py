@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -56,6 +57,9 @@ def command(study: str | None, storage: str | None, runs: Path | None, port: int
         raise InputError("--runs is the folder of one study's runs; name that study")
     address = find_address(storage)
     warn_of_password(storage, address)
+    if storage is not None and address.secrets():  # said once; reports find it as children of this process would
+        os.environ.update(address.for_environment())
+        storage = None
     is_copy = not can_be_written(address)
     if is_copy and no_serve:
         raise InputError(f"{address}: cannot be written, so nothing can be attached to its studies")

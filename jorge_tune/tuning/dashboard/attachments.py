@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import filecmp
+import itertools
 import json
 import os
 import shutil
@@ -96,16 +97,18 @@ class Attachments:
         return self._set(key, json.dumps(facts)) or is_new
 
     def _joined(self, prefix: str) -> str:
-        numbers = sorted(int(key.removeprefix(prefix)) for key in self._held if key.startswith(prefix))
-        return "".join(self._held[f"{prefix}{number}"] for number in numbers)
+        return "".join(self._held[f"{prefix}{number}"] for number in range(self._count(prefix)))
+
+    def _count(self, prefix: str) -> int:
+        """How many pieces a text has."""
+        return next(number for number in itertools.count() if f"{prefix}{number}" not in self._held)
 
     def _put(self, prefix: str, text: str, most: int) -> bool:
         """Keep a text in pieces; those of a longer one before become empty, since attributes cannot be deleted."""
         if text == self._joined(prefix):
             return False
         pieces = split(text, most)
-        held = sum(key.startswith(prefix) for key in self._held)
-        for number, piece in enumerate(pieces + [""] * (held - len(pieces))):
+        for number, piece in enumerate(pieces + [""] * (self._count(prefix) - len(pieces))):
             self._set(f"{prefix}{number}", piece)
         return True
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from jorge_tune.errors import shortened
 from jorge_tune.recipe.render import scalar
 from jorge_tune.records import from_portable
-from jorge_tune.tuning.dashboard.attachments import NOTE_BYTES, merged
+from jorge_tune.tuning.dashboard.attachments import NOTE_BYTES, merged, split
 from jorge_tune.tuning.planning.comparison_plan import is_comparison
 from jorge_tune.tuning.planning.parts import BASELINE_SUFFIX, CONTENDER, SEED
 from jorge_tune.tuning.planning.plan import StudyPlan
@@ -20,7 +20,7 @@ from jorge_tune.tuning.results.verdict import MISSED, NO_NUMBER
 from jorge_tune.tuning.results.words import show
 from jorge_tune.tuning.runs.runs_folder import run_path
 
-_REASON = 500  # characters of why a trial failed, or of what was changed
+_TEXT_BYTES = 450  # of why a trial failed, of what was changed, of a value
 _SEEDS = 12  # whose values are listed
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
@@ -111,6 +111,5 @@ def _fitted(lines: Sequence[str], table: Sequence[str]) -> str:
 
 def _plain(text: str) -> str:
     """Text as it is, whatever it means in Markdown, in one line that is not too long."""
-    line = " ".join(text.split())
-    line = line if len(line) <= _REASON else line[: _REASON - 3] + "..."
-    return _MARKUP.sub(r"\\\1", line)
+    pieces = split(_MARKUP.sub(r"\\\1", " ".join(text.split())), _TEXT_BYTES)
+    return pieces[0] + ("..." if len(pieces) > 1 else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,8 +31,9 @@ from jorge_tune.tuning.results.status import VERDICT
 from jorge_tune.tuning.study import OpenStudy
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
+    from optuna.storages import BaseStorage, RDBStorage
 
+_BY_TRIAL_ID = re.compile(r"dashboard:(artifacts:)?\d+:")
 _ATTRIBUTES = ("diverged", "reason", "worker")
 
 
@@ -167,9 +169,23 @@ def copy_to_sqlite(storage: BaseStorage, names: Sequence[str], path: Path, *, fo
         target = RDBStorage(f"sqlite:///{partial}")
         for name in names:
             copy_study(from_study_name=name, from_storage=storage, to_storage=target)
+        _forget_trial_ids(target)
         target.remove_session()
         target.engine.dispose()
         write_whole(path, partial.read_bytes(), force=force)
+
+
+def _forget_trial_ids(storage: RDBStorage) -> None:
+    """Take out what optuna-dashboard keeps in a study for trials by their ids, which are others in a copy."""
+    from optuna.storages._rdb.models import StudySystemAttributeModel
+    from sqlalchemy import delete
+
+    rows = StudySystemAttributeModel.__table__
+    for study in storage.get_all_studies():
+        keys = [key for key in study.system_attrs if _BY_TRIAL_ID.match(key)]
+        with storage.engine.begin() as connection:
+            for key in keys:
+                connection.execute(delete(rows).where(rows.c.study_id == study._study_id, rows.c.key == key))
 
 
 def _flat(row: TrialRow, space: Space) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,10 @@ from jorge_tune.tuning.runs.scoring import median_of
 from jorge_tune.tuning.work.asking import AskedTrial
 from jorge_tune.tuning.work.constraint import IterationTimes
 from jorge_tune.tuning.work.trial_run import TrialEnd
+
+_MOST_BYTES = (
+    2048  # of an attribute as JSON, which writes a character as six bytes at most (rarer ones as two of those)
+)
 
 
 class Outcome(NamedTuple):
@@ -47,7 +52,7 @@ def tell(
     if any(score.diverged for score in end.scores):
         asked.note("diverged", True)
     if end.reason:
-        asked.note("reason", end.reason)
+        asked.note("reason", _short(end.reason))
     if changes:
         asked.note("changes", list(changes))
     asked.note("worker", worker)
@@ -61,6 +66,11 @@ def tell(
         asked.note("seconds", "measured" if costs.seconds_per_step(recipe) is None else "calibrated")
     value = median_of(end.scores, plan.objective)
     return Outcome("complete" if asked.complete(value) else "lost", f"{value:g}")
+
+
+def _short(text: str) -> str:
+    """A text as an attribute may hold it, in ASCII; the run's own files have the rest."""
+    return text if len(json.dumps(text)) <= _MOST_BYTES else text[: _MOST_BYTES // 6 - 3] + "..."
 
 
 def _constrain(asked: AskedTrial, recipe: Recipe, costs: IterationTimes) -> None:

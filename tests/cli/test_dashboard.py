@@ -1,0 +1,272 @@
+"""`dashboard` from the outside: its API on a real port, what is attached, and what a stranger does wrong."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+
+import pytest
+
+from jorge_tune.cli import main
+from jorge_tune.tuning.dashboard.folders import ArtifactFolders
+from jorge_tune.tuning.dashboard.server import DashboardServer
+from jorge_tune.tuning.storages.storage import open_storage
+from jorge_tune.tuning.study import present_study
+from tests.tuning.empty_runs import EmptyRuns
+from tests.tuning.searched import Searched
+from tests.tuning.test_confirm import by_rate, searched
+
+
+def run(*arguments):
+    """The exit code."""
+    with pytest.raises(SystemExit) as ended:
+        main(["dashboard", *map(str, arguments)])
+    return ended.value.code
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A search with its baseline and confirmation, everything attached."""
+    made = searched(tmp_path_factory.mktemp("study"), confirm_seeds=(1, 2))
+    made.work(made.confirmation(), EmptyRuns(by_rate))
+    assert run("small", *place(made), "--no-serve") == 0
+    return made
+
+
+def place(made):
+    return ("--storage", made.folder / "study.db", "--runs", made.runs("small"))
+
+
+@contextlib.contextmanager
+def served(made, **options):
+    """The server on a free port; it is asked with `ask`."""
+    names = ("small", "small.sgd", "small.confirm")
+    artifacts = ArtifactFolders([made.runs(name) / "artifacts" for name in names])
+    with (
+        contextlib.closing(open_storage(made.address)) as storage,
+        DashboardServer(0, storage, artifacts, **options) as server,
+    ):
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def ask(server, path, *, method="GET", host=None, data=None):
+    """Status and body."""
+    headers = {"Content-Type": "application/json", **({"Host": host} if host else {})}
+    request = urllib.request.Request(server.url + path, method=method, headers=headers, data=data)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=30) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def detail(server, name="small"):
+    found = json.loads(ask(server, "api/studies")[1])["study_summaries"]
+    identity = next(one["study_id"] for one in found if one["study_name"] == name)
+    return identity, json.loads(ask(server, f"api/studies/{identity}")[1])
+
+
+def test_the_api_shows_study_trials_notes_plots_and_the_very_files(made):
+    with served(made) as server:
+        identity, study = detail(server)
+        assert "Single-shot tuning" in study["note"]["body"]
+        assert "`jorge-tune study best --name small -o best.yaml`" in study["note"]["body"]
+        assert study["objective_names"] == ["best top1"]
+        plots = {plot["id"]: json.loads(plot["graph_object"]) for plot in study["plotly_graph_objects"]}
+        assert set(plots) == {"history", "metric-by-epoch", "learning-rate"}
+        assert all(plot["data"] for plot in plots.values())
+        assert [trial["number"] for trial in study["trials"]] == [0, 1, 2, 3]
+        trial = study["trials"][1]
+        assert "| optimizer.lr | 0.1 | 0.2 |" in trial["note"]["body"]
+        files = {one["filename"]: one["artifact_id"] for one in trial["artifacts"]}
+        assert set(files) == {"recipe.yaml", "records-seed-0.jsonl", "curves.svg"}
+        _, records = ask(server, f"artifacts/{identity}/{trial['trial_id']}/{files['records-seed-0.jsonl']}")
+        assert records == (made.runs("small") / "trial-1/seed-0/records.jsonl").read_bytes()
+        own = {one["filename"]: one["artifact_id"] for one in study["artifacts"]}
+        assert set(own) == {"recipe.yaml", "baseline.yaml", "report.html"}
+        status, page = ask(server, f"artifacts/{identity}/{own['report.html']}")
+        assert status == 200
+        assert b"<title>Study small</title>" in page
+
+
+def test_the_studies_beside_a_search_have_their_notes_and_files(made):
+    with served(made) as server:
+        _, baseline = detail(server, "small.sgd")
+        assert "the baseline of study small" in baseline["note"]["body"]
+        _, confirmation = detail(server, "small.confirm")
+        bodies = [trial["note"]["body"] for trial in confirmation["trials"]]
+        assert any("(bootstrap, seed 1)" in body for body in bodies)
+        assert all(len(trial["artifacts"]) == 3 for trial in confirmation["trials"])
+
+
+def test_only_requests_that_name_this_machine_are_answered(made):
+    with served(made) as server:
+        assert server.server_address[0] == "127.0.0.1"
+        for host in ("127.0.0.1:1", "localhost:8080", f"127.0.0.1:{server.server_port}"):
+            assert ask(server, "api/studies", host=host)[0] == 200
+        for host in ("evil.example:8080", "127.0.0.1.evil.example:80", "evil.example"):
+            assert ask(server, "api/studies", host=host)[0] == 403
+
+
+def test_a_copy_takes_no_changes(made):
+    with served(made, is_copy=True) as server:
+        identity, study = detail(server)
+        body = json.dumps({"body": "mine", "version": study["note"]["version"] + 1}).encode()
+        status, answer = ask(server, f"api/studies/{identity}/note", method="PUT", data=body)
+        assert (status, "copy" in json.loads(answer)["reason"]) == (403, True)
+        assert ask(server, f"api/studies/{identity}", method="DELETE")[0] == 403
+
+
+def test_what_is_written_in_the_dashboard_stays_below_the_line(tmp_path, made):
+    own = Searched(tmp_path / "own", trials=1)
+    own.search(EmptyRuns())
+    assert run("small", *place(own), "--no-serve") == 0
+    with served(own) as server:
+        identity, study = detail(server)
+        note = study["note"]
+        body = json.dumps({"body": note["body"] + "my own words", "version": note["version"] + 1}).encode()
+        assert ask(server, f"api/studies/{identity}/note", method="PUT", data=body)[0] == 204
+    own.open(trials=2)
+    own.search(EmptyRuns())
+    assert run("small", *place(own), "--no-serve") == 0
+    with served(own) as server:
+        after = detail(server)[1]["note"]["body"]
+    assert after.endswith("my own words\n")
+    assert "2 of 2 trials have ended" in after
+
+
+def test_attaching_again_changes_nothing_in_the_storage(made, capsys):
+    def dump():
+        with sqlite3.connect(made.folder / "study.db") as connection:
+            lines = list(connection.iterdump())
+        connection.close()
+        return lines
+
+    before = dump()
+    assert run("small", *place(made), "--no-serve") == 0
+    assert dump() == before
+    assert "attached what was new: 0 trials, 0 files" in capsys.readouterr().err
+
+
+def test_served_until_ctrl_c(made):
+    command = [sys.executable, "-m", "jorge_tune", "dashboard", "small", "--port", "0", *map(str, place(made))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        first, second = process.stdout.readline().strip(), process.stdout.readline().strip()
+        assert first.startswith("http://127.0.0.1:")
+        assert second == f"{first}dashboard/studies/1"
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(second, timeout=30) as answer:
+            assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (0, "")
+    assert err.splitlines() == ["attached what was new: 0 trials, 0 files", "Ctrl-C ends it"]
+
+
+def test_a_study_without_a_finished_trial_says_so(tmp_path):
+    waiting = Searched(tmp_path / "waiting")
+    assert run("small", *place(waiting), "--no-serve") == 0
+    with served(waiting) as server:
+        assert "No trial has ended yet" in detail(server)[1]["note"]["body"]
+
+
+def test_without_a_name_all_studies_are_attended_to(tmp_path, monkeypatch, capsys):
+    import optuna
+
+    monkeypatch.chdir(tmp_path)
+    own = Searched(tmp_path / "studies", trials=1)
+    own.runs = lambda name: tmp_path / "studies" / name
+    shutil.rmtree(tmp_path / "studies" / "runs")
+    (tmp_path / "studies" / "study.db").unlink()
+    own.open(trials=1)
+    own.search(EmptyRuns())
+    optuna.create_study(storage=own.opened.storage, study_name="another programs")
+    assert run("--storage", own.folder / "study.db", "--no-serve") == 0
+    assert "attached what was new: 2 trials" in capsys.readouterr().err
+    assert (tmp_path / "studies/small/artifacts").is_dir()
+
+
+def test_runs_that_are_elsewhere_are_said_and_the_rest_is_attached(tmp_path, capsys):
+    own = Searched(tmp_path / "own", trials=2)
+    own.search(EmptyRuns())
+    shutil.move(own.folder / "runs", tmp_path / "elsewhere")
+    assert run("small", *place(own), "--no-serve") == 0
+    err = capsys.readouterr().err
+    assert "study small: the run folders of 2 trials are not in" in err
+    assert "attached what was new: 3 trials, 0 files" in err
+    assert not (own.folder / "runs").exists()
+    assert run("small", "--storage", own.folder / "study.db", "--runs", tmp_path / "elsewhere/small", "--no-serve") == 0
+    assert "attached what was new: 3 trials, 13 files" in capsys.readouterr().err
+
+
+def test_an_export_leaves_behind_what_is_kept_by_trial_ids(made, tmp_path):
+    with pytest.raises(SystemExit):
+        main(
+            ["study", "export", "--storage", str(made.folder / "study.db"), "--name", "small", "-o", f"{tmp_path}/a.db"]
+        )
+    with sqlite3.connect(tmp_path / "a.db") as connection:
+        keys = [key for (key,) in connection.execute("SELECT key FROM study_system_attributes")]
+    connection.close()
+    assert "dashboard:note_ver" in keys
+    assert not [key for key in keys if key.startswith("dashboard:") and key.split(":")[1].isdecimal()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nope",), ("no study 'nope'", "there are small")),
+        (("small", "--port", "99999"), ("99999",)),
+        (("--runs", "somewhere"), ("--runs is the folder of one study's runs",)),
+    ],
+)
+def test_bad_input_is_one_message(made, arguments, words, capsys):
+    assert run(*arguments, "--storage", made.folder / "study.db") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert all(word in err for word in words)
+    assert "Traceback" not in err
+
+
+def test_a_port_in_use_is_named_with_the_way_out(made, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert run("small", *place(made), "--port", port) == 2
+    err = capsys.readouterr().err
+    assert f"--port: {port} is in use on 127.0.0.1" in err
+    assert "--port 0" in err
+
+
+def test_without_the_package_there_is_the_line_that_gets_it(made, capsys, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "optuna_dashboard" else find(name, *rest)
+    )
+    assert run("small", *place(made)) == 2
+    assert "pip install 'jorge-tune[dashboard]'" in capsys.readouterr().err
+    assert run("small", *place(made), "--no-serve") == 0
+
+
+def test_a_storage_that_cannot_be_written_is_said(made, monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    assert run("small", *place(made), "--no-serve") == 2
+    assert "cannot be written, so nothing can be attached" in capsys.readouterr().err
+    assert present_study(made.opened.storage, "small") is not None
