@@ -245,3 +245,16 @@ for name in ("sqlalchemy.pool", "alembic.runtime", "psycopg", "optuna.storages")
 """
     done = subprocess.run([sys.executable, "-W", "default", "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_second_opening_in_one_process_leaves_the_first_its_locks(tmp_path, opened):
+    """Else the next process to leave takes the write-ahead log away, and the first sees nobody's trials any more."""
+    address = parse_address(f"sqlite:///{tmp_path}/studies.db")
+    first = opened(address)
+    study = first.create_new_study([optuna.study.StudyDirection.MINIMIZE], "one")
+    opened(address)
+    code = f"from optuna.storages import RDBStorage; storage = RDBStorage({address.url!r}); "
+    code += f"storage.create_new_trial({study}); storage.engine.dispose()"
+    for count in (1, 2):
+        subprocess.run([sys.executable, "-c", code], check=True)
+        assert len(first.get_all_trials(study)) == count

@@ -24,7 +24,6 @@ BUSY_SECONDS = 60.0
 """How long a transaction waits for another's."""
 CHECKED_BYTES = 64 << 20
 """A larger file's pages are not all read when it is opened; its damage shows when the page is needed."""
-_HEADER = b"SQLite format 3\0"
 
 
 def prepare(address: Address, patience: Patience, *, create: bool) -> None:
@@ -80,9 +79,10 @@ def _set_up(connection: sqlite3.Connection, record: object) -> None:
 
 
 def _check(address: Address, path: Path, patience: Patience) -> None:
-    with path.open("rb") as file:
-        if file.read(len(_HEADER)) != _HEADER:
-            raise InputError(patience.in_words(StorageFault(Cause.DAMAGED, NO_HEADER)))
+    """Look through SQLite alone: to close a file of one's own drops the locks of all connections that the process has.
+
+    The next process to leave would then remove the write-ahead log from under them, and they would see no news.
+    """
     with _connected(path.as_uri() + "?mode=ro", patience) as connection:
         if path.stat().st_size <= CHECKED_BYTES:
             first = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -103,4 +103,6 @@ def _connected(uri: str, patience: Patience) -> Iterator[sqlite3.Connection]:
         ) as connection:
             yield connection
     except sqlite3.Error as error:
-        raise InputError(patience.in_words(of_sqlite(error))) from None
+        foreign = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_NOTADB
+        fault = StorageFault(Cause.DAMAGED, NO_HEADER) if foreign else of_sqlite(error)
+        raise InputError(patience.in_words(fault)) from None
