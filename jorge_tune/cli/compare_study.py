@@ -87,7 +87,7 @@ def race_as_study(
     recipes, places = _recipes(ready), folders(name, engine.runs)
     opened = open_comparison(storage, plan_of(recipes), list(recipes), seeds, places)
     found = Found(address, storage, opened, places)
-    _tell_other_seeds(found, seeds)
+    _tell_what_is_there(found, len(recipes), seeds)
     crew = Crew(workers=engine.workers or 1, device=where.device, threads=where.threads, download=where.download)
     with watching(found) as watch:
         left = compare_whole(opened, address, places, crew, watch)
@@ -117,12 +117,16 @@ def _known_recipes(storage: BaseStorage, name: str) -> dict[str, Recipe]:
     return space.recipes() if isinstance(space, ComparisonSpace) else {}
 
 
-def _tell_other_seeds(found: Found, seeds: Sequence[int]) -> None:
+def _tell_what_is_there(found: Found, contenders: int, seeds: Sequence[int]) -> None:
+    """Say on stderr what an earlier call has done, and what it has left to do."""
     from jorge_tune.tuning.planning.parts import SEED
     from jorge_tune.tuning.results.history import ENDED, read_rows
 
-    left = {row.point.get(SEED) for row in read_rows(found.opened.study) if row.state not in ENDED}
-    others = sorted(seed for seed in left if seed is not None and seed not in seeds)
+    rows = read_rows(found.opened.study)
+    there = sum(row.state == "complete" and row.point[SEED] in seeds for row in rows)
+    if there:
+        click.echo(f"study {found.name}: {there} of {contenders * len(seeds)} runs are there already", err=True)
+    others = sorted({row.point[SEED] for row in rows if row.state not in ENDED} - {*seeds})
     if others:
         listed = ", ".join(map(str, others))
         click.echo(f"study {found.name} has runs of other seeds to make, and makes them too: {listed}", err=True)

@@ -163,9 +163,10 @@ def test_the_same_command_trains_nothing_and_one_more_seed_adds_what_is_missing(
     assert compare(*RACE, *ENGINE) == 0
     again = capsys.readouterr()
     assert again.out == finished[0]
-    assert "[" not in again.err
+    assert again.err == "study race: 6 of 6 runs are there already\n"
     assert compare(*RACE, *ENGINE, "--seeds", "0-2") == 0
     more = capsys.readouterr()
+    assert more.err.startswith("study race: 6 of 9 runs are there already\n")
     assert sum(line.startswith("[") for line in more.err.splitlines()) == 3
     assert [contender["runs"] for contender in json.loads(more.out)["contenders"]] == [3, 3, 3]
     assert records.read_bytes() == before
