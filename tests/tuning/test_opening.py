@@ -252,9 +252,13 @@ def test_a_second_opening_in_one_process_leaves_the_first_its_locks(tmp_path, op
     address = parse_address(f"sqlite:///{tmp_path}/studies.db")
     first = opened(address)
     study = first.create_new_study([optuna.study.StudyDirection.MINIMIZE], "one")
+    assert first.get_all_trials(study) == []
     opened(address)
-    code = f"from optuna.storages import RDBStorage; storage = RDBStorage({address.url!r}); "
-    code += f"storage.create_new_trial({study}); storage.engine.dispose()"
+    code = (
+        "from jorge_tune.tuning.storages.address import parse_address as parse; "
+        "from jorge_tune.tuning.storages.storage import open_storage; "
+        f"storage = open_storage(parse({address.url!r})); storage.create_new_trial({study}); storage.close()"
+    )
     for count in (1, 2):
         subprocess.run([sys.executable, "-c", code], check=True)
         assert len(first.get_all_trials(study)) == count
