@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jorge_tune.cli.studies import folders, runs_option, storage_option, warn_of_password
-from jorge_tune.errors import InputError, JorgeTuneError
+from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
     from jorge_tune.cli.dashboard_sync import Attacher
@@ -68,7 +68,7 @@ def command(study: str | None, storage: str | None, runs: Path | None, port: int
         study_id = None if study is None else _study_id(opened, study)
         attacher = _attacher(opened, study, storage, folders(study, runs))
         if no_serve:
-            _attach(attacher)
+            _say(_in_words(*attacher.round()))
             return 0
         if is_copy:
             _say(f"{address}: cannot be written; this is a copy as it is now, and nothing can be attached or changed")
@@ -133,23 +133,16 @@ def _keeping_up(attacher: Attacher | None, stop: threading.Event) -> Iterator[No
     if attacher is None:
         yield
         return
-    _attach(attacher, serving=True)
+    if (counts := attacher.try_round()) is not None:
+        _say(_in_words(*counts))
     thread = threading.Thread(target=attacher.keep_up, args=(stop,), name="attacher", daemon=True)
     thread.start()
     yield
     thread.join()
 
 
-def _attach(attacher: Attacher, *, serving: bool = False) -> None:
-    """The first round; what keeps a storage from being written is said, and what it holds is served all the same."""
-    try:
-        trials, files = attacher.round()
-    except JorgeTuneError as error:
-        if not serving:
-            raise
-        _say(f"notes and files are not attached: {error}")
-        return
-    _say(f"attached what was new: {trials} trials, {files} files")
+def _in_words(trials: int, files: int) -> str:
+    return f"attached what was new: {trials} {'trial' if trials == 1 else 'trials'}, {files} files"
 
 
 def _say(text: str) -> None:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from jorge_tune.tuning.study import OpenStudy
 
 ROUND_SECONDS = 5.0
-_PAGE_SECONDS = 60.0  # between two reports of one study: each reads all its trials and costs about a second
+_PAGE_SHARE = 0.05  # of the time may be spent on a study's report, which reads all its trials: workers need the cores
+_NOT_NOW = "notes and files are not attached for now"
 _PLOTS = ("history", "metric-by-epoch", "learning-rate")  # of the report's figures
 _BESIDE = ("probe.json", "calibration.json")
 
@@ -29,13 +30,16 @@ Twin = Callable[[str], "dict[str, Any]"]
 
 @dataclass
 class _Followed:
-    """A study that is kept up with; `told` is how many trials had ended when its page was made last, and when."""
+    """A study that is kept up with.
+
+    `told` is how many trials had ended when its page was made last; it is made again at `due` at the earliest.
+    """
 
     opened: OpenStudy
     attachments: Attachments
     trials: TrialFiles
     told: tuple[int, ...] = ()
-    told_at: float = 0.0
+    due: float = 0.0
 
 
 class Attacher:
@@ -94,13 +98,18 @@ class Attacher:
     def keep_up(self, stop: threading.Event) -> None:
         """Rounds until `stop` is set; a storage that is gone is tried again in the next one."""
         while not stop.wait(ROUND_SECONDS):
-            try:
-                self.round()
-            except JorgeTuneError as error:
-                self._once(f"not attached for now: {error}")
-            else:
-                self._said = {text for text in self._said if not text.startswith("not attached")}
+            self.try_round()
         self._storage.remove_session()
+
+    def try_round(self) -> tuple[int, int] | None:
+        """A round; None where the storage is gone or cannot be written, which is said once until it can be again."""
+        try:
+            counts = self.round()
+        except JorgeTuneError as error:
+            self._once(f"{_NOT_NOW}: {error}")
+            return None
+        self._said = {text for text in self._said if not text.startswith(_NOT_NOW)}
+        return counts
 
     def _present(self) -> list[str]:
         from jorge_tune.tuning.planning.parts import BASELINE_SUFFIX, CONFIRM_SUFFIX
@@ -139,7 +148,8 @@ class Attacher:
         name = one.opened.plan.name
         search = _search_of(name, self._followed)
         ended = tuple(other.trials.ended for key, other in self._followed.items() if key in (name, *_sides(name)))
-        if ended == one.told or (one.told and time.monotonic() < one.told_at + _PAGE_SECONDS):
+        began = time.monotonic()
+        if ended == one.told or began < one.due:
             return 0
         files = list(_own_files(one.opened, self._runs(name)))
         if search is None:
@@ -148,7 +158,7 @@ class Attacher:
             from jorge_tune.reporting.study_note import side_note
 
             one.attachments.note(side_note(name, search))
-        one.told, one.told_at = ended, time.monotonic()
+        one.told, one.due = ended, began + (time.monotonic() - began) / _PAGE_SHARE
         if one.attachments.folder is None:
             return 0
         return sum(one.attachments.artifact(file) for file in files)

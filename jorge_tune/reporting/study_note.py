@@ -33,8 +33,7 @@ def study_note(twin: Mapping[str, Any], name: str) -> str:
         lines += ["No trial has ended yet: notes, files and plots follow as trials end.", ""]
     lines += ["**Verdict**", ""]
     lines += [f"- {_plain(sentence['text'])}" for sentence in twin["verdict"]] or ["- Nothing to judge by yet."]
-    if study is not None:
-        lines += ["", *_beware(study)]
+    lines += ["", *_beware(study)]
     return "\n".join([*lines, "", *_ways(_COMPARISON if study is None else _SEARCH, name)])
 
 
@@ -49,8 +48,10 @@ def bare_note(name: str, reason: str) -> str:
     return "\n".join([f"**Study {_plain(name)}**. {_plain(reason)}", "", *_ways(_COMPARISON, name)])
 
 
-def _beware(study: Mapping[str, Any]) -> list[str]:
-    """What this dashboard does not know of."""
+def _beware(study: Mapping[str, Any] | None) -> list[str]:
+    """What this dashboard does not know of; None: of a comparison."""
+    if study is None:
+        return ["This is a race, no search: what this dashboard calls the best trial is one run of one contender."]
     if study["constraint"] is None:
         return []
     return [

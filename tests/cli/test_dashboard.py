@@ -109,7 +109,7 @@ def test_the_studies_beside_a_search_have_their_notes_and_files(made):
         assert "the baseline of study small" in baseline["note"]["body"]
         _, confirmation = detail(server, "small.confirm")
         bodies = [trial["note"]["body"] for trial in confirmation["trials"]]
-        assert any("(bootstrap, seed 1)" in body for body in bodies)
+        assert any("of study small.confirm (bootstrap, seed 1)" in body for body in bodies)
         assert all(len(trial["artifacts"]) == 3 for trial in confirmation["trials"])
 
 

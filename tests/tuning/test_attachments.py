@@ -209,3 +209,23 @@ def test_every_end_of_a_search_has_its_note(tmp_path):
     assert trial_note(rows[0], rows, made.opened.plan, are_here=True).startswith(
         "**Trial 0 of study small, the bootstrap**"
     )
+
+
+def test_where_no_file_can_be_written_notes_are_attached_all_the_same(tmp_path):
+    made = Searched(tmp_path, trials=2)
+    made.search(EmptyRuns())
+    (made.runs("small") / "artifacts").write_text("in the way")
+    counts = attached(made)[1].attach()
+    assert (counts.trials, counts.files) == (2, 0)
+    (fault,) = counts.faults
+    assert "cannot be written" in fault
+
+
+def test_a_trial_with_damaged_records_has_all_but_curves(tmp_path):
+    made = Searched(tmp_path, trials=1)
+    made.search(EmptyRuns())
+    (made.runs("small") / "trial-0/seed-0/records.jsonl").write_text("nothing\nreadable\n")
+    counts = attached(made)[1].attach()
+    assert (counts.trials, counts.files) == (1, 2)
+    (fault,) = counts.faults
+    assert "trial 0 of study small has no curves" in fault

@@ -53,9 +53,9 @@ def run_path_in_words(row: TrialRow, plan: StudyPlan) -> str:
 
 def _title(row: TrialRow, rows: Sequence[TrialRow], plan: StudyPlan) -> str:
     run = run_in_words(rows, row.number, named=is_comparison(plan))
-    what = f" ({run})" if run else ", the baseline" if plan.name.endswith(BASELINE_SUFFIX) else ""
+    what = f" ({_plain(run)})" if run else ", the baseline" if plan.name.endswith(BASELINE_SUFFIX) else ""
     what = what or (", the bootstrap" if row.number == 0 else "")
-    return f"Trial {row.number} of study {plan.name}{_plain(what)}"
+    return f"Trial {row.number} of study {_plain(plan.name)}{what}"
 
 
 def _end(row: TrialRow, plan: StudyPlan, worst: str) -> str:

@@ -61,7 +61,6 @@ class TrialFiles:
 
         Raises:
             StorageError: the storage is gone, or cannot be written.
-            InputError: a file cannot be written.
         """
         counts = Counts()
         rows = read_rows(self._opened.study)
@@ -81,7 +80,11 @@ class TrialFiles:
         is_new = self._attachments.note(trial_note(row, rows, self._plan, are_here=bool(runs)), trial_id)
         files = 0
         if self._attachments.folder is not None:
-            files = sum(self._attachments.artifact(one, trial_id) for one in self._files(row, runs, counts))
+            try:
+                files = sum(self._attachments.artifact(one, trial_id) for one in self._files(row, runs, counts))
+            except InputError as error:  # the folder takes no files: notes go on without
+                counts.faults.append(str(error))
+                self._attachments.folder = None
         counts.trials += is_new or files > 0
         counts.files += files
 
