@@ -41,6 +41,7 @@ class Compared:
     """A comparison in a folder; `open` is one more call of the command."""
 
     def __init__(self, folder, address=None):
+        folder.mkdir(exist_ok=True)
         self.folder, self.address = folder, address or sqlite_at(folder)
         self.storage = open_storage(self.address, create=True)
 
@@ -249,6 +250,16 @@ def test_a_run_left_half_here_and_ended_elsewhere_is_not_taken_for_whole(compare
     records.write_text("".join(records.read_text().splitlines(keepends=True)[:-1]))
     assert seeds_of(compared.collect()) == {"sgd": [], "jorge": [0]}
     assert "trained elsewhere" in compared.collect().notes[0]
+
+
+def test_the_runs_of_another_race_are_not_taken_for_this_ones(compared, tmp_path):
+    compared.open(seeds=(0,))
+    compared.work(EmptyRuns())
+    other = Compared(tmp_path / "other")
+    other.open(seeds=(0,))
+    other.work(EmptyRuns())
+    assert seeds_of(other.collect()) == {"sgd": [0], "jorge": [0]}
+    assert seeds_of(collect(other.opened, compared.runs("race"))) == {"sgd": [], "jorge": []}
 
 
 def test_a_second_machine_may_join_on_a_server(tmp_path):

@@ -15,7 +15,7 @@ from jorge_tune.tuning.planning.parts import CONTENDER, SEED, ComparisonSpace
 from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.results.confirm import Runs, queue_missing
 from jorge_tune.tuning.results.history import TrialRow, read_rows
-from jorge_tune.tuning.runs.runs_folder import run_path
+from jorge_tune.tuning.runs.runs_folder import is_folder_of, run_path
 from jorge_tune.tuning.study import OpenStudy, open_study, present_study
 
 if TYPE_CHECKING:
@@ -64,9 +64,12 @@ def collect(opened: OpenStudy, runs: Path, seeds: Sequence[int] | None = None) -
         opened: the comparison.
         runs: the folder of its runs.
         seeds: whose; None: all that were ever queued.
+
+    Raises:
+        InputError: the folder's marker is damaged.
     """
     assert isinstance(opened.plan.space, ComparisonSpace)
-    rows = read_rows(opened.study)
+    rows, is_ours = read_rows(opened.study), is_folder_of(runs, opened.name)
     names = dict.fromkeys(str(row.point[CONTENDER]) for row in rows if CONTENDER in row.point)
     wanted = sorted({row.point[SEED] for row in rows if SEED in row.point}) if seeds is None else seeds
     recipes, contenders, notes = opened.plan.space.recipes(), [], []
@@ -75,7 +78,7 @@ def collect(opened: OpenStudy, runs: Path, seeds: Sequence[int] | None = None) -
         missing: dict[str, list[int]] = {}
         for seed in wanted:
             of_seed = [row for row in rows if row.point == {CONTENDER: name, SEED: seed}]
-            run = _ended_run(of_seed, runs, seed)
+            run = _ended_run(of_seed, runs, seed) if is_ours else None
             if run is not None:
                 found.append(run)
             else:
