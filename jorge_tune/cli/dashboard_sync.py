@@ -151,6 +151,7 @@ class Attacher:
         began = time.monotonic()
         if ended == one.told or began < one.due:
             return 0
+        one.attachments.look()  # somebody may have written into the note meanwhile
         files = list(_own_files(one.opened, self._runs(name)))
         if search is None:
             files += self._page(one, name)

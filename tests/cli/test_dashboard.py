@@ -17,8 +17,12 @@ import urllib.request
 import pytest
 
 from jorge_tune.cli import main
+from jorge_tune.cli.dashboard_sync import Attacher
+from jorge_tune.cli.report_subjects import report_of_study
+from jorge_tune.errors import InputError
 from jorge_tune.tuning.dashboard.folders import ArtifactFolders
 from jorge_tune.tuning.dashboard.server import DashboardServer
+from jorge_tune.tuning.storages.patience import StorageError
 from jorge_tune.tuning.storages.storage import open_storage
 from jorge_tune.tuning.study import present_study
 from tests.tuning.empty_runs import EmptyRuns
@@ -147,6 +151,53 @@ def test_what_is_written_in_the_dashboard_stays_below_the_line(tmp_path, made):
         after = detail(server)[1]["note"]["body"]
     assert after.endswith("my own words\n")
     assert "2 of 2 trials have ended" in after
+
+
+def test_what_is_written_between_two_rounds_stays_and_trials_follow(tmp_path):
+    own, said = Searched(tmp_path / "own", trials=1), []
+    own.search(EmptyRuns())
+    with contextlib.closing(open_storage(own.address)) as storage:
+
+        def twin(name):
+            return report_of_study(name, str(own.folder / "study.db"), own.runs(name), (None, None), ()).to_json()
+
+        attacher = Attacher(storage, ["small"], own.runs, twin, said.append)
+        assert attacher.round() == (2, 10)
+        assert attacher.round() == (0, 0)
+        key, study = "dashboard:note_str:0", own.opened.study_id
+        storage.set_study_system_attr(study, key, storage.get_study_system_attrs(study)[key] + "my own words")
+        own.open(trials=2)
+        own.search(EmptyRuns())
+        assert attacher.round()[0] == 1
+        for one in attacher._followed.values():
+            one.due, one.told = 0.0, ()  # the report may be made again
+        assert attacher.round()[0] == 0
+        note = storage.get_study_system_attrs(study)[key]
+    assert "2 of 2 trials have ended" in note
+    assert note.endswith("my own words\n")
+    assert said == []
+
+
+def test_a_storage_that_is_gone_is_said_once_and_tried_again(tmp_path):
+    own, said = Searched(tmp_path / "own", trials=1), []
+    own.search(EmptyRuns())
+    with contextlib.closing(open_storage(own.address)) as storage:
+        attacher = Attacher(storage, ["small"], own.runs, lambda name: {}, said.append)
+        read, storage.get_all_studies = storage.get_all_studies, gone
+        assert attacher.try_round() is None
+        assert attacher.try_round() is None
+        assert said == ["notes and files are not attached for now: gone"]
+        storage.get_all_studies = read
+        attacher._twin = no_report
+        assert attacher.try_round() == (2, 9)
+
+
+def gone():
+    raise StorageError("gone")
+
+
+def no_report(name):
+    raise InputError("nothing to show")
 
 
 def test_attaching_again_changes_nothing_in_the_storage(made, capsys):

@@ -67,6 +67,7 @@ class TrialFiles:
         missing = [row for row in rows if row.state in ENDED and row.number not in self._done]
         if not missing:
             return counts
+        self._attachments.look()
         ids = {trial.number: trial._trial_id for trial in self._opened.study.get_trials(deepcopy=False)}
         for row in missing:
             self._attach(row, rows, ids[row.number], counts)
