@@ -120,9 +120,9 @@ def test_the_studies_beside_a_search_have_their_notes_and_files(made):
 def test_only_requests_that_name_this_machine_are_answered(made):
     with served(made) as server:
         assert server.server_address[0] == "127.0.0.1"
-        for host in ("127.0.0.1:1", "localhost:8080", f"127.0.0.1:{server.server_port}"):
+        for host in ("127.0.0.1:1", "localhost:8080", "127.0.0.1", "[::1]:8080", f"127.0.0.1:{server.server_port}"):
             assert ask(server, "api/studies", host=host)[0] == 200
-        for host in ("evil.example:8080", "127.0.0.1.evil.example:80", "evil.example"):
+        for host in ("evil.example:8080", "127.0.0.1.evil.example:80", "evil.example", "[", "127.0.0.1@evil.example"):
             assert ask(server, "api/studies", host=host)[0] == 403
 
 

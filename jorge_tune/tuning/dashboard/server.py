@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterable
 from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any, TextIO
+from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from jorge_tune.errors import InputError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from jorge_tune.tuning.dashboard.folders import ArtifactFolders
 
 HOST = "127.0.0.1"
-_OWN_NAMES = (HOST, "localhost", "[::1]")
+_OWN_NAMES = (HOST, "localhost", "::1")
 _READING = ("GET", "HEAD", "OPTIONS")
 
 
@@ -99,13 +100,21 @@ def guarded(application: WSGIApplication, *, is_copy: bool) -> WSGIApplication:
     """The application for requests that name this machine and, of a copy, that only read."""
 
     def guard(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ.get("HTTP_HOST", "").rpartition(":")[0] not in _OWN_NAMES:
+        if _name_in(environ.get("HTTP_HOST", "")) not in _OWN_NAMES:
             return _refuse(start_response, f"ask for it as {HOST} or localhost")
         if is_copy and environ["REQUEST_METHOD"] not in _READING:
             return _refuse(start_response, "the storage cannot be written; this is a copy of it")
         return application(environ, start_response)
 
     return guard
+
+
+def _name_in(host: str) -> str | None:
+    """The name in a Host header, which has a port or none; None where it cannot be read."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 def _refuse(start_response: Callable[..., object], reason: str) -> Iterable[bytes]:
