@@ -61,7 +61,8 @@ def test_a_study_is_gone_on_with_and_a_worker_elsewhere_gets_the_same_plan(stora
 )
 def test_another_study_of_the_name_is_refused_and_what_differs_is_named(storage, runs, change, named):
     open_study(storage, small_plan(), runs)
-    with pytest.raises(InputError, match=rf"study small is there already, and is another one \({named}: .*give another --name, or --branch"):
+    refusal = rf"study small is there already, and is another one \({named}: .*give another --name, or --branch"
+    with pytest.raises(InputError, match=refusal):
         open_study(storage, small_plan(**change), runs)
     assert study_names(storage) == ["small"]
 
