@@ -6,12 +6,13 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from jorge_tune.cli.progress import clock_time
+from jorge_tune.errors import JorgeTuneError
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -88,7 +89,9 @@ class Board:
     def look(self, *, at_once: bool = False) -> Status:
         """The study as it was seen last, or is now."""
         if at_once or time.monotonic() - self._read_at >= _READ_SECONDS:
-            self._status, self._read_at = self._read(), time.monotonic()
+            with suppress(JorgeTuneError):  # the storage is away: what was seen last stays
+                self._status = self._read()
+            self._read_at = time.monotonic()
         return self._status
 
     def drawn(self) -> Group:

@@ -30,8 +30,8 @@ def watching(found: Found) -> Iterator[Watch]:
         def watch(stage: Stage, opened: OpenStudy) -> Report:
             shown.close()
             click.echo(f"{stage}: study {opened.plan.name} in {found.address}", err=True)
-            folder = found.runs(opened.plan.name)
-            return shown.enter_context(study_display(stage, lambda: read_status(opened, folder, found.address)))
+            folder, seen = found.runs(opened.plan.name), opened.for_display()
+            return shown.enter_context(study_display(stage, lambda: read_status(seen, folder, found.address)))
 
         yield watch
 

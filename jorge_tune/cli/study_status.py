@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,11 +34,14 @@ def command(name: str | None, storage: str | None, runs: Path | None, output_for
       jorge-tune study status --name digits
       jorge-tune study status --name digits --format json
     """
-    from jorge_tune.tuning.results.confirm import beside
+    from jorge_tune.tuning.results.confirm import beside, gather, stored_form
     from jorge_tune.tuning.results.status import read_status
+    from jorge_tune.tuning.results.verdict import judge
 
     found = find_study(storage, name, runs)
     status = read_status(found.opened, found.folder, found.address, beside(found.opened))
+    if status.verdict is not None:  # trials may have ended since it was stored
+        status = replace(status, verdict=stored_form(judge(gather(found.opened))))
     if output_format == "json":
         print_json(status.to_json())
         return

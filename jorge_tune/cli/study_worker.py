@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
@@ -27,7 +28,8 @@ def command(
     """Join a study by its name and work until no trial is left, as one of any number of workers on any machines.
 
     The plan is in the storage; nothing else is needed here. Where --runs is on a disk that all workers see, a trial
-    lost by one is resumed by another, else it starts anew. NAME.sgd and NAME.confirm can be joined the same way.
+    lost by one is resumed by another, else it starts anew. The study's hours count from here. NAME.sgd and
+    NAME.confirm can be joined the same way.
 
     \b
     Example:
@@ -41,10 +43,16 @@ def command(
 
     found = find_study(storage, name, runs)
     plan = found.opened.plan
-    settings = WorkerSettings(device=device or plan.device, threads=threads or plan.threads, download=download)
+    settings = WorkerSettings(
+        device=device or plan.device,
+        threads=threads or plan.threads,
+        download=download,
+        deadline=None if plan.hours is None else time.time() + 3600 * plan.hours,
+    )
+    seen = found.opened.for_display()
     with (
         Orders().listening() as orders,
-        study_display(plan.name, lambda: read_status(found.opened, found.folder, found.address)) as report,
+        study_display(plan.name, lambda: read_status(seen, found.folder, found.address)) as report,
     ):
         left = work_on(found.opened, found.folder, settings, orders, lambda told: report(told, None))
     if left.kind != "done":

@@ -7,6 +7,7 @@ import faulthandler
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -66,6 +67,8 @@ class _Lines:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection, self._received = connection, b""
+        self.deadline: float | None = None
+        """By `time.monotonic`: when to wait no longer."""
 
     def at_end(self) -> bool:
         """Whether the other side has gone and left nothing more."""
@@ -77,8 +80,10 @@ class _Lines:
             return True
 
     def next(self) -> dict[str, Any] | None:
-        """The next message; None when the other side has gone."""
+        """The next message; None when the other side has gone, or the deadline."""
         while b"\n" not in self._received:
+            if not self._comes_in_time():
+                return None
             try:
                 chunk = self._connection.recv(_CHUNK_BYTES)
             except OSError:
@@ -89,6 +94,12 @@ class _Lines:
         line, _, self._received = self._received.partition(b"\n")
         message: dict[str, Any] = json.loads(line)
         return message
+
+    def _comes_in_time(self) -> bool:
+        poller = select.poll()
+        poller.register(self._connection, select.POLLIN)
+        left = None if self.deadline is None else max(0.0, 1000 * (self.deadline - time.monotonic()))
+        return bool(poller.poll(left))
 
 
 class _Worker:
@@ -213,10 +224,18 @@ def _settle(job: Mapping[str, Any]) -> None:
 
 
 def _watch(lines: _Lines, stop: StopRequest, grace_seconds: float) -> None:
-    """Pass a wish to stop on; once the worker is gone, end the run, hard if it does not end by itself."""
+    """Pass a wish to stop on; once the worker is gone or stands still, end the run, hard if it does not end by itself.
+
+    A worker that stands still cannot renew its lease, so another one may soon begin the same trial elsewhere.
+    """
     while (message := lines.next()) is not None:
-        stop.ask(message["stop"])
-    stop.ask("its worker is gone")
+        if "lease" in message:
+            seconds, grace_seconds = message["lease"]
+            lines.deadline = time.monotonic() + seconds
+        else:
+            stop.ask(message["stop"])
+    stands_still = lines.deadline is not None and time.monotonic() >= lines.deadline
+    stop.ask("its worker stands still" if stands_still else "its worker is gone")
     signal.setitimer(signal.ITIMER_REAL, grace_seconds)  # the kernel's, for native calls that keep this thread waiting
     time.sleep(grace_seconds)
     os._exit(1)

@@ -71,6 +71,17 @@ class OpenStudy:
         """
         return enter(runs, study=self.name, study_name=self.plan.name, first=self.folder)
 
+    def for_display(self) -> OpenStudy:
+        """The same study for looks at it that must not wait for a storage that is gone."""
+        from optuna.study import Study
+
+        from jorge_tune.tuning.storages.patient import PatientStorage
+
+        if not isinstance(self.storage, PatientStorage):
+            return self
+        storage = self.storage.impatient()
+        return replace(self, study=Study(self.plan.name, storage, self.study.sampler, self.study.pruner))
+
     def stop_wish(self) -> StopWish | None:
         """What `ask_to_stop` said last."""
         held = self._attributes().get(STOP)
@@ -225,7 +236,7 @@ def _go_on(opened: OpenStudy, plan: StudyPlan) -> OpenStudy:
     from optuna.trial import TrialState
 
     ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    done = opened.storage.get_n_trials(opened.study_id, ended)
+    done = min(opened.storage.get_n_trials(opened.study_id, ended), opened.plan.trials)  # points added come on top
     if plan.trials < done:
         raise InputError(f"trials must be at least {done}, as study {plan.name} has done, got {plan.trials}")
     record = _record(opened.storage, opened.study_id)

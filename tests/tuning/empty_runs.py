@@ -76,6 +76,7 @@ class EmptyChild:
         self._end = end
         self._read, self._write = os.pipe()
         self.stopped: str | None = None
+        self.kept: list[tuple[float, float]] = []
         if end is not None:
             os.write(self._write, b".")
 
@@ -88,6 +89,9 @@ class EmptyChild:
     def stop(self, reason: str) -> None:
         self.stopped = reason
         self._over(Ended("interrupted", reason))
+
+    def keep(self, seconds: float, grace: float) -> None:
+        self.kept.append((seconds, grace))
 
     def kill(self) -> None:
         self._over(Ended("killed", "killed by SIGKILL"))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -198,8 +199,32 @@ def test_a_folder_in_use_is_refused(server: RunServer, tmp_path: Path) -> None:
     with server.start(job(long_recipe(), tmp_path / "run")) as child:
         wait_until(lambda: child.poll(0.1) is None and child.evaluations > 0)
         ended = run(server, long_recipe(), tmp_path / "run")
-    assert ended.input_error
+    assert not ended.input_error  # a fault of this one folder
     assert "another process is training in it" in ended.reason
+
+
+def test_a_run_whose_worker_stands_still_ends_by_itself_and_leaves_a_checkpoint(
+    server: RunServer, tmp_path: Path
+) -> None:
+    """The worker is there all the time, with its end of the connection open, and says no more."""
+    with server.start(job(long_recipe(), tmp_path / "run")) as child:
+        child.keep(60.0, 20.0)
+        wait_until(lambda: child.poll(0.1) is None and child.evaluations > 0)
+        child.keep(1.0, 20.0)
+        began = time.monotonic()
+        ended = end_of(child)
+    assert time.monotonic() - began >= 1.0
+    assert (ended.outcome, ended.reason.split(";")[0]) == ("interrupted", "its worker stands still")
+    assert (tmp_path / "run" / "checkpoint" / "last.pt").is_file()
+
+
+def test_a_run_that_hears_of_its_worker_again_goes_on(server: RunServer, tmp_path: Path) -> None:
+    with server.start(job(long_recipe(), tmp_path / "run")) as child:
+        for _ in range(6):
+            child.keep(2.0, 20.0)
+            assert child.poll(0.5) is None
+        assert child.poll(0.5) is None
+        child.kill()
 
 
 def test_a_folder_that_is_not_the_workers_is_given_as_it_sees_it(

@@ -147,7 +147,15 @@ def test_where_the_bootstrap_is_the_best_it_runs_once(tmp_path):
     assert len(runs.jobs) == 12
     found = conclude(made.opened)
     assert [contender.name for contender in found.contenders] == ["baseline", "bootstrap"]
-    assert found.single_shot.outcome == "held"
+    assert found.single_shot.reason == "no other trial has come to an end of its own, so nothing is compared"
+
+
+def test_a_baseline_that_failed_is_said(tmp_path):
+    made = Searched(tmp_path, trials=2, confirm_seeds=SEEDS)
+    broke = EmptyRuns(by_rate, end=lambda folder, start: Ended("failed", "ValueError: singular"))
+    made.work(open_baseline(made.opened, made.runs), broke)
+    made.search(EmptyRuns(by_rate))
+    assert "The baseline failed: ValueError: singular." in conclude(made.opened).notes
 
 
 def test_there_is_nothing_to_confirm_without_seeds_or_without_a_best_trial(tmp_path):
@@ -186,7 +194,7 @@ def test_the_studies_beside_a_search_are_found_once_they_are_made(tmp_path):
 
 
 def test_calibrated_seconds_are_the_searchs_own_for_every_contender(tmp_path):
-    """Ten steps to the target at 10 ms, times 1.02 + 0.5/10 for the bootstrap, as they are for the baseline."""
+    """Ten steps to the target at 10 ms, times 1.02 + 0.5 for the bootstrap, which refreshes at each of them."""
     made = Searched(
         tmp_path,
         trials=1,
@@ -199,10 +207,10 @@ def test_calibrated_seconds_are_the_searchs_own_for_every_contender(tmp_path):
     made.work(made.opened, EmptyRuns(by_rate))
     made.work(made.confirmation(), EmptyRuns(by_rate))
     found = conclude(made.opened)
-    assert found.bootstrap.value == pytest.approx(0.1 * 1.07)
+    assert found.bootstrap.value == pytest.approx(0.1 * 1.52)
     assert {c.name: c.values for c in found.contenders} == {
         "baseline": {1: pytest.approx(0.1)},
-        "bootstrap": {1: pytest.approx(0.1 * 1.07)},
+        "bootstrap": {1: pytest.approx(0.1 * 1.52)},
     }
     assert not any("as they were measured" in note for note in found.notes)
 

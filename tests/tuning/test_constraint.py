@@ -94,7 +94,21 @@ def test_the_excess_is_the_time_model_less_the_budget(opened):
     assert costs.ratio(recipe_at(study, refresh_interval=40)) == pytest.approx(1.02 + 1 / 40)
     assert costs.excess(recipe_at(study, refresh_interval=40)) == pytest.approx(1.02 + 1 / 40 - 1.1)
     assert costs.excess(recipe_at(study, refresh_interval=5, block_size=256)) == pytest.approx(1.02 + 0.5 / 5 - 1.1)
-    assert costs.seconds_per_step(recipe_at(study, refresh_interval=10)) == pytest.approx(0.01 * 1.12)
+
+
+def test_calibrated_seconds_count_the_warm_refreshes(opened):
+    """10 ms, plain 1.02 and refresh 1: steps of 2.02 while everything is refreshed, of 1.12 at interval 10 after."""
+    study = opened(costly_plan())
+    costs = times(study)
+    costs.measure(Calibrations())
+    recipe = recipe_at(study, refresh_interval=10)
+    warm = recipe.optimizer.warm_refreshes
+    seconds = costs.training_seconds(recipe)
+    assert seconds(warm) == pytest.approx(0.01 * 2.02 * warm)
+    assert seconds(warm + 1000) == pytest.approx(0.01 * (2.02 * warm + 1.12 * 1000))
+    cold = replace(recipe, optimizer=replace(recipe.optimizer, warm_refreshes=0))
+    assert costs.training_seconds(cold)(1) == pytest.approx(0.01 * 2.02)
+    assert costs.training_seconds(cold)(1001) == pytest.approx(0.01 * (2.02 + 1.12 * 1000))
 
 
 def test_a_study_without_a_feasible_interval_says_so_and_goes_on(opened):
@@ -104,7 +118,7 @@ def test_a_study_without_a_feasible_interval_says_so_and_goes_on(opened):
     assert costs.dropped == "no refresh interval of the space keeps the budget"
     assert said[-1].endswith("without its constraint on the iteration time: " + costs.dropped)
     assert costs.excess(recipe_at(study)) is None
-    assert costs.seconds_per_step(recipe_at(study)) is None
+    assert costs.training_seconds(recipe_at(study)) is None
     assert times(study).dropped == costs.dropped
     assert times(study).missing() == []
 
@@ -127,7 +141,7 @@ def test_a_study_without_a_constraint_measures_nothing(opened):
     costs = times(opened(small_plan()))
     assert costs.missing() == []
     assert costs.dropped is None
-    assert costs.seconds_per_step(small_plan().recipe) is None
+    assert costs.training_seconds(small_plan().recipe) is None
 
 
 def test_trials_carry_the_constraint_and_its_mirror(opened, tmp_path):
@@ -151,7 +165,7 @@ def test_a_time_to_target_says_whether_its_seconds_are_calibrated(opened, tmp_pa
     Worker(study, study.enter(tmp_path / "runs"), EmptyRuns(), Orders(), settings, costs).work()
     (trial,) = study.study.get_trials()
     assert trial.user_attrs["seconds"] == seconds
-    calibrated = 30 * 0.01 * 1.12  # the third evaluation reaches 0.3, ten steps each
+    calibrated = 30 * 0.01 * 2.02  # the third evaluation reaches 0.3, ten steps each, all of them warm
     assert trial.value == (pytest.approx(calibrated) if seconds == "calibrated" else 3.0)
 
 

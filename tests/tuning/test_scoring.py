@@ -62,8 +62,8 @@ def test_what_is_not_a_number_is_worst():
 
 
 def test_seconds_come_from_a_calibration_where_there_is_one():
-    assert score_run(run_of(*COURSE), SECONDS, seconds_per_step=0.5).value == 20 * 0.5
-    assert score_run(run_of(*COURSE), EPOCHS, seconds_per_step=0.5).value == 2.0
+    assert score_run(run_of(*COURSE), SECONDS, seconds=lambda steps: 0.5 * steps).value == 20 * 0.5
+    assert score_run(run_of(*COURSE), EPOCHS, seconds=lambda steps: 0.5 * steps).value == 2.0
 
 
 def scores(*values: float) -> list[Score]:

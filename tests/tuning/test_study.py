@@ -56,6 +56,7 @@ def test_a_study_is_gone_on_with_and_a_worker_elsewhere_gets_the_same_plan(stora
         ({"seeds": (0, 1)}, "seeds"),
         ({"objective": Objective(kind="final", metric="top1")}, "objective.kind"),
         ({"overhead": 0.2}, "overhead"),
+        ({"baseline": replace(small_plan().recipe, epochs=7)}, "baseline.name"),
         ({"epochs": 3}, "recipe.epochs"),
     ],
 )
@@ -94,6 +95,18 @@ def test_a_branch_goes_on_beside_it_and_is_found_again(storage, runs):
     assert other.plan.name == "small-3"
     assert study_names(storage) == ["small", "small-2", "small-3"]
     assert branch.enter(runs("small-2")).is_shared
+
+
+def test_points_added_beyond_the_total_do_not_stand_in_the_way(storage, runs):
+    opened = open_study(storage, small_plan(trials=2), runs)
+    add_point(opened, opened.plan.space.bootstrap_point())
+    add_point(opened, opened.plan.space.bootstrap_point())
+    while claim := opened.claims.claim("w", 2):
+        opened.claims.finish(claim, TrialState.COMPLETE, [0.5])
+    assert len(opened.study.trials) == 3
+    assert open_study(storage, small_plan(trials=2), runs).study_id == opened.study_id
+    with pytest.raises(InputError, match="trials must be at least 2"):
+        open_study(storage, small_plan(trials=1), runs)
 
 
 def test_fewer_trials_than_are_done_are_refused(storage, runs):

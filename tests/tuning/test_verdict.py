@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import pytest
 
@@ -129,6 +130,40 @@ def test_no_trial_at_all():
     assert (found.bootstrap, found.best, found.rank) == (None, None, None)
     assert found.single_shot == verdict([]).single_shot
     assert "no trial has completed" in said(found, "There is no best")
+
+
+@pytest.mark.parametrize(
+    ("others", "outcome", "reason"),
+    [
+        ((), "undecided", "no other trial has come to an end of its own, so nothing is compared"),
+        ((row(1, None, state="failed"),), "undecided", "no other trial has come to an end of its own"),
+        ((row(1, 0.9), row(2, None, state="pruned")), "held", r"than the bootstrap \(2 of 7 others were compared"),
+        (tuple(row(n, 0.9) for n in range(1, 8)), "held", "better than the bootstrap$"),
+    ],
+)
+def test_held_takes_somebody_to_compare_with(others, outcome, reason):
+    found = verdict([row(0, 0.95), *others], total=8)
+    assert found.single_shot.outcome == outcome
+    assert re.search(reason, found.single_shot.reason)
+
+
+def test_a_bootstrap_that_breaks_the_constraint_has_not_held():
+    found = verdict([row(0, 0.99, excess=0.1), row(1, 0.9, 2.0, excess=-0.1)], constraint="a budget")
+    assert found.single_shot.outcome == "undecided"
+    assert "does not keep the constraint itself" in found.single_shot.reason
+
+
+def test_a_bootstrap_that_misses_on_most_seeds_has_not_held():
+    """The best trial reaches the target on 4 seeds of 6, the bootstrap on none: the gain has no upper end."""
+    missed = [math.inf] * 6
+    found = verdict(
+        [row(0, 9.0), row(1, 5.0, 2.0)],
+        {"baseline": missed, "bootstrap": missed, "best": [4.0, 5.0, 5.0, 6.0, math.inf, math.inf]},
+        lower_is_better=True,
+    )
+    assert found.gain("best", "bootstrap").low <= 0
+    assert found.single_shot.outcome == "undecided"
+    assert "the bootstrap failed on seeds on which trial 1 did not" in found.single_shot.reason
 
 
 SEARCH = (row(0, 0.95), row(1, 0.97, 2.0, 20))

@@ -19,6 +19,7 @@ from jorge_tune.tuning.planning.fields import trained_interval
 from jorge_tune.tuning.planning.objective import Objective
 from jorge_tune.tuning.runs.children import Ended, RunServer
 from jorge_tune.tuning.runs.following import RunFollower
+from jorge_tune.tuning.runs.machine import Machine
 from jorge_tune.tuning.runs.orders import Orders
 from jorge_tune.tuning.storages.storage import open_storage
 from jorge_tune.tuning.study import join_study, open_study
@@ -168,6 +169,51 @@ def test_memory_gets_one_more_try_and_what_changed_is_recorded(tmp_path):
         "seed 0 ran out of memory: run again in a fresh process, no other run of the study beside it"
     ]
     assert rig.trials[2].user_attrs["reason"].startswith("out of memory again")
+
+
+def test_a_trial_that_ran_out_of_memory_runs_alone_from_then_on(tmp_path, monkeypatch):
+    memory = Ended("failed", "CUDA out of memory", out_of_memory=True)
+    rig, asked = Rig(tmp_path, trials=1, seeds=(0, 1)), []
+    holding = Machine.holding
+
+    def seen(machine, wait, *, alone: bool):
+        asked.append(alone)
+        return holding(machine, wait, alone=alone)
+
+    monkeypatch.setattr(Machine, "holding", seen)
+    rig.work(EmptyRuns(end=lambda folder, start: memory if (folder, start) == ("trial-0/seed-0", 1) else FINISHED))
+    assert rig.states() == ["COMPLETE"]
+    assert asked == [False, True, True]
+
+
+def test_a_run_hears_for_how_long_it_may_go_on(tmp_path):
+    rig, children = Rig(tmp_path, trials=1), []
+    runs = EmptyRuns()
+    begin = runs.start
+    runs.start = lambda job: children.append(begin(job)) or children[-1]
+    rig.work(runs)
+    ((seconds, grace),) = children[0].kept
+    assert 0 < seconds <= SHORT.stop_after
+    assert grace == SHORT.kill_after - SHORT.stop_after
+
+
+def test_a_trial_that_somebody_else_ended_meanwhile_is_let_go(tmp_path):
+    """What a worker sees that stood still for longer than its lease: its trial has ended without it."""
+    rig = Rig(tmp_path, trials=2)
+    runs = EmptyRuns()
+    begin = runs.start
+
+    def start_and_lose(job):
+        child = begin(job)
+        if "trial-0" in job.out:
+            rig.opened.storage.set_trial_state_values(rig.trials[0]._trial_id, TrialState.COMPLETE, [0.25])
+        return child
+
+    runs.start = start_and_lose
+    rig.work(runs)
+    assert rig.states() == ["COMPLETE"] * 2
+    assert rig.trials[0].value == 0.25
+    assert any(one.what == "another worker has ended it meanwhile" for one in rig.told)
 
 
 def test_what_raises_fails_its_trial_and_three_in_a_row_stop_the_study(tmp_path):

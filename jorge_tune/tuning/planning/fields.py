@@ -44,6 +44,13 @@ def trained_interval(optimizer: KroneckerFields) -> int | str:
     return 1 if isinstance(optimizer, Jorge) and optimizer.preset == "paper" else _INTERVAL_UNSET
 
 
+def trained_warm_refreshes(optimizer: KroneckerFields) -> int:
+    """At how many first steps everything is refreshed: once at least, and no more under the paper's preset."""
+    is_default = optimizer.warm_refreshes == KroneckerFields.warm_refreshes
+    under_preset = isinstance(optimizer, Jorge) and optimizer.preset == "paper" and is_default
+    return max(1, 0 if under_preset else optimizer.warm_refreshes)
+
+
 def plain_schedule(recipe: Recipe) -> dict[str, Any]:
     """The schedule as a recipe file would have it."""
     plain: dict[str, Any] = recipe_to_dict(recipe).get(SCHEDULE, {"name": "constant"})

@@ -54,6 +54,7 @@ class StudyPlan:
         return {
             "version": jorge_tune.__version__,
             "recipe": recipe_to_dict(self.recipe),
+            "baseline": None if self.baseline is None else recipe_to_dict(self.baseline),
             "space": self.space.identity(),
             "objective": asdict(self.objective),
             "seeds": list(self.seeds),

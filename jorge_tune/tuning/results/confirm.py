@@ -112,6 +112,9 @@ def gather(opened: OpenStudy) -> Evidence:
     best = best_of(rows, lower_is_better=lower)
     confirmation = present_study(opened.storage, plan.name + CONFIRM_SUFFIX)
     constraint, notes = _constraint(opened)
+    baseline = _baseline(opened)
+    if baseline is not None and baseline.state == "failed":
+        notes = [f"The baseline failed: {baseline.attributes.get('reason') or 'no reason is known'}.", *notes]
     return Evidence(
         study=plan.name,
         objective=in_words(plan.objective),
@@ -122,7 +125,7 @@ def gather(opened: OpenStudy) -> Evidence:
         space=plan.space,
         importances=importances(opened.study, lower_is_better=lower),
         constraint=constraint,
-        baseline=_baseline(opened),
+        baseline=baseline.value if baseline is not None and baseline.state == "complete" else None,
         confirmation={} if confirmation is None else confirmed(read_rows(confirmation.study), plan, best),
         notes=(*plan.notes, *notes),
     )
@@ -179,17 +182,20 @@ def in_words(objective: Objective) -> str:
 
 def _constraint(opened: OpenStudy) -> tuple[str | None, list[str]]:
     """What a feasible trial keeps, in words; and what there is to say where the iteration time is not known."""
+    in_seconds = opened.plan.objective.kind == "time-to-target"
     as_measured = "Training seconds are as they were measured, also where runs shared a machine."
-    notes = [as_measured] if opened.plan.objective.kind == "time-to-target" else []
+    notes = [as_measured] if in_seconds else []
     if opened.plan.overhead is None:
         return None, notes
     dropped = why_dropped(opened.storage.get_study_system_attrs(opened.study_id))
     if dropped is not None:
         return None, [f"The constraint on the iteration time was given up: {dropped}.", *notes]
-    return f"an iteration time of at most {1 + opened.plan.overhead:g} times the baseline's", []
+    mixed = "Seconds are steps times a calibrated iteration, but the baseline's beside the search, which were measured."
+    kept = f"an iteration time of at most {1 + opened.plan.overhead:g} times the baseline's"
+    return kept, [mixed] if in_seconds and opened.plan.baseline is not None else []
 
 
-def _baseline(opened: OpenStudy) -> float | None:
+def _baseline(opened: OpenStudy) -> TrialRow | None:
+    """The baseline's one trial."""
     found = present_study(opened.storage, opened.plan.name + BASELINE_SUFFIX)
-    rows = [] if found is None else read_rows(found.study)
-    return next((row.value for row in rows if row.state == "complete"), None)
+    return None if found is None else next(iter(read_rows(found.study)), None)

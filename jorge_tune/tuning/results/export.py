@@ -25,9 +25,10 @@ from jorge_tune.tuning.planning.parts import CONTENDER
 from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.planning.plan_json import plan_to_json
 from jorge_tune.tuning.planning.space import Space
-from jorge_tune.tuning.results.confirm import beside
+from jorge_tune.tuning.results.confirm import beside, gather, stored_form
 from jorge_tune.tuning.results.history import TrialRow, best_of, read_rows
 from jorge_tune.tuning.results.status import VERDICT
+from jorge_tune.tuning.results.verdict import judge
 from jorge_tune.tuning.study import OpenStudy
 
 if TYPE_CHECKING:
@@ -103,14 +104,14 @@ def write_csv(opened: OpenStudy, path: Path, *, force: bool = False) -> None:
 
 
 def write_json(opened: OpenStudy, path: Path, *, force: bool = False) -> None:
-    """Plan, trials and the stored verdict as JSON. Raises as `write_whole` does."""
+    """Plan, trials and, once there is one, the verdict on them, as JSON. Raises as `write_whole` does."""
     rows = read_rows(opened.study)
     data = {
         "study": opened.plan.name,
         "objective": str(opened.plan.objective),
         "plan": plan_to_json(opened.plan),
         "trials": trials_to_json(rows, opened.plan.space),
-        "verdict": opened.study.user_attrs.get(VERDICT),
+        "verdict": None if VERDICT not in opened.study.user_attrs else stored_form(judge(gather(opened))),
     }
     write_whole(path, json.dumps(portable(data), indent=2, allow_nan=False) + "\n", force=force)
 

@@ -3,10 +3,11 @@
 Whether single-shot tuning held is decided by the confirmation alone, because the best of many trials looks better
 than it is on the seeds that chose it:
 
-- held: no trial of the search was better; or, on at least six confirmation seeds, the interval of what the best trial
-  gains over the bootstrap reaches down to 0. Its upper end is what may have been left behind.
+- held: no other trial that came to an end was better; or, on at least six confirmation seeds, the interval of what
+  the best trial gains over the bootstrap reaches down to 0. Its upper end is what may have been left behind.
 - beaten: the whole interval lies above 0.
-- undecided: too few common seeds, no confirmation, or nothing to compare.
+- undecided: too few common seeds, no confirmation, nothing to compare, an interval without an upper end, or a
+  bootstrap that breaks the constraint.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ def judge(evidence: Evidence) -> Verdict:
         constraint=evidence.constraint,
         contenders=contenders,
         gains=held,
-        single_shot=_single_shot(bootstrap, best, held, _why_no_best(counts, evidence.worst)),
+        single_shot=_single_shot(bootstrap, best, held, counts, evidence),
         importances=evidence.importances,
         edges=tuple(evidence.space.edges(best.point)) if best is not None else (),
         notes=tuple(evidence.notes),
@@ -213,23 +214,37 @@ def _rank(bootstrap: TrialRow | None, rows: Sequence[TrialRow], lower: bool) -> 
 
 
 def _single_shot(
-    bootstrap: TrialRow | None, best: TrialRow | None, held: Sequence[Gain], why_no_best: str
+    bootstrap: TrialRow | None, best: TrialRow | None, held: Sequence[Gain], counts: Counts, evidence: Evidence
 ) -> SingleShot:
     if bootstrap is None or bootstrap.state not in ("complete", "pruned"):
         state = "is missing" if bootstrap is None else f"is {bootstrap.state}"
         return SingleShot("undecided", f"trial 0, the bootstrap, {state}")
     if best is None:
-        return SingleShot("undecided", why_no_best)
-    if best.number == bootstrap.number:
-        return SingleShot("held", "no trial of the search was better than the bootstrap")
+        return SingleShot("undecided", _why_no_best(counts, evidence.worst))
+    if not bootstrap.is_feasible:
+        return SingleShot("undecided", "trial 0, the bootstrap, does not keep the constraint itself")
+    if best.point == bootstrap.point and bootstrap.state == "complete":
+        return _unbeaten(counts, evidence.total)
     gain = next((g for g in held if (g.contender, g.against) == (BEST, BOOTSTRAP)), None)
     if gain is None:
         return SingleShot("undecided", f"trial {best.number} was better in the search, and was not run on other seeds")
     if gain.pairs < MIN_PAIRS:
-        return SingleShot("undecided", f"{gain.pairs} confirmation seeds cannot rule out chance: {MIN_PAIRS} can")
+        seeds = f"{gain.pairs} confirmation seed" + ("" if gain.pairs == 1 else "s")
+        return SingleShot("undecided", f"{seeds} cannot rule out chance: {MIN_PAIRS} can")
     if gain.low > 0:
         return SingleShot("beaten", f"on confirmation seeds, trial {best.number} is better than the bootstrap")
+    if math.isinf(gain.high):
+        return SingleShot("undecided", f"the bootstrap failed on seeds on which trial {best.number} did not")
     return SingleShot("held", f"on confirmation seeds, trial {best.number} is not surely better than the bootstrap")
+
+
+def _unbeaten(counts: Counts, total: int) -> SingleShot:
+    """The bootstrap is the best there is: among how many?"""
+    others = counts.complete + counts.pruned - 1
+    if others < 1:
+        return SingleShot("undecided", "no other trial has come to an end of its own, so nothing is compared")
+    among = "" if others >= total - 1 else f" ({others} of {total - 1} others were compared)"
+    return SingleShot("held", f"no trial of the search was better than the bootstrap{among}")
 
 
 def _why_no_best(counts: Counts, worst: str) -> str:

@@ -4,6 +4,7 @@ One connection belongs to one run; each message is one line of JSON.
 
 to the run      {recipe, out, device, threads, download, directory, path, environment}, once
                 {stop: reason}
+                {lease: [seconds, grace]}      without a newer one it ends by itself after that time
 from the run    {event: started, pid}
                 {event: evaluation, step}      a record of it is in the run folder
                 {event: end, outcome, reason, out_of_memory, input_error}
@@ -177,6 +178,11 @@ class Child:
         """Ask the run to finish its step, write a checkpoint and end as interrupted."""
         with contextlib.suppress(OSError):  # it is gone; `poll` tells
             self._connection.send(json.dumps({"stop": reason}).encode() + b"\n")
+
+    def keep(self, seconds: float, grace: float) -> None:
+        """Let it go on for so many seconds; without hearing this again it then writes a checkpoint and ends."""
+        with contextlib.suppress(OSError):
+            self._connection.send(json.dumps({"lease": [seconds, grace]}).encode() + b"\n")
 
     def kill(self) -> None:
         """End the process at once; `poll` tells when it is gone."""

@@ -38,6 +38,9 @@ class RunningChild(Protocol):
     def kill(self) -> None:
         """End it now."""
 
+    def keep(self, seconds: float, grace: float) -> None:
+        """Let it go on for so long without hearing this again; then it has so much grace to end by itself."""
+
     def close(self) -> None:
         """Let go of it; it ends."""
 

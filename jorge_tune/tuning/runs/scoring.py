@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jorge_tune.measure.compare import is_lower_better
@@ -21,7 +21,7 @@ class Score:
     diverged: bool
 
 
-def score_run(run: Run, objective: Objective, *, seconds_per_step: float | None = None) -> Score:
+def score_run(run: Run, objective: Objective, *, seconds: Callable[[int], float] | None = None) -> Score:
     """The value of a run that has ended.
 
     It is read on the part that selects: the validation part, where there is one.
@@ -29,11 +29,11 @@ def score_run(run: Run, objective: Objective, *, seconds_per_step: float | None 
     Args:
         run: finished or diverged.
         objective: what is asked of it.
-        seconds_per_step: of an exclusive calibration; None: training seconds as they were measured.
+        seconds: of so many steps, by an exclusive calibration; None: training seconds as they were measured.
     """
     diverged = run.outcome == "diverged"
     readings = selecting(run)
-    return Score(run.seed, objective.worst if diverged else _value(readings, objective, seconds_per_step), diverged)
+    return Score(run.seed, objective.worst if diverged else _value(readings, objective, seconds), diverged)
 
 
 def selecting(run: Run) -> tuple[Evaluation, ...]:
@@ -71,14 +71,14 @@ def has_value(readings: Sequence[Evaluation], objective: Objective) -> bool:
     return objective.needs_target and _hit(readings, objective) is not None
 
 
-def _value(readings: Sequence[Evaluation], objective: Objective, seconds_per_step: float | None) -> float:
+def _value(readings: Sequence[Evaluation], objective: Objective, seconds: Callable[[int], float] | None) -> float:
     if objective.needs_target:
         hit = _hit(readings, objective)
         if hit is None:
             return objective.worst
         if objective.kind == "epochs-to-target":
             return hit.epoch
-        return hit.train_seconds if seconds_per_step is None else hit.step * seconds_per_step
+        return hit.train_seconds if seconds is None else seconds(hit.step)
     values = [reading.metrics.get(objective.metric, math.nan) for reading in readings]
     if objective.kind == "final":
         return objective.worst if not values or math.isnan(values[-1]) else values[-1]

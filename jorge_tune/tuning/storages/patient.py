@@ -22,6 +22,8 @@ from jorge_tune.tuning.storages.patience import Patience
 
 T = TypeVar("T")
 
+_MOMENT = 1.0  # seconds that something impatient waits
+
 CREATED = "jorge:created"
 """System attribute by which a trial is found again whose creation was not answered."""
 
@@ -40,6 +42,12 @@ class PatientStorage(BaseStorage):
         self._close: Callable[[], object] = lambda: None
         if isinstance(inner, _CachedStorage):  # a driver warns of connections that are left to the garbage collector
             self._close = weakref.finalize(self, _close, inner._backend)
+
+    def impatient(self) -> PatientStorage:
+        """The same storage for something that must not wait, such as a display; closed with this one."""
+        other = copy.copy(self)
+        other.patience = Patience(self.patience.address, seconds=_MOMENT)
+        return other
 
     def close(self) -> None:
         """Close all connections; a later call would open new ones."""

@@ -18,7 +18,7 @@ from jorge_tune.errors import InputError
 from jorge_tune.tuning.storages.address import Address
 from jorge_tune.tuning.storages.mounts import network_file_system
 from jorge_tune.tuning.storages.patience import Patience
-from jorge_tune.tuning.storages.storage_faults import NO_HEADER, Cause, StorageFault, of_sqlite
+from jorge_tune.tuning.storages.storage_faults import NO_HEADER, Cause, StorageFault, of_sqlite, one_line
 
 BUSY_SECONDS = 60.0
 """How long a transaction waits for another's."""
@@ -87,7 +87,7 @@ def _check(address: Address, path: Path, patience: Patience) -> None:
         if path.stat().st_size <= CHECKED_BYTES:
             first = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if first != "ok":
-                raise InputError(patience.in_words(StorageFault(Cause.DAMAGED, first)))
+                raise InputError(patience.in_words(StorageFault(Cause.DAMAGED, one_line(first))))
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
     if tables and "studies" not in tables:
         names = ", ".join(tables[:3])

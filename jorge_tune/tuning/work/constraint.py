@@ -16,7 +16,7 @@ from typing import Any, Literal
 from jorge_tune.errors import InputError
 from jorge_tune.measure.fingerprint import facts_of, fingerprint_of, resolve_device
 from jorge_tune.recipe.schema import KroneckerFields, Recipe
-from jorge_tune.tuning.planning.fields import trained_interval
+from jorge_tune.tuning.planning.fields import trained_interval, trained_warm_refreshes
 from jorge_tune.tuning.planning.parameters import ChoiceParameter, FactorParameter
 from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.study import OpenStudy
@@ -45,6 +45,11 @@ class Cost:
     def at(self, interval: int) -> float:
         """time(k)."""
         return self.plain + self.refresh / interval
+
+    def seconds(self, steps: int, interval: int, warm: int) -> float:
+        """Of the first so many steps, at the first `warm` of which everything is refreshed."""
+        refreshes = min(steps, warm) + max(steps - warm, 0) / interval
+        return self.base_seconds * (steps * self.plain + refreshes * self.refresh)
 
 
 @dataclass(frozen=True)
@@ -140,14 +145,16 @@ class IterationTimes:
             return None
         return ratio - (1 + self._plan.overhead)
 
-    def seconds_per_step(self, recipe: Recipe) -> float | None:
-        """Calibrated seconds of a trial's step, or of the baseline's; None where the study goes by measured ones."""
-        cost, interval = self._cost(recipe), _interval(recipe)
+    def training_seconds(self, recipe: Recipe) -> Callable[[int], float] | None:
+        """Calibrated seconds of a trial's first so many steps, or the baseline's; None where measured ones count."""
+        cost, interval, optimizer = self._cost(recipe), _interval(recipe), recipe.optimizer
         if cost is None or self.dropped is not None:
             return None
-        if not isinstance(recipe.optimizer, KroneckerFields):
-            return cost.base_seconds
-        return None if interval is None else cost.at(interval) * cost.base_seconds
+        if not isinstance(optimizer, KroneckerFields):
+            return lambda steps: steps * cost.base_seconds
+        if interval is None:
+            return None
+        return lambda steps: cost.seconds(steps, interval, trained_warm_refreshes(optimizer))
 
     def _cost(self, recipe: Recipe) -> Cost | None:
         if self._plan.overhead is None:

@@ -2,7 +2,8 @@
 
 An observer takes a lease that stood still for `lasts` seconds for lost. Its owner cannot know who looks, so it ends
 its run before that: asked to stop (and to write a checkpoint) when the last renewal is `stop_after` seconds old, killed
-at `kill_after`. No clocks are compared: the owner counts from before the renewal was sent, an observer from after it
+at `kill_after`; a run that hears of no renewal does the same by itself, should its worker stand still. No clocks are
+compared: the owner counts from before the renewal was sent, an observer from after it
 was seen, so the owner is always the earlier one.
 """
 
@@ -61,6 +62,7 @@ class Lease:
         times: when to renew, stop and kill.
         stop: asks the run to end soon, with the reason.
         kill: ends it now, with the reason.
+        renewed: hears of every renewal.
         clock: seconds; another one in tests.
     """
 
@@ -72,9 +74,11 @@ class Lease:
         times: LeaseTimes,
         stop: Callable[[str], None],
         kill: Callable[[str], None],
+        renewed: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = owners_clock,
     ) -> None:
         self._renew, self._times, self._stop, self._kill, self._clock = renew, times, stop, kill, clock
+        self._tell_renewed = renewed
         self._renewed = self._tried = since
         self._lapsed: str | None = None  # why it is no longer ours to tell
         self._killed = False
@@ -93,6 +97,16 @@ class Lease:
     def age(self) -> float:
         """Seconds since the last renewal that is known to have arrived was sent."""
         return self._clock() - self._renewed
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the run is asked to stop, unless it is renewed."""
+        return max(0.0, self._times.stop_after - self.age)
+
+    @property
+    def grace(self) -> float:
+        """Seconds that the run then has."""
+        return self._times.kill_after - self._times.stop_after
 
     def check(self) -> None:
         """Look at the clock once, and do what is due."""
@@ -133,6 +147,7 @@ class Lease:
             return
         if ours:
             self._renewed = sent
+            self._tell_renewed()
         else:
             self._end("another worker has taken the trial over")
 

@@ -63,7 +63,7 @@ def tell(
     if end.kind == "pruned":
         return Outcome("pruned" if asked.prune() else "lost", end.reason)
     if plan.objective.kind == "time-to-target" and recipe is not None:
-        asked.note("seconds", "measured" if costs.seconds_per_step(recipe) is None else "calibrated")
+        asked.note("seconds", "measured" if costs.training_seconds(recipe) is None else "calibrated")
     value = median_of(end.scores, plan.objective)
     return Outcome("complete" if asked.complete(value) else "lost", f"{value:g}")
 

@@ -61,7 +61,7 @@ class Reports(Protocol):
 class Surroundings:
     """What all trials of a worker share.
 
-    `seconds_per_step`: a recipe's calibrated iteration, None where there is none. `watch` sees every run grow, `look`
+    `training_seconds`: a recipe's calibrated clock, None where there is none. `watch` sees every run grow, `look`
     is called about once a second while one trains.
     """
 
@@ -72,7 +72,7 @@ class Surroundings:
     device: str = "auto"
     threads: int | None = None
     download: bool = False
-    seconds_per_step: Callable[[Recipe], float | None] = lambda recipe: None
+    training_seconds: Callable[[Recipe], Callable[[int], float] | None] = lambda recipe: None
     watch: Callable[[int, RunFollower], None] = lambda seed, follower: None
     look: Callable[[], None] = lambda: None
 
@@ -125,6 +125,11 @@ class TrialRun:
             child.kill()
         self._around.orders.wake()
 
+    def keep(self) -> None:
+        """Let the present run know for how long it may go on without hearing of this worker again."""
+        if (child := self._child) is not None and self._lease is not None:
+            child.keep(self._lease.seconds_left, self._lease.grace)
+
     def run(self, lease: Lease) -> TrialEnd:
         """Run what is still missing of it."""
         self._lease = lease
@@ -148,18 +153,19 @@ class TrialRun:
         recipe = replace(self._recipe, seed=seed)
         folder, text = self._folder / f"seed-{seed}", render_recipe(recipe)
         job = RunJob(text, str(folder), self._around.device, self._around.threads, self._around.download)
-        follower, what, alone = RunFollower(folder), "", False
+        follower, what = RunFollower(folder), ""
         while True:
             follower.read()
+            if (lapsed := self._lapsed) is not None:  # before anything is told of a trial that may be another's
+                return TrialEnd("released", lapsed)
             if (run := ended_run(folder, text)) is not None:
                 self._report_readings(index, follower)
-                seconds = self._around.seconds_per_step(recipe)
-                return score_run(run, self._plan.objective, seconds_per_step=seconds)
+                return score_run(run, self._plan.objective, seconds=self._around.training_seconds(recipe))
             if not what and self._prunes_at_once(index, follower):
                 return TrialEnd("pruned", f"at evaluation {len(follower.readings)}")
             if (end := self._count_start(Reach(index, follower.furthest), what)) is not None:
                 return end
-            ended = self._train(job, index, follower, alone=alone)
+            ended = self._train(job, index, follower)
             if isinstance(ended, TrialEnd):
                 return ended
             if ended.outcome in ("finished", "diverged"):
@@ -174,7 +180,6 @@ class TrialRun:
                 return TrialEnd("unusable", decision.reason, exit_code=2 if cause == "bad input" else 1)
             what = ended.reason or ended.outcome
             if decision.action == "again alone":
-                alone = True
                 self._note_memory(seed)
 
     def _count_start(self, reach: Reach, what: str) -> TrialEnd | None:
@@ -196,9 +201,9 @@ class TrialRun:
         changes = (*self._starts.changes, change)
         self._starts = replace(self._starts, out_of_memory=self._starts.out_of_memory + 1, changes=changes)
 
-    def _train(self, job: RunJob, index: int, follower: RunFollower, *, alone: bool) -> Ended | TrialEnd:
-        """One process, from its start to its end."""
-        with self._around.machine.holding(self._wait, alone=alone) as held:
+    def _train(self, job: RunJob, index: int, follower: RunFollower) -> Ended | TrialEnd:
+        """One process, from its start to its end; alone on the machine once a run of the trial wanted memory."""
+        with self._around.machine.holding(self._wait, alone=self._starts.out_of_memory > 0) as held:
             for _ in range(_BUSY_LOOKS):
                 reason = self._reason_to_leave()
                 if not held or reason is not None:
@@ -222,6 +227,9 @@ class TrialRun:
 
         child = self._child = self._around.runs.start(job)
         try:
+            self.keep()
+            if self._lapsed is not None:  # while it was being started, when nobody could end it
+                child.kill()
             ended = follow(child, self._around.orders, ask)
         finally:
             self._child = None
@@ -275,10 +283,14 @@ class TrialRun:
         finite = all(abs(value) != float("inf") for value in self._reports.reported.values())
         return finite and index + 1 < len(self._plan.seeds) and self._reports.should_prune()
 
-    def _reason_to_leave(self) -> str | None:
+    @property
+    def _lapsed(self) -> str | None:
         assert self._lease is not None
+        return self._lease.lapsed
+
+    def _reason_to_leave(self) -> str | None:
         order = self._around.orders.order
-        return self._lease.lapsed or (order and order.reason)
+        return self._lapsed or (order and order.reason)
 
     def _wait(self, seconds: float) -> bool:
         """Wait; True if there is a reason to leave."""

@@ -6,12 +6,15 @@ trial over goes on from there.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, NamedTuple
+
+from optuna.exceptions import UpdateFinishedTrialError
 
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.schema import Recipe
@@ -115,7 +118,7 @@ class Worker:
             device=settings.device,
             threads=settings.threads,
             download=settings.download,
-            seconds_per_step=costs.seconds_per_step,
+            training_seconds=costs.training_seconds,
             watch=self._watch,
             look=self._look,
         )
@@ -138,16 +141,25 @@ class Worker:
                 claim = self._opened.claims.claim(self.name, self._plan.trials)
                 if claim is not None:
                     self._quiet = False
-                    self._one_trial(claim, since)
+                    with self._losing(claim):
+                        self._one_trial(claim, since)
                 elif self._nobody_works():
                     return Left("done", trials=self._ended)
             return left
+
+    @contextlib.contextmanager
+    def _losing(self, claim: Claim) -> Iterator[None]:
+        """A trial that another worker took over and ended, while this process stood still, takes nothing any more."""
+        try:
+            yield
+        except UpdateFinishedTrialError:
+            self._report(Told("another worker has ended it meanwhile", claim.number, "lost"))
 
     def _one_trial(self, claim: Claim, since: float) -> None:
         handle = _Handle()
         renew = partial(self._opened.claims.renew, claim)
         times = self._settings.times
-        with Lease(renew, since=since, times=times, stop=handle.stop, kill=handle.kill) as lease:
+        with Lease(renew, since=since, times=times, stop=handle.stop, kill=handle.kill, renewed=handle.keep) as lease:
             asked = AskedTrial(self._opened, claim)
             self._report(Told("began", claim.number, "running"))
             self._presence.tell(trial=claim.number, seed=None, evaluations=0, trial_since=round(time.time(), 1))
@@ -265,3 +277,7 @@ class _Handle:
     def kill(self, reason: str) -> None:
         if self.run is not None:
             self.run.kill(reason)
+
+    def keep(self) -> None:
+        if self.run is not None:
+            self.run.keep()
