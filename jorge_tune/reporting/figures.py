@@ -64,7 +64,7 @@ def write_png(figure: Figure, path: Path) -> str | None:
 def _add_curves(figure: Figure, comparison: Comparison, axis: Axis, cell: dict[str, int], *, show_legend: bool) -> None:
     curves = contender_curves(comparison)
     for index, contender in enumerate(curves):
-        look = (COLOURS[index % len(COLOURS)], _SYMBOLS[index % len(_SYMBOLS)])
+        look = (COLOURS[index % len(COLOURS)], _SYMBOLS[(index + index // len(COLOURS)) % len(_SYMBOLS)])
         for trace in _traces(contender, axis, look, show_legend):
             figure.add_trace(trace, **cell)
     figure.add_hline(

@@ -26,6 +26,7 @@ from jorge_tune.reporting.report_study import (
 Measured = Mapping[str, object]
 """What calibrate-freq, probe or bootstrap printed with --format json, by the name of its source."""
 _MADE_BY = f"jorge-tune {__version__}"
+_NAMED = 4  # contenders that a title names
 
 
 def runs_report(comparison: Comparison, measured: Measured | None = None) -> Report:
@@ -38,11 +39,10 @@ def runs_report(comparison: Comparison, measured: Measured | None = None) -> Rep
     recipes = [(standing.name, standing.contender.recipe) for standing in comparison.standings]
     runs = [run for standing in comparison.standings for run in standing.contender.runs]
     notes = [*comparison.notes, *(note for one in contenders for note in one.notes)]
-    names = ", ".join(name for name, _ in recipes)
     verdict = race_verdict(comparison)
     return Report(
         kind="runs",
-        title=f"Comparison: {names}" if len(recipes) > 1 else f"Run: {names}",
+        title=_race_title([name for name, _ in recipes]),
         lead=race_sentence(comparison),
         verdict=verdict,
         sections=[
@@ -55,6 +55,14 @@ def runs_report(comparison: Comparison, measured: Measured | None = None) -> Rep
         made_by=_MADE_BY,
         data={"comparison": comparison.to_json(), **_kept(measured)},
     )
+
+
+def _race_title(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"Run: {names[0]}"
+    if len(names) <= _NAMED:
+        return f"Comparison: {', '.join(names)}"
+    return f"Comparison: {names[0]} and {len(names) - 1} others"
 
 
 def study_report(

@@ -6,7 +6,7 @@ tokens (`@0` to `@6`, `@ink`, ...), which `PALETTES` resolves for a light and a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jorge_tune.reporting.figures import COLOURS
@@ -21,7 +21,7 @@ PALETTES: dict[str, dict[str, str]] = {
 }
 """Okabe and Ito's colours; on a dark page the dark ones of them are lighter, and black is white."""
 _SYMBOLS = ("circle", "diamond", "square", "x", "triangle-down", "triangle-up", "star")
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "12px,3px,3px,3px,3px,3px")
 _BAND_OPACITY = 0.16
 _LEVEL_DASHES = ("dash", "dot", "dashdot")
 _MANY = 200  # points, from which on each is drawn smaller
@@ -92,11 +92,11 @@ def _line(series: Data) -> dict[str, Any]:
     if series.get("strip"):
         trace["yaxis"] = "y2"
     if kind != "points":
-        dash = "solid" if number is None or kind == "threads" else _DASHES[number % len(_DASHES)]
+        dash = "solid" if number is None or kind == "threads" else _of(_DASHES, number)
         trace["line"] = {"color": colour, "width": _width(series), "dash": dash}
         trace["line"] |= {"shape": "hv"} if kind == "steps" else {}
     if kind in ("line", "points"):
-        symbol = "x-thin-open" if number is None else _SYMBOLS[number % len(_SYMBOLS)]
+        symbol = "x-thin-open" if number is None else _of(_SYMBOLS, number)
         trace["marker"] = {
             "color": colour,
             "symbol": symbol,
@@ -107,6 +107,11 @@ def _line(series: Data) -> dict[str, Any]:
     if kind == "threads":
         trace["opacity"] = 0.8 if series.get("strong") else 0.45
     return trace
+
+
+def _of(looks: Sequence[str], number: int) -> str:
+    """The look of a number; where colours begin anew, one further, so that no two series of 49 look the same."""
+    return looks[(number + number // len(COLOURS)) % len(looks)]
 
 
 def _bars(series: Data) -> dict[str, Any]:

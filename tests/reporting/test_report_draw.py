@@ -30,6 +30,12 @@ def test_lines_differ_in_dash_and_marker_not_in_colour_alone():
         assert one["line"]["color"] != other["line"]["color"]
 
 
+def test_no_two_of_many_lines_look_the_same():
+    found = drawn(figure(*(series(look=look) for look in range(21))))["data"]
+    looks = {(one["line"]["color"], one["line"]["dash"]) for one in found}
+    assert len(looks) == len({(one["line"]["color"], one["marker"]["symbol"]) for one in found}) == 21
+
+
 def test_a_look_of_zero_is_a_look():
     assert figure(series(look=0))["series"][0]["look"] == 0
 

@@ -1,0 +1,41 @@
+"""What `studies/` holds is whole: its reports are rebuilt from what is stored beside them, number by number."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jorge_tune.cli import main
+
+STUDIES = Path(__file__).parents[2] / "studies"
+RACE = ("sgd-cosine", "sgd-linear", "sgd-constant", "jorge-cosine", "gen-sgd", "gen-sgd-linear")
+RACE += ("gen-sgd-linear-earlier", "gen-jorge", "gen-jorge-linear", "gen-jorge-linear-earlier")
+STORED = {
+    "digits-study": ["digits", "--storage", "sqlite:///study.sqlite", "--runs", "runs"],
+    "cifar10-race": [f"runs/cifar-{name}" for name in RACE],
+}
+
+pytestmark = pytest.mark.skipif(not STUDIES.is_dir(), reason="a source distribution has no studies/")
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_stored_report_is_rebuilt_from_what_is_stored(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(STUDIES / name)
+    with pytest.raises(SystemExit) as ended:
+        main(["report", *STORED[name], "--format", "json"])
+    assert ended.value.code == 0
+    stored, rebuilt = json.loads(Path("report.json").read_text()), json.loads(capsys.readouterr().out)
+    assert rebuilt.keys() == stored.keys()
+    for part in rebuilt.keys() - {"made_by"}:
+        assert rebuilt[part] == stored[part], part
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_stored_page_says_what_its_twin_says(name: str) -> None:
+    page = (STUDIES / name / "report.html").read_text()
+    for sentence in json.loads((STUDIES / name / "report.json").read_text())["verdict"]:
+        assert sentence["text"] in page
