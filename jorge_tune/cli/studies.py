@@ -93,19 +93,29 @@ def warn_of_password(option: str | None, address: Address) -> None:
         )
 
 
-def find_study(option: str | None, name: str | None, runs: Path | None = None) -> Found:
-    """The study of that name, or the only one there is.
+def find_study(option: str | None, name: str | None, runs: Path | None = None, *, to_read: bool = False) -> Found:
+    """The study of that name, or the only one there is; `to_read` also where its file cannot be written.
 
     Raises:
         InputError: the storage cannot be used, or holds no such study.
     """
     from jorge_tune.tuning.study import join_study
 
-    address, storage = open_address(option)
+    address, storage = _open_to_read(option) if to_read else open_address(option)
     return Found(address, storage, join_study(storage, name or _only_one(storage)), folders(name, runs))
 
 
-def find_search(option: str | None, name: str | None, runs: Path | None = None) -> Found:
+def _open_to_read(option: str | None) -> tuple[Address, BaseStorage]:
+    """The storage until the present command ends; a copy, where it cannot be written."""
+    from jorge_tune.tuning.storages.address import find_address
+    from jorge_tune.tuning.storages.reading import reading
+
+    address = find_address(option)
+    warn_of_password(option, address)
+    return address, click.get_current_context().with_resource(reading(address))
+
+
+def find_search(option: str | None, name: str | None, runs: Path | None = None, *, to_read: bool = False) -> Found:
     """The same, where only a search will do.
 
     Raises:
@@ -113,7 +123,7 @@ def find_search(option: str | None, name: str | None, runs: Path | None = None) 
     """
     from jorge_tune.tuning.planning.comparison_plan import is_comparison
 
-    found = find_study(option, name, runs)
+    found = find_study(option, name, runs, to_read=to_read)
     if is_comparison(found.opened.plan):
         raise InputError(
             f"study {found.name} is a comparison, which searches nothing: `jorge-tune compare` with its recipes and "

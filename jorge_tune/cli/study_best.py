@@ -34,7 +34,7 @@ def command(name: str | None, storage: str | None, out: Path | None, force: bool
     from jorge_tune.tuning.results.history import best_of
     from jorge_tune.tuning.results.verdict import judge
 
-    found = find_search(storage, name)
+    found = find_search(storage, name, to_read=True)
     evidence = gather(found.opened)
     best = best_of(evidence.rows, lower_is_better=evidence.lower_is_better)
     if best is None:

@@ -38,7 +38,7 @@ def command(name: str | None, storage: str | None, out: Path, kind: str | None, 
         raise InputError(f"{out}: its ending does not say what to write; end it in {', '.join(_ENDINGS)}, or give --as")
     if trial is not None and kind != "recipe":
         raise InputError(f"--trial picks a recipe, and {out} is to be {kind}; end it in .yaml, or give --as recipe")
-    found = find_study(storage, name)
+    found = find_study(storage, name, to_read=True)
     writers = {"csv": export.write_csv, "json": export.write_json, "sqlite": export.write_sqlite}
     if kind == "recipe":
         export.write_trial(found.opened, out, trial, force=force)

@@ -38,7 +38,7 @@ def command(name: str | None, storage: str | None, runs: Path | None, output_for
     from jorge_tune.tuning.results.status import read_status
     from jorge_tune.tuning.results.verdict import judge
 
-    found = find_study(storage, name, runs)
+    found = find_study(storage, name, runs, to_read=True)
     status = read_status(found.opened, found.folder, found.address, beside(found.opened))
     if status.verdict is not None:  # trials may have ended since it was stored
         status = replace(status, verdict=stored_form(judge(gather(found.opened))))

@@ -18,7 +18,7 @@ from jorge_tune.tuning.planning.objective import Objective
 from jorge_tune.tuning.planning.study_file import read_study
 from jorge_tune.tuning.results.confirm import conclude
 from jorge_tune.tuning.results.history import read_rows
-from jorge_tune.tuning.study import join_study
+from jorge_tune.tuning.study import add_point, join_study
 from tests.tuning.empty_runs import EmptyRuns
 from tests.tuning.searched import Searched
 from tests.tuning.test_confirm import by_rate, searched
@@ -65,6 +65,27 @@ def test_status_prints_what_is_stored(made, tmp_path, capsys):
     assert "4 of 4 ended (4 complete)" in out
     assert "small.confirm" in out
     assert "Verdict\n4 trials in all: 4 completed." in out
+
+
+def test_the_verdict_shown_is_that_of_all_trials_that_have_ended_since(made, tmp_path, capsys):
+    add_point(made.opened, made.opened.plan.space.bootstrap_point())
+    made.work(made.opened, EmptyRuns(by_rate))
+    assert run("status", folder=tmp_path) == 0
+    assert "Verdict\n5 trials in all: 5 completed." in capsys.readouterr().out
+    assert run("export", "-o", tmp_path / "all.json", folder=tmp_path) == 0
+    assert json.loads((tmp_path / "all.json").read_text())["verdict"]["counts"]["complete"] == 5
+
+
+def test_a_storage_that_cannot_be_written_is_read_all_the_same(made, tmp_path, capsys, monkeypatch):
+    made.opened.storage.close()
+    monkeypatch.setattr("jorge_tune.tuning.storages.reading.can_be_written", lambda address: False)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("study.db*")}
+    assert run("status", folder=tmp_path) == 0
+    assert "4 of 4 ended (4 complete)" in capsys.readouterr().out
+    assert run("best", folder=tmp_path) == 0
+    assert run("export", "-o", tmp_path / "all.csv", folder=tmp_path) == 0
+    assert len((tmp_path / "all.csv").read_text().splitlines()) == 5
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("study.db*")} == before
 
 
 def test_best_prints_a_recipe_that_reads_back_or_writes_it(made, tmp_path, capsys):
