@@ -51,7 +51,7 @@ from jorge_tune.tuning.planning.space import Space
 from jorge_tune.tuning.runs.orders import Orders
 from jorge_tune.tuning.sampling.samplers import seed_of
 from jorge_tune.tuning.storages.address import Address, find_address
-from jorge_tune.tuning.storages.claims import claims_for
+from jorge_tune.tuning.storages.claiming import claims_for
 from jorge_tune.tuning.storages.storage import open_storage, silence_optuna
 from jorge_tune.tuning.study import join_study, open_study
 from jorge_tune.tuning.work.constraint import IterationTimes

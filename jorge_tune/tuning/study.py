@@ -18,7 +18,8 @@ from jorge_tune.tuning.planning.comparison_plan import comparison_changes, is_co
 from jorge_tune.tuning.planning.plan import StudyPlan, changes_between
 from jorge_tune.tuning.planning.plan_json import plan_from_json, plan_to_json
 from jorge_tune.tuning.runs.runs_folder import RunsFolder, enter, found, new_name
-from jorge_tune.tuning.storages.claims import Claims, claims_for
+from jorge_tune.tuning.storages.claiming import claims_for
+from jorge_tune.tuning.storages.claims import Claims
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

@@ -9,7 +9,8 @@ from multiprocessing.synchronize import Event
 from optuna.trial import TrialState
 
 from jorge_tune.tuning.storages.address import Address
-from jorge_tune.tuning.storages.claims import Claim, Claims, claims_for
+from jorge_tune.tuning.storages.claiming import claims_for
+from jorge_tune.tuning.storages.claims import Claim, Claims
 from jorge_tune.tuning.storages.patience import Patience
 from jorge_tune.tuning.storages.patient import PatientStorage
 from jorge_tune.tuning.storages.storage import open_storage

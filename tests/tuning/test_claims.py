@@ -9,7 +9,8 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import Trial, TrialState, create_trial
 
-from jorge_tune.tuning.storages.claims import LEASE, Held, claims_for, lease_of, owner_of
+from jorge_tune.tuning.storages.claiming import claims_for
+from jorge_tune.tuning.storages.claims import LEASE, Held, lease_of, owner_of
 from tests.tuning.claiming import (
     claim_all,
     claim_one,

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from jorge_tune.errors import InputError
 from jorge_tune.tuning.storages.address import parse_address
-from jorge_tune.tuning.storages.claims import claims_for
+from jorge_tune.tuning.storages.claiming import claims_for
 from jorge_tune.tuning.storages.damage import set_aside
 from jorge_tune.tuning.storages.journal import FileLock
 from jorge_tune.tuning.storages.patience import StorageError

@@ -227,7 +227,7 @@ def test_optuna_says_nothing_on_the_terminal(tmp_path):
 import logging
 import optuna
 from jorge_tune.tuning.storages.address import parse_address
-from jorge_tune.tuning.storages.claims import claims_for
+from jorge_tune.tuning.storages.claiming import claims_for
 from jorge_tune.tuning.storages.storage import open_storage
 from optuna.trial import Trial, TrialState
 for name in ("a.db", "a.journal"):

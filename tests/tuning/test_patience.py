@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 
 from jorge_tune.tuning.storages.address import parse_address
-from jorge_tune.tuning.storages.claims import claims_for
+from jorge_tune.tuning.storages.claiming import claims_for
 from jorge_tune.tuning.storages.journal import DamagedFileError
 from jorge_tune.tuning.storages.patience import Patience, StorageError
 from tests.tuning.claiming import claim_patiently

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
     from optuna.trial import TrialState
 
 LEASE = "jorge:lease"
@@ -73,21 +72,6 @@ class Claims(Protocol):
     def take_back(self, held: Held) -> bool:
         """Let anybody's trial wait again, if it still runs under exactly the lease that was seen."""
         ...
-
-
-def claims_for(storage: BaseStorage, study_id: int) -> Claims:
-    """The claims of one study in a storage that `open_storage` opened."""
-    from optuna.storages import JournalStorage, _CachedStorage
-
-    from jorge_tune.tuning.storages.claims_journal import JournalClaims
-    from jorge_tune.tuning.storages.claims_rdb import DatabaseClaims
-    from jorge_tune.tuning.storages.patient import PatientStorage
-
-    assert isinstance(storage, PatientStorage), "a storage that open_storage opened"
-    if isinstance(storage.inner, JournalStorage):
-        return JournalClaims(storage.inner, study_id, storage.patience)
-    assert isinstance(storage.inner, _CachedStorage)
-    return DatabaseClaims(storage.inner, study_id, storage.patience)
 
 
 def new_token(worker: str) -> str:
