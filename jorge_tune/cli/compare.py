@@ -11,7 +11,7 @@ import click
 
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER, held_by
 from jorge_tune.cli.compare_study import Engine, Raced, race_as_study
-from jorge_tune.cli.contenders import parse_against, read_arguments, settle
+from jorge_tune.cli.contenders import parse_against, read_arguments, settle, side_by_side_option
 from jorge_tune.cli.studies import EXIT_INTERRUPTED, runs_option, storage_option
 from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
 from jorge_tune.cli.threads import share_the_cores
@@ -67,6 +67,7 @@ def parse_seeds(ctx: click.Context | None, param: click.Parameter | None, value:
 @storage_option
 @click.option("--name", help="The study that keeps the race [default: from the contenders' names].")
 @runs_option
+@side_by_side_option
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the race: FILE.html, or FILE.png.")
 @click.option("--force", is_flag=True, help="Overwrite an existing plot.")
 @format_option
@@ -81,6 +82,7 @@ def command(
     device: str,
     download: bool,
     threads: int | None,
+    side_by_side: bool,
     workers: int | None,
     storage: str | None,
     name: str | None,
@@ -113,7 +115,7 @@ def command(
     metric, value = parse_target(target, metric)
     _check_plot(plot, force)
     engine = Engine(workers, storage, name, runs)
-    entrants, notes = read_arguments(contenders, assignments, against), list[str]()
+    entrants, notes, is_side_by_side = read_arguments(contenders, assignments, against), list[str](), False
     _check_engine(engine, entrants, out)
     if any(not contender.runs for contender in entrants):
         where = Settings(device, download, threads)
@@ -123,9 +125,10 @@ def command(
             raced = _race_here(entrants, seeds, out or _DEFAULT_OUT, where, assignments)
         if isinstance(raced, int):
             return raced
-        entrants, notes = raced
+        entrants, notes, is_side_by_side = raced
     comparison = compare(entrants, metric=metric, target=value)
-    comparison = replace(comparison, notes=(*comparison.notes, *notes))
+    shared = side_by_side or is_side_by_side
+    comparison = replace(comparison, notes=(*comparison.notes, *notes), is_side_by_side=shared)
     print_comparison(comparison, output_format)
     if plot is not None:
         _draw(comparison, plot)

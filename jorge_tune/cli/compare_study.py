@@ -48,6 +48,7 @@ class Raced(NamedTuple):
 
     contenders: list[Contender]
     notes: list[str]
+    is_side_by_side: bool = False
 
 
 def race_as_study(
@@ -122,7 +123,7 @@ def _tell_what_is_there(found: Found, contenders: int, seeds: Sequence[int]) -> 
     from jorge_tune.tuning.planning.parts import SEED
     from jorge_tune.tuning.results.history import ENDED, read_rows
 
-    rows = read_rows(found.opened.study)
+    rows = [row for row in read_rows(found.opened.study) if SEED in row.point]
     there = sum(row.state == "complete" and row.point[SEED] in seeds for row in rows)
     if there:
         click.echo(f"study {found.name}: {there} of {contenders * len(seeds)} runs are there already", err=True)
@@ -150,4 +151,4 @@ def _with_runs(contenders: Sequence[Contender], collected: Collected) -> Raced:
     raced = [one if one.runs else replace(one, runs=runs.get(one.name, ())) for one in contenders]
     if not any(one.runs for one in raced):
         raise JorgeTuneError("no run has come to its end: " + "; ".join(collected.notes))
-    return Raced(raced, collected.notes)
+    return Raced(raced, collected.notes, collected.is_side_by_side)

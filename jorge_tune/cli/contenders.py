@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from jorge_tune.measure.race import Settings
     from jorge_tune.measure.runs import Contender
     from jorge_tune.recipe.schema import Recipe
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def side_by_side_option(command: F) -> F:
+    """Add `--side-by-side`; the command receives it as `side_by_side`."""
+    text = "Run folders: they trained side by side on one machine, so do not compare their seconds."
+    return click.option("--side-by-side", is_flag=True, help=text)(command)
 
 
 def parse_against(ctx: click.Context | None, param: click.Parameter | None, value: str | None) -> tuple[str, ...]:

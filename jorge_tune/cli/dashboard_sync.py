@@ -175,7 +175,8 @@ class Attacher:
         try:
             twin = self._twin(name)
         except InputError as error:
-            one.attachments.note(bare_note(name, f"There is no report of it yet: {error}"))
+            if not one.attachments.has_note:  # one that is there says more
+                one.attachments.note(bare_note(name, f"There is no report of it yet: {error}"))
             return []
         one.attachments.note(study_note(twin, name))
         one.attachments.objective(in_words(one.opened.plan.objective))

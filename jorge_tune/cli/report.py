@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jorge_tune.cli.compare import parse_target
+from jorge_tune.cli.contenders import side_by_side_option
 from jorge_tune.cli.studies import runs_option, storage_option
 from jorge_tune.cli.tables import format_option_for, print_json
 from jorge_tune.errors import InputError
@@ -31,6 +32,7 @@ _DEFAULT_OUT = Path("report.html")
 @runs_option
 @click.option("--target", metavar="[METRIC=]VALUE", help="What runs should reach, e.g. top1=0.9 [default: as compare].")
 @click.option("--metric", help="What to measure of runs [default: as compare].")
+@side_by_side_option
 @click.option(
     "--with",
     "extra",
@@ -49,6 +51,7 @@ def command(
     runs: Path | None,
     target: str | None,
     metric: str | None,
+    side_by_side: bool,
     extra: tuple[Path, ...],
     png: Path | None,
     force: bool,
@@ -69,7 +72,7 @@ def command(
     if out is None and output_format == "table" and png is None:
         out = _DEFAULT_OUT
     twin_path = _check_out(out, force)
-    report = _report(subjects, storage, runs, parse_target(target, metric), extra)
+    report = _report(subjects, storage, runs, parse_target(target, metric), extra, side_by_side)
     twin = report.to_json()
     if out is not None and twin_path is not None:
         _write(twin, out, twin_path, force)
@@ -85,6 +88,7 @@ def _report(
     runs: Path | None,
     wanted: tuple[str | None, float | None],
     extra: tuple[Path, ...],
+    side_by_side: bool,
 ) -> Report:
     from jorge_tune.cli.report_subjects import report_of_runs, report_of_study, study_at
 
@@ -99,7 +103,7 @@ def _report(
         raise InputError(f"{missing[0]}: no folder here; give folders of runs, or one study by its name")
     if storage is not None or runs is not None:
         raise InputError(f"--storage and --runs are for a study, and {subjects[0]} is a folder of runs")
-    return report_of_runs(folders, wanted, extra)
+    return report_of_runs(folders, wanted, extra, is_side_by_side=side_by_side)
 
 
 def _check_out(out: Path | None, force: bool) -> Path | None:

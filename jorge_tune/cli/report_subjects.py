@@ -28,8 +28,14 @@ def study_at(folder: Path) -> str | None:
         return None
 
 
-def report_of_runs(folders: Sequence[Path], wanted: tuple[str | None, float | None], extra: Sequence[Path]) -> Report:
-    """The report of run folders.
+def report_of_runs(
+    folders: Sequence[Path],
+    wanted: tuple[str | None, float | None],
+    extra: Sequence[Path],
+    *,
+    is_side_by_side: bool = False,
+) -> Report:
+    """The report of run folders; `is_side_by_side`: they shared a machine while they trained.
 
     Raises:
         InputError: nothing there can be compared; the message says why for each.
@@ -42,7 +48,7 @@ def report_of_runs(folders: Sequence[Path], wanted: tuple[str | None, float | No
     comparison = compare(contenders, metric=metric, target=value)
     places = {run.folder for contender in contenders for run in contender.runs}
     around = sorted({*folders, *places, *(place.parent for place in places)})
-    return runs_report(comparison, _measured(around, extra))
+    return runs_report(replace(comparison, is_side_by_side=is_side_by_side), _measured(around, extra))
 
 
 def report_of_study(
@@ -79,6 +85,7 @@ def report_of_study(
     with reading(address) as opened_storage:
         opened = join_study(opened_storage, name)
         if is_comparison(opened.plan):
+            wanted = (wanted[0] or opened.plan.objective.metric, wanted[1])
             return _of_comparison(name, collect(opened, where(name)), wanted, _measured([where(name)], extra))
         if any(value is not None for value in wanted):
             raise InputError("--target and --metric are for runs; a study has its own objective")
@@ -99,7 +106,8 @@ def _of_comparison(
         raise InputError(f"study {name}: none of its runs can be shown: {shortened(collected.notes)}")
     metric, value = wanted
     comparison = compare(collected.contenders, metric=metric, target=value)
-    return runs_report(replace(comparison, notes=(*comparison.notes, *collected.notes)), measured)
+    notes = (*comparison.notes, *collected.notes)
+    return runs_report(replace(comparison, notes=notes, is_side_by_side=collected.is_side_by_side), measured)
 
 
 def _compared(places: Sequence[RunPlaces], study: dict[str, Any]) -> tuple[Comparison | None, list[str]]:

@@ -1,8 +1,8 @@
 """Finished runs against one target: who reaches it, after how many epochs and seconds, and where each ends.
 
 A run is measured on the validation part where there is one, else on the test part (and that is said). Misses
-are infinite, a run that diverged or ended in NaN has the worst final value there is, and runs that have not
-ended are left out and named. Contenders are compared with the first one, seed by seed.
+are infinite, a run that diverged has missed and, as one that ended in NaN, the worst final value there is; runs
+that have not ended are left out and named. Contenders are compared with the first one, seed by seed.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def compare(contenders: Sequence[Contender], *, metric: str | None = None, targe
     if not measured:
         raise InputError("nothing to compare: " + "; ".join(_all_left_out(contenders)))
     part = _common_part(measured)
+    left_out = [] if metric or contenders[0].recipe.target else _metrics_left_out(measured, part)
     metric = _chosen_metric(measured, part, metric, contenders[0])
     lower = is_lower_better(metric)
     line = _target_line(contenders[0], usable[0], part, metric, target)
@@ -71,7 +72,7 @@ def compare(contenders: Sequence[Contender], *, metric: str | None = None, targe
         for contender, runs in zip(contenders, usable, strict=True)
     ]
     ranked, notes = _with_pairs(standings, lower)
-    return Comparison(metric, lower, part, line, tuple(ranked), tuple(_notes(ranked, part) + notes))
+    return Comparison(metric, lower, part, line, tuple(ranked), tuple(_notes(ranked, part) + left_out + notes))
 
 
 def pair(standing: Standing, other: Standing, *, lower_is_better: bool) -> Paired | None:
@@ -194,7 +195,7 @@ def _common_part(runs: Sequence[Run]) -> str:
 
 def _chosen_metric(runs: Sequence[Run], part: str, asked: str | None, first: Contender) -> str:
     """The metric asked for, or the best known one among those that every run has recorded."""
-    recorded = [{name for reading in run.evaluations[part] for name in reading.metrics} for run in runs]
+    recorded = [_recorded(run, part) for run in runs]
     common = set.intersection(*recorded)
     wanted = asked or (first.recipe.target.metric if first.recipe.target else None)
     if wanted is not None:
@@ -206,7 +207,25 @@ def _chosen_metric(runs: Sequence[Run], part: str, asked: str | None, first: Con
     if not common:
         listed = sorted({", ".join(sorted(names)) for names in recorded})
         raise InputError("the runs share no metric: " + " against ".join(listed))
-    return min(common, key=lambda name: (name != "top1", is_lower_better(name), name != "loss", name))
+    return min(common, key=_by_rank)
+
+
+def _metrics_left_out(runs: Sequence[Run], part: str) -> list[str]:
+    """A note where a metric that is better known than the one compared is missing in some runs."""
+    recorded = [_recorded(run, part) for run in runs]
+    common, known = set.intersection(*recorded), set.union(*recorded)
+    if not common or min(known, key=_by_rank) in common:
+        return []
+    missing = ", ".join(sorted(known - common))
+    return [f"{min(common, key=_by_rank)} is compared, since not all runs have recorded {missing}"]
+
+
+def _recorded(run: Run, part: str) -> set[str]:
+    return {name for reading in run.evaluations[part] for name in reading.metrics}
+
+
+def _by_rank(metric: str) -> tuple[object, ...]:
+    return (metric != "top1", is_lower_better(metric), metric != "loss", metric)
 
 
 def _target_line(first: Contender, runs: Sequence[Run], part: str, metric: str, given: float | None) -> TargetLine:
@@ -224,7 +243,8 @@ def _target_line(first: Contender, runs: Sequence[Run], part: str, metric: str, 
 def _score(run: Run, part: str, metric: str, target: float) -> Score:
     lower = is_lower_better(metric)
     readings = run.evaluations.get(part, ())
-    hit = next((r for r in readings if metric in r.metrics and _reaches(r.metrics[metric], target, lower)), None)
+    lasting = () if run.outcome == "diverged" else readings  # what it reached before it was lost again
+    hit = next((r for r in lasting if metric in r.metrics and _reaches(r.metrics[metric], target, lower)), None)
     values = [v for r in readings if not math.isnan(v := r.metrics.get(metric, math.nan))]
     test = [r.metrics[metric] for r in run.evaluations.get("test", ()) if metric in r.metrics]
     return Score(

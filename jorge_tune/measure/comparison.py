@@ -95,6 +95,8 @@ class Comparison:
     target: TargetLine
     standings: tuple[Standing, ...]
     notes: tuple[str, ...]
+    is_side_by_side: bool = False
+    """Whether runs shared a machine while they trained, so that their seconds are not to be compared."""
 
     def to_json(self) -> dict[str, object]:
         """Plain data. Infinite epochs and seconds are misses, an infinite final value is a diverged run's."""
@@ -105,6 +107,7 @@ class Comparison:
             "target": asdict(self.target),
             "contenders": [_standing_to_json(standing) for standing in self.standings],
             "notes": list(self.notes),
+            "is_side_by_side": self.is_side_by_side,
         }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,13 +67,17 @@ def read_run(path: Path) -> Run:
     records = read_records(folder.records)
     starts = list(of_kind(records, "start"))
     recipe = read_recipe(folder.recipe)
+    seed = starts[0].get("seed", recipe.seed) if starts else recipe.seed
+    seconds = [record.get("train_seconds", 0.0) for record in records]
+    if not isinstance(seed, int) or not all(_is_finite(value) for value in seconds):
+        raise RunFolderError(f"{folder.records}: damaged: a seed that is no integer, or seconds that are no number")
     return Run(
         folder=path,
         recipe=recipe,
-        seed=int(starts[0].get("seed", recipe.seed)) if starts else recipe.seed,
+        seed=seed,
         outcome=outcome_of(records),
         reason=str(records[-1].get("reason") or "") if records else "",
-        train_seconds=max((float(record.get("train_seconds", 0)) for record in records), default=0.0),
+        train_seconds=max(map(float, seconds), default=0.0),
         evaluations=_evaluations(records, folder.records),
         device=_device(folder.environment),
     )
@@ -154,11 +159,17 @@ def _evaluations(records: Sequence[Record], source: Path) -> dict[str, tuple[Eva
                 train_seconds=float(record["train_seconds"]),
                 metrics={str(name): float(value) for name, value in record["metrics"].items()},
             )
+            if not (math.isfinite(reading.epoch) and isinstance(record["part"], str)):
+                raise ValueError("its epoch must be finite, its part a text")
             parts.setdefault(record["part"], []).append(reading)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             kind = type(error).__name__
             raise RunFolderError(f"{source}: a faulty evaluation at step {record['step']} ({kind}: {error})") from error
     return {part: tuple(readings) for part, readings in parts.items()}
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _device(path: Path) -> str | None:

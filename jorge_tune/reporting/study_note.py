@@ -33,6 +33,8 @@ def study_note(twin: Mapping[str, Any], name: str) -> str:
         lines += ["No trial has ended yet: notes, files and plots follow as trials end.", ""]
     lines += ["**Verdict**", ""]
     lines += [f"- {_plain(sentence['text'])}" for sentence in twin["verdict"]] or ["- Nothing to judge by yet."]
+    noted = [section for section in twin["sections"] if section["name"] == "notes"]
+    lines += [f"- Note: {_plain(note)}" for section in noted for note in section["lines"]]
     lines += ["", *_beware(study)]
     return "\n".join([*lines, "", *_ways(_COMPARISON if study is None else _SEARCH, name)])
 

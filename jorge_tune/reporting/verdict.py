@@ -18,8 +18,9 @@ _SIGNIFICANT = 0.05
 def verdict(comparison: Comparison) -> str:
     """Who won, tied or lost against the first contender: one line each, from the numbers alone.
 
-    "won" takes more than half of the paired seeds and none against, or (for epochs, with enough pairs) a
-    corrected p-value of at most 0.05; "lost" likewise; as many won as lost is "tied", the rest "undecided".
+    "won" in epochs takes a corrected p-value of at most 0.05 where there are pairs enough for one, else (and in
+    seconds and final values) more than half of the paired seeds and none against; "lost" likewise; as many won as
+    lost is "tied", the rest "undecided".
     Where a Jorge recipe races its control (SGD with the same schedule and decoupled decay), these two are set
     against each other as well: what differs between them is the optimizer's own part.
     """
@@ -31,6 +32,8 @@ def verdict(comparison: Comparison) -> str:
     fewest = min((s.against_first.pairs for s in comparison.standings if s.against_first), default=MIN_PAIRS)
     if fewest < MIN_PAIRS:
         lines.append(f"{_count(fewest, 'paired seed')} cannot rule out chance: a p-value takes at least {MIN_PAIRS}.")
+    if comparison.is_side_by_side:
+        lines.append("Seconds are not compared: the runs trained side by side on one machine.")
     return "\n".join(lines)
 
 
@@ -52,7 +55,7 @@ def is_control(recipe: Recipe, jorge: Recipe) -> bool:
 def _outcome(tally: Tally, pairs: int, p: float | None) -> int:
     more, fewer = max(tally.wins, tally.losses), min(tally.wins, tally.losses)
     one_sided = fewer == 0 and 2 * more > pairs
-    if not one_sided and (p is None or p > _SIGNIFICANT):
+    if (p > _SIGNIFICANT) if p is not None else not one_sided:
         return 0
     return 1 if tally.wins > tally.losses else -1
 
@@ -69,7 +72,8 @@ def _against(comparison: Comparison, standing: Standing, other: Standing, paired
         return f"{names}: no verdict, {idle.name} has no run that ended."
     if paired is None:
         return f"{names}: no verdict, no seed pairs them."
-    text = f"{names}: {_epochs(comparison, paired, other.name)}{_seconds(paired)}, {_final(standing, other, paired)}."
+    words = _epochs(comparison, paired, other.name) + _seconds(comparison, paired)
+    text = f"{names}: {words}, {_final(standing, other, paired)}."
     if standing.diverged:
         text += f" {_count(standing.diverged, 'run')} of {standing.name} diverged."
     return text
@@ -87,8 +91,8 @@ def _epochs(comparison: Comparison, paired: Paired, other: str) -> str:
     return f"{word} in epochs to {target} ({_times(paired.epoch_ratio, other)}; {counts}{p})"
 
 
-def _seconds(paired: Paired) -> str:
-    if paired.second_ratio is None:
+def _seconds(comparison: Comparison, paired: Paired) -> str:
+    if paired.second_ratio is None or comparison.is_side_by_side:
         return ""
     word = _word(paired.seconds, paired.pairs, None)
     missed = paired.second_ratio == 0 or math.isinf(paired.second_ratio)
@@ -118,6 +122,8 @@ def _optimizer_apart(comparison: Comparison) -> list[str]:
         paired = replace(raw, p_corrected=p)
         if other is not comparison.standings[0]:  # else said already
             lines.append(_against(comparison, jorge, other, paired))
+        elif jorge.against_first is not None:
+            paired = jorge.against_first  # one race, one p-value
         lines.append(_meaning(jorge, other, paired))
     return lines
 
@@ -133,10 +139,10 @@ def _meaning(jorge: Standing, other: Standing, paired: Paired) -> str:
 
 
 def _times(ratio: float, other: str) -> str:
-    """The median of paired ratios in words; it is infinite or zero where one side missed on most seeds."""
+    """The median of paired ratios in words; it is infinite or zero where one side missed on half the seeds or more."""
     if math.isinf(ratio):
-        return "missed it on most seeds"
-    return f"{other} missed it on most seeds" if ratio == 0 else f"{ratio:.2f} times in the median"
+        return "missed it on at least half the seeds"
+    return f"{other} missed it on at least half the seeds" if ratio == 0 else f"{ratio:.2f} times in the median"
 
 
 def _count(number: int, noun: str) -> str:

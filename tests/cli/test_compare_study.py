@@ -141,7 +141,10 @@ def test_the_table_is_that_of_a_serial_compare_and_so_is_the_report(finished, he
     serial = json.loads(capsys.readouterr().out)
     assert serial["contenders"][0]["seconds_to_target"]["median"] > 0
     assert serial["contenders"][2]["final"] != serial["contenders"][0]["final"], "optimizers make a difference"
-    assert "side by side" in data["notes"].pop()
+    assert data.pop("is_side_by_side")
+    assert not serial.pop("is_side_by_side")
+    assert data["verdict"][-1] == "Seconds are not compared: the runs trained side by side on one machine."
+    assert "training seconds" not in " ".join(data["verdict"])
     data["verdict"] = serial["verdict"] = None  # with seconds in its sentences
     assert without_seconds(data) == without_seconds(serial)
     assert (here / "runs" / "mine-jorge" / "seed-1").is_dir()
@@ -151,7 +154,7 @@ def test_the_table_is_that_of_a_serial_compare_and_so_is_the_report(finished, he
     twin = json.loads(capsys.readouterr().out)
     assert (twin["kind"], twin["title"]) == ("runs", "Comparison: mine-sgd, mine-control, mine-jorge")
     again = without_seconds(twin["data"]["comparison"] | {"verdict": None})
-    assert "side by side" in again["notes"].pop()
+    assert again.pop("is_side_by_side")
     assert again == serial
     assert jorge_tune("report", "studies/race") == 0
     assert "mine-jorge against mine-sgd" in (here / "report.html").read_text()

@@ -130,11 +130,24 @@ def test_a_diverged_run_counts_as_the_worst_and_an_unfinished_one_is_left_out(tm
     bad = result.standings[1]
     assert (bad.diverged, len(bad.scores), len(bad.left_out)) == (2, 2, 2)
     assert bad.scores[0].final == -INF
-    assert (bad.scores[0].best, bad.scores[0].epochs_to_target) == (0.8, 1)
+    assert (bad.scores[0].best, bad.scores[0].epochs_to_target) == (0.8, INF)  # reached and lost again
     assert (bad.scores[1].best, bad.scores[1].epochs_to_target) == (-INF, INF)
     assert any("seed-1: interrupted" in note for note in result.notes)
     assert any("seed-3: finished without one evaluation" in note for note in result.notes)
     assert bad.against_first.final_gain == -INF
+
+
+def test_a_better_known_metric_that_some_runs_lack_is_noted(tmp_path):
+    paths = [
+        write_run(tmp_path / "a" / "seed-0", [0.5, 0.7]),
+        write_run(tmp_path / "b" / "seed-0", [0.5, 0.7], name="b", metric="accuracy"),
+    ]
+    for path in paths:
+        records = path / "records.jsonl"
+        records.write_text(records.read_text().replace('"metrics":{', '"metrics":{"loss":1.0,'))
+    found = compare(read_contenders(paths))
+    assert found.metric == "loss"
+    assert "loss is compared, since not all runs have recorded accuracy, top1" in found.notes
 
 
 def test_a_nan_final_value_is_the_worst_and_reaches_nothing(tmp_path):

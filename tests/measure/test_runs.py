@@ -1,6 +1,7 @@
 """Run folders read back: what belongs together, what is refused, what a killed run leaves."""
 
 import math
+import re
 
 import pytest
 
@@ -101,3 +102,21 @@ def test_a_seed_twice_in_one_contender_is_refused(tmp_path):
         write_run(tmp_path / place / "seed-0", [0.5])
     with pytest.raises(RunFolderError, match="a second run of seed 0"):
         read_contenders([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"train_seconds":2.0', '"train_seconds":"nan"'),
+        ('"train_seconds":2.0', '"train_seconds":null'),
+        ('"epoch":1.0', '"epoch":"nan"'),
+        ('"seed":0', '"seed":null'),
+        ('"part":"validation"', '"part":null'),
+    ],
+)
+def test_a_damaged_record_is_one_message_and_no_crash(tmp_path, before, after):
+    records = write_run(tmp_path / "run", [0.5, 0.7]) / "records.jsonl"
+    assert before in records.read_text()
+    records.write_text(records.read_text().replace(before, after))
+    with pytest.raises(RunFolderError, match=re.escape(str(records))):
+        read_run(tmp_path / "run")

@@ -1,6 +1,7 @@
 """The words follow the numbers: won, tied, lost, undecided, and whose part it is."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -44,9 +45,9 @@ def test_the_schedules_part_is_told_apart(tmp_path):
 def test_jorge_loses(tmp_path):
     lines = verdict(race(tmp_path, [FAST] * 3, [FAST] * 3, [MISS] * 3)).splitlines()
     assert lines[1] == (
-        "jorge against sgd: lost in epochs to top1 0.8 (missed it on most seeds; earlier on 0, level on 0, later on "
-        "3 of 3 seeds), lost in training seconds to it, lost in the final value (0.7 against 0.8; better on 0, "
-        "worse on 3)."
+        "jorge against sgd: lost in epochs to top1 0.8 (missed it on at least half the seeds; earlier on 0, "
+        "level on 0, later on 3 of 3 seeds), lost in training seconds to it, lost in the final value (0.7 against 0.8; "
+        "better on 0, worse on 3)."
     )
     assert lines[3].endswith("the loss of jorge against it is the optimizer's own.")
 
@@ -72,6 +73,31 @@ def test_six_seeds_carry_their_p_value_and_no_warning(tmp_path):
     text = verdict(race(tmp_path, [SLOW] * 6, [SLOW] * 6, [FAST] * 6))
     assert "earlier on 6, level on 0, later on 0 of 6 seeds, p = 0.0625)" in text
     assert "cannot rule out chance" not in text
+
+
+def test_where_there_is_a_p_value_it_decides_and_says_one_thing_throughout(tmp_path):
+    """Earlier on 4, level on 3 of 7: nobody is later, but p = 0.25 for two; and the control first of four."""
+    text = verdict(race(tmp_path / "a", [SLOW] * 7, [SLOW] * 7, [FAST] * 4 + [SLOW] * 3))
+    assert "jorge against sgd: undecided in epochs" in text
+    assert "these runs do not settle whether the optimizer itself makes a difference" in text
+    late = {"control": (CONTROL, 8), "jorge": (JORGE, 1), "other": (SGD, 8), "more": (SGD, 8)}
+    contenders = {
+        name: ({seed: SLOW if seed < count else FAST for seed in range(8)}, optimizer, STEP, 1.0)
+        for name, (optimizer, count) in late.items()
+    }
+    paths = write_race(tmp_path / "b", contenders)
+    told = verdict(compare(read_contenders(paths), target=0.8))
+    (line,) = [line for line in told.splitlines() if line.startswith("jorge against control")]
+    (meaning,) = [line for line in told.splitlines() if line.startswith("control is SGD")]
+    assert ("won in epochs" in line) == ("optimizer's own" in meaning)
+
+
+def test_seconds_of_runs_side_by_side_are_not_compared(tmp_path):
+    found = race(tmp_path, [SLOW] * 3, [SLOW] * 3, [FAST] * 3)
+    assert "training seconds" in verdict(found)
+    text = verdict(replace(found, is_side_by_side=True))
+    assert "training seconds" not in text
+    assert "Seconds are not compared: the runs trained side by side on one machine." in text
 
 
 def test_divergence_is_told(tmp_path):

@@ -249,7 +249,10 @@ def test_a_run_left_half_here_and_ended_elsewhere_is_not_taken_for_whole(compare
     records = compared.runs("race") / "trial-0" / "seed-0" / "records.jsonl"
     records.write_text("".join(records.read_text().splitlines(keepends=True)[:-1]))
     assert seeds_of(compared.collect()) == {"sgd": [], "jorge": [0]}
-    assert "trained elsewhere" in compared.collect().notes[0]
+    assert "records stop before the run's end" in compared.collect().notes[0]
+    with records.open("a") as file:
+        file.write("no record\n{}\n")
+    assert f"{records}" in compared.collect().notes[0]
 
 
 def test_the_runs_of_another_race_are_not_taken_for_this_ones(compared, tmp_path):
@@ -302,11 +305,10 @@ def test_exports_have_names_instead_of_recipes_and_recipes_as_they_were_given(co
 def test_seconds_of_runs_side_by_side_are_said_to_be_so(compared):
     compared.open(seeds=(0,))
     compared.work(EmptyRuns())
-    assert compared.collect().notes == []
+    assert not compared.collect().is_side_by_side
     with sqlite3.connect(compared.folder / "study.db") as connection:
         connection.execute("UPDATE trials SET datetime_start = (SELECT MIN(datetime_start) FROM trials)")
     connection.close()
     compared.storage = open_storage(compared.address)
     compared.opened = join_study(compared.storage, "race")
-    (note,) = compared.collect().notes
-    assert "side by side" in note
+    assert compared.collect().is_side_by_side

@@ -72,6 +72,11 @@ class Attachments:
         self._set(f"{whose}note_ver", int(self._held.get(f"{whose}note_ver", 0)) + 1)
         return True
 
+    @property
+    def has_note(self) -> bool:
+        """Whether the study has one, of whomever."""
+        return self._count("dashboard:note_str:") > 0
+
     def plot(self, name: str, figure: str) -> bool:
         """Put a plot, as plotly's JSON, on the study's page; `name` holds letters, digits and hyphens."""
         return self._put(f"dashboard:plot_data:{name}:", figure, _PLOT_BYTES)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 _ELSEWHERE = "trained elsewhere, and its run folder is not seen here (give a --runs that all machines see)"
-_SIDE_BY_SIDE = "training seconds were measured while runs trained side by side; alone on a machine they would be fewer"
 
 
 class Collected(NamedTuple):
@@ -30,6 +29,7 @@ class Collected(NamedTuple):
 
     contenders: list[Contender]
     notes: list[str]
+    is_side_by_side: bool  # their spans overlap, so that seconds are not to be compared
 
 
 def open_comparison(
@@ -78,43 +78,47 @@ def collect(opened: OpenStudy, runs: Path, seeds: Sequence[int] | None = None) -
         missing: dict[str, list[int]] = {}
         for seed in wanted:
             of_seed = [row for row in rows if row.point == {CONTENDER: name, SEED: seed}]
-            run = _ended_run(of_seed, runs, seed) if is_ours else None
-            if run is not None:
+            run = _ended_run(of_seed, runs, seed) if is_ours else _ELSEWHERE
+            if isinstance(run, Run):
                 found.append(run)
             else:
-                missing.setdefault(_why_missing(of_seed, seed), []).append(seed)
+                missing.setdefault(_why_missing(of_seed, seed, run), []).append(seed)
         contenders.append(Contender(name, recipes[name], tuple(found)))
         notes += [f"{name}: {_seeds(which)}: {why}" for why, which in missing.items()]
-    return Collected(contenders, notes + _of_seconds(rows))
+    return Collected(contenders, notes, _overlap(rows))
 
 
-def _ended_run(rows: Sequence[TrialRow], runs: Path, seed: int) -> Run | None:
-    """The first of the trials' runs that completed and can be read here."""
+def _ended_run(rows: Sequence[TrialRow], runs: Path, seed: int) -> Run | str:
+    """The first of the trials' runs that completed and can be read here; else why there is none."""
+    why = _ELSEWHERE
     for row in rows:
-        if row.state == "complete":
-            try:
-                run = read_run(run_path(runs, row.number, seed))
-            except JorgeTuneError:
-                continue
-            if run.ended:
-                return run
-    return None
+        folder = run_path(runs, row.number, seed)
+        if row.state != "complete" or not folder.is_dir():
+            continue
+        try:
+            run = read_run(folder)
+        except JorgeTuneError as error:
+            why = str(error)
+            continue
+        if run.ended:
+            return run
+        why = f"{folder}: its records stop before the run's end, which the study knows (torn, or ended elsewhere)"
+    return why
 
 
-def _why_missing(rows: Sequence[TrialRow], seed: int) -> str:
+def _why_missing(rows: Sequence[TrialRow], seed: int, unread: str) -> str:
     if any(row.state == "complete" for row in rows):
-        return _ELSEWHERE
+        return unread
     if not rows or rows[-1].state != "failed":
         return "has not run to its end yet"
     reason = str(rows[-1].attributes.get("reason") or "no reason is known")
     return f"failed: {reason.rpartition(f'trial-{rows[-1].number}/seed-{seed}: ')[2]}"  # without its run folder
 
 
-def _of_seconds(rows: Sequence[TrialRow]) -> list[str]:
-    """What to know of training seconds, where runs trained side by side."""
+def _overlap(rows: Sequence[TrialRow]) -> bool:
+    """Whether runs trained side by side."""
     spans = sorted((row.started, row.ended) for row in rows if row.started is not None and row.ended is not None)
-    overlap = any(later[0] < earlier[1] for earlier, later in itertools.pairwise(spans))
-    return [_SIDE_BY_SIDE] if overlap else []
+    return any(later[0] < earlier[1] for earlier, later in itertools.pairwise(spans))
 
 
 def _seeds(seeds: Sequence[int]) -> str:
