@@ -205,3 +205,18 @@ def test_runs_that_cannot_be_compared_are_one_message(tmp_path, capsys):
     (words / "records.jsonl").write_text(re.sub(r'"loss":[^,]*,"perp', '"perp', (words / "records.jsonl").read_text()))
     assert run(words, images, "-o", tmp_path / "a.html") == 2
     assert "share no metric" in capsys.readouterr().err
+
+
+def test_records_that_contradict_the_study_are_named(tmp_path, capsys):
+    made = searched(tmp_path, confirm_seeds=(1, 2))
+    made.work(made.confirmation(), EmptyRuns(by_rate))
+    conclude(made.opened)
+    place = ("--storage", tmp_path / "study.db", "--runs", made.runs("small"), "--format", "json")
+    assert run("small", *place) == 0
+    assert "the study holds" not in capsys.readouterr().out
+    (records, *_) = sorted(made.runs("small.confirm").rglob("records.jsonl"))
+    records.write_text(re.sub(r'"top1":[0-9.]+', '"top1":0.25', records.read_text()))
+    assert run("small", *place) == 0
+    told = json.loads(capsys.readouterr().out)
+    (note,) = [line for section in told["sections"] for line in section["lines"] if "the study holds" in line]
+    assert "its records say 0.25" in note
