@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,11 @@ def test_calibrated_seconds_are_the_searchs_own_for_every_contender(tmp_path):
         "bootstrap": {1: pytest.approx(0.1 * 1.52)},
     }
     assert not any("as they were measured" in note for note in found.notes)
+    assert not any("several devices" in note for note in found.notes)
+    made.opened._set(
+        "jorge:cost:of-another-machine", asdict(Cost(1.1, 0.5, 0.02, "another", "interval", "as scripted"))
+    )
+    assert any("several devices or numbers of threads" in note for note in conclude(made.opened).notes)
 
 
 def test_seconds_that_were_not_calibrated_are_said_to_be_as_measured(tmp_path):

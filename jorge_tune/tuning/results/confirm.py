@@ -29,7 +29,7 @@ from jorge_tune.tuning.results.status import VERDICT
 from jorge_tune.tuning.results.verdict import BASELINE, BEST, BOOTSTRAP, MISSED, NO_NUMBER, Evidence, Verdict, judge
 from jorge_tune.tuning.results.words import sentences
 from jorge_tune.tuning.study import OpenStudy, add_point, open_study, present_study
-from jorge_tune.tuning.work.constraint import COST, KEPT, why_dropped
+from jorge_tune.tuning.work.constraint import COST, KEPT, are_mixed, why_dropped
 
 _THERE = ("waiting", "running", "complete")
 
@@ -187,12 +187,24 @@ def _constraint(opened: OpenStudy) -> tuple[str | None, list[str]]:
     notes = [as_measured] if in_seconds else []
     if opened.plan.overhead is None:
         return None, notes
-    dropped = why_dropped(opened.storage.get_study_system_attrs(opened.study_id))
+    attributes = opened.storage.get_study_system_attrs(opened.study_id)
+    dropped = why_dropped(attributes)
     if dropped is not None:
         return None, [f"The constraint on the iteration time was given up: {dropped}.", *notes]
-    mixed = "Seconds are steps times a calibrated iteration, but the baseline's beside the search, which were measured."
     kept = f"an iteration time of at most {1 + opened.plan.overhead:g} times the baseline's"
-    return kept, [mixed] if in_seconds and opened.plan.baseline is not None else []
+    return kept, _on_calibrated_seconds(opened.plan, attributes) if in_seconds else []
+
+
+def _on_calibrated_seconds(plan: StudyPlan, attributes: Mapping[str, Any]) -> list[str]:
+    """What to know of times to a target that are steps times a calibrated iteration."""
+    notes = []
+    if plan.baseline is not None:
+        notes.append("Seconds are steps times a calibrated iteration, but the baseline's beside the search: measured.")
+    if are_mixed(plan, attributes):
+        notes.append(
+            "Iterations were calibrated on several devices or numbers of threads; their seconds differ."
+        )
+    return notes
 
 
 def _baseline(opened: OpenStudy) -> TrialRow | None:

@@ -75,6 +75,11 @@ def why_dropped(attributes: Mapping[str, Any]) -> str | None:
     return reason
 
 
+def are_mixed(plan: StudyPlan, attributes: Mapping[str, Any]) -> bool:
+    """Whether a study holds costs of more than one device or number of threads."""
+    return len(stored_costs(attributes)) > sum(1 for _ in _kinds(plan))
+
+
 class IterationTimes:
     """The costs that one worker's device gives a study's trials.
 
