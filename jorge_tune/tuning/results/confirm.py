@@ -201,9 +201,7 @@ def _on_calibrated_seconds(plan: StudyPlan, attributes: Mapping[str, Any]) -> li
     if plan.baseline is not None:
         notes.append("Seconds are steps times a calibrated iteration, but the baseline's beside the search: measured.")
     if are_mixed(plan, attributes):
-        notes.append(
-            "Iterations were calibrated on several devices or numbers of threads; their seconds differ."
-        )
+        notes.append("Iterations were calibrated on several devices or numbers of threads; their seconds differ.")
     return notes
 
 
