@@ -12,11 +12,11 @@ from tests.tuning.small_studies import sqlite_at
 
 
 def test_some_chaos(tmp_path):
-    chaos = Chaos(tmp_path, sqlite_at(tmp_path), trials=20, workers=3, every=1.5)
+    chaos = Chaos(tmp_path, sqlite_at(tmp_path), trials=20, workers=3, every=1.0)
     left = chaos.run()
     assert (left.kind, left.exit_code) == ("done", 0), left
     chaos.audit()
-    assert sum(chaos.kills.values()) >= 3, chaos.kills
+    assert sum(chaos.kills.values()) >= 2, chaos.kills  # as fast as the machine is, it takes some seconds
 
 
 @pytest.mark.slow
