@@ -13,8 +13,8 @@ import click
 
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER
 from jorge_tune.cli.contenders import settle
-from jorge_tune.cli.studies import EXIT_INTERRUPTED, Found, folders, open_address
-from jorge_tune.cli.study_end import watching
+from jorge_tune.cli.studies import Found, folders, open_address
+from jorge_tune.cli.study_end import watching, why_left
 from jorge_tune.errors import JorgeTuneError
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from jorge_tune.measure.runs import Contender
     from jorge_tune.recipe.schema import Recipe
     from jorge_tune.tuning.results.compared import Collected
-    from jorge_tune.tuning.work.worker import Left
 
 _LONGEST_NAME = 60  # characters, of a name made from all contenders' names
 
@@ -92,7 +91,8 @@ def race_as_study(
     crew = Crew(workers=engine.workers or 1, device=where.device, threads=where.threads, download=where.download)
     with watching(found) as watch:
         left = compare_whole(opened, address, places, crew, watch)
-    return _exit_code(left) or _with_runs(ready, collect(opened, found.folder, seeds))
+    broken_off = why_left(left, "the race", "the same command takes the race up again")
+    return broken_off or _with_runs(ready, collect(opened, found.folder, seeds))
 
 
 def default_name(contenders: Sequence[str]) -> str:
@@ -131,19 +131,6 @@ def _tell_what_is_there(found: Found, contenders: int, seeds: Sequence[int]) -> 
     if others:
         listed = ", ".join(map(str, others))
         click.echo(f"study {found.name} has runs of other seeds to make, and makes them too: {listed}", err=True)
-
-
-def _exit_code(left: Left) -> int:
-    """Why the race has no table, said on stderr; 0: it has one."""
-    if left.kind in ("fault", "error"):
-        click.echo(left.reason, err=True)
-        return left.exit_code or 1
-    if left.kind == "interrupted":
-        click.echo(f"{left.reason}; the same command takes the race up again", err=True)
-        return EXIT_INTERRUPTED
-    if left.kind == "stopped":
-        click.echo(f"the race ended early: {left.reason}", err=True)
-    return 0
 
 
 def _with_runs(contenders: Sequence[Contender], collected: Collected) -> Raced:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jorge_tune.cli.report_subjects import BESIDE
 from jorge_tune.errors import InputError, JorgeTuneError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ ROUND_SECONDS = 5.0
 _PAGE_SHARE = 0.05  # of the time may be spent on a study's report, which reads all its trials: workers need the cores
 _NOT_NOW = "notes and files are not attached for now"
 _PLOTS = ("history", "metric-by-epoch", "learning-rate")  # of the report's figures
-_BESIDE = ("probe.json", "calibration.json")
 
 Twin = Callable[[str], "dict[str, Any]"]
 
@@ -156,7 +156,7 @@ class Attacher:
         if search is None:
             files += self._page(one, name)
         else:
-            from jorge_tune.reporting.study_note import side_note
+            from jorge_tune.tuning.dashboard.study_notes import side_note
 
             one.attachments.note(side_note(name, search))
         one.told, one.due = ended, began + (time.monotonic() - began) / _PAGE_SHARE
@@ -168,8 +168,8 @@ class Attacher:
         """The report's verdict as the note, some of its figures as plots, and itself as a file."""
         from jorge_tune.reporting.report_page import figure_for_picture, report_page
         from jorge_tune.reporting.report_parts import figures_of
-        from jorge_tune.reporting.study_note import bare_note, study_note
         from jorge_tune.tuning.dashboard.attachments import Artifact
+        from jorge_tune.tuning.dashboard.study_notes import bare_note, study_note
         from jorge_tune.tuning.results.confirm import in_words
 
         try:
@@ -227,7 +227,7 @@ def _own_files(opened: OpenStudy, runs: Path) -> Iterator[Artifact]:
     costs = stored_costs(opened.storage.get_study_system_attrs(opened.study_id))
     if costs:
         yield Artifact("iteration-times.json", json.dumps(costs, indent=1) + "\n", "application/json")
-    for name in _BESIDE:
+    for name in BESIDE:
         if (runs / name).is_file():
             yield Artifact(name, runs / name, "application/json")
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jorge_tune.tuning.results.compared import Collected
     from jorge_tune.tuning.results.report_data import RunPlaces
 
-_BESIDE = ("probe.json", "calibration.json")
+BESIDE = ("probe.json", "calibration.json")
 
 
 def study_at(folder: Path) -> str | None:
@@ -159,7 +159,7 @@ def _contradictions(
 
 def _measured(folders: Sequence[Path], extra: Sequence[Path]) -> dict[str, object]:
     """What the files hold that were named, or lie beside the runs."""
-    beside = [folder / name for folder in folders for name in _BESIDE]
+    beside = [folder / name for folder in folders for name in BESIDE]
     return {str(path): _read(path) for path in [*extra, *(path for path in beside if path.is_file())]}
 
 

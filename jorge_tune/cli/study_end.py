@@ -16,6 +16,7 @@ from jorge_tune.cli.tables import print_json, print_text
 if TYPE_CHECKING:
     from jorge_tune.tuning.running import Stage, StudyEnd
     from jorge_tune.tuning.study import OpenStudy
+    from jorge_tune.tuning.work.worker import Left
 
 Watch = Callable[["Stage", "OpenStudy"], Report]
 
@@ -71,13 +72,26 @@ def show_end(found: Found, end: StudyEnd, output_format: str) -> int:
 
 def exit_code(found: Found, end: StudyEnd) -> int:
     """What the command ends with; why it ended early is said on stderr."""
-    left = end.left
+    broken_off = why_left(end.left, end.stage, f"`jorge-tune study run --name {found.name}` goes on")
+    if broken_off:
+        return broken_off
+    return 0 if end.verdict is not None and end.verdict.has_answer else EXIT_NO_ANSWER
+
+
+def why_left(left: Left, what: str, goes_on: str) -> int:
+    """Say on stderr why workers left early; the exit code of what broke them off, 0 where nothing did.
+
+    Args:
+        left: why the last of them left.
+        what: they worked on.
+        goes_on: what takes it up again, in words.
+    """
     if left.kind in ("fault", "error"):
         click.echo(left.reason, err=True)
         return left.exit_code or 1
     if left.kind == "interrupted":
-        click.echo(f"{left.reason}; `jorge-tune study run --name {found.name}` goes on", err=True)
+        click.echo(f"{left.reason}; {goes_on}", err=True)
         return EXIT_INTERRUPTED
     if left.kind in ("stopped", "time"):
-        click.echo(f"{end.stage} ended early: {left.reason}", err=True)
-    return 0 if end.verdict is not None and end.verdict.has_answer else EXIT_NO_ANSWER
+        click.echo(f"{what} ended early: {left.reason}", err=True)
+    return 0

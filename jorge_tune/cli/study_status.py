@@ -34,14 +34,12 @@ def command(name: str | None, storage: str | None, runs: Path | None, output_for
       jorge-tune study status --name digits
       jorge-tune study status --name digits --format json
     """
-    from jorge_tune.tuning.results.confirm import beside, gather, stored_form
+    from jorge_tune.tuning.results.confirm import beside, fresh_verdict
     from jorge_tune.tuning.results.status import read_status
-    from jorge_tune.tuning.results.verdict import judge
 
     found = find_study(storage, name, runs, to_read=True)
     status = read_status(found.opened, found.folder, found.address, beside(found.opened))
-    if status.verdict is not None:  # trials may have ended since it was stored
-        status = replace(status, verdict=stored_form(judge(gather(found.opened))))
+    status = replace(status, verdict=fresh_verdict(found.opened))  # trials may have ended since it was stored
     if output_format == "json":
         print_json(status.to_json())
         return

@@ -59,8 +59,10 @@ def compare(contenders: Sequence[Contender], *, metric: str | None = None, targe
     if not measured:
         raise InputError("nothing to compare: " + "; ".join(_all_left_out(contenders)))
     part = _common_part(measured)
-    left_out = [] if metric or contenders[0].recipe.target else _metrics_left_out(measured, part)
-    metric = _chosen_metric(measured, part, metric, contenders[0])
+    own = contenders[0].recipe.target
+    wanted = metric or (own.metric if own else None)
+    metric = _chosen_metric(measured, part, wanted)
+    left_out = [] if wanted else _metrics_left_out(measured, part)
     lower = is_lower_better(metric)
     line = _target_line(contenders[0], usable[0], part, metric, target)
     standings = [
@@ -193,11 +195,10 @@ def _common_part(runs: Sequence[Run]) -> str:
     return part
 
 
-def _chosen_metric(runs: Sequence[Run], part: str, asked: str | None, first: Contender) -> str:
-    """The metric asked for, or the best known one among those that every run has recorded."""
+def _chosen_metric(runs: Sequence[Run], part: str, wanted: str | None) -> str:
+    """The metric wanted, or the best known one among those that every run has recorded."""
     recorded = [_recorded(run, part) for run in runs]
     common = set.intersection(*recorded)
-    wanted = asked or (first.recipe.target.metric if first.recipe.target else None)
     if wanted is not None:
         for run, names in zip(runs, recorded, strict=True):
             if wanted not in names:

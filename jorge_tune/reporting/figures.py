@@ -27,6 +27,11 @@ _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star")
 _FONT = {"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 13}
 
 
+def nth_look(looks: Sequence[str], number: int) -> str:
+    """The look of a number; where colours begin anew, one further, so that no two series of 49 look the same."""
+    return looks[(number + number // len(COLOURS)) % len(looks)]
+
+
 def comparison_figure(comparison: Comparison, axis: Axis) -> Figure:
     """The metric against one axis: a thin line per seed, a thick one per contender's median, the target."""
     import plotly.graph_objects as go
@@ -64,7 +69,7 @@ def write_png(figure: Figure, path: Path) -> str | None:
 def _add_curves(figure: Figure, comparison: Comparison, axis: Axis, cell: dict[str, int], *, show_legend: bool) -> None:
     curves = contender_curves(comparison)
     for index, contender in enumerate(curves):
-        look = (COLOURS[index % len(COLOURS)], _SYMBOLS[(index + index // len(COLOURS)) % len(_SYMBOLS)])
+        look = (COLOURS[index % len(COLOURS)], nth_look(_SYMBOLS, index))
         for trace in _traces(contender, axis, look, show_legend):
             figure.add_trace(trace, **cell)
     figure.add_hline(

@@ -6,10 +6,10 @@ tokens (`@0` to `@6`, `@ink`, ...), which `PALETTES` resolves for a light and a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from jorge_tune.reporting.figures import COLOURS
+from jorge_tune.reporting.figures import COLOURS, nth_look
 
 FONT = "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"
 _DARK = ("#4aa8e0", "#f0803c", "#2bbd92", "#dd9ac0", "#f0b83a", "#9ad6f7", "#ffffff")
@@ -92,11 +92,11 @@ def _line(series: Data) -> dict[str, Any]:
     if series.get("strip"):
         trace["yaxis"] = "y2"
     if kind != "points":
-        dash = "solid" if number is None or kind == "threads" else _of(_DASHES, number)
+        dash = "solid" if number is None or kind == "threads" else nth_look(_DASHES, number)
         trace["line"] = {"color": colour, "width": _width(series), "dash": dash}
         trace["line"] |= {"shape": "hv"} if kind == "steps" else {}
     if kind in ("line", "points"):
-        symbol = "x-thin-open" if number is None else _of(_SYMBOLS, number)
+        symbol = "x-thin-open" if number is None else nth_look(_SYMBOLS, number)
         trace["marker"] = {
             "color": colour,
             "symbol": symbol,
@@ -107,11 +107,6 @@ def _line(series: Data) -> dict[str, Any]:
     if kind == "threads":
         trace["opacity"] = 0.8 if series.get("strong") else 0.45
     return trace
-
-
-def _of(looks: Sequence[str], number: int) -> str:
-    """The look of a number; where colours begin anew, one further, so that no two series of 49 look the same."""
-    return looks[(number + number // len(COLOURS)) % len(looks)]
 
 
 def _bars(series: Data) -> dict[str, Any]:

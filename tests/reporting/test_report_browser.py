@@ -1,18 +1,14 @@
 """A report in a real browser without a network: every figure is drawn, and a phone needs no sideways scrolling."""
 
 import re
-import shutil
-import subprocess
 
 import pytest
 
 from jorge_tune.reporting.report_page import report_page
 from jorge_tune.reporting.report_parts import figures_of
+from tests.reporting.browser import needs_browser, rendered
 from tests.reporting.test_report_study import ENDS, report_of, study, trial
 
-BROWSER = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 FRAME = """<!doctype html><body style="margin:0"><iframe id="frame" src="report.html"
 style="border:0;width:{width}px;height:900px"></iframe><script>
 const frame = document.getElementById("frame");
@@ -24,28 +20,18 @@ setInterval(() => {{
 </script>"""
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome here")
+@needs_browser
 @pytest.mark.parametrize("width", [390, 1280])
 def test_every_figure_is_drawn_and_nothing_is_wider_than_the_page(tmp_path, width):
     trials = [trial(number, ENDS[number % 7], value=0.8 + number / 500, lr=0.03 + number / 200) for number in range(35)]
     twin = report_of(study(trials))
     (tmp_path / "report.html").write_text(report_page(twin))
     (tmp_path / "frame.html").write_text(FRAME.format(width=width))
-    answer = subprocess.run(
-        [
-            str(BROWSER),
-            *("--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"),
-            *("--proxy-server=127.0.0.1:9", "--proxy-bypass-list=<-loopback>"),  # nothing answers there
-            *(f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--window-size=1400,900"),
-            *("--dump-dom", (tmp_path / "frame.html").as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    seen = re.search(r'data-seen="([^"]*)"', answer.stdout)
-    assert seen is not None, answer.stderr
+    options = ("--allow-file-access-from-files", "--proxy-bypass-list=<-loopback>")
+    size = ("--virtual-time-budget=20000", "--window-size=1400,900")
+    document = rendered((tmp_path / "frame.html").as_uri(), tmp_path / "profile", *options, *size)
+    seen = re.search(r'data-seen="([^"]*)"', document)
+    assert seen is not None, document
     ready, drawn, scroll, client = (int(number or -1) for number in seen[1].split(" "))
     expected = sum(bool(figure["series"]) for figure in figures_of(twin))
     assert (ready, drawn) == (expected, expected)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from jorge_tune.errors import shortened
 from jorge_tune.recipe.render import scalar
 from jorge_tune.records import from_portable
 from jorge_tune.tuning.dashboard.attachments import NOTE_BYTES, merged, split
+from jorge_tune.tuning.dashboard.markdown import plain
 from jorge_tune.tuning.planning.comparison_plan import is_comparison
 from jorge_tune.tuning.planning.parts import BASELINE_SUFFIX, CONTENDER, SEED
 from jorge_tune.tuning.planning.plan import StudyPlan
@@ -22,7 +22,6 @@ from jorge_tune.tuning.runs.runs_folder import run_path
 
 _TEXT_BYTES = 450  # of why a trial failed, of what was changed, of a value
 _SEEDS = 12  # whose values are listed
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
 def trial_note(row: TrialRow, rows: Sequence[TrialRow], plan: StudyPlan, *, are_here: bool) -> str:
@@ -111,5 +110,5 @@ def _fitted(lines: Sequence[str], table: Sequence[str]) -> str:
 
 def _plain(text: str) -> str:
     """Text as it is, whatever it means in Markdown, in one line that is not too long."""
-    pieces = split(_MARKUP.sub(r"\\\1", " ".join(text.split())), _TEXT_BYTES)
+    pieces = split(plain(text), _TEXT_BYTES)
     return pieces[0] + ("..." if len(pieces) > 1 else "")

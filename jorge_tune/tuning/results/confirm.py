@@ -100,6 +100,11 @@ def conclude(opened: OpenStudy) -> Verdict:
     return found
 
 
+def fresh_verdict(opened: OpenStudy) -> dict[str, Any] | None:
+    """The verdict on all trials that have ended by now, as `stored_form` has it; None before the first was kept."""
+    return stored_form(judge(gather(opened))) if VERDICT in opened.study.user_attrs else None
+
+
 def stored_form(verdict: Verdict) -> dict[str, Any]:
     """The verdict as plain data, sentences included."""
     return {**verdict.to_json(), "sentences": list(sentences(verdict))}

@@ -25,10 +25,8 @@ from jorge_tune.tuning.planning.parts import CONTENDER
 from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.planning.plan_json import plan_to_json
 from jorge_tune.tuning.planning.space import Space
-from jorge_tune.tuning.results.confirm import beside, gather, stored_form
+from jorge_tune.tuning.results.confirm import beside, fresh_verdict
 from jorge_tune.tuning.results.history import TrialRow, best_of, read_rows
-from jorge_tune.tuning.results.status import VERDICT
-from jorge_tune.tuning.results.verdict import judge
 from jorge_tune.tuning.study import OpenStudy
 
 if TYPE_CHECKING:
@@ -111,7 +109,7 @@ def write_json(opened: OpenStudy, path: Path, *, force: bool = False) -> None:
         "objective": str(opened.plan.objective),
         "plan": plan_to_json(opened.plan),
         "trials": trials_to_json(rows, opened.plan.space),
-        "verdict": None if VERDICT not in opened.study.user_attrs else stored_form(judge(gather(opened))),
+        "verdict": fresh_verdict(opened),
     }
     write_whole(path, json.dumps(portable(data), indent=2, allow_nan=False) + "\n", force=force)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from jorge_tune.measure.compare import compare, read_contenders
 from jorge_tune.reporting.report import runs_report
-from jorge_tune.reporting.study_note import study_note
+from jorge_tune.tuning.dashboard.study_notes import study_note
 from tests.measure.race_folders import COSINE, JORGE, SGD, STEP, write_race
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~])")
+from jorge_tune.tuning.dashboard.markdown import plain
+
 _SEARCH = (
     ("how it stands", "jorge-tune study status --name {name}"),
     ("more trials, or on after a stop", "jorge-tune study run --name {name} --trials N"),
@@ -28,13 +28,13 @@ def study_note(twin: Mapping[str, Any], name: str) -> str:
         name: the study's.
     """
     study = twin["data"].get("study")
-    lines = [f"**{_plain(twin['title'])}**. {_plain(twin['lead'])}", ""]
+    lines = [f"**{plain(twin['title'])}**. {plain(twin['lead'])}", ""]
     if study is not None and not any(trial["ended"] for trial in study["trials"]):
         lines += ["No trial has ended yet: notes, files and plots follow as trials end.", ""]
     lines += ["**Verdict**", ""]
-    lines += [f"- {_plain(sentence['text'])}" for sentence in twin["verdict"]] or ["- Nothing to judge by yet."]
+    lines += [f"- {plain(sentence['text'])}" for sentence in twin["verdict"]] or ["- Nothing to judge by yet."]
     noted = [section for section in twin["sections"] if section["name"] == "notes"]
-    lines += [f"- Note: {_plain(note)}" for section in noted for note in section["lines"]]
+    lines += [f"- Note: {plain(note)}" for section in noted for note in section["lines"]]
     lines += ["", *_beware(study)]
     return "\n".join([*lines, "", *_ways(_COMPARISON if study is None else _SEARCH, name)])
 
@@ -42,12 +42,12 @@ def study_note(twin: Mapping[str, Any], name: str) -> str:
 def side_note(name: str, search: str) -> str:
     """The note of a study beside a search."""
     what = "the baseline" if name.endswith(".sgd") else "the confirmation, on seeds that the search did not see,"
-    return f"**Study {_plain(name)}**: {what} of study {_plain(search)}, whose page has the verdict."
+    return f"**Study {plain(name)}**: {what} of study {plain(search)}, whose page has the verdict."
 
 
 def bare_note(name: str, reason: str) -> str:
     """The note of a study of which there is no report."""
-    return "\n".join([f"**Study {_plain(name)}**. {_plain(reason)}", "", *_ways(_COMPARISON, name)])
+    return "\n".join([f"**Study {plain(name)}**. {plain(reason)}", "", *_ways(_COMPARISON, name)])
 
 
 def _beware(study: Mapping[str, Any] | None) -> list[str]:
@@ -57,15 +57,10 @@ def _beware(study: Mapping[str, Any] | None) -> list[str]:
     if study["constraint"] is None:
         return []
     return [
-        f"The constraint: {_plain(study['constraint'])}. This dashboard does not know it: what it calls the best trial "
+        f"The constraint: {plain(study['constraint'])}. This dashboard does not know it: what it calls the best trial "
         "may break it. Each trial's note says whether it keeps it."
     ]
 
 
 def _ways(ways: Sequence[tuple[str, str]], name: str) -> list[str]:
     return ["**How to go on**", "", *(f"- {what}: `{command.format(name=name)}`" for what, command in ways)]
-
-
-def _plain(text: str) -> str:
-    """Text as it is, whatever it means in Markdown."""
-    return _MARKUP.sub(r"\\\1", " ".join(text.split()))
