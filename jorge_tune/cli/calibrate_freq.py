@@ -200,7 +200,7 @@ def _show(found: Calibrated, output_format: str) -> None:
 
 def _draw(found: Calibrated, plot: Path) -> None:
     from jorge_tune.files import write_whole
-    from jorge_tune.reporting.figures import write_png
+    from jorge_tune.reporting.figures import write_pngs
     from jorge_tune.reporting.interval_curve import interval_figure, interval_page
 
     if found.choice.outcome == "unstable":
@@ -208,7 +208,7 @@ def _draw(found: Calibrated, plot: Path) -> None:
         return
     missing = None
     if plot.suffix == ".png":
-        missing = write_png(interval_figure(found), plot)
+        missing = write_pngs({plot: interval_figure(found)})
     else:
         write_whole(plot, interval_page(found), force=True, make_folders=True)
     click.echo(missing or f"wrote {plot}", err=True)

@@ -230,12 +230,12 @@ def _check_plot(plot: Path | None, force: bool) -> None:
 
 def _draw(comparison: Comparison, plot: Path) -> None:
     from jorge_tune.files import write_whole
-    from jorge_tune.reporting.figures import comparison_poster, write_png
+    from jorge_tune.reporting.figures import comparison_poster, write_pngs
     from jorge_tune.reporting.html import comparison_page
 
     missing = None
     if plot.suffix == ".png":
-        missing = write_png(comparison_poster(comparison), plot)
+        missing = write_pngs({plot: comparison_poster(comparison)})
     else:
         names = ", ".join(standing.name for standing in comparison.standings)
         write_whole(plot, comparison_page(comparison, f"Comparison: {names}").encode(), force=True, make_folders=True)

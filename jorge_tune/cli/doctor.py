@@ -31,7 +31,7 @@ PACKAGES = (
     Package("click", "8.1", "the command line"),
     Package("numpy", "1.26", "data"),
     Package("optuna", "5", "studies"),
-    Package("plotly", "6", "figures"),
+    Package("plotly", "6.1.1", "figures"),
     Package("pyyaml", "6.0", "recipes"),
     Package("rich", "13.7", "tables on a terminal"),
     Package("scikit-learn", "1.5", "the digits data"),

@@ -129,8 +129,8 @@ def _write(twin: dict[str, Any], out: Path, twin_path: Path, force: bool) -> Non
 
 
 def _draw(twin: dict[str, Any], folder: Path, force: bool) -> None:
-    """Every figure that is not empty; the first reason why not ends it."""
-    from jorge_tune.reporting.figures import write_png
+    """Every figure that is not empty, or a word why not."""
+    from jorge_tune.reporting.figures import write_pngs
     from jorge_tune.reporting.report_page import figure_for_picture
     from jorge_tune.reporting.report_parts import figures_of
 
@@ -139,9 +139,5 @@ def _draw(twin: dict[str, Any], folder: Path, force: bool) -> None:
     there = next((path for path in paths.values() if path.exists()), None)
     if there is not None and not force:
         raise InputError(f"{there}: exists already; give another --png, or --force to overwrite it")
-    for figure in figures:
-        missing = write_png(figure_for_picture(figure), paths[figure["key"]])
-        if missing is not None:
-            click.echo(missing, err=True)
-            return
-    click.echo(f"wrote {len(figures)} figures to {folder}", err=True)
+    missing = write_pngs({paths[figure["key"]]: figure_for_picture(figure) for figure in figures})
+    click.echo(missing or f"wrote {len(figures)} figures to {folder}", err=True)

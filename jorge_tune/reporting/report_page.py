@@ -63,10 +63,11 @@ def figure_for_picture(figure: Data) -> Any:
         "template": "none",
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
-        "title": {"text": figure["title"]},
+        "title": {"text": figure["title"], "x": 0.5, "y": 0.97, "yanchor": "top"},
+        "legend": {"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"},
         "width": 1000,
         "height": figure["height"] + 100,
-        "margin": {"l": 60, "r": 20, "t": 110, "b": 60},
+        "margin": {"l": 70, "r": 20, "t": 60, "b": 70},
     }
     return Figure({"data": found["data"], "layout": layout})
 

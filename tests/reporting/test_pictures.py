@@ -1,6 +1,7 @@
 """Figures, the page and the terminal's plot show what was measured, and the page needs no network."""
 
 import re
+import struct
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from jorge_tune.errors import InputError
 from jorge_tune.files import write_whole
 from jorge_tune.measure.compare import compare, read_contenders
 from jorge_tune.reporting.curves import contender_curves, interesting_range
-from jorge_tune.reporting.figures import COLOURS, comparison_figure, comparison_poster, write_png
+from jorge_tune.reporting.figures import COLOURS, comparison_figure, comparison_poster, write_pngs
 from jorge_tune.reporting.html import comparison_page
 from jorge_tune.reporting.text_plot import text_plot
 from tests.measure.race_folders import COSINE, JORGE, SGD, STEP, write_race, write_run
@@ -93,12 +94,21 @@ def test_the_terminals_plot(comparison):
 
 
 def test_a_png_or_the_reason_why_not(comparison, tmp_path):
-    missing = write_png(comparison_poster(comparison), tmp_path / "race.png")
-    if missing is None:
-        assert (tmp_path / "race.png").read_bytes().startswith(b"\x89PNG")
-    else:
+    poster, curves = comparison_poster(comparison), comparison_figure(comparison, "epoch")
+    missing = write_pngs({tmp_path / "poster.png": poster, tmp_path / "deep" / "curves.png": curves})
+    if missing is not None:
         assert missing.startswith("no PNG written: ")
-        assert not (tmp_path / "race.png").exists()
+        assert not list(tmp_path.rglob("*.png"))
+        pytest.skip(missing)
+    assert _size(tmp_path / "poster.png") == (2 * poster.layout.width, 2 * poster.layout.height)
+    assert min(_size(tmp_path / "deep" / "curves.png")) > 500
+
+
+def _size(path):
+    """Width and height, from the header of a PNG."""
+    header = path.read_bytes()[:24]
+    assert header.startswith(b"\x89PNG")
+    return struct.unpack(">II", header[16:])
 
 
 def test_files_appear_whole(tmp_path):
