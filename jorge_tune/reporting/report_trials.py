@@ -16,7 +16,7 @@ LOOKS: dict[str, Look] = {
     "completed": 0,
     "over the constraint": 1,
     "pruned": 4,
-    "missed the target": 5,
+    "without a value": 5,
     "diverged": 3,
     "failed": "muted",
     "running": 2,
@@ -29,7 +29,7 @@ def end_of(trial: Trial) -> str:
     if trial["state"] != "complete":
         return str(trial["state"])
     if trial["value"] is None or not math.isfinite(trial["value"]):
-        return "diverged" if trial["attributes"].get("diverged") else "missed the target"
+        return "diverged" if trial["attributes"].get("diverged") else "without a value"
     return "completed" if trial["feasible"] else "over the constraint"
 
 

@@ -127,7 +127,7 @@ def test_every_end_is_marked_with_a_look_of_its_own(mixed):
         "completed",
         "over the constraint",
         "pruned",
-        "missed the target",
+        "without a value",
         "diverged",
         "failed",
     ]
