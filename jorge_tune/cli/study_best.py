@@ -33,8 +33,11 @@ def command(name: str | None, storage: str | None, out: Path | None, force: bool
     from jorge_tune.tuning.results.export import recipe_of
     from jorge_tune.tuning.results.history import best_of
     from jorge_tune.tuning.results.verdict import judge
+    from jorge_tune.tuning.storages.own_files import keep_off
 
     found = find_search(storage, name, to_read=True)
+    if out is not None:
+        keep_off(found.address, out)
     evidence = gather(found.opened)
     best = best_of(evidence.rows, lower_is_better=evidence.lower_is_better)
     if best is None:

@@ -32,6 +32,7 @@ def command(name: str | None, storage: str | None, out: Path, kind: str | None, 
       jorge-tune study export --name digits -o digits.db
     """
     from jorge_tune.tuning.results import export
+    from jorge_tune.tuning.storages.own_files import keep_off
 
     kind = kind or _ENDINGS.get(out.suffix.lower())
     if kind is None:
@@ -39,6 +40,7 @@ def command(name: str | None, storage: str | None, out: Path, kind: str | None, 
     if trial is not None and kind != "recipe":
         raise InputError(f"--trial picks a recipe, and {out} is to be {kind}; end it in .yaml, or give --as recipe")
     found = find_study(storage, name, to_read=True)
+    keep_off(found.address, out)
     writers = {"csv": export.write_csv, "json": export.write_json, "sqlite": export.write_sqlite}
     if kind == "recipe":
         export.write_trial(found.opened, out, trial, force=force)

@@ -133,6 +133,17 @@ def test_reap_puts_a_dead_workers_trial_back_at_once(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == {"small": []}
 
 
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_nothing_is_written_over_the_storage_itself(made, tmp_path, capsys, force):
+    before = set(tmp_path.iterdir())
+    for command in (("export",), ("export", "--as", "csv"), ("export", "--as", "recipe"), ("best",)):
+        assert run(*command, "-o", tmp_path / "study.db", *force, folder=tmp_path) == 2
+        assert capsys.readouterr().err == f"{tmp_path}/study.db: is the storage itself; give another name\n"
+    assert run("export", "-o", tmp_path / "study.db-wal", "--as", "csv", *force, folder=tmp_path) == 2
+    assert set(tmp_path.iterdir()) == before
+    assert [row.state for row in read_rows(made.opened.study)] == ["complete"] * 4
+
+
 def test_exports_by_ending(made, tmp_path, capsys):
     files = {ending: tmp_path / f"out.{ending}" for ending in ("csv", "json", "yaml", "db")}
     for file in files.values():
