@@ -49,6 +49,7 @@ def command(
     from jorge_tune.tuning.study import open_study
 
     found = find_search(storage, name, runs)
+    found.opened.check_version()
     plan = found.opened.plan
     count = confirm_seeds or len(plan.confirm_seeds) or 6
     plan = replace(plan, confirm_seeds=confirmation_seeds(plan.seeds, count))

@@ -92,6 +92,7 @@ def _taken_up(options: dict[str, Any], name: str | None, runs: Path | None) -> F
     if given:
         raise InputError(f"--{given[0].replace('_', '-')}: give the study file or recipe too, it is read anew then")
     found = find_search(options["storage"], name, runs)
+    found.opened.check_version()
     plan = found.opened.plan
     settings = {key: options[key] for key in ("trials", "hours", "device", "threads") if options[key] is not None}
     if options["confirm_seeds"] is not None:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import jorge_tune
 from jorge_tune.errors import InputError, shortened
 from jorge_tune.records import from_portable, portable
 from jorge_tune.tuning.planning.comparison_plan import comparison_changes, is_comparison
@@ -45,7 +46,8 @@ class StopWish:
 class OpenStudy:
     """A study as it stands in a storage.
 
-    `name` is random and this study's alone, `folder` that of the folder its first worker used.
+    `name` is random and this study's alone, `folder` that of the folder its first worker used. `version` of this
+    package made it; others may read it.
     """
 
     plan: StudyPlan
@@ -53,6 +55,7 @@ class OpenStudy:
     claims: Claims
     name: str
     folder: str
+    version: str
 
     @property
     def storage(self) -> BaseStorage:
@@ -71,6 +74,22 @@ class OpenStudy:
             InputError: the folder belongs to another study, or cannot be used.
         """
         return enter(runs, study=self.name, study_name=self.plan.name, first=self.folder)
+
+    def check_version(self) -> None:
+        """Refuse to add to a study that another version made: its trials would not be comparable.
+
+        Raises:
+            InputError: it is another version's.
+        """
+        if self.version == jorge_tune.__version__:
+            return
+        branch = "go on in a new one with `jorge-tune study run FILE --branch`"
+        if is_comparison(self.plan):
+            branch = "run `jorge-tune compare` under another --name"
+        raise InputError(
+            f"study {self.plan.name} was made by jorge-tune {self.version}, and this is {jorge_tune.__version__}, "
+            f"which only reads it; install that version, or {branch}"
+        )
 
     def for_display(self) -> OpenStudy:
         """The same study for looks at it that must not wait for a storage that is gone."""
@@ -164,8 +183,9 @@ def add_point(opened: OpenStudy, point: Mapping[str, Any]) -> int:
     """Queue a point of one's own; the number of its trial.
 
     Raises:
-        InputError: it lies outside the space, or gives no recipe.
+        InputError: it lies outside the space, or gives no recipe, or the study is another version's.
     """
+    opened.check_version()
     opened.plan.space.recipe_of(point)
     return _enqueue(opened.storage, opened.study_id, point)
 
@@ -253,7 +273,8 @@ def _opened(storage: BaseStorage, study_id: int, record: Mapping[str, Any], plan
     from optuna.study import Study
 
     study = Study(plan.name, storage, RandomSampler(), NopPruner())
-    return OpenStudy(plan, study, claims_for(storage, study_id), record["name"], record["folder"])
+    claims, version = claims_for(storage, study_id), str(record["identity"]["version"])
+    return OpenStudy(plan, study, claims, record["name"], record["folder"], version)
 
 
 def _identity(storage: BaseStorage, study_id: int) -> Mapping[str, Any]:

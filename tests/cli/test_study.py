@@ -113,6 +113,20 @@ def test_a_point_is_queued_and_run_next(made, tmp_path, capsys):
     assert read_rows(made.opened.study)[4].value == pytest.approx(0.05)
 
 
+def test_a_study_of_another_version_is_read_and_never_added_to(made, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jorge_tune.__version__", "99.0")
+    before = read_rows(made.opened.study)
+    for command in (("worker",), ("add", "--set", "lr=0.05"), ("confirm",), ("run", "--name", "small")):
+        assert run(*command, folder=tmp_path) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == (
+            f"study small was made by jorge-tune {made.opened.version}, and this is 99.0, which only reads it; "
+            "install that version, or go on in a new one with `jorge-tune study run FILE --branch`"
+        )
+    for command in (("status",), ("best",), ("export", "-o", tmp_path / "all.csv"), ("reap",), ("stop",)):
+        assert run(*command, "--name", "small", folder=tmp_path) == 0
+    assert read_rows(made.opened.study) == before
+
+
 def test_stop_lets_workers_leave_and_the_search_is_taken_up_again(tmp_path, capsys):
     made = Searched(tmp_path)
     assert run("stop", folder=tmp_path) == 0

@@ -42,9 +42,11 @@ def work_on(
         server: who starts runs; None: this machine's run server.
 
     Raises:
-        InputError: the folder belongs to another study, the device is not there, or this machine cannot start runs.
+        InputError: another version made the study, the folder belongs to another one, the device is not there, or this
+            machine cannot start runs.
         JorgeTuneError: the storage stayed away, or no run can be started.
     """
+    opened.check_version()
     folder = opened.enter(runs)
     if not folder.is_shared:
         report(Told(f"{runs} is not the folder that the study began with: trials lost elsewhere start anew here"))
