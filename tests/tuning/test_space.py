@@ -224,6 +224,23 @@ def test_the_grid_has_the_bootstrap_first_and_every_point_once():
     assert off_axes.grid_size() == 5
 
 
+@given(st.floats(0.001, 1), st.floats(1, 1000), st.integers(2, 60))
+def test_whether_the_bootstrap_lies_on_an_axis_is_known_without_making_it(low, high, steps):
+    assume(high - low > 1e-6)
+    parameter = FactorParameter(name="f", path="p", centre=0.1, low=low, high=high, steps=steps)
+    assert parameter.axis_size() == len(parameter.axis())
+    assert parameter.is_bootstrap_on_axis() == (1 in parameter.axis())
+
+
+@pytest.mark.parametrize("exponent", [1, 2, 5])
+def test_the_bootstrap_lies_in_the_middle_of_an_even_axis(exponent):
+    for steps in range(2, 300):
+        parameter = FactorParameter(
+            name="f", path="p", centre=0.1, low=10.0**-exponent, high=10.0**exponent, steps=steps
+        )
+        assert parameter.is_bootstrap_on_axis() == (1 in parameter.axis())
+
+
 @pytest.mark.parametrize(
     ("entry", "told"),
     [

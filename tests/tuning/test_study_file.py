@@ -212,6 +212,12 @@ def test_a_grid_is_as_many_trials_as_it_has_points():
     assert "has a grid of 200000 points, more than 100000" in faults(sampler="grid", space=huge)[0]
 
 
+def test_a_grid_that_no_memory_holds_is_counted_all_the_same():
+    space = "{optimizer.lr: {factor: [0.25, 4], steps: 100000000}, optimizer.weight_decay: {factor: [0.1, 10], steps: "
+    told = faults(sampler="grid", space=f"{space}1000000000000}}}}")
+    assert "has a grid of 100000000000000000000 points, more than 100000; take fewer steps" in told[0]
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [

@@ -98,7 +98,23 @@ class FactorParameter:
     def axis(self) -> Sequence[float]:
         """The grid's points: `steps` of them, evenly spaced in the logarithm."""
         assert self.steps is not None
-        return tuple(self.at(index / (self.steps - 1)) for index in range(self.steps))
+        return tuple(self._on_axis(index) for index in range(self.steps))
+
+    def axis_size(self) -> int:
+        """How many points the axis has, without making them."""
+        assert self.steps is not None
+        return self.steps
+
+    def is_bootstrap_on_axis(self) -> bool:
+        """Whether factor 1 is among the axis's points: points only grow along it, so one beside 1 is it, or none."""
+        assert self.steps is not None
+        place = -math.log(self.low) / self._range * (self.steps - 1)
+        beside = (min(math.floor(place), self.steps - 1), min(math.ceil(place), self.steps - 1))
+        return any(self._on_axis(index) == self.bootstrap for index in beside)
+
+    def _on_axis(self, index: int) -> float:
+        assert self.steps is not None
+        return self.at(index / (self.steps - 1))
 
     @property
     def _range(self) -> float:
@@ -184,6 +200,14 @@ class ChoiceParameter:
     def axis(self) -> Sequence[Value]:
         """The grid's points: all labels."""
         return self.labels
+
+    def axis_size(self) -> int:
+        """How many points the axis has."""
+        return len(self.labels)
+
+    def is_bootstrap_on_axis(self) -> bool:
+        """It is one of the labels."""
+        return True
 
     def ends(self) -> tuple[Value, ...]:
         """All labels: any of them may be the one that the recipe's rules refuse."""

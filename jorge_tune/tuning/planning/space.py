@@ -150,9 +150,9 @@ class Space:
         return [bootstrap, *(point for point in points if point != bootstrap)]
 
     def grid_size(self) -> int:
-        """How many points the grid has, the bootstrap included whether it lies on the axes or not."""
-        on_axes = all(parameter.bootstrap in parameter.axis() for parameter in self.parameters)
-        return math.prod(len(parameter.axis()) for parameter in self.parameters) + (not on_axes)
+        """How many points the grid has, the bootstrap included whether it lies on the axes or not; none is made."""
+        on_axes = all(parameter.is_bootstrap_on_axis() for parameter in self.parameters)
+        return math.prod(parameter.axis_size() for parameter in self.parameters) + (not on_axes)
 
     def at(self, positions: Sequence[float]) -> dict[str, Value]:
         """The point at positions between 0 and 1, one for each parameter."""
