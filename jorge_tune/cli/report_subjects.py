@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,6 @@ from jorge_tune.errors import InputError, JorgeTuneError, shortened
 if TYPE_CHECKING:
     from jorge_tune.measure.compare import Comparison, Contender
     from jorge_tune.reporting.report_parts import Report
-    from jorge_tune.tuning.planning.objective import Objective
     from jorge_tune.tuning.results.compared import Collected
     from jorge_tune.tuning.results.report_data import RunPlaces
 
@@ -76,6 +75,8 @@ def report_of_study(
     from jorge_tune.reporting.report import study_report
     from jorge_tune.tuning.planning.comparison_plan import is_comparison
     from jorge_tune.tuning.results.compared import collect
+    from jorge_tune.tuning.results.confirm import gather
+    from jorge_tune.tuning.results.recorded import Recorded
     from jorge_tune.tuning.results.report_data import recipes_of, run_places, study_data
     from jorge_tune.tuning.storages.address import find_address
     from jorge_tune.tuning.storages.reading import reading
@@ -90,11 +91,10 @@ def report_of_study(
             return _of_comparison(name, collect(opened, where(name)), wanted, _measured([where(name)], extra))
         if any(value is not None for value in wanted):
             raise InputError("--target and --metric are for runs; a study has its own objective")
-        study, recipes = study_data(opened, address), recipes_of(opened)
-        places, whose = run_places(opened, where)
+        evidence = gather(opened, Recorded(where))
+        study, recipes = study_data(opened, evidence, address), recipes_of(opened.plan, evidence.rows)
+        places, whose = run_places(opened, evidence.rows, where)
     comparison, notes = _compared(places, study)
-    if comparison is not None:
-        notes += _contradictions(comparison, study["confirmation"], opened.plan.objective)
     measured = _measured([where(name)], extra)
     return study_report(study, recipes, comparison, whose=whose, notes=notes, measured=measured)
 
@@ -135,26 +135,6 @@ def _compared(places: Sequence[RunPlaces], study: dict[str, Any]) -> tuple[Compa
         return compare(contenders, metric=study["metric"], target=study["target"]), notes
     except InputError as error:
         return None, [f"No curves: {error}", *notes]
-
-
-def _contradictions(
-    comparison: Comparison, confirmed: Mapping[str, Mapping[int, float]], objective: Objective
-) -> list[str]:
-    """Runs whose records say something else than the study holds of them, on which the verdict rests."""
-    from jorge_tune.tuning.results.verdict import BASELINE, BEST, BOOTSTRAP
-    from jorge_tune.tuning.runs.scoring import score_run
-
-    if objective.kind == "time-to-target":
-        return []  # calibrated seconds are not in the records
-    notes = []
-    for standing in comparison.standings:
-        held = confirmed.get(standing.name if standing.name in (BASELINE, BOOTSTRAP) else BEST, {})
-        for run in standing.contender.runs:
-            value = score_run(run, objective).value
-            if run.ended and run.seed in held and value != held[run.seed]:
-                what = f"its records say {value:.4g}, the study holds {held[run.seed]:.4g}"
-                notes.append(f"{standing.name}, seed {run.seed}: {what}; the verdict rests on what the study holds")
-    return notes
 
 
 def _measured(folders: Sequence[Path], extra: Sequence[Path]) -> dict[str, object]:

@@ -8,7 +8,8 @@ import sqlite3
 import pytest
 
 from jorge_tune.cli import main
-from jorge_tune.tuning.results.confirm import conclude
+from jorge_tune.tuning.results.confirm import conclude, fresh_verdict, place_of
+from jorge_tune.tuning.results.history import read_rows
 from tests.measure.race_folders import COSINE, JORGE, SGD, STEP, write_race, write_run
 from tests.reporting.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
 from tests.tuning.empty_runs import EmptyRuns
@@ -218,5 +219,30 @@ def test_records_that_contradict_the_study_are_named(tmp_path, capsys):
     records.write_text(re.sub(r'"top1":[0-9.]+', '"top1":0.25', records.read_text()))
     assert run("small", *place) == 0
     told = json.loads(capsys.readouterr().out)
-    (note,) = [line for section in told["sections"] for line in section["lines"] if "the study holds" in line]
+    (note,) = [sentence["text"] for sentence in told["verdict"] if "the study holds" in sentence["text"]]
     assert "its records say 0.25" in note
+
+
+def test_a_study_is_judged_by_its_records_where_they_are_edited_to_make_the_best_trial_lose(tmp_path, capsys):
+    made = searched(tmp_path, confirm_seeds=tuple(range(1, 8)))
+    made.work(made.confirmation(), EmptyRuns(by_rate))
+    conclude(made.opened)
+    place = ("--storage", tmp_path / "study.db", "--runs", made.runs("small"), "--format", "json")
+    assert run("small", *place) == 0
+    before = json.loads(capsys.readouterr().out)["data"]["study"]["verdict"]
+    losers = [
+        made.runs("small.confirm") / f"trial-{row.number}" / f"seed-{row.point['seed']}"
+        for row in read_rows(made.confirmation().study)
+        if row.point["contender"] == "search" and place_of(row.point) != made.opened.plan.space.bootstrap_point()
+    ]
+    assert len(losers) == 7
+    for folder in losers:
+        records = folder / "records.jsonl"
+        records.write_text(re.sub(r'"top1":[0-9.]+', '"top1":0.01', records.read_text()))
+    assert run("small", *place) == 0
+    after = json.loads(capsys.readouterr().out)
+    assert set(after["data"]["study"]["confirmation"]["best"].values()) == {0.01}
+    assert before["single_shot"]["outcome"] == "beaten"
+    assert after["data"]["study"]["verdict"]["single_shot"]["outcome"] == "held"
+    assert after["verdict"][0]["outcome"] == "held"
+    assert fresh_verdict(made.opened)["single_shot"] == before["single_shot"]  # nothing was written

@@ -10,6 +10,8 @@ import sys
 import pytest
 
 from jorge_tune.errors import InputError
+from jorge_tune.tuning.results.confirm import gather
+from jorge_tune.tuning.results.history import read_rows
 from jorge_tune.tuning.results.report_data import recipes_of, run_places, study_data
 from jorge_tune.tuning.storages.address import parse_address
 from jorge_tune.tuning.storages.reading import reading
@@ -37,7 +39,7 @@ def made(tmp_path):
 
 
 def test_the_data_are_the_trials_and_todays_verdict(made):
-    data = study_data(made.opened, made.address)
+    data = study_data(made.opened, gather(made.opened), made.address)
     assert [trial["number"] for trial in data["trials"]] == [0, 1, 2, 3]
     assert data["verdict"]["best"]["number"] == 1
     assert data["verdict"]["sentences"]
@@ -49,19 +51,19 @@ def test_the_data_are_the_trials_and_todays_verdict(made):
 
 
 def test_the_recipes_come_with_their_reasons(made):
-    found = {one.name: one for one in recipes_of(made.opened)}
+    found = {one.name: one for one in recipes_of(made.opened.plan, read_rows(made.opened.study))}
     assert list(found) == ["trial 1", "bootstrap", "baseline"]
     assert found["trial 1"].recipe.optimizer.lr == 0.2
     assert found["trial 1"].derivations[0].field == "optimizer.lr"
 
 
 def test_the_curves_are_the_confirmations_and_else_the_searchs(tmp_path, made):
-    places, whose = run_places(made.opened, made.runs)
+    places, whose = run_places(made.opened, read_rows(made.opened.study), made.runs)
     assert "did not see" in whose
     assert {place.name: len(place.folders) for place in places} == {"baseline": 2, "bootstrap": 2, "trial 1": 2}
     assert all((folder / "records.jsonl").is_file() for place in places for folder in place.folders)
     alone = searched(tmp_path / "alone")
-    places, whose = run_places(alone.opened, alone.runs)
+    places, whose = run_places(alone.opened, read_rows(alone.opened.study), alone.runs)
     assert "search's runs" in whose
     assert [place.folders for place in places if place.name == "bootstrap"] == [
         (alone.runs("small") / "trial-0" / "seed-0",)
@@ -114,5 +116,5 @@ def _without_powers(command):
 def test_the_data_survive_json(made):
     from jorge_tune.records import portable
 
-    data = study_data(made.opened, made.address)
+    data = study_data(made.opened, gather(made.opened), made.address)
     assert json.loads(json.dumps(portable(data), allow_nan=False))["trials"][0]["number"] == 0

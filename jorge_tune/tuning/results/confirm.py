@@ -25,6 +25,7 @@ from jorge_tune.tuning.planning.parts import (
 from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.results.history import TrialRow, best_of, read_rows
 from jorge_tune.tuning.results.importance import importances
+from jorge_tune.tuning.results.recorded import Recorded
 from jorge_tune.tuning.results.status import VERDICT
 from jorge_tune.tuning.results.verdict import BASELINE, BEST, BOOTSTRAP, MISSED, NO_NUMBER, Evidence, Verdict, judge
 from jorge_tune.tuning.results.words import sentences
@@ -110,14 +111,16 @@ def stored_form(verdict: Verdict) -> dict[str, Any]:
     return {**verdict.to_json(), "sentences": list(sentences(verdict))}
 
 
-def gather(opened: OpenStudy) -> Evidence:
-    """What there is to judge by."""
+def gather(opened: OpenStudy, recorded: Recorded | None = None) -> Evidence:
+    """What there is to judge by: values as the study holds them, or as the records of its runs have them."""
     plan, rows = opened.plan, read_rows(opened.study)
+    rows = rows if recorded is None else recorded.chosen_of(opened, rows)
     lower = plan.objective.lower_is_better
     best = best_of(rows, lower_is_better=lower)
-    confirmation = present_study(opened.storage, plan.name + CONFIRM_SUFFIX)
+    confirmation = _rows_beside(opened, CONFIRM_SUFFIX, recorded)
     constraint, notes = _constraint(opened)
-    baseline = _baseline(opened)
+    baseline = next(iter(_rows_beside(opened, BASELINE_SUFFIX, recorded)), None)
+    notes += [] if recorded is None else recorded.notes
     if baseline is not None and baseline.state == "failed":
         notes = [f"The baseline failed: {baseline.attributes.get('reason') or 'no reason is known'}.", *notes]
     return Evidence(
@@ -131,7 +134,7 @@ def gather(opened: OpenStudy) -> Evidence:
         importances=importances(opened.study, lower_is_better=lower),
         constraint=constraint,
         baseline=baseline.value if baseline is not None and baseline.state == "complete" else None,
-        confirmation={} if confirmation is None else confirmed(read_rows(confirmation.study), plan, best),
+        confirmation=confirmed(confirmation, plan, best),
         notes=(*plan.notes, *notes),
     )
 
@@ -210,7 +213,10 @@ def _on_calibrated_seconds(plan: StudyPlan, attributes: Mapping[str, Any]) -> li
     return notes
 
 
-def _baseline(opened: OpenStudy) -> TrialRow | None:
-    """The baseline's one trial."""
-    found = present_study(opened.storage, opened.plan.name + BASELINE_SUFFIX)
-    return None if found is None else next(iter(read_rows(found.study)), None)
+def _rows_beside(opened: OpenStudy, suffix: str, recorded: Recorded | None) -> tuple[TrialRow, ...]:
+    """The trials of the study beside a search that has this suffix; none where it is not there."""
+    found = present_study(opened.storage, opened.plan.name + suffix)
+    if found is None:
+        return ()
+    rows = read_rows(found.study)
+    return rows if recorded is None else recorded.all_of(found, rows)

@@ -35,7 +35,7 @@ class Gain:
     """A contender against another on the seeds both have; a positive gain speaks for it.
 
     `median` of the paired gains with the middle 95 % of resampled medians; `p` of the exact signed-rank test, from
-    six pairs, and `p_corrected` by Holm over the contests that were held.
+    six pairs, and `p_corrected` by Holm over the contests that were held beside the question that was asked.
     """
 
     contender: str
@@ -51,23 +51,33 @@ class Gain:
     p_corrected: float | None = None
 
 
-def gains(contenders: Sequence[Contender], *, lower_is_better: bool) -> tuple[Gain, ...]:
-    """Each contender against every earlier one with which it shares a seed; p-values corrected for their number."""
+def gains(
+    contenders: Sequence[Contender], *, lower_is_better: bool, question: tuple[str, str] | None = None
+) -> tuple[Gain, ...]:
+    """Each contender against every earlier one with which it shares a seed.
+
+    Args:
+        contenders: in an order in which earlier ones are what later ones are measured by.
+        lower_is_better: of their values.
+        question: the one contest (contender, against) that was asked about before anything ran, so that its p-value
+            needs no correction; those of the others are corrected for their number.
+    """
     found = [
         gain
         for index, contender in enumerate(contenders)
         for other in contenders[:index]
         if (gain := gain_of(contender, other, lower_is_better=lower_is_better)) is not None
     ]
-    corrected = statistics.holm([gain.p for gain in found])
-    return tuple(replace(gain, p_corrected=p) for gain, p in zip(found, corrected, strict=True))
+    others = [gain for gain in found if (gain.contender, gain.against) != question]
+    corrected = iter(statistics.holm([gain.p for gain in others]))
+    return tuple(replace(gain, p_corrected=next(corrected) if gain in others else gain.p) for gain in found)
 
 
 def gain_of(contender: Contender, other: Contender, *, lower_is_better: bool) -> Gain | None:
     """One contest; None where no seed pairs them."""
     sign = -1 if lower_is_better else 1
     seeds = sorted(contender.values.keys() & other.values.keys())
-    paired = [sign * statistics.difference(contender.values[seed], other.values[seed]) for seed in seeds]
+    paired = [sign * d for d in statistics.differences([(contender.values[s], other.values[s]) for s in seeds])]
     if not paired:
         return None
     low, high = interval(paired)

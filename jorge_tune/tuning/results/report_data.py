@@ -11,10 +11,11 @@ from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import from_portable
 from jorge_tune.tuning.planning.parameters import FactorParameter, Parameter
 from jorge_tune.tuning.planning.parts import BASELINE_SUFFIX, CONFIRM_SUFFIX, SEED
-from jorge_tune.tuning.results.confirm import beside, contender_of, gather, stored_form
+from jorge_tune.tuning.planning.plan import StudyPlan
+from jorge_tune.tuning.results.confirm import beside, contender_of, stored_form
 from jorge_tune.tuning.results.export import recipe_of, trials_to_json
 from jorge_tune.tuning.results.history import TrialRow, best_of, read_rows
-from jorge_tune.tuning.results.verdict import BASELINE, BEST, BOOTSTRAP, judge
+from jorge_tune.tuning.results.verdict import BASELINE, BEST, BOOTSTRAP, Evidence, judge
 from jorge_tune.tuning.runs.runs_folder import run_path
 from jorge_tune.tuning.study import OpenStudy
 from jorge_tune.tuning.work.constraint import stored_costs, why_dropped
@@ -36,14 +37,15 @@ class RunPlaces(NamedTuple):
     folders: tuple[Path, ...]
 
 
-def study_data(opened: OpenStudy, address: object) -> dict[str, Any]:
+def study_data(opened: OpenStudy, evidence: Evidence, address: object) -> dict[str, Any]:
     """Everything that the report of a study shows, but its recipes and what its runs recorded.
 
     Args:
         opened: the search.
+        evidence: from `gather`.
         address: of its storage, as it may be printed.
     """
-    evidence, plan = gather(opened), opened.plan
+    plan = opened.plan
     attributes = opened.storage.get_study_system_attrs(opened.study_id)
     held = {row.number: row.worker for row in evidence.rows}
     trials: list[dict[str, Any]] = from_portable(trials_to_json(evidence.rows, plan.space))
@@ -69,9 +71,8 @@ def study_data(opened: OpenStudy, address: object) -> dict[str, Any]:
     }
 
 
-def recipes_of(opened: OpenStudy) -> list[TrainedRecipe]:
+def recipes_of(plan: StudyPlan, rows: Sequence[TrialRow]) -> list[TrainedRecipe]:
     """The best trial's recipe, if there is one that is not the bootstrap, the bootstrap's, and the baseline's."""
-    plan, rows = opened.plan, read_rows(opened.study)
     best = best_of(rows, lower_is_better=plan.objective.lower_is_better)
     found = [TrainedRecipe("bootstrap", plan.recipe, plan.derivations)]
     if best is not None and best.number != 0:
@@ -81,17 +82,18 @@ def recipes_of(opened: OpenStudy) -> list[TrainedRecipe]:
     return found
 
 
-def run_places(opened: OpenStudy, runs: Callable[[str], Path]) -> tuple[list[RunPlaces], str]:
+def run_places(opened: OpenStudy, rows: Sequence[TrialRow], runs: Callable[[str], Path]) -> tuple[list[RunPlaces], str]:
     """Whose runs the curves show, and which these are in words: those of the confirmation, else of the search.
 
     Args:
         opened: the search.
+        rows: its trials.
         runs: the folder of the runs of a study of that name.
     """
     plan = opened.plan
     studies = {one.plan.name: one for one in beside(opened)}
-    best = best_of(read_rows(opened.study), lower_is_better=plan.objective.lower_is_better)
-    recipes = {one.name: one.recipe for one in recipes_of(opened)}
+    best = best_of(rows, lower_is_better=plan.objective.lower_is_better)
+    recipes = {one.name: one.recipe for one in recipes_of(plan, rows)}
     confirmation = studies.get(plan.name + CONFIRM_SUFFIX)
     if confirmation is not None:
         numbers = _confirmation_runs(read_rows(confirmation.study), plan.space.bootstrap_point(), best)

@@ -3,9 +3,9 @@
 Whether single-shot tuning held is decided by the confirmation alone, because the best of many trials looks better
 than it is on the seeds that chose it:
 
-- held: no other trial that came to an end was better; or, on at least six confirmation seeds, the interval of what
-  the best trial gains over the bootstrap reaches down to 0. Its upper end is what may have been left behind.
-- beaten: the whole interval lies above 0.
+- held: no other trial that came to an end was better; or, on at least six confirmation seeds, the best trial was not
+  significantly better than the bootstrap. The upper end of its gain's interval is what may have been left behind.
+- beaten: it was, at 0.05, by the signed-rank test of this one contest.
 - undecided: too few common seeds, no confirmation, nothing to compare, an interval without an upper end, or a
   bootstrap that breaks the constraint.
 """
@@ -30,6 +30,9 @@ BASELINE, BOOTSTRAP, BEST = "baseline", "bootstrap", "best"
 
 MISSED, NO_NUMBER = "missed the target", "ended without a number"
 """What an infinite value means where the run did not diverge: with a target, and without one."""
+
+
+_SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +158,7 @@ def judge(evidence: Evidence) -> Verdict:
         for name in (BASELINE, BOOTSTRAP, BEST)
         if (values := evidence.confirmation.get(name))
     )
-    held = gains(contenders, lower_is_better=lower)
+    held = gains(contenders, lower_is_better=lower, question=(BEST, BOOTSTRAP))
     counts = _counts(evidence.rows)
     return Verdict(
         study=evidence.study,
@@ -231,7 +234,7 @@ def _single_shot(
     if gain.pairs < MIN_PAIRS:
         seeds = f"{gain.pairs} confirmation seed" + ("" if gain.pairs == 1 else "s")
         return SingleShot("undecided", f"{seeds} cannot rule out chance: {MIN_PAIRS} can")
-    if gain.low > 0:
+    if gain.p is not None and gain.p <= _SIGNIFICANT and gain.wins > gain.losses:
         return SingleShot("beaten", f"on confirmation seeds, trial {best.number} is better than the bootstrap")
     if math.isinf(gain.high):
         return SingleShot("undecided", f"the bootstrap failed on seeds on which trial {best.number} did not")

@@ -11,7 +11,7 @@ from jorge_tune.tuning.results.contest import Contender, Gain
 from jorge_tune.tuning.results.verdict import BASELINE, BEST, BOOTSTRAP, MISSED, NO_NUMBER, Chosen, Verdict
 
 _DIGITS = 4
-_WORDS = {MISSED: "miss", NO_NUMBER: "diverged"}
+_WORDS = {MISSED: "miss", NO_NUMBER: "no number"}
 
 
 def sentences(verdict: Verdict) -> tuple[str, ...]:
@@ -23,7 +23,7 @@ def sentences(verdict: Verdict) -> tuple[str, ...]:
 
 
 def show(value: float, worst: str) -> str:
-    """A value of the objective in four digits; an infinite one in a word: a divergence, or (with a target) a miss."""
+    """A value of the objective in four digits; an infinite one in words: a miss where there is a target, or none."""
     return _WORDS[worst] if math.isinf(value) else f"{value:.{_DIGITS}g}"
 
 
@@ -41,6 +41,7 @@ def _counts(verdict: Verdict) -> str:
             (counts.pruned, "pruned"),
             (counts.failed, "failed"),
             (counts.unfinished, "not ended"),
+            (verdict.total - counts.complete - counts.pruned - counts.failed - counts.unfinished, "not begun"),
         )
         if number or what == "completed"
     ]
@@ -61,7 +62,7 @@ def _bootstrap(verdict: Verdict) -> str:
     if rank is None or trial.value is None:
         return f"The bootstrap (trial 0) has no {verdict.objective}: it is {trial.state}."
     line = f"The bootstrap (trial 0) is number {rank.place} of {_number(rank.of, 'trial')} that ended, by "
-    line += f"{verdict.objective}: {show(trial.value, verdict.worst)}"
+    line += f"{verdict.objective}: {'diverged' if trial.diverged else show(trial.value, verdict.worst)}"
     line += f"; {_number(rank.equal, 'other')} reached the same." if rank.equal else "."
     if rank.feasible_better < rank.place - 1:
         line += f" Only {rank.feasible_better} of the better ones keep {verdict.constraint}."
