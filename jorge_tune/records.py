@@ -22,7 +22,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jorge_tune.errors import RunFolderError
 
@@ -133,6 +133,8 @@ def _parse(line: bytes, where: str) -> Record:
         raise RunFolderError(f"{where}: not a record ({error})") from error
     if not isinstance(record, dict) or "kind" not in record or not isinstance(record.get("step"), int):
         raise RunFolderError(f"{where}: not a record (an object with 'kind' and 'step' is expected)")
+    if record["kind"] == "end" and record.get("outcome") not in get_args(Outcome):
+        raise RunFolderError(f"{where}: not a record (an end has an outcome: {', '.join(get_args(Outcome))})")
     return {key: from_portable(value) for key, value in record.items()}
 
 

@@ -2,19 +2,21 @@
 
 A run is measured on the validation part where there is one, else on the test part (and that is said). Misses
 are infinite, a run that diverged has missed and, as one that ended in NaN, the worst final value there is; runs
-that have not ended are left out and named. Contenders are compared with the first one, seed by seed.
+that have not ended are left out and named. Contenders are compared with the first one, seed by seed, and a Jorge recipe
+with its control, where that runs too; p-values are corrected for the number of these contests.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from jorge_tune.errors import InputError
 from jorge_tune.measure import statistics
-from jorge_tune.measure.comparison import Comparison, Paired, Score, Standing, Tally, TargetLine
-from jorge_tune.measure.pairing import unpaired_because, worth_a_note
+from jorge_tune.measure.comparison import Comparison, OptimizerApart, Paired, Score, Standing, Tally, TargetLine
+from jorge_tune.measure.pairing import is_control, unpaired_because, worth_a_note
 from jorge_tune.measure.runs import Contender, Run, find_runs, read_contenders, read_run
 
 __all__ = [
@@ -73,8 +75,10 @@ def compare(contenders: Sequence[Contender], *, metric: str | None = None, targe
         )
         for contender, runs in zip(contenders, usable, strict=True)
     ]
-    ranked, notes = _with_pairs(standings, lower)
-    return Comparison(metric, lower, part, line, tuple(ranked), tuple(_notes(ranked, part) + left_out + notes))
+    against, apart = _contests(standings, lower)
+    ranked = _ranked([replace(s, against_first=against.get(s.name)) for s in standings])
+    notes = [note for standing in standings[1:] for note in _pair_notes(standings[0], standing)]
+    return Comparison(metric, lower, part, line, tuple(ranked), tuple(_notes(ranked, part) + left_out + notes), apart)
 
 
 def pair(standing: Standing, other: Standing, *, lower_is_better: bool) -> Paired | None:
@@ -85,19 +89,18 @@ def pair(standing: Standing, other: Standing, *, lower_is_better: bool) -> Paire
     pairs = [(score, theirs[score.seed]) for score in standing.scores if score.seed in theirs]
     if not pairs:
         return None
-    epochs = [statistics.difference(a.epochs_to_target, b.epochs_to_target) for a, b in pairs]
-    seconds = [statistics.difference(a.seconds_to_target, b.seconds_to_target) for a, b in pairs]
+    epochs = [(a.epochs_to_target, b.epochs_to_target) for a, b in pairs]
+    seconds = [(a.seconds_to_target, b.seconds_to_target) for a, b in pairs]
     sign = -1 if lower_is_better else 1
-    gains = [sign * statistics.difference(a.final, b.final) for a, b in pairs]
+    gains = [sign * difference for difference in statistics.differences([(a.final, b.final) for a, b in pairs])]
     return Paired(
         pairs=len(pairs),
-        epochs=_tally(epochs),
-        seconds=_tally(seconds),
+        epochs=_tally(statistics.differences(epochs)),
+        seconds=_tally(statistics.differences(seconds)),
         final=_tally([-gain for gain in gains]),
-        epoch_ratio=_median_ratio([(a.epochs_to_target, b.epochs_to_target) for a, b in pairs]),
-        second_ratio=_median_ratio([(a.seconds_to_target, b.seconds_to_target) for a, b in pairs]),
+        epoch_ratio=_median_ratio(epochs),
+        second_ratio=_median_ratio(seconds),
         final_gain=statistics.median(gains),
-        p=statistics.signed_rank_p(epochs),
     )
 
 
@@ -107,6 +110,7 @@ def _tally(excess: Sequence[float]) -> Tally:
         wins=sum(value < 0 for value in excess),
         ties=sum(value == 0 for value in excess),
         losses=sum(value > 0 for value in excess),
+        p=statistics.signed_rank_p(excess),
     )
 
 
@@ -115,19 +119,48 @@ def _median_ratio(pairs: Sequence[tuple[float, float]]) -> float | None:
     ratios = sorted(value for a, b in pairs if (value := statistics.ratio(a, b)) is not None)
     if not ratios:
         return None
-    upper = ratios[len(ratios) // 2]
-    return upper if ratios[(len(ratios) - 1) // 2] == 0 else statistics.median(ratios)
+    lower, upper = ratios[(len(ratios) - 1) // 2], ratios[len(ratios) // 2]
+    if lower == 0:
+        return None if math.isinf(upper) else upper
+    return statistics.median(ratios)
 
 
-def _with_pairs(standings: Sequence[Standing], lower: bool) -> tuple[list[Standing], list[str]]:
-    """Each standing against the first; p-values corrected; mean ranks over the seeds all paired share."""
-    first, notes = standings[0], []
-    against = [pair(standing, first, lower_is_better=lower) for standing in standings[1:]]
-    corrected = statistics.holm([None if paired is None else paired.p for paired in against])
-    result = [first]
-    for standing, paired, p in zip(standings[1:], against, corrected, strict=True):
-        result.append(standing if paired is None else replace(standing, against_first=replace(paired, p_corrected=p)))
-        notes += _pair_notes(first, standing)
+def _contests(standings: Sequence[Standing], lower: bool) -> tuple[dict[str, Paired], tuple[OptimizerApart, ...]]:
+    """Each standing against the first, by its name, and each Jorge recipe against its control."""
+    first = standings[0]
+    firsts = [(standing, first) for standing in standings[1:]]
+    controls = [
+        (jorge, other)
+        for jorge in standings
+        for other in standings
+        if is_control(other.contender.recipe, jorge.contender.recipe)
+    ]
+    held = {
+        (one.name, other.name): paired
+        for one, other in [*firsts, *controls]
+        if (paired := pair(one, other, lower_is_better=lower)) is not None
+    }
+    for quantity in ("epochs", "seconds", "final"):
+        held = _corrected(held, quantity)
+    apart = [OptimizerApart(a.name, b.name, held[a.name, b.name]) for a, b in controls if (a.name, b.name) in held]
+    return {name: paired for (name, other), paired in held.items() if other == first.name}, tuple(apart)
+
+
+def _corrected(held: Mapping[tuple[str, str], Paired], quantity: str) -> dict[tuple[str, str], Paired]:
+    """The contests with their p-values in one quantity corrected; one that is held both ways is one test."""
+    raw = {frozenset(names): getattr(paired, quantity).p for names, paired in held.items()}
+    corrected = dict(zip(raw, statistics.holm(list(raw.values())), strict=True))
+    return {
+        names: replace(
+            paired, **{quantity: replace(getattr(paired, quantity), p_corrected=corrected[frozenset(names)])}
+        )
+        for names, paired in held.items()
+    }
+
+
+def _ranked(standings: Sequence[Standing]) -> list[Standing]:
+    """With mean ranks over the seeds that the first and all that are paired with it share."""
+    result = list(standings)
     together = [index for index, s in enumerate(result) if index == 0 or s.against_first is not None]
     epochs = [{score.seed: score.epochs_to_target for score in result[index].scores} for index in together]
     common = sorted(set.intersection(*(set(by_seed) for by_seed in epochs)))
@@ -135,7 +168,7 @@ def _with_pairs(standings: Sequence[Standing], lower: bool) -> tuple[list[Standi
         means = statistics.mean_ranks([[by_seed[seed] for by_seed in epochs] for seed in common])
         for index, mean in zip(together, means, strict=True):
             result[index] = replace(result[index], mean_rank=mean)
-    return result, notes
+    return result
 
 
 def _pair_notes(first: Standing, standing: Standing) -> list[str]:
@@ -158,9 +191,6 @@ def _notes(standings: Sequence[Standing], part: str) -> list[str]:
         notes.append("no validation part: targets and finals are read on the test part, once per evaluation")
     for standing in standings:
         notes += [f"{standing.name}: left out: {what}" for what in standing.left_out]
-    devices = {run.device for standing in standings for run in standing.contender.runs if run.device}
-    if len(devices) > 1:
-        notes.append(f"seconds are not comparable: runs on {', '.join(sorted(devices))}")
     return notes
 
 
@@ -175,11 +205,13 @@ def _why_left_out(run: Run) -> str | None:
 
 
 def _all_left_out(contenders: Sequence[Contender]) -> list[str]:
-    return [
-        f"{contender.name}: "
-        + (", ".join(_why_left_out(run) or str(run.outcome) for run in contender.runs) or "no runs")
-        for contender in contenders
-    ]
+    """A reason per contender, or several with the number of runs of each."""
+    told = []
+    for contender in contenders:
+        reasons = Counter(_why_left_out(run) or str(run.outcome) for run in contender.runs)
+        several = [why if count == 1 else f"{count} runs: {why}" for why, count in reasons.items()]
+        told.append(f"{contender.name}: {', '.join(several) or 'no runs'}")
+    return told
 
 
 def _common_part(runs: Sequence[Run]) -> str:

@@ -33,19 +33,25 @@ class Score:
 
 @dataclass(frozen=True)
 class Tally:
-    """How many pairs are won, level and lost in one quantity."""
+    """How many pairs are won, level and lost in one quantity.
+
+    `p` is that of the exact signed-rank test, if there are pairs enough; `p_corrected` by Holm over the contests of
+    the comparison in this quantity.
+    """
 
     wins: int
     ties: int
     losses: int
+    p: float | None = None
+    p_corrected: float | None = None
 
 
 @dataclass(frozen=True)
 class Paired:
     """A contender against another on the seeds they share; ratios below 1 and positive gains speak for it.
 
-    Ratios and the gain are medians over the pairs; a pair in which both missed has no ratio. The p-value, if
-    there are pairs enough, is that of the epochs to the target.
+    Ratios and the gain are medians over the pairs; a pair in which both missed has no ratio, and there is none where
+    as many pairs are won by a miss as lost by one.
     """
 
     pairs: int
@@ -55,8 +61,6 @@ class Paired:
     epoch_ratio: float | None
     second_ratio: float | None
     final_gain: float
-    p: float | None
-    p_corrected: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,15 @@ class Standing:
 
 
 @dataclass(frozen=True)
+class OptimizerApart:
+    """A Jorge contender against its control, SGD with the same schedule and decoupled decay, by their names."""
+
+    jorge: str
+    control: str
+    paired: Paired
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Everything a table, a picture and a verdict need."""
 
@@ -95,8 +108,19 @@ class Comparison:
     target: TargetLine
     standings: tuple[Standing, ...]
     notes: tuple[str, ...]
+    apart: tuple[OptimizerApart, ...] = ()
     is_side_by_side: bool = False
-    """Whether runs shared a machine while they trained, so that their seconds are not to be compared."""
+    """Whether runs shared a machine while they trained."""
+
+    @property
+    def devices(self) -> list[str]:
+        """The devices that the runs name, in order of their names."""
+        return sorted({run.device for standing in self.standings for run in standing.contender.runs if run.device})
+
+    @property
+    def compares_seconds(self) -> bool:
+        """Whether the runs trained alone, and on one device: else their seconds are not to be compared."""
+        return not self.is_side_by_side and len(self.devices) < 2
 
     def to_json(self) -> dict[str, object]:
         """Plain data. Infinite epochs and seconds are misses, an infinite final value is a diverged run's."""
@@ -106,6 +130,7 @@ class Comparison:
             "part": self.part,
             "target": asdict(self.target),
             "contenders": [_standing_to_json(standing) for standing in self.standings],
+            "optimizer_apart": [asdict(one) for one in self.apart],
             "notes": list(self.notes),
             "is_side_by_side": self.is_side_by_side,
         }

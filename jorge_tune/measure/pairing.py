@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-from jorge_tune.recipe.schema import Data, Recipe, Task
+from jorge_tune.recipe.bootstrap import control
+from jorge_tune.recipe.schema import Data, Jorge, Recipe, Task
 
 _NOTED = ("epochs", "steps", "batch_size", "precision")
 
@@ -34,6 +35,13 @@ def worth_a_note(recipe: Recipe, other: Recipe) -> list[str]:
     if mine != theirs:
         notes.append(f"task.data.evaluate_every: {mine} against {theirs}")
     return notes
+
+
+def is_control(recipe: Recipe, jorge: Recipe) -> bool:
+    """Whether a recipe is the control of a Jorge recipe: all the same, with the optimizer that Jorge grafts from."""
+    if not isinstance(jorge.optimizer, Jorge) or jorge.optimizer.graft == "none":
+        return False
+    return (recipe.optimizer, recipe.schedule) == (control(jorge).optimizer, jorge.schedule)
 
 
 def _what_is_seen(data: Data | None) -> Data | None:

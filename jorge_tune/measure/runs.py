@@ -69,8 +69,8 @@ def read_run(path: Path) -> Run:
     recipe = read_recipe(folder.recipe)
     seed = starts[0].get("seed", recipe.seed) if starts else recipe.seed
     seconds = [record.get("train_seconds", 0.0) for record in records]
-    if not isinstance(seed, int) or not all(_is_finite(value) for value in seconds):
-        raise RunFolderError(f"{folder.records}: damaged: a seed that is no integer, or seconds that are no number")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not all(_is_amount(value) for value in seconds):
+        raise RunFolderError(f"{folder.records}: damaged: a seed that is no integer, or seconds that are no amount")
     return Run(
         folder=path,
         recipe=recipe,
@@ -106,13 +106,15 @@ def read_contenders(paths: Sequence[Path]) -> list[Contender]:
         RunFolderError: no runs, or one recipe and seed twice.
     """
     groups: dict[tuple[Path, str], list[Run]] = {}
+    seen: set[Path] = set()
     for path in paths:
         for folder in find_runs(path):
+            if folder.resolve() in seen:
+                continue  # named twice, or with a folder around it
+            seen.add(folder.resolve())
             run = read_run(folder)
             home = folder.parent.resolve() if folder == path else path.resolve()
-            runs = groups.setdefault((home, repr(replace(run.recipe, seed=0))), [])
-            if all(known.folder.resolve() != folder.resolve() for known in runs):
-                runs.append(run)
+            groups.setdefault((home, repr(replace(run.recipe, seed=0))), []).append(run)
     contenders = []
     for runs in groups.values():
         _refuse_repeated_seeds(runs)
@@ -168,8 +170,8 @@ def _evaluations(records: Sequence[Record], source: Path) -> dict[str, tuple[Eva
     return {part: tuple(readings) for part, readings in parts.items()}
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+def _is_amount(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
 
 
 def _device(path: Path) -> str | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 MIN_PAIRS = 6
 """Fewer pairs give no p-value: from 5 pairs the smallest is 2/32, above 0.05 whatever was measured."""
+_DIGITS = 10  # of the largest difference
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,18 @@ def median(values: Sequence[float]) -> float:
     return statistics.fmean((low, high))
 
 
-def difference(a: float, b: float) -> float:
-    """a - b, where equal infinities differ by nothing."""
-    return 0.0 if a == b else a - b
+def differences(pairs: Sequence[tuple[float, float]]) -> list[float]:
+    """a - b of each pair, where equal infinities differ by nothing.
+
+    They are rounded to ten digits of the largest finite one: accuracies are counts divided by n, and two pairs that
+    differ by the same count differ by floats with other last bits, which would tear a tie of ranks apart.
+    """
+    exact = [0.0 if a == b else a - b for a, b in pairs]
+    largest = max((abs(value) for value in exact if math.isfinite(value)), default=0.0)
+    if largest == 0:
+        return exact
+    digits = _DIGITS - 1 - math.floor(math.log10(largest))
+    return [round(value, digits) if math.isfinite(value) else value for value in exact]
 
 
 def ratio(a: float, b: float) -> float | None:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
-from jorge_tune.measure.comparison import Comparison, Standing
+from jorge_tune.measure.comparison import Comparison
 from jorge_tune.measure.runs import Evaluation
 from jorge_tune.measure.statistics import median
 
@@ -31,17 +31,34 @@ class Curve:
 
 @dataclass(frozen=True)
 class ContenderCurves:
-    """The curves of one contender: one per run, and their median over epochs."""
+    """The curves of one contender: one per run, and their median. Its place in the comparison gives its look."""
 
     name: str
+    place: int
     runs: list[Curve]
     median: Curve
 
 
 def contender_curves(comparison: Comparison) -> list[ContenderCurves]:
     """The curves of every contender that has any, in the order of the comparison."""
-    found = [_curves(comparison, standing) for standing in comparison.standings]
+    found = [_curves(comparison, place) for place in range(len(comparison.standings))]
     return [curves for curves in found if curves.runs]
+
+
+def not_finite(comparison: Comparison) -> list[str]:
+    """A sentence per contender with runs that end without a finite value: their lines end early, or are missing."""
+    told = []
+    for standing in comparison.standings:
+        measured = {score.seed for score in standing.scores}
+        last = [
+            readings[-1]
+            for run in standing.contender.runs
+            if run.seed in measured and (readings := run.evaluations.get(comparison.part))
+        ]
+        bad = sum(not _finite(reading, comparison.metric) for reading in last)
+        if bad:
+            told.append(f"{standing.name}: {bad} of {len(last)} runs did not end with a finite {comparison.metric}.")
+    return told
 
 
 def interesting_range(curves: list[ContenderCurves], lower_is_better: bool) -> tuple[float, float] | None:
@@ -55,14 +72,15 @@ def interesting_range(curves: list[ContenderCurves], lower_is_better: bool) -> t
     return low - margin, high + margin
 
 
-def _curves(comparison: Comparison, standing: Standing) -> ContenderCurves:
+def _curves(comparison: Comparison, place: int) -> ContenderCurves:
+    standing = comparison.standings[place]
     measured = {score.seed for score in standing.scores}
     runs = []
     for run in standing.contender.runs:
         readings = [r for r in run.evaluations.get(comparison.part, ()) if _finite(r, comparison.metric)]
         if run.seed in measured and readings:
             runs.append(_curve(f"{standing.name}, seed {run.seed}", readings, comparison.metric))
-    return ContenderCurves(standing.name, runs, _median_curve(standing.name, runs))
+    return ContenderCurves(standing.name, place, runs, _median_curve(standing.name, runs))
 
 
 def _finite(reading: Evaluation, metric: str) -> bool:

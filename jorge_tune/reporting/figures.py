@@ -79,8 +79,8 @@ def write_pngs(figures: Mapping[Path, Figure]) -> str | None:
 
 def _add_curves(figure: Figure, comparison: Comparison, axis: Axis, cell: dict[str, int], *, show_legend: bool) -> None:
     curves = contender_curves(comparison)
-    for index, contender in enumerate(curves):
-        look = (COLOURS[index % len(COLOURS)], nth_look(_SYMBOLS, index))
+    for contender in curves:
+        look = (COLOURS[contender.place % len(COLOURS)], nth_look(_SYMBOLS, contender.place))
         for trace in _traces(contender, axis, look, show_legend):
             figure.add_trace(trace, **cell)
     figure.add_hline(

@@ -13,6 +13,15 @@ function coloured(value, palette) {
   return value;
 }
 
+// Plotly gives a legend at most half of a figure's height: room for the rows of a long one is added.
+function legendRoom(found, wide) {
+  const entries = [...found.data, ...found.layout.shapes.map((shape) => ({ showlegend: false, ...shape }))];
+  const names = entries.filter((entry) => entry.showlegend !== false).map((entry) => entry.name ?? "");
+  const widest = 60 + 7 * Math.max(0, ...names.map((name) => name.length));
+  const rows = Math.ceil(names.length / Math.max(1, Math.floor(wide / widest)));
+  return 24 * Math.max(0, rows - 3);
+}
+
 function draw(plot, width) {
   const theme = dark.matches && !printing ? "dark" : "light";
   const wide = width ?? plot.clientWidth;
@@ -21,7 +30,10 @@ function draw(plot, width) {
   drawnAs.set(plot, as);
   const data = JSON.parse(plot.parentElement.querySelector(".figure-data").textContent);
   const found = coloured(data, PALETTES[theme]);
-  Object.assign(found.layout, { template: {}, width: wide, height: plot.clientHeight, dragmode: wide < 600 ? false : "zoom" });
+  plot.dataset.height ??= plot.clientHeight;
+  const height = Number(plot.dataset.height) + legendRoom(found, wide);
+  plot.style.height = `${height}px`;
+  Object.assign(found.layout, { template: {}, width: wide, height, dragmode: wide < 600 ? false : "zoom" });
   if (wide < 600 && (found.layout.xaxis.ticktext ?? []).join("").length > 30) found.layout.xaxis.tickangle = -35;
   Plotly.react(plot, found.data, found.layout, config);
 }

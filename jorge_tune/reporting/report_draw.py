@@ -25,6 +25,7 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "12px,3
 _BAND_OPACITY = 0.16
 _LEVEL_DASHES = ("dash", "dot", "dashdot")
 _MANY = 200  # points, from which on each is drawn smaller
+_DIGITS_APART = 8  # ends of a logarithmic axis, as a ratio
 _STRIP = 0.09  # of the height, for what has no value
 
 Data = Mapping[str, Any]
@@ -153,8 +154,10 @@ def _layout(figure: Data) -> dict[str, Any]:
         "hoverlabel": {"align": "left"},
         "barmode": "overlay",
         "bargap": 0.25,
-        "xaxis": _axis(figure["x"], "x") | ({"anchor": "y2"} if has_strip else {}),
-        "yaxis": _axis(figure["y"], "y") | ({"domain": [_STRIP + 0.05, 1]} if has_strip else {}),
+        "xaxis": _axis(figure["x"], "x") | _log_ticks(figure, "x") | ({"anchor": "y2"} if has_strip else {}),
+        "yaxis": _axis(figure["y"], "y")
+        | _log_ticks(figure, "y")
+        | ({"domain": [_STRIP + 0.05, 1]} if has_strip else {}),
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
         "shapes": shapes,
         "annotations": [_text(x, y, text) for x, y, text in figure["labels"]],
@@ -189,6 +192,13 @@ def _axis(axis: Data, side: str) -> dict[str, Any]:
     if "bounds" in axis:
         look["range"] = list(axis["bounds"])
     return look
+
+
+def _log_ticks(figure: Data, side: str) -> dict[str, Any]:
+    """Over more than most of a decade, 1, 2 and 5 alone: all nine digits run into each other."""
+    values = [v for series in figure["series"] for v in series[side] if isinstance(v, (int, float)) and v > 0]
+    is_long = bool(figure[side].get("log")) and bool(values) and max(values) > _DIGITS_APART * min(values)
+    return {"dtick": "D2"} if is_long else {}
 
 
 def _text(x: float, y: float, text: str) -> dict[str, Any]:

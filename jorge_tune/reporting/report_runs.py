@@ -9,12 +9,12 @@ from jorge_tune.errors import JorgeTuneError
 from jorge_tune.measure.comparison import Comparison, Standing
 from jorge_tune.measure.statistics import median
 from jorge_tune.reporting.calibration import show_seconds
-from jorge_tune.reporting.curves import AXIS_TITLES, contender_curves, interesting_range
+from jorge_tune.reporting.curves import AXIS_TITLES, contender_curves, interesting_range, not_finite
 from jorge_tune.reporting.report_lines import Banded, banded, banded_curves
 from jorge_tune.reporting.report_parts import Axis, Figure, Section, Sentence, Series
 from jorge_tune.reporting.report_traces import RunTrace, schedule_line, trace_of
 from jorge_tune.reporting.summary import Table, comparison_table, show_value, target_sentence
-from jorge_tune.reporting.verdict import outcome, verdict
+from jorge_tune.reporting.verdict import deciding, verdict, word
 
 _LOG_RANGE = 20.0  # of learning rates, from which on their axis is logarithmic
 
@@ -35,14 +35,9 @@ def traced(comparison: Comparison) -> list[Traced]:
 
 def race_verdict(comparison: Comparison) -> list[Sentence]:
     """The verdict's lines; those that set a contender against the first begin with the word for it."""
-    words = {1: "won", 0: "undecided", -1: "lost"}
     lines = verdict(comparison).splitlines()
-    outcomes: list[str] = []
-    for standing in comparison.standings[1:]:
-        paired = standing.against_first
-        outcomes.append("" if paired is None else words[outcome(paired)])
-        if paired is not None and outcomes[-1] == "undecided" and _is_level(standing):
-            outcomes[-1] = "tied"
+    paired = [standing.against_first for standing in comparison.standings[1:]]
+    outcomes = ["" if each is None else word(deciding(each), each.pairs) for each in paired]
     outcomes += [""] * (len(lines) - len(outcomes))
     return [Sentence(line, word) for line, word in zip(lines, outcomes, strict=True)]  # type: ignore[arg-type]
 
@@ -55,14 +50,14 @@ def race_sections(comparison: Comparison, contenders: Sequence[Traced]) -> list[
         Section(
             name="curves",
             title=f"Curves of {metric}",
-            text="Lines are medians over seeds, bands their range. The first steep part is cut off: a double click on "
-            "a figure shows all of it, a click on a name hides its line.",
+            text="Lines are medians over seeds, bands their range. A double click on a figure shows all of it, the "
+            "first steep part too; a click on a name hides its line.",
             figures=curve_figures(comparison),
         ),
         Section(
             name="pace",
             title="Learning rate and iteration time",
-            tables=[("", pace_table(contenders))],
+            tables=[("", pace_table(contenders, compares_seconds=comparison.compares_seconds))],
             figures=[rate_figure(contenders), pace_figure(contenders)],
         ),
     ]
@@ -81,12 +76,14 @@ def curve_figures(comparison: Comparison) -> list[Figure]:
     target = comparison.target.value
     bounds = None if found is None else (min(found[0], target), max(found[1], target))
     title = f"{comparison.metric} ({comparison.part})"
+    unread = not_finite(comparison)
+    shared = [] if comparison.compares_seconds else ["Seconds do not compare: the runs were not alone on one device."]
     figures = []
     for axis, x_title in AXIS_TITLES.items():
         series = []
-        for index, contender in enumerate(curves):
+        for contender in curves:
             line = banded_curves(contender, axis)
-            series.append(_banded_line(contender.name, index, line, len(contender.runs)))
+            series.append(_banded_line(contender.name, contender.place, line, len(contender.runs)))
         figures.append(
             Figure(
                 key=f"metric-by-{axis.replace('train_', '')}",
@@ -95,6 +92,7 @@ def curve_figures(comparison: Comparison) -> list[Figure]:
                 y=Axis(title=title, bounds=bounds),
                 series=series,
                 marks=[(target, f"target {show_value(target)}")] if series else [],
+                caption=" ".join(unread + ([] if axis == "epoch" else shared)),
                 empty="" if series else f"no run has a finite {comparison.metric}",
             )
         )
@@ -151,8 +149,8 @@ def pace_figure(contenders: Sequence[Traced]) -> Figure:
     )
 
 
-def pace_table(contenders: Sequence[Traced]) -> Table:
-    """The median iteration of each contender, and its parts as far as they were read."""
+def pace_table(contenders: Sequence[Traced], *, compares_seconds: bool) -> Table:
+    """The median iteration of each contender, and its parts as far as they were read; a ratio where seconds compare."""
     rows = []
     first: float | None = None
     for one in contenders:
@@ -161,7 +159,7 @@ def pace_table(contenders: Sequence[Traced]) -> Table:
             for name in ("iteration_seconds", "forward_seconds", "optimizer_seconds")
         ]
         first = found[0] if first is None else first
-        ratio = "-" if found[0] is None or not first else f"{found[0] / first:.2f}"
+        ratio = "-" if found[0] is None or not first or not compares_seconds else f"{found[0] / first:.2f}"
         rows.append([one.standing.name, *("-" if v is None else show_seconds(v) for v in found), ratio])
     headings = ["contender", "iteration", "forward", "optimizer's step", "of the first"]
     kept = [i for i in range(len(headings)) if any(row[i] != "-" for row in rows)]
@@ -182,20 +180,12 @@ def _traced(standing: Standing) -> Traced:
             continue
         try:
             traces.append(trace_of(run))
-        except (JorgeTuneError, OSError, TypeError) as error:
+        except (JorgeTuneError, OSError) as error:
             notes.append(f"{run.folder}: its steps cannot be read ({error})")
             continue
         if traces[-1].is_torn:
             notes.append(f"{run.folder}: the last line of its records is torn, and was left out")
     return Traced(standing, tuple(traces), tuple(notes))
-
-
-def _is_level(standing: Standing) -> bool:
-    """Whether as many seeds speak for a contender as against it, in what decides."""
-    paired = standing.against_first
-    assert paired is not None
-    tally = paired.epochs if paired.epochs.wins or paired.epochs.losses else paired.final
-    return tally.wins == tally.losses
 
 
 def _middle(values: Sequence[float | None]) -> float | None:

@@ -46,7 +46,7 @@ def trace_of(run: Run) -> RunTrace:
     """
     path = RunFolder(run.folder).records
     records = read_records(path)
-    whole = [record for record in records if record["step"] and record.get("epoch")]
+    whole = [record for record in records if record["step"] and _is_number(record.get("epoch")) and record["epoch"] > 0]
     return RunTrace(
         seed=run.seed,
         rates=tuple(_rates(records)),
@@ -72,7 +72,9 @@ def _rates(records: Sequence[Record]) -> list[tuple[float, float]]:
     found: dict[int, tuple[float, float]] = {}
     for record in records:
         rates = record.get("lr")
-        if record["kind"] in ("step", "rate") and rates and _is_number(rates[0]) and _is_number(record.get("epoch")):
+        if record["kind"] not in ("step", "rate") or not _is_number(record.get("epoch")):
+            continue
+        if isinstance(rates, list) and rates and _is_number(rates[0]):
             found[record["step"]] = (record["epoch"], rates[0])
     return [found[step] for step in sorted(found)]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from jorge_tune.measure.comparison import Comparison, Standing
 from jorge_tune.measure.statistics import Spread
 
-_ALWAYS = ("contender", "runs", "epochs to target", "seconds to target", "final", "best")
+_ALWAYS = ("contender", "runs", "epochs to target", "final", "best")
 
 
 class Table(NamedTuple):
@@ -39,8 +39,8 @@ def target_sentence(comparison: Comparison) -> str:
 
 
 def show_value(value: float) -> str:
-    """A metric's value; an infinite one is the worst there is, left by a run that diverged."""
-    return "diverged" if math.isinf(value) else f"{value:.4g}"
+    """A metric's value; an infinite one is the worst there is, left by a run that diverged or ended in NaN."""
+    return "no number" if math.isinf(value) else f"{value:.4g}"
 
 
 def show_amount(value: float) -> str:
@@ -51,10 +51,10 @@ def show_amount(value: float) -> str:
 
 
 def show_ratio(value: float | None) -> str:
-    """A paired ratio; "-" where no pair has one, "miss" where the other alone arrived."""
+    """A paired ratio; "-" where no pair has one, "miss" or "first missed" where only the other of the two arrived."""
     if value is None:
         return "-"
-    return "miss" if math.isinf(value) else f"{value:.2f}"
+    return "miss" if math.isinf(value) else "first missed" if value == 0 else f"{value:.2f}"
 
 
 def _row(comparison: Comparison, standing: Standing) -> dict[str, str]:
@@ -78,10 +78,12 @@ def _row(comparison: Comparison, standing: Standing) -> dict[str, str]:
             "ratio": show_ratio(paired.epoch_ratio),
             "seconds ratio": show_ratio(paired.second_ratio),
             "win/tie/loss": f"{paired.epochs.wins}/{paired.epochs.ties}/{paired.epochs.losses}",
-            "p": "-" if paired.p_corrected is None else f"{paired.p_corrected:.3g}",
+            "p": "-" if paired.epochs.p_corrected is None else f"{paired.epochs.p_corrected:.3g}",
         }
     elif standing is comparison.standings[0] and len(comparison.standings) > 1:
         row |= {"ratio": "1", "seconds ratio": "1"}
+    if not comparison.compares_seconds:
+        row |= {"seconds to target": "-", "seconds ratio": "-"}
     return row
 
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
-from jorge_tune.measure.compare import pair
 from jorge_tune.measure.comparison import Comparison, Paired, Standing, Tally
-from jorge_tune.measure.statistics import MIN_PAIRS, holm
-from jorge_tune.recipe.bootstrap import control
-from jorge_tune.recipe.schema import Jorge, Recipe
+from jorge_tune.measure.statistics import MIN_PAIRS
 from jorge_tune.reporting.summary import show_value
 
 _SIGNIFICANT = 0.05
@@ -18,51 +14,60 @@ _SIGNIFICANT = 0.05
 def verdict(comparison: Comparison) -> str:
     """Who won, tied or lost against the first contender: one line each, from the numbers alone.
 
-    "won" in epochs takes a corrected p-value of at most 0.05 where there are pairs enough for one, else (and in
-    seconds and final values) more than half of the paired seeds and none against; "lost" likewise; as many won as
-    lost is "tied", the rest "undecided".
+    "won" takes a corrected p-value of at most 0.05 where there are pairs enough for one, else more than half of the
+    paired seeds and none against; "lost" likewise; as many won as lost is "tied", the rest "undecided".
     Where a Jorge recipe races its control (SGD with the same schedule and decoupled decay), these two are set
-    against each other as well: what differs between them is the optimizer's own part.
+    against each other as well: what differs between them is the optimizer's own part, if chance is ruled out.
     """
     first = comparison.standings[0]
     lines = [_against(comparison, standing, first, standing.against_first) for standing in comparison.standings[1:]]
     lines += _optimizer_apart(comparison)
     if not lines:
         return f"{first.name} ran alone: there is nothing to compare it with."
-    fewest = min((s.against_first.pairs for s in comparison.standings if s.against_first), default=MIN_PAIRS)
-    if fewest < MIN_PAIRS:
-        lines.append(f"{_count(fewest, 'paired seed')} cannot rule out chance: a p-value takes at least {MIN_PAIRS}.")
+    lines += _too_few(comparison)
     if comparison.is_side_by_side:
         lines.append("Seconds are not compared: the runs trained side by side on one machine.")
+    elif not comparison.compares_seconds:
+        lines.append(f"Seconds are not compared: the runs trained on {', '.join(comparison.devices)}.")
     return "\n".join(lines)
 
 
 def outcome(paired: Paired) -> int:
     """1 won, 0 neither, -1 lost: by the epochs to the target, by the final value where all are level there."""
-    tally = paired.epochs
-    if tally.wins == tally.losses == 0:
-        return _outcome(paired.final, paired.pairs, None)
-    return _outcome(tally, paired.pairs, paired.p_corrected)
+    return _outcome(deciding(paired), paired.pairs)
 
 
-def is_control(recipe: Recipe, jorge: Recipe) -> bool:
-    """Whether a recipe is the control of a Jorge recipe: all the same, with the optimizer that Jorge grafts from."""
-    if not isinstance(jorge.optimizer, Jorge) or jorge.optimizer.graft == "none":
-        return False
-    return (recipe.optimizer, recipe.schedule) == (control(jorge).optimizer, jorge.schedule)
+def deciding(paired: Paired) -> Tally:
+    """The quantity that decides between two contenders."""
+    return paired.epochs if paired.epochs.wins or paired.epochs.losses else paired.final
 
 
-def _outcome(tally: Tally, pairs: int, p: float | None) -> int:
+def _too_few(comparison: Comparison) -> list[str]:
+    """A sentence where even a clean sweep over the paired seeds would leave a corrected p-value above 0.05."""
+    contests = {frozenset((s.name, comparison.standings[0].name)): s.against_first for s in comparison.standings}
+    contests |= {frozenset((one.jorge, one.control)): one.paired for one in comparison.apart}
+    pairs = [paired.pairs for paired in contests.values() if paired is not None]
+    enough = MIN_PAIRS
+    while len(pairs) * 2 / 2**enough > _SIGNIFICANT:
+        enough += 1
+    if not pairs or min(pairs) >= enough:
+        return []
+    over = "" if len(pairs) == 1 else f" over {len(pairs)} contests"
+    return [f"{_count(min(pairs), 'paired seed')} cannot rule out chance{over}: {enough} could."]
+
+
+def _outcome(tally: Tally, pairs: int) -> int:
     more, fewer = max(tally.wins, tally.losses), min(tally.wins, tally.losses)
     one_sided = fewer == 0 and 2 * more > pairs
-    if (p > _SIGNIFICANT) if p is not None else not one_sided:
+    if (tally.p_corrected > _SIGNIFICANT) if tally.p_corrected is not None else not one_sided:
         return 0
     return 1 if tally.wins > tally.losses else -1
 
 
-def _word(tally: Tally, pairs: int, p: float | None) -> str:
+def word(tally: Tally, pairs: int) -> str:
+    """Won, tied, undecided or lost, in one quantity."""
     even = "tied" if tally.wins == tally.losses else "undecided"
-    return {1: "won", 0: even, -1: "lost"}[_outcome(tally, pairs, p)]
+    return {1: "won", 0: even, -1: "lost"}[_outcome(tally, pairs)]
 
 
 def _against(comparison: Comparison, standing: Standing, other: Standing, paired: Paired | None) -> str:
@@ -81,68 +86,70 @@ def _against(comparison: Comparison, standing: Standing, other: Standing, paired
 
 def _epochs(comparison: Comparison, paired: Paired, other: str) -> str:
     target = f"{comparison.metric} {show_value(comparison.target.value)}"
-    if paired.epoch_ratio is None:
+    tally, ratio = paired.epochs, paired.epoch_ratio
+    if ratio is None and tally.wins == tally.losses == 0:
         return f"tied in epochs (neither reached {target})"
-    word = _word(paired.epochs, paired.pairs, paired.p_corrected)
-    tally = paired.epochs
     seeds = _count(paired.pairs, "seed")
-    counts = f"earlier on {tally.wins}, level on {tally.ties}, later on {tally.losses} of {seeds}"
-    p = "" if paired.p_corrected is None else f", p = {paired.p_corrected:.3g}"
-    return f"{word} in epochs to {target} ({_times(paired.epoch_ratio, other)}; {counts}{p})"
+    counts = f"earlier on {tally.wins}, level on {tally.ties}, later on {tally.losses} of {seeds}{_p(tally)}"
+    return f"{word(tally, paired.pairs)} in epochs to {target} ({_times(ratio, other)}{counts})"
 
 
 def _seconds(comparison: Comparison, paired: Paired) -> str:
-    if paired.second_ratio is None or comparison.is_side_by_side:
+    if paired.second_ratio is None or not comparison.compares_seconds:
         return ""
-    word = _word(paired.seconds, paired.pairs, None)
-    missed = paired.second_ratio == 0 or math.isinf(paired.second_ratio)
-    return f", {word} in training seconds to it" + ("" if missed else f" ({paired.second_ratio:.2f} times)")
+    told = f", {word(paired.seconds, paired.pairs)} in training seconds to it"
+    if paired.second_ratio == 0 or math.isinf(paired.second_ratio):
+        return told
+    return f"{told} ({paired.second_ratio:.2f} times{_p(paired.seconds)})"
 
 
 def _final(standing: Standing, other: Standing, paired: Paired) -> str:
     mine, theirs = standing.spread_of("final"), other.spread_of("final")
     assert mine is not None
     assert theirs is not None
-    word = _word(paired.final, paired.pairs, None)
-    counts = f"better on {paired.final.wins}, worse on {paired.final.losses}"
-    return f"{word} in the final value ({show_value(mine.median)} against {show_value(theirs.median)}; {counts})"
+    counts = f"better on {paired.final.wins}, worse on {paired.final.losses}{_p(paired.final)}"
+    medians = f"{show_value(mine.median)} against {show_value(theirs.median)}"
+    return f"{word(paired.final, paired.pairs)} in the final value ({medians}; {counts})"
 
 
 def _optimizer_apart(comparison: Comparison) -> list[str]:
-    """Every Jorge contender against its control, where that runs too; p-values corrected for their number."""
-    found = [
-        (jorge, other, paired)
-        for jorge in comparison.standings
-        for other in comparison.standings
-        if is_control(other.contender.recipe, jorge.contender.recipe)
-        and (paired := pair(jorge, other, lower_is_better=comparison.lower_is_better)) is not None
-    ]
+    """Every Jorge contender against its control, where that runs too."""
+    standings = {standing.name: standing for standing in comparison.standings}
     lines = []
-    for (jorge, other, raw), p in zip(found, holm([paired.p for _, _, paired in found]), strict=True):
-        paired = replace(raw, p_corrected=p)
+    for one in comparison.apart:
+        jorge, other = standings[one.jorge], standings[one.control]
         if other is not comparison.standings[0]:  # else said already
-            lines.append(_against(comparison, jorge, other, paired))
-        elif jorge.against_first is not None:
-            paired = jorge.against_first  # one race, one p-value
-        lines.append(_meaning(jorge, other, paired))
+            lines.append(_against(comparison, jorge, other, one.paired))
+        lines.append(_meaning(jorge, other, one.paired))
     return lines
 
 
 def _meaning(jorge: Standing, other: Standing, paired: Paired) -> str:
     grafted = {"sgd": "SGD", "adamw": "AdamW"}[other.contender.recipe.optimizer.name]
-    part = {
-        1: f"the lead of {jorge.name} over it is the optimizer's own",
-        0: "these runs do not settle whether the optimizer itself makes a difference",
-        -1: f"the loss of {jorge.name} against it is the optimizer's own",
-    }[outcome(paired)]
+    won = outcome(paired)
+    if won == 0:
+        part = "these runs do not settle whether the optimizer itself makes a difference"
+    elif deciding(paired).p_corrected is None:
+        lead = "lead over" if won > 0 else "loss against"
+        part = f"the {lead} it points to the optimizer itself, as far as {_count(paired.pairs, 'seed')} can tell"
+    elif won > 0:
+        part = f"the lead of {jorge.name} over it is the optimizer's own"
+    else:
+        part = f"the loss of {jorge.name} against it is the optimizer's own"
     return f"{other.name} is {grafted} with the schedule and decoupled decay of {jorge.name}: {part}."
 
 
-def _times(ratio: float, other: str) -> str:
-    """The median of paired ratios in words; it is infinite or zero where one side missed on half the seeds or more."""
+def _times(ratio: float | None, other: str) -> str:
+    """The median of paired ratios in words, if there is one; it is infinite or 0 where a miss is in the middle."""
+    if ratio is None:
+        return ""
     if math.isinf(ratio):
-        return "missed it on at least half the seeds"
-    return f"{other} missed it on at least half the seeds" if ratio == 0 else f"{ratio:.2f} times in the median"
+        return "missed it on at least half the seeds; "
+    return f"{other} missed it on at least half the seeds; " if ratio == 0 else f"{ratio:.2f} times in the median; "
+
+
+def _p(tally: Tally) -> str:
+    return "" if tally.p_corrected is None else f", p = {tally.p_corrected:.3g}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -47,7 +47,7 @@ def test_pairs_by_seed(plain):
     assert paired.second_ratio == 0.75  # of 3/6, 6/8 and a miss
     assert paired.final_gain == pytest.approx(0.05)  # of 0.05, 0.1, -0.15
     assert (paired.final.wins, paired.final.losses) == (2, 1)
-    assert paired.p is None
+    assert paired.epochs.p is None
     assert [s.mean_rank for s in plain.standings] == [pytest.approx(5 / 3), pytest.approx(4 / 3)]
 
 
@@ -190,7 +190,8 @@ def test_unequal_seeds_and_lengths_are_noted(tmp_path):
     text = "\n".join(result.notes)
     assert "without a partner: 1" in text
     assert "differ in epochs: 2 against 1" in text
-    assert "seconds are not comparable: runs on cpu, gpu" in text
+    assert result.devices == ["cpu", "gpu"]
+    assert not result.compares_seconds
 
 
 def test_six_pairs_have_a_corrected_p_value(tmp_path):
@@ -204,8 +205,11 @@ def test_six_pairs_have_a_corrected_p_value(tmp_path):
         },
     )
     jorge, control = result.standings[1:]
-    assert jorge.against_first.p == 2 / 64
-    assert jorge.against_first.p_corrected == 4 / 64
-    assert control.against_first.p_corrected == 1.0
+    (apart,) = result.apart
+    assert (apart.jorge, apart.control) == ("jorge", "control")
+    for paired in (jorge.against_first, apart.paired):  # three contests, two of them swept
+        assert [t.p for t in (paired.epochs, paired.seconds, paired.final)] == [2 / 64] * 3
+        assert [t.p_corrected for t in (paired.epochs, paired.seconds, paired.final)] == [6 / 64] * 3
+    assert control.against_first.epochs.p_corrected == 1.0
     assert [s.mean_rank for s in result.standings] == [2.5, 1.0, 2.5]
     assert pair(jorge, control, lower_is_better=False).epochs.wins == 6

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from jorge_tune.measure.statistics import (
     MIN_PAIRS,
     Spread,
-    difference,
+    differences,
     holm,
     mean_ranks,
     median,
@@ -84,5 +85,19 @@ def test_ratios_and_differences_of_misses():
     assert ratio(INF, 2.0) == INF
     assert ratio(INF, INF) is None
     assert ratio(1.0, 0.0) is None
-    assert difference(INF, INF) == 0.0
-    assert difference(-INF, 1.0) == -INF
+    assert differences([(INF, INF), (-INF, 1.0), (3.0, 1.0)]) == [0.0, -INF, 2.0]
+
+
+def test_differences_of_equal_counts_are_equal_whatever_their_last_bits():
+    """Accuracies k/359: 20,000 draws of seven pairs, ranked as floats and as the counts they come from."""
+    generator = random.Random(0)
+    torn = 0
+    for _ in range(20_000):
+        counts = [(generator.randint(340, 359), generator.randint(340, 359)) for _ in range(7)]
+        floats = [(a / 359, b / 359) for a, b in counts]
+        exact = signed_rank_p([a - b for a, b in counts])
+        assert signed_rank_p(differences(floats)) == exact
+        torn += signed_rank_p([a - b for a, b in floats]) != exact
+    assert torn > 1000  # so the rounding is needed
+    assert differences([(1e-300, 0.0), (2e-300, 0.0)]) == [1e-300, 2e-300]
+    assert differences([(0.5, 0.5), (INF, 1.0)]) == [0.0, INF]

@@ -265,10 +265,10 @@ def test_a_thousand_trials_stay_light():
         trial(number, ENDS[number % 6], value=0.9 - (number * 7 % 100) / 1000, lr=0.03 + number / 3000)
         for number in range(1000)
     ]
-    began = time.perf_counter()
+    began = time.process_time()  # however busy the machine is
     twin = report_of(study(trials))
     page = report_page(twin)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     assert seconds < 10
     assert len(page) < 15_000_000
     for key, figure in drawn_figures(page).items():

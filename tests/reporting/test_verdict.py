@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from jorge_tune.measure.compare import compare, read_contenders
+from jorge_tune.measure.pairing import is_control
 from jorge_tune.recipe.io import read_recipe
 from jorge_tune.reporting.summary import comparison_table, show_amount, show_ratio, show_value, target_sentence
-from jorge_tune.reporting.verdict import is_control, verdict
+from jorge_tune.reporting.verdict import verdict
 from tests.measure.race_folders import CONTROL, COSINE, JORGE, SGD, STEP, write_race, write_run
 
 FAST, SLOW, MISS = [0.5, 0.8, 0.8, 0.8], [0.5, 0.6, 0.7, 0.8], [0.5, 0.6, 0.7, 0.7]
@@ -30,8 +31,8 @@ def test_jorge_wins_by_itself(tmp_path):
     assert lines[1].startswith("jorge against sgd: won in epochs to top1 0.8 (0.50 times in the median; earlier on 3")
     assert "lost in training seconds to it (1.50 times), tied in the final value" in lines[1]
     assert lines[2].startswith("jorge against control: won in epochs")
-    assert lines[3].endswith("the lead of jorge over it is the optimizer's own.")
-    assert lines[4] == "3 paired seeds cannot rule out chance: a p-value takes at least 6."
+    assert lines[3].endswith("the lead over it points to the optimizer itself, as far as 3 seeds can tell.")
+    assert lines[4] == "3 paired seeds cannot rule out chance over 3 contests: 7 could."
 
 
 def test_the_schedules_part_is_told_apart(tmp_path):
@@ -49,7 +50,7 @@ def test_jorge_loses(tmp_path):
         "level on 0, later on 3 of 3 seeds), lost in training seconds to it, lost in the final value (0.7 against 0.8; "
         "better on 0, worse on 3)."
     )
-    assert lines[3].endswith("the loss of jorge against it is the optimizer's own.")
+    assert lines[3].endswith("the loss against it points to the optimizer itself, as far as 3 seeds can tell.")
 
 
 def test_a_mixed_race_is_undecided_and_an_even_one_tied(tmp_path):
@@ -69,10 +70,40 @@ def test_nobody_reaches_the_target(tmp_path):
     assert lines[3].endswith("these runs do not settle whether the optimizer itself makes a difference.")
 
 
-def test_six_seeds_carry_their_p_value_and_no_warning(tmp_path):
-    text = verdict(race(tmp_path, [SLOW] * 6, [SLOW] * 6, [FAST] * 6))
-    assert "earlier on 6, level on 0, later on 0 of 6 seeds, p = 0.0625)" in text
-    assert "cannot rule out chance" not in text
+def test_a_clean_sweep_is_won_from_as_many_seeds_as_the_number_of_contests_takes(tmp_path):
+    six = verdict(race(tmp_path / "six", [SLOW] * 6, [SLOW] * 6, [FAST] * 6)).splitlines()
+    assert "undecided in epochs" in six[1]
+    assert "earlier on 6, level on 0, later on 0 of 6 seeds, p = 0.0938)" in six[1]
+    assert six[-1] == "6 paired seeds cannot rule out chance over 3 contests: 7 could."
+    seven = verdict(race(tmp_path / "seven", [SLOW] * 7, [SLOW] * 7, [FAST] * 7)).splitlines()
+    assert "won in epochs" in seven[1]
+    assert "of 7 seeds, p = 0.0469)" in seven[1]
+    assert seven[-1].endswith("the lead of jorge over it is the optimizer's own.")
+
+
+def test_two_alone_are_one_contest(tmp_path):
+    curves = {name: (dict.fromkeys(range(6), curve), SGD, COSINE, 1.0) for name, curve in (("a", SLOW), ("b", FAST))}
+    (line,) = verdict(compare(read_contenders(write_race(tmp_path, curves)), target=0.8)).splitlines()
+    assert "won in epochs" in line
+    assert "p = 0.0312)" in line
+
+
+def test_level_in_epochs_the_final_value_decides_and_takes_its_p_value_too(tmp_path):
+    better = [0.5, 0.8, 0.8, 0.81]
+    few = verdict(race(tmp_path / "few", [FAST] * 7, [FAST] * 7, [better] * 4 + [FAST] * 3)).splitlines()
+    assert "tied in epochs" in few[1]
+    assert "undecided in the final value (0.81 against 0.8; better on 4, worse on 0, p = 0.375)" in few[1]
+    assert few[3].endswith("these runs do not settle whether the optimizer itself makes a difference.")
+    all_better = verdict(race(tmp_path / "all", [FAST] * 7, [FAST] * 7, [better] * 7)).splitlines()
+    assert "won in the final value (0.81 against 0.8; better on 7, worse on 0, p = 0.0469)" in all_better[1]
+    assert all_better[3].endswith("the lead of jorge over it is the optimizer's own.")
+
+
+def test_a_target_that_each_missed_on_as_many_seeds_gives_no_ratio(tmp_path):
+    found = race(tmp_path, [FAST, MISS], [FAST, FAST], [MISS, FAST])
+    assert "jorge against sgd: tied in epochs to top1 0.8 (earlier on 1, level on 0, later on 1 of 2" in verdict(found)
+    table = comparison_table(found)
+    assert dict(zip(table.headings, table.rows[2], strict=True))["ratio"] == "-"
 
 
 def test_where_there_is_a_p_value_it_decides_and_says_one_thing_throughout(tmp_path):
@@ -106,7 +137,7 @@ def test_divergence_is_told(tmp_path):
         write_run(tmp_path / "b", [0.5, math.nan], name="b", epochs=4, outcome="diverged"),
     ]
     text = verdict(compare(read_contenders(paths)))
-    assert "lost in the final value (diverged against 0.8; better on 0, worse on 1). 1 run of b diverged." in text
+    assert "lost in the final value (no number against 0.8; better on 0, worse on 1). 1 run of b diverged." in text
 
 
 def test_no_pairs_no_verdict(tmp_path):
@@ -155,5 +186,5 @@ def test_the_table(tmp_path):
 
 def test_numbers_as_shown():
     assert [show_amount(x) for x in (math.inf, 12.0, 2.345, 12345.6)] == ["miss", "12", "2.35", "12346"]
-    assert [show_value(x) for x in (-math.inf, 0.98765)] == ["diverged", "0.9877"]
-    assert [show_ratio(x) for x in (None, math.inf, 0.5)] == ["-", "miss", "0.50"]
+    assert [show_value(x) for x in (-math.inf, 0.98765)] == ["no number", "0.9877"]
+    assert [show_ratio(x) for x in (None, math.inf, 0.5, 0.0)] == ["-", "miss", "0.50", "first missed"]
