@@ -227,7 +227,7 @@ def test_a_loss_that_is_no_number_is_refused(monkeypatch):
 
 
 def test_missing_data_are_only_missed_with_real_batches(tmp_path):
-    cifar = recipe(model=Model(name="cifar_resnet", args={"depth": 8, "width": 4}), batch_size=4)
+    cifar = recipe(model=Model(name="cifar_resnet", args={"depth": 8, "width": 8}), batch_size=4)
     cifar = replace(cifar, task=replace(cifar.task, data=Data(name="cifar10", root=str(tmp_path))))
     with open_bench(cifar, CPU) as bench:
         assert bench.burst("plain", 1)[0].seconds > 0

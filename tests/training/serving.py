@@ -84,7 +84,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_until(what: Callable[[], object], seconds: float = 20) -> None:
+def wait_until(what: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, what

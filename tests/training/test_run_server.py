@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -51,6 +52,15 @@ def told_by(server: RunServer, out: Path, **changes: Any) -> dict[str, Any]:
     assert run(server, odd("tell"), out, **changes).outcome == "finished"
     facts: dict[str, Any] = json.loads((out / "output.txt").read_text())
     return facts
+
+
+def sockets_of(pid: int) -> list[str]:
+    """The descriptors of a process that are sockets."""
+    found = []
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found += [descriptor.name] if os.readlink(descriptor).startswith("socket:") else []
+    return found
 
 
 def state_of(out: Path) -> Checkpoint:
@@ -218,17 +228,19 @@ def test_runs_in_a_row_leave_nothing_behind(server: RunServer, tmp_path: Path, m
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
+
+    def descriptors() -> list[list[str]]:
+        return [sorted(os.listdir(f"/proc/{process}/fd")) for process in ("self", pid)]
+
     pid = pid_of(server)
-    wait_until(lambda: not children_of(pid))
-    time.sleep(0.1)  # for the last of them to be forgotten
-    before = [sorted(os.listdir(f"/proc/{process}/fd")) for process in ("self", pid)]
+    wait_until(lambda: not children_of(pid) and len(sockets_of(pid)) == 1)  # the one on which it listens
+    before = descriptors()
     ends = {"finished": digits_recipe(epochs=1), "killed": odd("die"), "failed": odd("complain")}
     for number in range(15):
         outcome, recipe = list(ends.items())[number % 3]
         assert run(server, recipe, tmp_path / "runs" / str(number)).outcome == outcome
-    wait_until(lambda: not children_of(pid))
-    time.sleep(0.1)
-    assert [sorted(os.listdir(f"/proc/{process}/fd")) for process in ("self", pid)] == before
+    wait_until(lambda: not children_of(pid) and len(sockets_of(pid)) == 1)
+    assert descriptors() == before
     assert not list(temporary.iterdir())
     assert not [path for path in (tmp_path / "runs").rglob("*") if "partial" in path.name]
 

@@ -66,7 +66,7 @@ def opened() -> Iterator[Callable[..., PatientStorage]]:
 @pytest.fixture
 def private_postgresql() -> Iterator[PrivatePostgresql]:
     """A running PostgreSQL of the test's own, asking for a password, which may be stopped and started."""
-    folder = Path(tempfile.mkdtemp(prefix="jt-pg-"))
+    folder = Path(tempfile.mkdtemp(prefix="jt-pg-", dir="/tmp"))  # a short path that the user postgres may enter
     try:
         with PrivatePostgresql(folder).running() as server:
             yield server

@@ -17,9 +17,13 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from jorge_tune.tuning.storages.address import parse_address
+from jorge_tune.tuning.storages.address import Address, parse_address
 
 VARIABLES = {"postgresql": "JORGE_TUNE_TEST_POSTGRESQL", "mysql": "JORGE_TUNE_TEST_MYSQL"}
+_CLIENTS = {
+    "postgresql": "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid()",
+    "mysql": "SELECT id FROM information_schema.processlist WHERE db = database() AND id != connection_id()",
+}
 _DROP = {"postgresql": "DROP DATABASE {} WITH (FORCE)", "mysql": "DROP DATABASE {}"}
 
 
@@ -51,6 +55,14 @@ def new_database(given: str) -> Iterator[str]:
     finally:
         with engine.connect() as connection:
             connection.execute(text(_DROP[address.kind].format(name)))
+
+
+def clients_of(address: Address) -> set[int]:
+    """The connections to a server's database, by their numbers there; a client that was killed is one for a moment."""
+    if address.kind not in _CLIENTS:
+        return set()
+    with create_engine(address.url, poolclass=NullPool).connect() as connection:
+        return set(connection.execute(text(_CLIENTS[address.kind])).scalars())
 
 
 def free_port() -> int:
@@ -137,7 +149,7 @@ def _as_postgres() -> list[str]:
     return ["runuser", "-u", "postgres", "--"]
 
 
-def wait_until(true: object, seconds: float = 20.0) -> None:
+def wait_until(true: object, seconds: float = 60.0) -> None:
     """Wait for a condition, a function without arguments."""
     assert callable(true)
     end = time.monotonic() + seconds

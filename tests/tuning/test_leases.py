@@ -9,6 +9,7 @@ import pytest
 
 from jorge_tune.errors import JorgeTuneError
 from jorge_tune.tuning.work.leases import Lease, LeaseTimes, StillLeases, owners_clock
+from tests.tuning.servers import wait_until
 
 TIMES = LeaseTimes()
 
@@ -146,14 +147,16 @@ def test_the_watch_runs_by_itself():
     lease = Lease(
         lambda: not beats.append(time.monotonic()),
         since=owners_clock(),
-        times=LeaseTimes.lasting(2.0),
+        times=LeaseTimes(renew_every=0.4, retry_every=0.05),
         stop=lambda reason: None,
         kill=lambda reason: None,
     )
     with lease:
-        time.sleep(1.5)
+        wait_until(lambda: len(beats) >= 2)
         assert lease.lapsed is None
-    assert len(beats) >= 2
+    for thread in threading.enumerate():
+        if thread.name in ("lease", "renewal"):
+            thread.join(5)
     after = len(beats)
     time.sleep(0.6)
     assert len(beats) == after

@@ -64,7 +64,8 @@ def test_a_worker_that_leaves_leaves_no_trace(tmp_path):
     assert list((tmp_path / "workers").iterdir()) == []
 
 
-def test_facts_are_written_no_more_often_than_a_display_looks(tmp_path):
+def test_facts_are_written_no_more_often_than_a_display_looks(tmp_path, monkeypatch):
+    monkeypatch.setattr("jorge_tune.tuning.runs.presence._LEAST_SECONDS", 60.0)  # however long the writing takes
     with Presence(tmp_path, "w-3") as presence:
         presence.tell(epoch=0)
         for epoch in range(1, 50):
@@ -109,16 +110,20 @@ def test_runs_share_a_machine_and_one_may_have_it_alone(tmp_path):
 
 
 def test_whoever_waits_to_be_alone_lets_no_other_begin(tmp_path):
-    machine, order, leave = Machine(tmp_path), [], threading.Event()
+    machine, order, leave, shut = Machine(tmp_path), [], threading.Event(), threading.Event()
+
+    def in_vain(seconds: float) -> bool:
+        shut.set()  # it has the gate by now, and waits for who is inside
+        return never(seconds)
 
     def be_alone() -> None:
-        with machine.holding(never, alone=True):
+        with machine.holding(in_vain, alone=True):
             order.append("alone")
 
     with machine.holding(never):
         waiting = threading.Thread(target=be_alone)
         waiting.start()
-        time.sleep(0.2)
+        assert shut.wait(20)
         with machine.holding(lambda seconds: leave.wait(0.2) or True) as late:
             assert not late
         assert order == []
