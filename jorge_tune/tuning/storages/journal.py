@@ -19,6 +19,7 @@ from typing import Any
 from optuna.storages.journal import JournalFileBackend
 
 from jorge_tune.errors import InputError
+from jorge_tune.tuning.storages.journal_ids import IssuedIds
 
 LOCK_ENDING = ".writing"
 _FIRST_BYTES = b'{"op_code":'
@@ -90,6 +91,7 @@ class JournalFile(JournalFileBackend):
         self._path = path
         self.last_line = 0
         """Number of the line that was read last, from 1."""
+        self._issued, self._counted = IssuedIds(), 0  # by that many lines
         self.lock = FileLock(path.with_name(path.name + LOCK_ENDING))
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -97,7 +99,11 @@ class JournalFile(JournalFileBackend):
 
         Raises:
             OSError: the disk is full or gone; what had been written of them is cut off again.
+            KeyError: one is about a study or trial that is not there, which others would take for damage.
         """
+        for log in logs:
+            if (complaint := self._issued.complaint(log)) is not None:
+                raise KeyError(f"an entry {complaint}")
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         with self.lock:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
@@ -148,9 +154,19 @@ class JournalFile(JournalFileBackend):
                 self.last_line = number
                 if not isinstance(log, dict) or "op_code" not in log:
                     raise DamagedFileError(f"line {number} is no entry of a journal")
+                self._count(log, number)
                 yield log
         except ValueError as error:
             raise DamagedFileError(f"line {number + 1} is no entry of a journal ({error})") from None
+
+    def _count(self, log: dict[str, Any], number: int) -> None:
+        """Check what a line is about, when it is read for the first time."""
+        if number != self._counted + 1:
+            return
+        if (complaint := self._issued.complaint(log)) is not None:
+            raise DamagedFileError(f"line {number} {complaint}")
+        self._issued.take(log)
+        self._counted = number
 
 
 def _is_entry(line: bytes) -> bool:
