@@ -25,19 +25,25 @@ def command(name: str | None, storage: str | None, assignments: tuple[str, ...],
     """Queue a point: the fields given, as the recipe has them, and the bootstrap's for the rest.
 
     It is one of the study's trials, run before further ones are drawn; a study whose trials are all done needs a
-    larger --trials for it. A point outside the space is refused.
+    larger --trials for it. A point outside the space is refused; one that a trial has already is queued once more, and
+    that is said.
 
     \b
     Example:
       jorge-tune study add --name digits --set lr=0.2 --set refresh_interval=5
     """
+    from jorge_tune.tuning.results.export import values_of
+    from jorge_tune.tuning.results.history import read_rows
     from jorge_tune.tuning.study import add_point
 
     found = find_search(storage, name)
     space = found.opened.plan.space
     point = space.point_from_assignments(assignments)
-    number = add_point(found.opened, point)
     values = {parameter.path: parameter.plain(point[parameter.name]) for parameter in space}
+    twins = [row for row in read_rows(found.opened.study) if values_of(row, space) == values]
+    number = add_point(found.opened, point)
+    if twins:
+        click.echo(f"the same point as trial {twins[0].number} ({twins[0].state})", err=True)
     if output_format == "json":
         print_json({"study": found.name, "number": number, "point": point, "values": values})
     else:

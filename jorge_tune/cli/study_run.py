@@ -112,7 +112,7 @@ def _plan(source: str, name: str | None, options: dict[str, Any]) -> StudyPlan:
 
     changes = _changes(name, options)
     path = resolve_recipe(source)
-    plan = read_study(path, changes) if is_study(path) else default_study(source, **changes)
+    plan = read_study(path, changes) if is_study(path) else default_study(source, are_options=True, **changes)
     for note in plan.notes:
         click.echo(f"note: {note}", err=True)
     return plan

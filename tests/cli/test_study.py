@@ -113,6 +113,17 @@ def test_a_point_is_queued_and_run_next(made, tmp_path, capsys):
     assert read_rows(made.opened.study)[4].value == pytest.approx(0.05)
 
 
+def test_a_point_that_a_trial_has_already_is_queued_once_more_and_said_to_be_so(made, tmp_path, capsys):
+    lr = made.opened.plan.recipe.optimizer.lr
+    for said in ("the same point as trial 0 (complete)\n", "", "the same point as trial 5 (waiting)\n"):
+        where = f"lr={2 * lr / 3:.3g}" if "0" not in said else f"lr={lr}"
+        assert run("add", "--set", where, folder=tmp_path) == 0
+        out, err = capsys.readouterr()
+        assert err == said
+        assert out.startswith("queued as trial ")
+    assert [row.state for row in read_rows(made.opened.study)][4:] == ["waiting"] * 3
+
+
 def test_a_study_of_another_version_is_read_and_never_added_to(made, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("jorge_tune.__version__", "99.0")
     before = read_rows(made.opened.study)
@@ -283,6 +294,7 @@ space: {space}
         ("{optimizer.lr: {factor: [2, 4]}}", "study.yaml:3:"),
         ("{optimizer.lr: {factor: [0.5, 2]}, optimizer.refresh_interval: {choices: [50, 100]}}", "study.yaml:3:"),
         ("{optimizer.rate: {factor: [0.5, 2]}}", "optimizer.rate"),
+        ("{optimizer: {lr: {factor: [0.5, 2]}}}", "unknown key; write optimizer.lr: {...}, the field's whole name as"),
     ],
 )
 def test_a_space_that_is_empty_or_leaves_the_bootstrap_out_is_refused_at_its_place(tmp_path, capsys, space, message):
@@ -300,6 +312,30 @@ def test_options_win_over_the_file_and_are_checked_like_it(tmp_path, capsys):
     file.write_text(STUDY.format(space="{optimizer.lr: {factor: [0.5, 2]}}"))
     assert run("run", file, "--pruner", "wilcoxon", "--seeds", "0-2", folder=tmp_path) == 2
     assert "needs 4 seeds or more, got 3" in capsys.readouterr().err
+    for given in (file, "digits/cnn-sgd"):
+        assert run("run", given, "--hours", "nan", "--name", "a/b", folder=tmp_path) == 2
+        name, hours = sorted(capsys.readouterr().err.splitlines(), reverse=True)
+        assert name.startswith("--name: must be 1 to 100 letters")
+        assert hours == "--hours: must be finite, got 'nan'"
+
+
+def test_the_files_own_faults_keep_their_place_beside_those_of_options(tmp_path, capsys):
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.format(space="{optimizer.rate: {factor: [0.5, 2]}}"))
+    assert run("run", file, "--hours", "nan", folder=tmp_path) == 2
+    option, space = capsys.readouterr().err.splitlines()
+    assert option.startswith("--hours: ")
+    assert space.startswith(f"{file}:3:9: space.optimizer.rate: is no field of the recipe")
+    file.write_text(STUDY.format(space="{optimizer.lr: {factor: [0.5, 2]}}") + "hours: nan\n")
+    assert run("run", file, "--trials", "3", folder=tmp_path) == 2
+    assert capsys.readouterr().err == f"{file}:4:8: hours: must be a number, got 'nan'\n"
+
+
+def test_an_empty_file_may_become_a_study_file(tmp_path, capsys):
+    file = tmp_path / "study.yaml"
+    file.write_text("# soon\n")
+    assert run("run", file, folder=tmp_path) == 2
+    assert capsys.readouterr().err == f"{file}:1:1: the file holds nothing; a study file is expected\n"
 
 
 def test_a_sampler_whose_package_is_missing_is_refused_with_the_pip_line(tmp_path, capsys, monkeypatch):
