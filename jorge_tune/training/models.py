@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
+_NARROWEST = 8  # channels of a ResNet's first stage
+
 
 def small_cnn(*, in_channels: int = 1, num_classes: int = 10, width: int = 32, batch_norm: bool = True) -> nn.Module:
     """Three 3x3 convolutions, normalised or not, and one linear layer; 29 thousand parameters at width 32.
@@ -53,13 +55,19 @@ def cifar_resnet(*, depth: int = 20, width: int = 16, num_classes: int = 10, in_
 
     Args:
         depth: 6 n + 2 layers (8, 14, 20, 32, 44, 56, 110), n blocks per stage.
-        width: channels of the first stage; the next two have twice and four times as many.
+        width: channels of the first stage, at least 8; the next two have twice and four times as many.
+
+    Raises:
+        ValueError: there is no such depth, or the width is less than 8: below, oneDNN 3.12 writes beyond its memory in
+            the weights' gradient of the projections (strided 1x1 convolutions, channels last, CPUs with AVX2).
 
     Reference:
         He et al., Deep Residual Learning for Image Recognition, Sec. 4.2.
     """
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"depth must be 6 n + 2 (8, 14, 20, 32, ...), got {depth!r}")
+    if width < _NARROWEST:
+        raise ValueError(f"width must be at least {_NARROWEST}, got {width!r}")
     blocks_per_stage = (depth - 2) // 6
     layers: list[nn.Module] = [_convolution(in_channels, width), nn.ReLU(inplace=True)]
     channels = width

@@ -21,7 +21,7 @@ def _count(model: torch.nn.Module) -> int:
         ("mlp", {"in_features": 12, "hidden": [5], "num_classes": 3, "dropout": 0.5}, (3, 2, 2), 83, 83),
         ("cifar_resnet", {"depth": 8}, (3, 32, 32), 70_000, 90_000),
         ("cifar_resnet", {"depth": 20, "num_classes": 100}, (3, 32, 32), 260_000, 300_000),
-        ("cifar_resnet", {"depth": 14, "width": 4, "in_channels": 1}, (1, 9, 9), 10_000, 20_000),
+        ("cifar_resnet", {"depth": 14, "width": 8, "in_channels": 1}, (1, 9, 9), 40_000, 50_000),
     ],
 )
 def test_models_map_images_to_scores(
@@ -43,6 +43,11 @@ def test_the_resnet_of_depth_20_stays_below_0_3_million() -> None:
 def test_depths_that_are_no_resnet_are_refused(depth: int) -> None:
     with pytest.raises(ValueError, match=rf"depth must be 6 n \+ 2 .*got {depth}"):
         cifar_resnet(depth=depth)
+
+
+def test_networks_too_narrow_for_their_gradients_are_refused() -> None:
+    with pytest.raises(ValueError, match="width must be at least 8, got 7"):
+        cifar_resnet(width=7)
 
 
 def test_own_models_listed() -> None:
