@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
 from jorge_tune.errors import InputError
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether it is room that was missing: on the disk, or in a quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_whole(path: Path, content: str | bytes, *, force: bool = False, make_folders: bool = False) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -61,18 +62,27 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write the run's checkpoint; the one before stays until the new one is safe on the disk."""
+    """Write the run's checkpoint; the one before stays until the new one is safe on the disk.
+
+    Raises:
+        OSError: it cannot be written, on a full disk say.
+    """
     folder.mkdir(exist_ok=True)
     path = folder / _FILE_NAME
     partial = folder / f".{_FILE_NAME}.partial"
     content = {field: getattr(checkpoint, field) for field in checkpoint.__dataclass_fields__}
     content["position"] = asdict(checkpoint.position)
     content["best"] = None if checkpoint.best is None else asdict(checkpoint.best)
-    with partial.open("wb") as file:
-        torch.save({"format": _FORMAT, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            _save({"format": _FORMAT, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()  # on a full disk it takes the room of the records' last words
+        raise
     _sync_folder(folder)
     return path
 
@@ -96,6 +106,35 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     content["position"] = Position(**content["position"])
     content["best"] = None if content["best"] is None else Best(**content["best"])
     return Checkpoint(**content)
+
+
+class _Kept:
+    """A file for torch, which makes a RuntimeError about positions of whatever a write raises; it is kept here."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.fault: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.fault = self.fault or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _save(content: dict[str, Any], file: BinaryIO) -> None:
+    """torch.save, whose failed writes stay the OSErrors that they are."""
+    kept = _Kept(file)
+    try:
+        torch.save(content, kept)  # type: ignore[arg-type]
+    except RuntimeError as error:
+        if kept.fault is None:
+            raise
+        raise kept.fault from error
 
 
 def _sync_folder(folder: Path) -> None:

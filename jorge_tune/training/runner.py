@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from jorge_tune.errors import InputError, JorgeTuneError, TrainingError
-from jorge_tune.files import write_whole
+from jorge_tune.files import is_disk_full, write_whole
 from jorge_tune.recipe.io import write_recipe
 from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import Recipe
@@ -88,7 +88,8 @@ def train(
         return read_result(folder, recipe)
     chosen = choose_device(device)
     stop = stop or StopRequest()
-    with _own_random_state(chosen), backends_for(recipe.precision), contextlib.ExitStack() as stack:
+    with _full_disk_in_words(folder), _own_random_state(chosen), contextlib.ExitStack() as stack:
+        stack.enter_context(backends_for(recipe.precision))
         checkpoint = load_checkpoint(folder.checkpoint) if holding is Holding.UNFINISHED else None
         model = build_model(recipe)
         build_optimizer(recipe.optimizer, model)  # faults of the recipe show before the data are read
@@ -145,13 +146,21 @@ def _run(loop: Loop, journal: Journal, checkpoint: Checkpoint | None, recipe: Re
         journal.start(loop.moment, seed=recipe.seed, resumed=checkpoint is not None, about=recipe.name)
         ending = loop.run()
     except JorgeTuneError as error:
-        journal.end(loop.moment, "failed", str(error))
+        _record_failure(loop, journal, str(error))
         raise
     except Exception as error:  # the run's boundary: anything that breaks it is recorded and passed on
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        journal.end(loop.moment, "failed", reason)
+        _record_failure(loop, journal, reason)
+        if isinstance(error, OSError) and is_disk_full(error):
+            raise
         raise TrainingError(f"{folder.root}: the run broke off after step {loop.moment.step}: {reason}") from error
     journal.end(loop.moment, *ending)
+
+
+def _record_failure(loop: Loop, journal: Journal, reason: str) -> None:
+    """That it broke off, unless that cannot be written either."""
+    with contextlib.suppress(OSError):
+        journal.end(loop.moment, "failed", reason)
 
 
 def _plan(recipe: Recipe, task: Task, max_steps: int | None, log_every: int) -> Plan:
@@ -176,6 +185,18 @@ def _create(folder: RunFolder, recipe: Recipe, device: torch.device) -> None:
         write_whole(folder.environment, environment + "\n", force=True)
     except OSError as error:
         raise InputError(f"{folder.root}: the run folder cannot be written ({error.strerror})") from error
+
+
+@contextlib.contextmanager
+def _full_disk_in_words(folder: RunFolder) -> Iterator[None]:
+    """One message wherever the room for the run's files is missing."""
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        what = f"the disk is full ({error.strerror}); make room and start again"
+        raise TrainingError(f"{folder.root}: {what}, a run goes on from its checkpoint (train: --resume)") from error
 
 
 @contextlib.contextmanager

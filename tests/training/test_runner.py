@@ -17,6 +17,7 @@ from jorge_tune.recipe.schema import SGD, Jorge, Model, Recipe, Target, Task
 from jorge_tune.records import RunFolder, of_kind, outcome_of, read_records
 from jorge_tune.training import Progress, train
 from jorge_tune.training.checkpoint import load_checkpoint
+from tests.small_disk import grow, small_disk
 from tests.training.conftest import make_image_folder
 from tests.training.small_recipes import digits_recipe, folder_recipe
 
@@ -240,3 +241,19 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
         with pytest.raises(RunFolderError, match="another process is training in it"):
             train(recipe, tmp_path / "run", resume=True)
     assert train(recipe, tmp_path / "run", resume=True).outcome == "finished"
+
+
+def test_a_checkpoint_that_finds_no_room_is_a_full_disk_and_the_run_goes_on_when_there_is_some(tmp_path: Path) -> None:
+    recipe = digits_recipe(model=Model(name="mlp", args={"hidden": [4096]}))
+    with small_disk(tmp_path / "small") as disk:
+        folder = RunFolder(disk / "run")
+        with pytest.raises(TrainingError) as caught:
+            train(recipe, folder.root)
+        assert str(caught.value) == (
+            f"{folder.root}: the disk is full (No space left on device); make room and start again, "
+            "a run goes on from its checkpoint (train: --resume)"
+        )
+        assert list(folder.checkpoint.iterdir()) == []
+        assert read_records(folder.records)[-1]["reason"] == "OSError: [Errno 28] No space left on device"
+        grow(disk, "20m")
+        assert train(recipe, folder.root, resume=True).outcome == "finished"

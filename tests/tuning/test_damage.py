@@ -18,6 +18,7 @@ from jorge_tune.tuning.storages.claiming import claims_for
 from jorge_tune.tuning.storages.damage import set_aside
 from jorge_tune.tuning.storages.journal import FileLock
 from jorge_tune.tuning.storages.patience import StorageError
+from tests.small_disk import small_disk
 from tests.tuning.crowd import crowd
 
 PAGE = 4096
@@ -129,11 +130,11 @@ def test_damage_that_shows_in_the_midst_of_a_study_stops_it_in_words(database, o
             call()
 
 
-def test_a_copy_that_does_not_fit_is_said_not_to_be_there(small_disk):
-    path = small_disk / "studies.db"
+def test_a_copy_that_does_not_fit_is_said_not_to_be_there(disk):
+    path = disk / "studies.db"
     path.write_bytes(os.urandom(700_000))
     assert set_aside(path) == "it could not be copied aside (No space left on device)"
-    assert [entry.name for entry in small_disk.iterdir()] == ["studies.db"]
+    assert [entry.name for entry in disk.iterdir()] == ["studies.db"]
 
 
 @pytest.mark.parametrize(
@@ -194,6 +195,49 @@ def test_damage_of_a_journal_in_the_midst_of_a_study_stops_it_in_words(journal, 
         claims_for(storage, study_id).claim("w", 50)
 
 
+@pytest.mark.parametrize("about", ['"trial_id":9999,"user_attr":{"a":1}', '"trial_id":-1,"user_attr":{"a":1}'])
+@pytest.mark.parametrize("where", ["middle", "end"])
+def test_a_line_about_a_trial_that_is_not_there_is_damage(journal, opened, about, where):
+    path = journal.path
+    lines = path.read_bytes().splitlines(keepends=True)
+    place = len(lines) if where == "end" else 2
+    line = f'{{"op_code":8,"worker_id":"w",{about}}}\n'.encode()
+    path.write_bytes(b"".join([*lines[:place], line, *lines[place:]]))
+    message = refused(opened, journal)
+    assert re.search(rf"line {place + 1} is about trial (9999|-1), which no line before it makes: the file is", message)
+    assert message.endswith("Take that line out to go on without it, or go on elsewhere with another --storage")
+    path.write_bytes(b"".join(lines))
+    assert len(optuna.load_study(storage=opened(journal), study_name="s").get_trials()) == 3
+
+
+def test_a_line_about_a_study_that_is_not_there_stops_a_study_that_is_under_way(journal, opened):
+    storage = opened(journal)
+    study_id = storage.get_study_id_from_name("s")
+    with journal.path.open("ab") as file:
+        file.write(b'{"op_code":2,"worker_id":"w","study_id":7,"user_attr":{"a":1}}\n')
+    with pytest.raises(
+        StorageError, match=r"line \d+ is about study 7, which no line before it makes: the file is dam"
+    ):
+        storage.get_all_trials(study_id)
+
+
+def test_what_was_deleted_may_be_written_of_and_what_never_was_is_not_written(journal, opened):
+    ours, other = opened(journal), opened(journal)
+    gone = ours.create_new_study([optuna.study.StudyDirection.MINIMIZE], "gone")
+    trial = ours.create_new_trial(gone)
+    other.get_all_studies()
+    ours.delete_study(gone)
+    other.set_trial_user_attr(trial, "late", 1)
+    again = ours.create_new_study([optuna.study.StudyDirection.MINIMIZE], "gone")
+    ours.create_new_trial(again)
+    size = journal.path.stat().st_size
+    for call in (lambda: ours.set_trial_user_attr(99, "a", 1), lambda: ours.set_study_user_attr(99, "a", 1)):
+        with pytest.raises(KeyError, match="99"):
+            call()
+    assert journal.path.stat().st_size == size
+    assert [study.study_name for study in opened(journal).get_all_studies()] == ["s", "gone"]
+
+
 def claim_until_full(claims):
     """How many trials could be claimed before the disk was full."""
     numbers = []
@@ -221,8 +265,8 @@ def test_a_full_disk_stops_an_sqlite_study_clearly_and_loses_nothing(database, o
     assert sum(trial.state is TrialState.COMPLETE for trial in trials) == 40
 
 
-def test_a_full_disk_stops_a_journal_clearly_and_leaves_no_torn_line(small_disk, opened):
-    address = parse_address(f"{small_disk}/studies.journal")
+def test_a_full_disk_stops_a_journal_clearly_and_leaves_no_torn_line(disk, opened):
+    address = parse_address(f"{disk}/studies.journal")
     storage = opened(address)
     study = optuna.create_study(storage=storage, study_name="s")
     claims = claims_for(storage, study._study_id)
@@ -236,16 +280,10 @@ def test_a_full_disk_stops_a_journal_clearly_and_leaves_no_torn_line(small_disk,
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def disk(tmp_path):
     """A disk of one megabyte."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
-    ).returncode:
-        pytest.skip("this user may mount no file system")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with small_disk(tmp_path / "small") as folder:
+        yield folder
 
 
 def count_up(ready, path, times):

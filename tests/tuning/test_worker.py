@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -26,7 +27,9 @@ from jorge_tune.tuning.study import join_study, open_study
 from jorge_tune.tuning.work.constraint import IterationTimes
 from jorge_tune.tuning.work.leases import LeaseTimes
 from jorge_tune.tuning.work.worker import Left, Worker, WorkerSettings
+from tests.small_disk import fill, grow, small_disk
 from tests.tuning.empty_runs import FINISHED, EmptyRuns
+from tests.tuning.servers import wait_until
 from tests.tuning.small_studies import small_plan, sqlite_at
 
 KILLED = Ended("killed", "killed by SIGKILL")
@@ -57,6 +60,21 @@ class Rig:
 
     def states(self) -> list[str]:
         return [trial.state.name for trial in self.trials]
+
+    def has_reported(self, evaluations: int) -> bool:
+        """Whether the first trial has."""
+        return any(len(trial.intermediate_values) >= evaluations for trial in self.trials[:1])
+
+
+def once(condition, act) -> None:
+    """Act in another thread as soon as something holds, or (for a test to fail and not to hang) never does."""
+
+    def wait() -> None:
+        with contextlib.suppress(AssertionError):
+            wait_until(condition, 60)
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def by_folder(**script):
@@ -317,7 +335,7 @@ def test_a_trial_that_was_started_goes_on_where_it_was(tmp_path):
     rig = Rig(tmp_path, trials=2)
     orders = Orders()
     still = EmptyRuns(end=lambda folder, start: None, evaluations=2)
-    threading.Timer(1.0, orders.give, ("signal", "stopped by SIGTERM")).start()
+    once(lambda: rig.has_reported(2), lambda: orders.give("signal", "stopped by SIGTERM"))
     assert rig.work(still, orders=orders) == Left("interrupted", "stopped by SIGTERM", 130, 0)
     (trial,) = rig.trials
     assert trial.state is TrialState.WAITING
@@ -332,17 +350,20 @@ def test_a_trial_that_was_started_goes_on_where_it_was(tmp_path):
 
 @pytest.mark.parametrize(("how", "state"), [("checkpoint", "WAITING"), ("finish", "COMPLETE")])
 def test_a_wish_to_stop_reaches_a_worker_while_it_trains(tmp_path, monkeypatch, how, state):
-    monkeypatch.setattr("jorge_tune.tuning.work.worker._LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("jorge_tune.tuning.work.worker._LOOK_SECONDS", 0.0)
     rig = Rig(tmp_path, trials=3)
     runs = EmptyRuns(end=lambda folder, start: None if how == "checkpoint" else FINISHED)
-    if how == "finish":
-        begin = runs.start
-        runs.start = lambda job: time.sleep(0.5) or begin(job)
-    threading.Timer(0.3, rig.opened.ask_to_stop, (how, "asked by study stop")).start()
+    begin = runs.start
+
+    def start_and_ask(job):
+        child = begin(job)
+        rig.opened.ask_to_stop(how, "asked by study stop")
+        return child
+
+    runs.start = start_and_ask
     left = rig.work(runs)
     assert (left.kind, left.reason) == ("stopped", "asked by study stop")
-    assert rig.states()[-1] == state
-    assert len(rig.trials) < 3
+    assert rig.states() == [state]
 
 
 def test_when_the_hours_are_over_the_present_trial_is_the_last(tmp_path):
@@ -401,8 +422,8 @@ def test_a_run_that_holds_its_folder_is_never_taken_over(tmp_path):
     log.parent.mkdir(parents=True)
     held = os.open(log, os.O_RDWR | os.O_CREAT)
     assert take(held)
-    threading.Timer(2 * SHORT.lasts, os.close, (held,)).start()
     began = time.monotonic()
+    threading.Timer(2 * SHORT.lasts, os.close, (held,)).start()
     rig.work(EmptyRuns())
     assert time.monotonic() - began >= 2 * SHORT.lasts
     assert rig.states() == ["COMPLETE"]
@@ -422,16 +443,20 @@ def test_a_lease_that_cannot_be_renewed_ends_the_run_and_is_not_told(tmp_path):
         return child
 
     runs.start = start_and_lose
-    threading.Timer(3.0, lambda: rig.opened.claims.finish(taken[1], TrialState.COMPLETE, [42.0])).start()
+    lost = "another worker has taken the trial over"
+    once(  # at once, for nobody renews the other's lease
+        lambda: any(lost in told.what for told in list(rig.told)),
+        lambda: rig.opened.claims.finish(taken[1], TrialState.COMPLETE, [42.0]),
+    )
     assert rig.work(runs) == Left("done", trials=0)
     assert rig.trials[0].value == 42.0
-    assert any("another worker has taken the trial over" in told.what for told in rig.told)
+    assert any(lost in told.what for told in rig.told)
 
 
 def test_where_the_folder_is_another_a_lost_trial_starts_anew_and_says_so(tmp_path):
     rig = Rig(tmp_path, trials=1)
     orders = Orders()
-    threading.Timer(1.0, orders.give, ("signal", "stopped by SIGTERM")).start()
+    once(lambda: rig.has_reported(2), lambda: orders.give("signal", "stopped by SIGTERM"))
     rig.work(EmptyRuns(end=lambda folder, start: None, evaluations=2), orders=orders)
     runs = EmptyRuns()
     rig.work(runs, into="elsewhere")
@@ -517,3 +542,17 @@ def test_real_runs_train_and_a_killed_one_goes_on(tmp_path):
     records = [json.loads(line) for line in (tmp_path / "runs/trial-1/seed-0/records.jsonl").read_text().splitlines()]
     assert sum(record["kind"] == "start" for record in records) == 2
     assert records[-1]["outcome"] == "finished"
+
+
+def test_a_full_disk_under_the_runs_stops_the_study_and_no_trial_is_lost(tmp_path):
+    with small_disk(tmp_path / "runs") as disk:
+        rig = Rig(tmp_path, trials=2)
+        fill(disk, left=40 * 1024)
+        left = rig.work(RunServer.connect())
+        assert (left.kind, left.exit_code) == ("fault", 1)
+        assert "the disk is full (No space left on device); make room and start again" in left.reason
+        assert rig.states() == ["WAITING"]
+        grow(disk, "20m")
+        rig.opened.let_go_on()
+        assert rig.work(RunServer.connect()) == Left("done", trials=2)
+        assert rig.states() == ["COMPLETE"] * 2

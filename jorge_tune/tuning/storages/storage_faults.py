@@ -11,6 +11,7 @@ from typing import NamedTuple
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError, SQLAlchemyError
 
+from jorge_tune.files import is_disk_full
 from jorge_tune.tuning.storages.journal import DamagedFileError
 
 
@@ -123,7 +124,7 @@ def _of_server(error: DBAPIError) -> StorageFault:
 
 
 def _of_file_system(error: OSError) -> StorageFault:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return StorageFault(Cause.STOP, FULL)
     reason = one_line(error.strerror or str(error))
     return StorageFault(Cause.LOST if error.errno in FILE_SYSTEM_GONE else Cause.STOP, reason)
