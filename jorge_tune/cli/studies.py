@@ -152,6 +152,17 @@ def make_study(plan: StudyPlan, option: str | None, runs: Path | None = None, *,
     return Found(address, storage, opened, places)
 
 
+def goes_on(found: Found) -> str:
+    """What takes a study up again, in words; one beside a search goes on with the search."""
+    from jorge_tune.tuning.planning.comparison_plan import is_comparison
+    from jorge_tune.tuning.planning.parts import BASELINE_SUFFIX, CONFIRM_SUFFIX
+
+    if is_comparison(found.opened.plan):
+        return f"`jorge-tune compare` with its recipes and --name {found.name} goes on"
+    search = found.name.removesuffix(BASELINE_SUFFIX).removesuffix(CONFIRM_SUFFIX)
+    return f"`jorge-tune study run --name {search}` goes on"
+
+
 def folders(name: str | None, runs: Path | None) -> Callable[[str], Path]:
     """Where runs go, by study: under --runs those beside the search get the end of their name appended."""
     from jorge_tune.tuning.work.joining import default_runs

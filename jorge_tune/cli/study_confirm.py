@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER
-from jorge_tune.cli.studies import find_search, name_option, runs_option, storage_option
+from jorge_tune.cli.studies import find_search, goes_on, name_option, runs_option, storage_option
 from jorge_tune.cli.tables import format_option
 
 
@@ -43,7 +43,7 @@ def command(
     Example:
       jorge-tune study confirm --name digits --confirm-seeds 10 --workers 2
     """
-    from jorge_tune.cli.study_end import show_end, watching
+    from jorge_tune.cli.study_end import last_word, show_end, watching
     from jorge_tune.tuning.planning.build_plan import confirmation_seeds
     from jorge_tune.tuning.running import Crew, confirm_whole
     from jorge_tune.tuning.study import open_study
@@ -54,7 +54,13 @@ def command(
     count = confirm_seeds or len(plan.confirm_seeds) or 6
     plan = replace(plan, confirm_seeds=confirmation_seeds(plan.seeds, count))
     found = replace(found, opened=open_study(found.storage, plan, found.runs))
-    crew = Crew(workers=workers, device=device or plan.device, threads=threads or plan.threads, download=download)
+    crew = Crew(
+        workers=workers,
+        device=device or plan.device,
+        threads=threads or plan.threads,
+        download=download,
+        last_word=last_word(goes_on(found)),
+    )
     with watching(found) as watch:
         end = confirm_whole(found.opened, found.address, found.runs, crew, watch)
     if end is None:

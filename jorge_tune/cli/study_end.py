@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER
-from jorge_tune.cli.studies import EXIT_INTERRUPTED, Found
+from jorge_tune.cli.studies import EXIT_INTERRUPTED, Found, goes_on
 from jorge_tune.cli.study_display import Report, study_display
 from jorge_tune.cli.tables import print_json, print_text
 
@@ -48,9 +50,26 @@ def run(found: Found, *, workers: int, hours: float | None, download: bool) -> S
         threads=plan.threads,
         download=download,
         hours=plan.hours if hours is None else hours,
+        last_word=last_word(goes_on(found)),
     )
     with watching(found) as watch:
         return run_whole(found.opened, found.address, found.runs, crew, watch)
+
+
+def last_word(goes_on: str) -> Callable[[], None]:
+    """What is left on stderr where a second signal ends the command at once, in a signal's handler.
+
+    Args:
+        goes_on: what takes the work up again, in words.
+    """
+    cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # which the display hides
+    words = f"{cursor}ended at once by a second signal; {goes_on}\n".encode()
+
+    def say() -> None:
+        with suppress(OSError):
+            os.write(2, words)
+
+    return say
 
 
 def show_end(found: Found, end: StudyEnd, output_format: str) -> int:
@@ -72,7 +91,7 @@ def show_end(found: Found, end: StudyEnd, output_format: str) -> int:
 
 def exit_code(found: Found, end: StudyEnd) -> int:
     """What the command ends with; why it ended early is said on stderr."""
-    broken_off = why_left(end.left, end.stage, f"`jorge-tune study run --name {found.name}` goes on")
+    broken_off = why_left(end.left, end.stage, goes_on(found))
     if broken_off:
         return broken_off
     return 0 if end.verdict is not None and end.verdict.has_answer else EXIT_NO_ANSWER

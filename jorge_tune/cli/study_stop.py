@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from jorge_tune.cli.studies import find_study, name_option, storage_option
+from jorge_tune.cli.studies import find_study, goes_on, name_option, storage_option
 
 
 @click.command()
@@ -21,14 +21,10 @@ def command(name: str | None, storage: str | None, now: bool) -> None:
       jorge-tune study stop --name digits
       jorge-tune study stop --name digits --now
     """
-    from jorge_tune.tuning.planning.comparison_plan import is_comparison
     from jorge_tune.tuning.results.confirm import beside
 
     found = find_study(storage, name)
     for study in (found.opened, *beside(found.opened)):
         study.ask_to_stop("checkpoint" if now else "finish", "asked for by `study stop`")
     what = "checkpoint their runs" if now else "finish their trials"
-    again = f"`jorge-tune study run --name {found.name}`"
-    if is_comparison(found.opened.plan):
-        again = f"`jorge-tune compare` with its recipes and --name {found.name}"
-    click.echo(f"study {found.name}: workers {what} and leave; {again} goes on")
+    click.echo(f"study {found.name}: workers {what} and leave; {goes_on(found)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from jorge_tune.cli.studies import EXIT_INTERRUPTED, find_study, name_option, runs_option, storage_option
+from jorge_tune.cli.studies import EXIT_INTERRUPTED, find_study, goes_on, name_option, runs_option, storage_option
 
 
 @click.command()
@@ -36,6 +36,7 @@ def command(
       JORGE_TUNE_STORAGE=postgresql://me:secret@db/studies jorge-tune study worker --name resnet
     """
     from jorge_tune.cli.study_display import study_display
+    from jorge_tune.cli.study_end import last_word
     from jorge_tune.tuning.results.status import read_status
     from jorge_tune.tuning.runs.orders import Orders
     from jorge_tune.tuning.work.joining import work_on
@@ -51,10 +52,10 @@ def command(
     )
     seen = found.opened.for_display()
     with (
-        Orders().listening() as orders,
+        Orders(last_word(goes_on(found))).listening() as orders,
         study_display(plan.name, lambda: read_status(seen, found.folder, found.address)) as report,
     ):
         left = work_on(found.opened, found.folder, settings, orders, lambda told: report(told, None))
     if left.kind != "done":
-        click.echo(left.reason, err=True)
+        click.echo(left.reason + (f"; {goes_on(found)}" if left.kind in ("stopped", "interrupted") else ""), err=True)
     return EXIT_INTERRUPTED if left.kind == "interrupted" else left.exit_code

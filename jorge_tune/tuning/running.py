@@ -28,13 +28,18 @@ Report = Callable[[Told, int | None], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Crew:
-    """Who works, and where. `hours`: after that many of this run no further trial of the search is begun."""
+    """Who works, and where.
+
+    `hours`: after that many of this run no further trial of the search is begun. `last_word`: called when a second
+    signal ends everything at once.
+    """
 
     workers: int = 1
     device: str = "auto"
     threads: int | None = None
     download: bool = False
     hours: float | None = None
+    last_word: Callable[[], None] = lambda: None
 
 
 class StudyEnd(NamedTuple):
@@ -133,8 +138,9 @@ def _work(
         for device, threads in shares(workers, crew.device, crew.threads)
     ]
     report = watch(stage, opened)
-    left = measure_first(opened, runs(opened.plan.name), starts[0].settings(), lambda told: report(told, None))
-    return left or Supervisor(address, starts, report).supervise()
+    folder, settings = runs(opened.plan.name), starts[0].settings()
+    left = measure_first(opened, folder, settings, lambda told: report(told, None), crew.last_word)
+    return left or Supervisor(address, starts, report, crew.last_word).supervise()
 
 
 def _is_done(opened: OpenStudy) -> bool:

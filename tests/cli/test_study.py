@@ -11,8 +11,9 @@ import optuna
 import pytest
 
 from jorge_tune.cli import main
-from jorge_tune.cli.studies import make_study
+from jorge_tune.cli.studies import Found, goes_on, make_study
 from jorge_tune.cli.study import _COMMANDS
+from jorge_tune.cli.study_end import last_word
 from jorge_tune.recipe.io import load
 from jorge_tune.tuning.planning.objective import Objective
 from jorge_tune.tuning.planning.study_file import read_study
@@ -146,6 +147,22 @@ def test_stop_lets_workers_leave_and_the_search_is_taken_up_again(tmp_path, caps
     assert run("stop", "--now", folder=tmp_path) == 0
     assert made.opened.stop_wish().how == "checkpoint"
     assert "goes on" in capsys.readouterr().out
+
+
+def test_a_worker_that_comes_after_a_stop_says_how_the_study_goes_on(tmp_path, capsys):
+    made = Searched(tmp_path)
+    assert run("stop", folder=tmp_path) == 0
+    assert run("worker", "--runs", made.runs("small"), folder=tmp_path) == 0
+    assert capsys.readouterr().err == "asked for by `study stop`; `jorge-tune study run --name small` goes on\n"
+
+
+def test_the_last_word_of_a_command_that_is_ended_at_once_says_how_it_goes_on(tmp_path, capfd):
+    made = searched(tmp_path, confirm_seeds=(1, 2))
+    for opened in (made.opened, made.confirmation()):
+        found = Found(made.address, opened.storage, opened, made.runs)
+        last_word(goes_on(found))()
+        told = "ended at once by a second signal; `jorge-tune study run --name small` goes on\n"
+        assert capfd.readouterr().err == told
 
 
 def test_reap_puts_a_dead_workers_trial_back_at_once(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -20,10 +21,11 @@ from jorge_tune.tuning.study import open_study
 from jorge_tune.tuning.work import supervisor as module
 from jorge_tune.tuning.work.supervisor import Supervisor, shares
 from jorge_tune.tuning.work.worker_process import Start
+from tests.small_disk import fill, small_disk
 from tests.tuning.small_studies import small_plan, sqlite_at
 
 _SUPERVISE = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 from jorge_tune.tuning.work.supervisor import Supervisor
 from jorge_tune.tuning.work.worker_process import Start
@@ -32,7 +34,9 @@ folder = Path(sys.argv[1])
 start = Start(study="small", runs=str(folder / "runs"), device="cpu", threads=1)
 def report(told, worker):
     print(json.dumps([told.what, told.trial, told.state, worker, supervisor.pids]), flush=True)
-supervisor = Supervisor(sqlite_at(folder), [start] * 2, report)
+def last_word():
+    os.write(1, b'["the last word", null, "", null, []]\\n')
+supervisor = Supervisor(sqlite_at(folder), [start] * 2, report, last_word)
 left = supervisor.supervise()
 print(json.dumps(left), flush=True)
 sys.exit(left.exit_code)
@@ -112,6 +116,7 @@ def test_the_first_signal_ends_trials_as_resumable(tmp_path, number):
     lines = supervised.rest()
     assert supervised.process.returncode == 130
     assert lines[-1][0] == "interrupted"
+    assert [line[0] for line in lines if line[2] == "waiting"] == [f"stopped by {number.name}"] * 2
     assert supervised.states() == [TrialState.WAITING] * 2
     assert supervised.outcomes() == ["interrupted", "interrupted"]
     assert not any(is_alive(pid) for pid in workers)
@@ -126,7 +131,7 @@ def test_a_second_signal_ends_all_at_once(tmp_path):
     supervised.until(lambda: "checkpoint" in supervised.lines[-1][0])
     supervised.process.send_signal(signal.SIGINT)
     assert supervised.process.wait(10) == 130
-    supervised.process.stdout.close()
+    assert supervised.rest()[-1][0] == "the last word"
     wait_for(lambda: not any(is_alive(pid) for pid in workers), 10)
     wait_for(lambda: supervised.outcomes() == ["interrupted", "interrupted"], 30)  # the runs see their workers' end
 
@@ -166,6 +171,19 @@ def test_bad_input_of_one_worker_ends_all_and_is_told_once(tmp_path):
     assert "cuda:77" in left.reason
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_storage_on_a_full_disk_ends_all_at_once_and_is_told_as_it_is(tmp_path, workers):
+    told = []
+    with small_disk(tmp_path / "small") as disk, contextlib.closing(open_storage(sqlite_at(disk))) as storage:
+        open_study(storage, small_plan(trials=4), lambda name: tmp_path / "runs")
+        fill(disk, left=0)
+        start = Start(study="small", runs=str(tmp_path / "runs"), device="cpu", threads=1)
+        left = Supervisor(sqlite_at(disk), [start] * workers, lambda t, w: told.append(t.what)).supervise()
+    assert (left.kind, left.exit_code) == ("fault", 1)
+    assert left.reason.endswith("the disk is full; make room and start again, nothing that was stored is lost")
+    assert not any("is started again" in what for what in told)
+
+
 def test_a_study_that_is_not_there_is_bad_input(tmp_path):
     address = sqlite_at(tmp_path)
     open_storage(address)
@@ -182,7 +200,7 @@ def test_workers_that_die_at_once_are_not_started_for_ever(tmp_path, monkeypatch
     told = []
     left = Supervisor(sqlite_at(tmp_path), [Start(study="x", runs="y")] * 2, lambda t, w: told.append(t)).supervise()
     assert (left.kind, left.exit_code) == ("error", 1)
-    assert "ended again and again: no luck" in left.reason
+    assert left.reason == "worker 1 ended again and again: no luck"
     assert sum("is started again" in one.what for one in told) == 2 * module._MOST_RESTARTS
 
 

@@ -36,7 +36,8 @@ class Orders:
     def __init__(self, at_once: Callable[[], None] = lambda: None) -> None:
         self._at_once = at_once
         self._order: Order | None = None
-        self._signalled = False
+        self.first_signal: signal.Signals | None = None
+        """What came first, if any did."""
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
 
@@ -90,11 +91,11 @@ class Orders:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._signalled:
+        if self.first_signal is not None:
             self._at_once()
             os._exit(EXIT_INTERRUPTED)
-        self._signalled = True
-        self.give("signal", f"stopped by {signal.Signals(number).name}")
+        self.first_signal = signal.Signals(number)
+        self.give("signal", f"stopped by {self.first_signal.name}")
 
     def _watch(self, descriptor: int) -> None:
         with contextlib.suppress(OSError):

@@ -32,6 +32,10 @@ class StorageError(JorgeTuneError):
     """The storage of a study cannot be worked with any more: gone for too long, full, damaged or refusing."""
 
 
+class BrokenStorageError(StorageError):
+    """Neither waiting nor starting again helps: it is full, damaged or refusing."""
+
+
 @dataclass
 class Patience:
     """How long to wait for a storage, and who hears of it.
@@ -61,7 +65,7 @@ class Patience:
             operation: handed the attempt's number, 0 at first.
 
         Raises:
-            StorageError: the storage stayed away, is full, is damaged or refuses.
+            StorageError: the storage stayed away; a `BrokenStorageError` where it is full, damaged or refuses.
         """
         attempt, pause, began = 0, FIRST_PAUSE, self.clock()
         while True:
@@ -93,7 +97,7 @@ class Patience:
     def _check(self, fault: StorageFault, waited: float) -> None:
         """Raise, in words, a fault that is not to be waited for (any longer); the driver's text stays behind."""
         if fault.cause not in (Cause.LOST, Cause.BUSY):
-            raise StorageError(self.in_words(fault)) from None
+            raise BrokenStorageError(self.in_words(fault)) from None
         if waited >= self.seconds or self.unwanted():
             gone = "gone" if fault.cause is Cause.LOST else "busy"
             reason = self.address.scrub(fault.text)

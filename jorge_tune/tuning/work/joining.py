@@ -80,14 +80,18 @@ def prepare_costs(
 
 
 def measure_first(
-    opened: OpenStudy, runs: Path, settings: WorkerSettings, report: Callable[[Told], None] = lambda told: None
+    opened: OpenStudy,
+    runs: Path,
+    settings: WorkerSettings,
+    report: Callable[[Told], None] = lambda told: None,
+    last_word: Callable[[], None] = lambda: None,
 ) -> Left | None:
     """Calibrate what a study's constraint needs, before its workers are started and make the machine busy.
 
-    Signals are taken meanwhile, in the main thread; None: nothing stands in the way of going on. Raises as
-    `prepare_costs` does.
+    Signals are taken meanwhile, in the main thread; None: nothing stands in the way of going on. `last_word` is called
+    when a second one ends this process at once. Raises as `prepare_costs` does.
     """
-    orders = Orders()
+    orders = Orders(last_word)
     try:
         with orders.listening():
             prepare_costs(opened, opened.enter(runs), settings, orders, report)

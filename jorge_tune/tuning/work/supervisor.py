@@ -64,6 +64,7 @@ class Supervisor:
         address: the storage's; workers get it by environment.
         starts: one for each worker.
         report: hears what the workers tell, with the number of the worker (None: the supervisor itself).
+        last_word: called when a second signal has ended all workers, just before this process ends too.
     """
 
     def __init__(
@@ -71,13 +72,15 @@ class Supervisor:
         address: Address,
         starts: Sequence[Start],
         report: Callable[[Told, int | None], None] = lambda told, worker: None,
+        last_word: Callable[[], None] = lambda: None,
     ) -> None:
         self._environment = {**os.environ, **address.for_environment()}
-        self._report = report
+        self._report, self._last_word = report, last_word
         self._lifeline, self._held = os.pipe()
         self._slots = [_Slot(n, replace(start, supervisor=self._lifeline)) for n, start in enumerate(starts)]
-        self._orders = Orders(self._kill_all)
+        self._orders = Orders(self._end_at_once)
         self._passed_on = False
+        self._fault: Left | None = None
         self._ended = self._in_vain = 0
 
     def supervise(self) -> Left:
@@ -162,6 +165,8 @@ class Supervisor:
     def _after(self, slot: _Slot, code: int) -> None:
         """A worker that is gone: restarted if it was killed or lost its storage, else the end of its place."""
         if slot.left is not None and slot.left.kind != "error":
+            if slot.left.kind == "fault":  # a storage that takes nothing more cannot tell the other workers
+                self._end_all(slot.left)
             return
         if self._orders.order is not None:
             return
@@ -169,17 +174,22 @@ class Supervisor:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         reason = words or how
         if slot.left is not None and code == InputError.exit_code:
-            self._orders.give("fault", reason)
+            self._end_all(slot.left)
             return
         slot.restarts += 1
         self._in_vain += 1
         if slot.restarts > _MOST_RESTARTS or self._in_vain > _MOST_IN_VAIN * len(self._slots):
-            slot.left = Left("error", f"worker {slot.number} ended again and again: {reason}", 1)
+            slot.left = Left("error", f"worker {slot.number + 1} ended again and again: {reason}", 1)
             self._report(Told(f"is not started again ({reason})"), slot.number)
             return
         pause = _RESTART_PAUSES[min(slot.restarts, len(_RESTART_PAUSES)) - 1]
         slot.due = time.monotonic() + pause
         self._report(Told(f"ended ({reason}) and is started again"), slot.number)
+
+    def _end_all(self, left: Left) -> None:
+        """One worker met what no other could get past."""
+        self._fault = self._fault or left
+        self._orders.give("fault", left.reason)
 
     def _pass_orders_on(self) -> None:
         """Ask every worker to leave, once."""
@@ -187,11 +197,16 @@ class Supervisor:
         if order is None or self._passed_on:
             return
         self._passed_on = True
-        self._report(Told(f"{order.reason}: every run writes a checkpoint and its trial waits to be resumed"), None)
+        if self.pids:
+            self._report(Told(f"{order.reason}: every run writes a checkpoint and its trial waits to be resumed"), None)
         for slot in self._slots:
             slot.due = None
             if slot.process is not None:
-                slot.process.terminate()
+                slot.process.send_signal(self._orders.first_signal or signal.SIGTERM)  # which they name as the reason
+
+    def _end_at_once(self) -> None:
+        self._kill_all()
+        self._last_word()
 
     def _kill_all(self) -> None:
         for slot in self._slots:
@@ -202,9 +217,9 @@ class Supervisor:
         order = self._orders.order
         if order is not None and order.kind == "signal":
             return Left("interrupted", order.reason, EXIT_INTERRUPTED, self._ended)
+        if self._fault is not None:
+            return self._fault._replace(trials=self._ended)
         lefts = [slot.left for slot in self._slots if slot.left is not None]
-        if order is not None:
-            return Left("error", order.reason, InputError.exit_code, self._ended)
         for kind in _BY_WEIGHT:
             found = next((left for left in lefts if left.kind == kind), None)
             if found is not None:

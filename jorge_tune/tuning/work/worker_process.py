@@ -52,10 +52,14 @@ class Start:
 
 def main(arguments: Sequence[str] = sys.argv[1:]) -> int:
     """Work; the exit code says how it ended."""
+    from jorge_tune.tuning.storages.patience import BrokenStorageError
+
     start = Start(**json.loads(arguments[0]))
     with Orders().listening(start.supervisor) as orders:
         try:
             left = _work(start, orders)
+        except BrokenStorageError as error:  # no other worker can use it either
+            left = Left("fault", str(error), error.exit_code)
         except JorgeTuneError as error:
             left = Left("error", str(error), error.exit_code)
     _say(**left._asdict())
