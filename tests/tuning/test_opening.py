@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from jorge_tune.errors import InputError
 from jorge_tune.tuning.storages import mounts
 from jorge_tune.tuning.storages.address import parse_address
 from jorge_tune.tuning.storages.patience import Patience, StorageError
+from tests.small_disk import small_disk
 from tests.tuning.claiming import open_and_list
 from tests.tuning.crowd import crowd
 from tests.tuning.servers import free_port, new_database
@@ -123,6 +125,16 @@ def test_a_path_that_cannot_hold_a_file_is_refused(tmp_path, opened, ending):
     (tmp_path / "file").write_text("")
     assert "cannot be opened" in refusal(opened, f"{tmp_path}/file/a.{ending}") or ending == "journal"
     refusal(opened, f"/proc/nowhere/a.{ending}")
+
+
+@pytest.mark.parametrize("name", ["old.db", "new.db", "sub/new.db", "old.journal", "new.journal"])
+def test_a_file_system_that_is_read_only_is_named_with_the_way_out(tmp_path, opened, name):
+    with small_disk(tmp_path / "disk") as disk:
+        if name.startswith("old"):
+            opened(parse_address(f"{disk}/{name}")).close()
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        message = refusal(opened, f"{disk}/{name}")
+    assert re.search(r"cannot be (opened|written) \(.*read-only.*\); give another --storage", message, re.IGNORECASE)
 
 
 def test_another_programs_sqlite_file_is_left_alone(tmp_path, opened):

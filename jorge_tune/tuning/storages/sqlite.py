@@ -7,6 +7,7 @@ nothing; a machine that loses its power may lose the last commits, whose trials 
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ from jorge_tune.tuning.storages.storage_faults import NO_HEADER, Cause, StorageF
 
 BUSY_SECONDS = 60.0
 """How long a transaction waits for another's."""
+ELSEWHERE = "give another --storage, or change that"
+"""The way out where a file cannot be opened."""
 CHECKED_BYTES = 64 << 20
 """A larger file's pages are not all read when it is opened; its damage shows when the page is needed."""
 
@@ -48,12 +51,25 @@ def prepare(address: Address, patience: Patience, *, create: bool) -> None:
         if missing and not create:
             raise InputError(f"{address}: there are no studies, the file is missing or empty")
         path.parent.mkdir(parents=True, exist_ok=True)
+        if (reason := _why_not_written(path)) is not None:
+            raise InputError(f"{address}: cannot be written ({reason}); {ELSEWHERE}")
         if not missing:
             _check(address, path, patience)
         with _connected(path.as_uri(), patience) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
     except OSError as error:
-        raise InputError(f"{address}: cannot be opened ({error.strerror})") from None
+        raise InputError(f"{address}: cannot be opened ({error.strerror}); {ELSEWHERE}") from None
+
+
+def _why_not_written(path: Path) -> str | None:
+    """What is known to keep SQLite from writing a file, or beside it, which it does even to read; None: nothing."""
+    if os.statvfs(path.parent).f_flag & os.ST_RDONLY:
+        return "its file system is read-only"
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return f"no permission to write in the folder {path.parent}"
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        return "no permission to read and write the file"
+    return None
 
 
 def arguments() -> dict[str, Any]:

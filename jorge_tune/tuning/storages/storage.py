@@ -12,13 +12,21 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage, _CachedStorage
 
 from jorge_tune.errors import InputError
+from jorge_tune.files import is_disk_full
 from jorge_tune.tuning.storages import servers, sqlite
 from jorge_tune.tuning.storages.address import Address
 from jorge_tune.tuning.storages.database import Database
 from jorge_tune.tuning.storages.journal import DamagedFileError, JournalFile
 from jorge_tune.tuning.storages.patience import Patience
 from jorge_tune.tuning.storages.patient import PatientStorage
-from jorge_tune.tuning.storages.storage_faults import Cause, StorageFault, fault_of, is_creation_race, one_line
+from jorge_tune.tuning.storages.storage_faults import (
+    FILE_SYSTEM_GONE,
+    Cause,
+    StorageFault,
+    fault_of,
+    is_creation_race,
+    one_line,
+)
 
 RACES, RACE_PAUSE = 20, 0.3
 _NOWHERE = logging.NullHandler()
@@ -117,9 +125,14 @@ def _journal(address: Address, *, create: bool) -> JournalStorage:
         raise InputError(f"{address}: is a folder; a file name is expected")
     if not create and not path.exists():
         raise InputError(f"{address}: there are no studies, the file is missing")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = JournalFile(path)
-    file.check_end()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = JournalFile(path)
+        file.check_end()
+    except OSError as error:
+        if error.errno in FILE_SYSTEM_GONE or is_disk_full(error):  # which have words of their own
+            raise
+        raise InputError(f"{address}: cannot be opened ({error.strerror}); {sqlite.ELSEWHERE}") from None
     try:
         return JournalStorage(file)
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
