@@ -148,7 +148,7 @@ def test_workers_end_when_their_supervisor_is_killed(tmp_path):
 
 
 def test_a_killed_worker_is_started_again_and_its_trial_resumed(tmp_path):
-    supervised = Supervised(tmp_path, epochs=40)
+    supervised = Supervised(tmp_path, epochs=120)
     workers = supervised.until_both_train()
     os.kill(workers[0], signal.SIGKILL)
     lines = supervised.rest()

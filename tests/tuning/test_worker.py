@@ -33,7 +33,7 @@ from tests.tuning.servers import wait_until
 from tests.tuning.small_studies import small_plan, sqlite_at
 
 KILLED = Ended("killed", "killed by SIGKILL")
-SHORT = LeaseTimes.lasting(3.0)
+SHORT = LeaseTimes.lasting(3.0)  # for tests about leases alone: a machine may stand still for 2 s
 
 
 class Rig:
@@ -47,7 +47,7 @@ class Rig:
     def work(self, runs, *, orders: Orders | None = None, into: str = "runs", **settings) -> Left:
         orders = orders or Orders()
         opened = join_study(open_storage(sqlite_at(self.folder)), self.plan.name)
-        made = WorkerSettings(device="cpu", threads=1, **({"times": SHORT} | settings))
+        made = WorkerSettings(device="cpu", threads=1, **settings)
         costs = IterationTimes(opened, device="cpu", threads=1)
         folder = opened.enter(self.folder / into)
         left = Worker(opened, folder, runs, orders, made, costs, self.told.append).work()
@@ -209,7 +209,7 @@ def test_a_run_hears_for_how_long_it_may_go_on(tmp_path):
     runs = EmptyRuns()
     begin = runs.start
     runs.start = lambda job: children.append(begin(job)) or children[-1]
-    rig.work(runs)
+    rig.work(runs, times=SHORT)
     ((seconds, grace),) = children[0].kept
     assert 0 < seconds <= SHORT.stop_after
     assert grace == SHORT.kill_after - SHORT.stop_after
@@ -384,8 +384,8 @@ def test_a_trial_lost_elsewhere_is_taken_over_once_its_lease_stood_still(tmp_pat
     rig = Rig(tmp_path, trials=1)
     assert rig.opened.claims.claim("w-of-another-machine", 1)
     began = time.monotonic()
-    assert rig.work(EmptyRuns()) == Left("done", trials=1)
-    assert SHORT.lasts <= time.monotonic() - began < 4 * SHORT.lasts
+    assert rig.work(EmptyRuns(), times=SHORT) == Left("done", trials=1)
+    assert SHORT.lasts <= time.monotonic() - began < 20 * SHORT.lasts
     assert rig.states() == ["COMPLETE"]
 
 
@@ -393,7 +393,7 @@ def test_a_running_trial_without_a_lease_is_lost_too(tmp_path):
     rig = Rig(tmp_path, trials=1)
     trial = rig.opened.study.ask()  # as some other program would
     assert trial.number == 0
-    assert rig.work(EmptyRuns()) == Left("done", trials=1)
+    assert rig.work(EmptyRuns(), times=SHORT) == Left("done", trials=1)
 
 
 def test_a_worker_waits_for_the_others_trials(tmp_path):
@@ -409,7 +409,7 @@ def test_a_worker_waits_for_the_others_trials(tmp_path):
     other = threading.Thread(target=go_on)
     other.start()
     runs = EmptyRuns()
-    assert rig.work(runs) == Left("done", trials=0)
+    assert rig.work(runs, times=SHORT) == Left("done", trials=0)
     other.join()
     assert runs.jobs == []
     assert rig.trials[0].value == 0.5
@@ -424,7 +424,7 @@ def test_a_run_that_holds_its_folder_is_never_taken_over(tmp_path):
     assert take(held)
     began = time.monotonic()
     threading.Timer(2 * SHORT.lasts, os.close, (held,)).start()
-    rig.work(EmptyRuns())
+    rig.work(EmptyRuns(), times=SHORT)
     assert time.monotonic() - began >= 2 * SHORT.lasts
     assert rig.states() == ["COMPLETE"]
 
@@ -448,7 +448,7 @@ def test_a_lease_that_cannot_be_renewed_ends_the_run_and_is_not_told(tmp_path):
         lambda: any(lost in told.what for told in list(rig.told)),
         lambda: rig.opened.claims.finish(taken[1], TrialState.COMPLETE, [42.0]),
     )
-    assert rig.work(runs) == Left("done", trials=0)
+    assert rig.work(runs, times=SHORT) == Left("done", trials=0)
     assert rig.trials[0].value == 42.0
     assert any(lost in told.what for told in rig.told)
 
@@ -519,8 +519,8 @@ def test_two_workers_share_a_study_on_every_storage(storage_address, study_name,
 
 
 def test_real_runs_train_and_a_killed_one_goes_on(tmp_path):
-    """Digits, two epochs: trial 1's process is killed after its first evaluation."""
-    rig = Rig(tmp_path, trials=3, epochs=4)
+    """Digits: trial 1's process is killed after its first evaluation."""
+    rig = Rig(tmp_path, trials=3, epochs=40)
 
     class Killing:
         def __init__(self) -> None:
