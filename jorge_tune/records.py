@@ -16,6 +16,7 @@ A resumed run starts at its checkpoint's step, so what was recorded after that s
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -73,9 +74,16 @@ class RecordWriter:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def write(self, record: Mapping[str, object]) -> None:
-        """Append one record; non-finite numbers are written as null-safe strings (`"nan"`, `"inf"`, `"-inf"`)."""
-        line = json.dumps(portable(record), allow_nan=False, separators=(",", ":")) + "\n"
-        os.write(self._descriptor, line.encode())
+        """Append one record; non-finite numbers are written as null-safe strings (`"nan"`, `"inf"`, `"-inf"`).
+
+        Raises:
+            OSError: there is no room for it; nothing of it is left in the file.
+        """
+        line = (json.dumps(portable(record), allow_nan=False, separators=(",", ":")) + "\n").encode()
+        written = os.write(self._descriptor, line)
+        if written < len(line):  # a disk that has just become full; the next record must not join half a line
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         """Flush to the disk and close."""

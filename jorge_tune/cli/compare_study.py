@@ -14,7 +14,7 @@ import click
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER
 from jorge_tune.cli.contenders import settle
 from jorge_tune.cli.studies import Found, folders, open_address
-from jorge_tune.cli.study_end import watching, why_left
+from jorge_tune.cli.study_end import last_word, watching, why_left
 from jorge_tune.errors import JorgeTuneError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jorge_tune.recipe.schema import Recipe
     from jorge_tune.tuning.results.compared import Collected
 
+_GOES_ON = "the same command takes the race up again"
 _LONGEST_NAME = 60  # characters, of a name made from all contenders' names
 
 
@@ -88,10 +89,16 @@ def race_as_study(
     opened = open_comparison(storage, plan_of(recipes), list(recipes), seeds, places)
     found = Found(address, storage, opened, places)
     _tell_what_is_there(found, len(recipes), seeds)
-    crew = Crew(workers=engine.workers or 1, device=where.device, threads=where.threads, download=where.download)
+    crew = Crew(
+        workers=engine.workers or 1,
+        device=where.device,
+        threads=where.threads,
+        download=where.download,
+        last_word=last_word(_GOES_ON),
+    )
     with watching(found) as watch:
         left = compare_whole(opened, address, places, crew, watch)
-    broken_off = why_left(left, "the race", "the same command takes the race up again")
+    broken_off = why_left(left, "the race", _GOES_ON)
     return broken_off or _with_runs(ready, collect(opened, found.folder, seeds))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,8 @@ def command(
     if out is None and output_format == "table" and png is None:
         out = _DEFAULT_OUT
     twin_path = _check_out(out, force)
-    report = _report(subjects, storage, runs, parse_target(target, metric), extra, side_by_side)
+    writes = [path for path in (out, twin_path) if path is not None]
+    report = _report(subjects, storage, runs, parse_target(target, metric), extra, side_by_side, writes)
     twin = report.to_json()
     if out is not None and twin_path is not None:
         _write(twin, out, twin_path, force)
@@ -89,15 +91,17 @@ def _report(
     wanted: tuple[str | None, float | None],
     extra: tuple[Path, ...],
     side_by_side: bool,
+    writes: Sequence[Path],
 ) -> Report:
     from jorge_tune.cli.report_subjects import report_of_runs, report_of_study, study_at
 
     folders = [Path(subject) for subject in subjects]
     held = study_at(folders[0]) if len(folders) == 1 else None
     if held is not None and storage is None and runs is None:
-        return report_of_study(held, storage, folders[0], wanted, extra)
+        return report_of_study(held, storage, folders[0], wanted, extra, writes)
     if held is not None or (len(folders) == 1 and not folders[0].exists()):
-        return report_of_study(held or subjects[0], storage, runs or (folders[0] if held else None), wanted, extra)
+        runs = runs or (folders[0] if held else None)
+        return report_of_study(held or subjects[0], storage, runs, wanted, extra, writes)
     missing = [subject for subject, folder in zip(subjects, folders, strict=True) if not folder.is_dir()]
     if missing:
         raise InputError(f"{missing[0]}: no folder here; give folders of runs, or one study by its name")

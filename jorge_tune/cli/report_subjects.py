@@ -57,6 +57,7 @@ def report_of_study(
     runs: Path | None,
     wanted: tuple[str | None, float | None],
     extra: Sequence[Path],
+    writes: Sequence[Path] = (),
 ) -> Report:
     """The report of a study; a comparison's is that of its runs.
 
@@ -66,6 +67,7 @@ def report_of_study(
         runs: the folder of its runs; None: the default.
         wanted: metric and target of a comparison.
         extra: files with further measurements.
+        writes: what will be written, which must not be the storage.
 
     Raises:
         InputError: the storage cannot be used or holds no such study, a target is given for a search, or none of a
@@ -79,11 +81,14 @@ def report_of_study(
     from jorge_tune.tuning.results.recorded import Recorded
     from jorge_tune.tuning.results.report_data import recipes_of, run_places, study_data
     from jorge_tune.tuning.storages.address import find_address
+    from jorge_tune.tuning.storages.own_files import keep_off
     from jorge_tune.tuning.storages.reading import reading
     from jorge_tune.tuning.study import join_study
 
     address, where = find_address(storage), folders(name, runs)
     warn_of_password(storage, address)
+    for path in writes:
+        keep_off(address, path)
     with reading(address) as opened_storage:
         opened = join_study(opened_storage, name)
         if is_comparison(opened.plan):

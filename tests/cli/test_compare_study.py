@@ -89,9 +89,10 @@ def without_seconds(data):
         for scores in (contender, *contender["scores"]):
             for name in SECONDS:
                 scores.pop(name)
-        if contender["against_first"] is not None:
-            for name in ("seconds", "second_ratio"):
-                contender["against_first"].pop(name)
+    contests = [contender["against_first"] for contender in data["contenders"][1:]]
+    for contest in [*contests, *(one["paired"] for one in data["optimizer_apart"])]:
+        for name in ("seconds", "second_ratio"):
+            contest.pop(name)
     return data
 
 

@@ -208,6 +208,16 @@ def test_runs_that_cannot_be_compared_are_one_message(tmp_path, capsys):
     assert "share no metric" in capsys.readouterr().err
 
 
+def test_a_report_never_overwrites_the_storage(made, tmp_path, capsys):
+    storage = (tmp_path / "study" / "study.db").rename(tmp_path / "study" / "study.json")
+    before = storage.read_bytes()
+    out = storage.with_suffix(".html")
+    assert run("small", "--storage", f"sqlite:///{storage}", "-o", out, "--force") == 2
+    assert f"{storage}: is the storage itself; give another name" in capsys.readouterr().err
+    assert storage.read_bytes() == before
+    assert not out.exists()
+
+
 def test_records_that_contradict_the_study_are_named(tmp_path, capsys):
     made = searched(tmp_path, confirm_seeds=(1, 2))
     made.work(made.confirmation(), EmptyRuns(by_rate))

@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from jorge_tune.measure.compare import _median_ratio
+from jorge_tune.measure.contests import _median_ratio
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,8 @@ from jorge_tune.measure.compare import _median_ratio
         ([(5.0, inf), (5.0, inf), (8.0, 10.0)], 0.0),
         ([(inf, 5.0), (8.0, 10.0)], inf),
         ([(inf, inf)], None),
+        ([(4.0, inf), (inf, 4.0)], None),  # won by a miss as often as lost by one, whichever comes first
+        ([(inf, 4.0), (4.0, inf)], None),
     ],
 )
 def test_a_miss_on_one_side_is_not_averaged(pairs, median):
