@@ -63,8 +63,8 @@ def command(
     The page fetches nothing, opens anywhere, prints, and shows the verdict first; its JSON twin holds every number of
     it. It is made from what is stored alone, and changes nothing there. A name that is also a folder here is taken as
     the folder; the folder of a study's runs stands for the study. probe.json and calibration.json beside the runs are
-    shown too. A comparison that `compare` keeps as a study has the page of its runs. Of run folders the first one named,
-    or the first by name in a folder of them, is what the others are compared with.
+    shown too. A comparison that `compare` keeps as a study has the page of its runs. Run folders are compared with the
+    first one named, or the first by name in a folder of them.
 
     \b
     Example:

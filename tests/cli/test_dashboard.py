@@ -26,8 +26,8 @@ from jorge_tune.tuning.storages.patience import StorageError
 from jorge_tune.tuning.storages.storage import open_storage
 from jorge_tune.tuning.study import present_study
 from tests.tuning.empty_runs import EmptyRuns
+from tests.tuning.results.test_confirm import by_rate, searched
 from tests.tuning.searched import Searched
-from tests.tuning.test_confirm import by_rate, searched
 
 
 def run(*arguments):

@@ -4,7 +4,7 @@ import re
 
 from tests.cli.test_dashboard import detail, place, run, served
 from tests.reporting.browser import needs_browser, rendered
-from tests.tuning.test_confirm import searched
+from tests.tuning.results.test_confirm import searched
 
 
 def seen(page, profile):

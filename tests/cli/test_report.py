@@ -13,8 +13,8 @@ from jorge_tune.tuning.results.history import read_rows
 from tests.measure.race_folders import COSINE, JORGE, SGD, STEP, write_race, write_run
 from tests.reporting.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
 from tests.tuning.empty_runs import EmptyRuns
+from tests.tuning.results.test_confirm import by_rate, searched
 from tests.tuning.searched import Searched
-from tests.tuning.test_confirm import by_rate, searched
 
 
 def run(*arguments):

@@ -21,8 +21,8 @@ from jorge_tune.tuning.results.confirm import conclude
 from jorge_tune.tuning.results.history import read_rows
 from jorge_tune.tuning.study import add_point, join_study
 from tests.tuning.empty_runs import EmptyRuns
+from tests.tuning.results.test_confirm import by_rate, searched
 from tests.tuning.searched import Searched
-from tests.tuning.test_confirm import by_rate, searched
 
 
 def run(*arguments, folder=None):

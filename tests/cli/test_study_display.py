@@ -14,8 +14,8 @@ from jorge_tune.tuning.runs.presence import Presence
 from jorge_tune.tuning.study import add_point
 from jorge_tune.tuning.work.worker import Told
 from tests.tuning.empty_runs import EmptyRuns
+from tests.tuning.results.test_confirm import by_rate, searched
 from tests.tuning.searched import Searched
-from tests.tuning.test_confirm import by_rate, searched
 
 
 def reader(made, opened=None):

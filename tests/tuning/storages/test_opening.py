@@ -18,9 +18,9 @@ from jorge_tune.tuning.storages import mounts
 from jorge_tune.tuning.storages.address import parse_address
 from jorge_tune.tuning.storages.patience import Patience, StorageError
 from tests.small_disk import small_disk
-from tests.tuning.claiming import open_and_list
-from tests.tuning.crowd import crowd
 from tests.tuning.servers import free_port, new_database
+from tests.tuning.storages.claiming import open_and_list
+from tests.tuning.storages.crowd import crowd
 
 LEAK = "hunter2hunter2"
 

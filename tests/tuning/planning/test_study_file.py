@@ -18,7 +18,7 @@ from jorge_tune.tuning.planning.plan import StudyPlan, changes_between
 from jorge_tune.tuning.planning.plan_json import plan_from_json, plan_to_json
 from jorge_tune.tuning.planning.study_file import default_study, parse_study, read_study
 from tests.recipe.test_mutations import MUTATIONS
-from tests.tuning.study_texts import faults, study, text
+from tests.tuning.planning.study_texts import faults, study, text
 
 SHIPPED = Path(jorge_tune.__file__).parent.parent / "studies" / "digits-jorge.yaml"
 

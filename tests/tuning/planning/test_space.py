@@ -11,7 +11,7 @@ from jorge_tune.recipe.io import parse_recipe, render_recipe
 from jorge_tune.tuning.planning.fields import plain_value
 from jorge_tune.tuning.planning.parameters import ChoiceParameter, FactorParameter
 from jorge_tune.tuning.planning.space import Space
-from tests.tuning.study_texts import faults, study
+from tests.tuning.planning.study_texts import faults, study
 
 WIDE = study(
     space="{optimizer.lr: {factor: [0.25, 4], steps: 3}, optimizer.weight_decay: {factor: [0.1, 10], steps: 3}, "

@@ -15,7 +15,7 @@ from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.results.export import copy_to_sqlite, find_trial, recipe_of, to_csv, trials_to_json
 from jorge_tune.tuning.results.history import TrialRow, read_rows
 from tests.training.small_recipes import digits_recipe
-from tests.tuning.spaces import small_space
+from tests.tuning.planning.spaces import small_space
 
 
 def plan():

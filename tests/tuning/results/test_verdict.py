@@ -8,7 +8,7 @@ from jorge_tune.tuning.results.history import TrialRow
 from jorge_tune.tuning.results.importance import Importances
 from jorge_tune.tuning.results.verdict import Evidence, judge
 from jorge_tune.tuning.results.words import sentences
-from tests.tuning.spaces import small_space
+from tests.tuning.planning.spaces import small_space
 
 LIMIT = "iteration time <= 1.1 x the baseline's"
 

@@ -55,7 +55,7 @@ class Supervised:
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
         )
         self.lines: list[list] = []
 

@@ -16,8 +16,8 @@ from jorge_tune.tuning.storages.address import parse_address
 from jorge_tune.tuning.storages.claiming import claims_for
 from jorge_tune.tuning.storages.journal import DamagedFileError
 from jorge_tune.tuning.storages.patience import Patience, StorageError
-from tests.tuning.claiming import claim_patiently
-from tests.tuning.crowd import crowd
+from tests.tuning.storages.claiming import claim_patiently
+from tests.tuning.storages.crowd import crowd
 
 LEAK = "hunter2hunter2"
 

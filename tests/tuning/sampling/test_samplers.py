@@ -14,7 +14,7 @@ from jorge_tune.errors import InputError
 from jorge_tune.tuning.sampling import samplers
 from jorge_tune.tuning.sampling.pruners import build_pruner
 from jorge_tune.tuning.sampling.samplers import build_sampler, seed_of, startup_trials
-from tests.tuning.study_texts import study
+from tests.tuning.planning.study_texts import study
 
 NAMES = ("tpe", "gp", "cmaes", "random", "grid", "qmc")
 LEARNING = ("tpe", "gp", "cmaes")

@@ -18,8 +18,8 @@ from jorge_tune.tuning.storages.reading import reading
 from jorge_tune.tuning.storages.storage import open_storage
 from jorge_tune.tuning.study import join_study, open_study
 from tests.tuning.empty_runs import EmptyRuns
+from tests.tuning.results.test_confirm import by_rate, searched
 from tests.tuning.small_studies import small_plan
-from tests.tuning.test_confirm import by_rate, searched
 
 READ = """\
 import sys

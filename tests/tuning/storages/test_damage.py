@@ -19,7 +19,7 @@ from jorge_tune.tuning.storages.damage import set_aside
 from jorge_tune.tuning.storages.journal import FileLock
 from jorge_tune.tuning.storages.patience import StorageError
 from tests.small_disk import small_disk
-from tests.tuning.crowd import crowd
+from tests.tuning.storages.crowd import crowd
 
 PAGE = 4096
 

@@ -11,7 +11,8 @@ from optuna.trial import Trial, TrialState, create_trial
 
 from jorge_tune.tuning.storages.claiming import claims_for
 from jorge_tune.tuning.storages.claims import LEASE, Held, lease_of, owner_of
-from tests.tuning.claiming import (
+from tests.tuning.servers import clients_of, wait_until
+from tests.tuning.storages.claiming import (
     claim_all,
     claim_one,
     renew_while,
@@ -19,8 +20,7 @@ from tests.tuning.claiming import (
     take_one_back,
     work_until_killed,
 )
-from tests.tuning.crowd import crowd, event, start
-from tests.tuning.servers import clients_of, wait_until
+from tests.tuning.storages.crowd import crowd, event, start
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from jorge_tune.tuning.sampling.pruners import build_pruner
-from tests.tuning.study_texts import study
+from tests.tuning.planning.study_texts import study
 
 EVALUATIONS = 20  # of the digits recipe
 

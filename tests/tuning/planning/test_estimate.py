@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from jorge_tune.tuning.planning.estimate import estimate, evaluations_of
-from tests.tuning.study_texts import study
+from tests.tuning.planning.study_texts import study
 
 
 def plan(**changes):
