@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jorge_tune.measure.compare import Comparison, Contender
     from jorge_tune.reporting.report_parts import Report
     from jorge_tune.tuning.results.compared import Collected
-    from jorge_tune.tuning.results.report_data import RunPlaces
+    from jorge_tune.tuning.results.report_data import ShownRuns
 
 BESIDE = ("probe.json", "calibration.json")
 
@@ -98,10 +98,10 @@ def report_of_study(
             raise InputError("--target and --metric are for runs; a study has its own objective")
         evidence = gather(opened, Recorded(where))
         study, recipes = study_data(opened, evidence, address), recipes_of(opened.plan, evidence.rows)
-        places, whose = run_places(opened, evidence.rows, where)
-    comparison, notes = _compared(places, study)
+        shown = run_places(opened, evidence.rows, where)
+    comparison, notes = _compared(shown, study)
     measured = _measured([where(name)], extra)
-    return study_report(study, recipes, comparison, whose=whose, notes=notes, measured=measured)
+    return study_report(study, recipes, comparison, whose=shown.whose, notes=notes, measured=measured)
 
 
 def _of_comparison(
@@ -118,14 +118,14 @@ def _of_comparison(
     return runs_report(replace(comparison, notes=notes, is_side_by_side=collected.is_side_by_side), measured)
 
 
-def _compared(places: Sequence[RunPlaces], study: dict[str, Any]) -> tuple[Comparison | None, list[str]]:
+def _compared(shown: ShownRuns, study: dict[str, Any]) -> tuple[Comparison | None, list[str]]:
     """The runs that this machine sees, and what there is to say about the others."""
     from jorge_tune.measure.compare import Contender, compare
     from jorge_tune.measure.runs import read_run
 
-    notes: list[str] = []
+    notes = list(shown.notes)
     contenders: list[Contender] = []
-    for place in places:
+    for place in shown.places:
         found = []
         for folder in place.folders:
             try:
@@ -137,7 +137,8 @@ def _compared(places: Sequence[RunPlaces], study: dict[str, Any]) -> tuple[Compa
     if not contenders:
         return None, ["No curves: the run folders are not on this machine (give --runs where they are).", *notes[:1]]
     try:
-        return compare(contenders, metric=study["metric"], target=study["target"]), notes
+        comparison = compare(contenders, metric=study["metric"], target=study["target"])
+        return replace(comparison, is_side_by_side=shown.is_side_by_side), notes
     except InputError as error:
         return None, [f"No curves: {error}", *notes]
 

@@ -36,7 +36,7 @@ class Tally:
     """How many pairs are won, level and lost in one quantity.
 
     `p` is that of the exact signed-rank test, if there are pairs enough; `p_corrected` by Holm over the contests of
-    the comparison in this quantity.
+    the comparison in this quantity. `leaning` is 1 where the test's ranks speak for the contender, -1 against it.
     """
 
     wins: int
@@ -44,6 +44,7 @@ class Tally:
     losses: int
     p: float | None = None
     p_corrected: float | None = None
+    leaning: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class OptimizerApart:
-    """A Jorge contender against its control, SGD with the same schedule and decoupled decay, by their names."""
+    """A Jorge contender against its control (what it grafts from, its schedule, decoupled decay), by their names."""
 
     jorge: str
     control: str
@@ -114,8 +115,15 @@ class Comparison:
 
     @property
     def devices(self) -> list[str]:
-        """The devices that the runs name, in order of their names."""
-        return sorted({run.device for standing in self.standings for run in standing.contender.runs if run.device})
+        """The devices that runs were measured on, in order of their names; one that is not known counts as one."""
+        return sorted(
+            {
+                run.device or "an unknown device"
+                for standing in self.standings
+                for run in standing.contender.runs
+                if run.seed in {score.seed for score in standing.scores}
+            }
+        )
 
     @property
     def compares_seconds(self) -> bool:

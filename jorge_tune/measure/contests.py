@@ -87,6 +87,7 @@ def _tally(excess: Sequence[float]) -> Tally:
         ties=sum(value == 0 for value in excess),
         losses=sum(value > 0 for value in excess),
         p=statistics.signed_rank_p(excess),
+        leaning=-statistics.signed_rank_sign(excess),
     )
 
 

@@ -41,7 +41,8 @@ def is_control(recipe: Recipe, jorge: Recipe) -> bool:
     """Whether a recipe is the control of a Jorge recipe: all the same, with the optimizer that Jorge grafts from."""
     if not isinstance(jorge.optimizer, Jorge) or jorge.optimizer.graft == "none":
         return False
-    return (recipe.optimizer, recipe.schedule) == (control(jorge).optimizer, jorge.schedule)
+    is_same_training = not worth_a_note(recipe, jorge)
+    return is_same_training and (recipe.optimizer, recipe.schedule) == (control(jorge).optimizer, jorge.schedule)
 
 
 def _what_is_seen(data: Data | None) -> Data | None:

@@ -184,10 +184,10 @@ def _device(path: Path) -> str | None:
     return None if device is None else json.dumps(device) if not isinstance(device, str) else device
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Order in which seed-2 comes before seed-10."""
-    pieces: list[tuple[int, str]] = []
+def _natural(path: Path) -> list[tuple[str, int]]:
+    """Order in which seed-2 comes before seed-10, and both after rate-3."""
+    pieces: list[tuple[str, int]] = []
     for part in path.parts:
         stem, _, number = part.rpartition("-")
-        pieces.append((int(number), stem) if number.isdecimal() else (-1, part))
+        pieces.append((stem, int(number)) if number.isdecimal() else (part, -1))
     return pieces

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 MIN_PAIRS = 6
 """Fewer pairs give no p-value: from 5 pairs the smallest is 2/32, above 0.05 whatever was measured."""
-_DIGITS = 10  # of the largest difference
+SIGNIFICANT = 0.05
+"""The largest p-value, corrected where there is more than one test, that is called more than chance."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,10 @@ def median(values: Sequence[float]) -> float:
 def differences(pairs: Sequence[tuple[float, float]]) -> list[float]:
     """a - b of each pair, where equal infinities differ by nothing.
 
-    They are rounded to ten digits of the largest finite one: accuracies are counts divided by n, and two pairs that
-    differ by the same count differ by floats with other last bits, which would tear a tie of ranks apart.
+    Each is rounded to ten digits: accuracies are counts divided by n, and two pairs that differ by the same count
+    differ by floats with other last bits, which would tear a tie of ranks apart.
     """
-    exact = [0.0 if a == b else a - b for a, b in pairs]
-    largest = max((abs(value) for value in exact if math.isfinite(value)), default=0.0)
-    if largest == 0:
-        return exact
-    digits = _DIGITS - 1 - math.floor(math.log10(largest))
-    return [round(value, digits) if math.isfinite(value) else value for value in exact]
+    return [0.0 if a == b else float(f"{a - b:.9e}") for a, b in pairs]
 
 
 def ratio(a: float, b: float) -> float | None:
@@ -89,17 +85,29 @@ def signed_rank_p(differences: Sequence[float]) -> float | None:
     """
     if len(differences) < MIN_PAIRS:
         return None
-    kept = [value for value in differences if value != 0]
-    if not kept:
+    doubled = _doubled_ranks(differences)
+    if not doubled:
         return 1.0
-    doubled = [round(2 * rank) for rank in ranks([abs(value) for value in kept])]  # mean ranks are halves
-    positive = sum(rank for rank, value in zip(doubled, kept, strict=True) if value > 0)
+    positive, total = sum(rank for rank in doubled if rank > 0), sum(map(abs, doubled))
     ways = Counter({0: 1})
-    for rank in doubled:
-        ways = ways + Counter({total + rank: number for total, number in ways.items()})
-    smaller = min(positive, sum(doubled) - positive)
-    tail = sum(number for total, number in ways.items() if total <= smaller)
+    for rank in map(abs, doubled):
+        ways = ways + Counter({reached + rank: number for reached, number in ways.items()})
+    smaller = min(positive, total - positive)
+    tail = sum(number for reached, number in ways.items() if reached <= smaller)
     return min(1.0, 2 * tail / (1 << len(doubled)))
+
+
+def signed_rank_sign(differences: Sequence[float]) -> int:
+    """To which side the ranks of that test lean: 1 where positive differences weigh more, -1 where negative ones do."""
+    leaning = sum(_doubled_ranks(differences))
+    return (leaning > 0) - (leaning < 0)
+
+
+def _doubled_ranks(differences: Sequence[float]) -> list[int]:
+    """Twice the rank of each difference that is not 0, since mean ranks are halves, with the difference's sign."""
+    kept = [value for value in differences if value != 0]
+    sizes = ranks([abs(value) for value in kept])
+    return [round(2 * rank) * (1 if value > 0 else -1) for rank, value in zip(sizes, kept, strict=True)]
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

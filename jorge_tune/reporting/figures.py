@@ -65,13 +65,13 @@ def write_pngs(figures: Mapping[Path, Figure]) -> str | None:
 
     with TemporaryDirectory() as folder:
         drawn = [Path(folder) / f"{number}.png" for number in range(len(figures))]
+        layouts = [figure.layout for figure in figures.values()]  # whose sizes `write_images` does not read
+        sizes = {"width": [each.width for each in layouts], "height": [each.height for each in layouts]}
         try:
-            layouts = [figure.layout for figure in figures.values()]  # whose sizes `write_images` does not read
-            sizes = {"width": [each.width for each in layouts], "height": [each.height for each in layouts]}
             write_images(list(figures.values()), drawn, scale=2, **sizes)
         except Exception as error:  # kaleido and its browser raise errors of many kinds, none of them ours
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return f"no PNG written: kaleido found no working Chrome or Chromium ({reason})"
+            return f"no PNG written: kaleido could not draw with Chrome or Chromium ({reason})"
         for path, picture in zip(figures, drawn, strict=True):
             write_whole(path, picture.read_bytes(), force=True, make_folders=True)
     return None

@@ -39,7 +39,7 @@ def race_verdict(comparison: Comparison) -> list[Sentence]:
     paired = [standing.against_first for standing in comparison.standings[1:]]
     outcomes = ["" if each is None else word(deciding(each), each.pairs) for each in paired]
     outcomes += [""] * (len(lines) - len(outcomes))
-    return [Sentence(line, word) for line, word in zip(lines, outcomes, strict=True)]  # type: ignore[arg-type]
+    return [Sentence(line, told) for line, told in zip(lines, outcomes, strict=True)]  # type: ignore[arg-type]
 
 
 def race_sections(comparison: Comparison, contenders: Sequence[Traced]) -> list[Section]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 
 from jorge_tune.measure.comparison import Comparison, Paired, Standing, Tally
-from jorge_tune.measure.statistics import MIN_PAIRS
+from jorge_tune.measure.statistics import MIN_PAIRS, SIGNIFICANT
 from jorge_tune.reporting.summary import show_value
-
-_SIGNIFICANT = 0.05
 
 
 def verdict(comparison: Comparison) -> str:
@@ -16,7 +14,7 @@ def verdict(comparison: Comparison) -> str:
 
     "won" takes a corrected p-value of at most 0.05 where there are pairs enough for one, else more than half of the
     paired seeds and none against; "lost" likewise; as many won as lost is "tied", the rest "undecided".
-    Where a Jorge recipe races its control (SGD with the same schedule and decoupled decay), these two are set
+    Where a Jorge recipe races its control (what it grafts from, its schedule, decoupled decay), these two are set
     against each other as well: what differs between them is the optimizer's own part, if chance is ruled out.
     """
     first = comparison.standings[0]
@@ -46,22 +44,28 @@ def _too_few(comparison: Comparison) -> list[str]:
     """A sentence where even a clean sweep over the paired seeds would leave a corrected p-value above 0.05."""
     contests = {frozenset((s.name, comparison.standings[0].name)): s.against_first for s in comparison.standings}
     contests |= {frozenset((one.jorge, one.control)): one.paired for one in comparison.apart}
-    pairs = [paired.pairs for paired in contests.values() if paired is not None]
+    open_ones = [paired.pairs for paired in contests.values() if paired is not None and not _is_significant(paired)]
     enough = MIN_PAIRS
-    while len(pairs) * 2 / 2**enough > _SIGNIFICANT:
+    while len(open_ones) * 2 / 2**enough > SIGNIFICANT:
         enough += 1
-    if not pairs or min(pairs) >= enough:
+    if not open_ones or min(open_ones) >= enough:
         return []
-    over = "" if len(pairs) == 1 else f" over {len(pairs)} contests"
-    return [f"{_count(min(pairs), 'paired seed')} cannot rule out chance{over}: {enough} could."]
+    over = "" if len(open_ones) == 1 else f" over {len(open_ones)} contests"
+    return [f"{_count(min(open_ones), 'paired seed')} cannot rule out chance{over}: {enough} could."]
+
+
+def _is_significant(paired: Paired) -> bool:
+    p = deciding(paired).p_corrected
+    return p is not None and p <= SIGNIFICANT
 
 
 def _outcome(tally: Tally, pairs: int) -> int:
+    if tally.p_corrected is not None:
+        return tally.leaning if tally.p_corrected <= SIGNIFICANT else 0
     more, fewer = max(tally.wins, tally.losses), min(tally.wins, tally.losses)
-    one_sided = fewer == 0 and 2 * more > pairs
-    if (tally.p_corrected > _SIGNIFICANT) if tally.p_corrected is not None else not one_sided:
+    if fewer or 2 * more <= pairs:
         return 0
-    return 1 if tally.wins > tally.losses else -1
+    return 1 if tally.wins else -1
 
 
 def word(tally: Tally, pairs: int) -> str:
@@ -118,7 +122,7 @@ def _optimizer_apart(comparison: Comparison) -> list[str]:
     lines = []
     for one in comparison.apart:
         jorge, other = standings[one.jorge], standings[one.control]
-        if other is not comparison.standings[0]:  # else said already
+        if comparison.standings[0] not in (jorge, other):  # else said already
             lines.append(_against(comparison, jorge, other, one.paired))
         lines.append(_meaning(jorge, other, one.paired))
     return lines

@@ -190,7 +190,7 @@ def test_unequal_seeds_and_lengths_are_noted(tmp_path):
     text = "\n".join(result.notes)
     assert "without a partner: 1" in text
     assert "differ in epochs: 2 against 1" in text
-    assert result.devices == ["cpu", "gpu"]
+    assert result.devices == ["an unknown device", "cpu", "gpu"]
     assert not result.compares_seconds
 
 

@@ -18,6 +18,7 @@ from jorge_tune.measure.statistics import (
     ranks,
     ratio,
     signed_rank_p,
+    signed_rank_sign,
     spread,
 )
 
@@ -88,6 +89,13 @@ def test_ratios_and_differences_of_misses():
     assert differences([(INF, INF), (-INF, 1.0), (3.0, 1.0)]) == [0.0, -INF, 2.0]
 
 
+def test_the_ranks_lean_to_the_side_of_the_larger_differences():
+    sizes = [-value for value in range(1, 13)] + list(range(13, 25))
+    assert signed_rank_p(sizes) < 0.05
+    assert (signed_rank_sign(sizes), signed_rank_sign([-value for value in sizes])) == (1, -1)
+    assert (signed_rank_sign([]), signed_rank_sign([1.0, -1.0, 0.0])) == (0, 0)
+
+
 def test_differences_of_equal_counts_are_equal_whatever_their_last_bits():
     """Accuracies k/359: 20,000 draws of seven pairs, ranked as floats and as the counts they come from."""
     generator = random.Random(0)
@@ -100,4 +108,5 @@ def test_differences_of_equal_counts_are_equal_whatever_their_last_bits():
         torn += signed_rank_p([a - b for a, b in floats]) != exact
     assert torn > 1000  # so the rounding is needed
     assert differences([(1e-300, 0.0), (2e-300, 0.0)]) == [1e-300, 2e-300]
+    assert differences([(1e9, 5.0), (5.01, 5.0)]) == [999999995.0, pytest.approx(0.01)]  # no other pair is drowned
     assert differences([(0.5, 0.5), (INF, 1.0)]) == [0.0, INF]

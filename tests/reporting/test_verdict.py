@@ -81,6 +81,32 @@ def test_a_clean_sweep_is_won_from_as_many_seeds_as_the_number_of_contests_takes
     assert seven[-1].endswith("the lead of jorge over it is the optimizer's own.")
 
 
+def test_jorge_first_is_told_once_against_its_control(tmp_path):
+    curves = {
+        name: (dict.fromkeys(range(7), c), o, STEP, 1.0)
+        for name, o, c in (("jorge", JORGE, FAST), ("control", CONTROL, SLOW))
+    }
+    lines = verdict(compare(read_contenders(write_race(tmp_path, curves)), target=0.8)).splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "control against jorge",
+        "control is SGD with the schedule and decoupled decay of jorge",
+    ]
+    assert lines[0].startswith("control against jorge: lost in epochs")
+    assert lines[1].endswith("the lead of jorge over it is the optimizer's own.")
+
+
+def test_a_contest_that_is_decided_asks_for_no_more_seeds(tmp_path):
+    """Twenty pairs and six, both swept: Holm leaves the six their own p."""
+    curves = {
+        "sgd": (dict.fromkeys(range(20), SLOW), SGD, COSINE, 1.0),
+        "a": (dict.fromkeys(range(20), FAST), SGD, STEP, 1.0),
+        "b": (dict.fromkeys(range(6), FAST), SGD, COSINE, 1.0),
+    }
+    lines = verdict(compare(read_contenders(write_race(tmp_path, curves)), target=0.8)).splitlines()
+    assert "won in epochs" in lines[1]
+    assert len(lines) == 2
+
+
 def test_two_alone_are_one_contest(tmp_path):
     curves = {name: (dict.fromkeys(range(6), curve), SGD, COSINE, 1.0) for name, curve in (("a", SLOW), ("b", FAST))}
     (line,) = verdict(compare(read_contenders(write_race(tmp_path, curves)), target=0.8)).splitlines()
@@ -166,6 +192,7 @@ def test_what_a_control_is(tmp_path, optimizer, schedule, expected):
     jorge = read_recipe(write_run(tmp_path / "jorge", SLOW, optimizer=JORGE, schedule=STEP) / "recipe.yaml")
     other = read_recipe(write_run(tmp_path / "other", SLOW, optimizer=optimizer, schedule=schedule) / "recipe.yaml")
     assert is_control(other, jorge) is expected
+    assert not is_control(replace(other, batch_size=other.batch_size + 1), jorge)  # then the optimizer is not all
     assert not is_control(jorge, other)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from jorge_tune.tuning.planning.comparison_plan import comparison_points, is_com
 from jorge_tune.tuning.planning.parts import CONTENDER, SEED, ComparisonSpace
 from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.results.confirm import Runs, queue_missing
-from jorge_tune.tuning.results.history import TrialRow, read_rows
+from jorge_tune.tuning.results.history import TrialRow, overlap, read_rows
 from jorge_tune.tuning.runs.runs_folder import is_folder_of, run_path
 from jorge_tune.tuning.study import OpenStudy, open_study, present_study
 
@@ -85,7 +84,7 @@ def collect(opened: OpenStudy, runs: Path, seeds: Sequence[int] | None = None) -
                 missing.setdefault(_why_missing(of_seed, seed, run), []).append(seed)
         contenders.append(Contender(name, recipes[name], tuple(found)))
         notes += [f"{name}: {_seeds(which)}: {why}" for why, which in missing.items()]
-    return Collected(contenders, notes, _overlap(rows))
+    return Collected(contenders, notes, overlap(rows))
 
 
 def _ended_run(rows: Sequence[TrialRow], runs: Path, seed: int) -> Run | str:
@@ -113,12 +112,6 @@ def _why_missing(rows: Sequence[TrialRow], seed: int, unread: str) -> str:
         return "has not run to its end yet"
     reason = str(rows[-1].attributes.get("reason") or "no reason is known")
     return f"failed: {reason.rpartition(f'trial-{rows[-1].number}/seed-{seed}: ')[2]}"  # without its run folder
-
-
-def _overlap(rows: Sequence[TrialRow]) -> bool:
-    """Whether runs trained side by side."""
-    spans = sorted((row.started, row.ended) for row in rows if row.started is not None and row.ended is not None)
-    return any(later[0] < earlier[1] for earlier, later in itertools.pairwise(spans))
 
 
 def _seeds(seeds: Sequence[int]) -> str:

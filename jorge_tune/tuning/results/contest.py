@@ -35,7 +35,8 @@ class Gain:
     """A contender against another on the seeds both have; a positive gain speaks for it.
 
     `median` of the paired gains with the middle 95 % of resampled medians; `p` of the exact signed-rank test, from
-    six pairs, and `p_corrected` by Holm over the contests that were held beside the question that was asked.
+    six pairs, and `p_corrected` by Holm over the contests that were held beside the question that was asked. `leaning`
+    is 1 where the test's ranks speak for the contender, -1 against it.
     """
 
     contender: str
@@ -49,6 +50,7 @@ class Gain:
     losses: int
     p: float | None
     p_corrected: float | None = None
+    leaning: int = 0
 
 
 def gains(
@@ -92,6 +94,7 @@ def gain_of(contender: Contender, other: Contender, *, lower_is_better: bool) ->
         ties=sum(value == 0 for value in paired),
         losses=sum(value < 0 for value in paired),
         p=statistics.signed_rank_p(paired),
+        leaning=statistics.signed_rank_sign(paired),
     )
 
 

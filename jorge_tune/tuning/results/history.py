@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from jorge_tune.tuning.storages.claims import LEASE
-from jorge_tune.tuning.work.asking import STARTS
+from jorge_tune.tuning.work.asking import FOLDER, STARTS
 from jorge_tune.tuning.work.reaper import worker_of
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class TrialRow:
     ended: datetime | None = None
     worker: str | None = None  # who holds its lease
     was_restarted: bool = False
+    folder: str | None = None  # random name of the folder that its runs are in; None: the study's first
 
     @property
     def is_feasible(self) -> bool:
@@ -58,6 +60,12 @@ class TrialRow:
 def read_rows(study: Study) -> tuple[TrialRow, ...]:
     """All trials of a study, in the order of their numbers."""
     return tuple(sorted((_row(trial) for trial in study.get_trials(deepcopy=False)), key=lambda row: row.number))
+
+
+def overlap(rows: Sequence[TrialRow]) -> bool:
+    """Whether trials ran side by side."""
+    spans = sorted((row.started, row.ended) for row in rows if row.started is not None and row.ended is not None)
+    return any(later[0] < earlier[1] for earlier, later in itertools.pairwise(spans))
 
 
 def finite(rows: Sequence[TrialRow]) -> list[TrialRow]:
@@ -95,6 +103,7 @@ def _row(trial: FrozenTrial) -> TrialRow:
         ended=trial.datetime_complete,
         worker=_holder(system.get(LEASE)),
         was_restarted=STARTS in system,
+        folder=system.get(FOLDER),
     )
 
 

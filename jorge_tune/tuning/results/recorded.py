@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,11 @@ from jorge_tune.errors import JorgeTuneError
 from jorge_tune.measure.runs import read_run
 from jorge_tune.tuning.planning.parts import SEED
 from jorge_tune.tuning.results.history import TrialRow, best_of
-from jorge_tune.tuning.runs.runs_folder import is_folder_of, run_path
+from jorge_tune.tuning.runs.runs_folder import folder_name, run_path
 from jorge_tune.tuning.runs.scoring import Score, median_of, score_run
 from jorge_tune.tuning.study import OpenStudy
+
+_SAME = 1e-9  # of a value: what sums on another machine may differ by
 
 
 class Recorded:
@@ -49,9 +52,10 @@ class Recorded:
         if not scores:
             return row
         value = median_of(scores, opened.plan.objective)
-        if value == row.value:
+        if row.value is None or math.isclose(value, row.value, rel_tol=_SAME):
             return row
-        held = f"its records say {value:.4g}, the study holds {row.value:.4g}; this report goes by the records"
+        say, hold = ("no number" if math.isinf(each) else f"{each:.9g}" for each in (value, row.value))
+        held = f"its records say {say}, the study holds {hold}; this report goes by the records"
         self.notes.append(f"Trial {row.number} of {opened.plan.name}: {held}.")
         diverged = any(score.diverged for score in scores)
         return replace(row, value=value, attributes={**row.attributes, "diverged": diverged})
@@ -62,8 +66,8 @@ class Recorded:
         if row.state != "complete" or row.value is None or plan.objective.kind == "time-to-target":
             return []
         try:
-            if not is_folder_of(folder, opened.name):
-                return []
+            if folder_name(folder, opened.name) != (row.folder or opened.folder):
+                return []  # another study's, or where the trial ran before it was begun anew elsewhere
             seeds = [row.point[SEED]] if SEED in row.point else plan.seeds
             runs = [read_run(run_path(folder, row.number, seed)) for seed in seeds]
         except JorgeTuneError:

@@ -14,9 +14,9 @@ from jorge_tune.tuning.planning.parts import BASELINE_SUFFIX, CONFIRM_SUFFIX, SE
 from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.results.confirm import beside, contender_of, stored_form
 from jorge_tune.tuning.results.export import recipe_of, trials_to_json
-from jorge_tune.tuning.results.history import TrialRow, best_of, read_rows
+from jorge_tune.tuning.results.history import TrialRow, best_of, overlap, read_rows
 from jorge_tune.tuning.results.verdict import BASELINE, BEST, BOOTSTRAP, Evidence, judge
-from jorge_tune.tuning.runs.runs_folder import run_path
+from jorge_tune.tuning.runs.runs_folder import is_folder_of, run_path
 from jorge_tune.tuning.study import OpenStudy
 from jorge_tune.tuning.work.constraint import stored_costs, why_dropped
 
@@ -35,6 +35,15 @@ class RunPlaces(NamedTuple):
     name: str
     recipe: Recipe
     folders: tuple[Path, ...]
+
+
+class ShownRuns(NamedTuple):
+    """Whose runs a study's curves show, and which these are in words; `notes` say what is not shown."""
+
+    places: list[RunPlaces]
+    whose: str
+    notes: list[str]
+    is_side_by_side: bool  # so that seconds are not to be compared
 
 
 def study_data(opened: OpenStudy, evidence: Evidence, address: object) -> dict[str, Any]:
@@ -82,36 +91,62 @@ def recipes_of(plan: StudyPlan, rows: Sequence[TrialRow]) -> list[TrainedRecipe]
     return found
 
 
-def run_places(opened: OpenStudy, rows: Sequence[TrialRow], runs: Callable[[str], Path]) -> tuple[list[RunPlaces], str]:
-    """Whose runs the curves show, and which these are in words: those of the confirmation, else of the search.
+def run_places(opened: OpenStudy, rows: Sequence[TrialRow], runs: Callable[[str], Path]) -> ShownRuns:
+    """Whose runs the curves show: those of the confirmation, else of the search.
 
     Args:
         opened: the search.
         rows: its trials.
         runs: the folder of the runs of a study of that name.
+
+    Raises:
+        InputError: the marker of a folder of runs is damaged.
     """
     plan = opened.plan
-    studies = {one.plan.name: one for one in beside(opened)}
+    studies = {plan.name: opened, **{one.plan.name: one for one in beside(opened)}}
     best = best_of(rows, lower_is_better=plan.objective.lower_is_better)
     recipes = {one.name: one.recipe for one in recipes_of(plan, rows)}
     confirmation = studies.get(plan.name + CONFIRM_SUFFIX)
     if confirmation is not None:
-        numbers = _confirmation_runs(read_rows(confirmation.study), plan.space.bootstrap_point(), best)
+        held = read_rows(confirmation.study)
+        numbers = _confirmation_runs(held, plan.space.bootstrap_point(), best)
         if any(numbers.values()):
-            folder = runs(confirmation.plan.name)
-            found = {
-                name: tuple(run_path(folder, number, seed) for number, seed in places)
-                for name, places in numbers.items()
-            }
-            return _places(recipes, found), "the confirmation's runs, on seeds that the search did not see"
-    numbers_of = {"baseline": (BASELINE_SUFFIX, 0), "bootstrap": ("", 0)}
+            found = {name: [(confirmation, *run) for run in runs_of] for name, runs_of in numbers.items()}
+            whose = "the confirmation's runs, on seeds that the search did not see"
+            return _shown(recipes, found, runs, whose, is_side_by_side=overlap(held))
+    trials = {"baseline": (studies.get(plan.name + BASELINE_SUFFIX), 0), "bootstrap": (opened, 0)}
     if best is not None and best.number != 0:
-        numbers_of[f"trial {best.number}"] = ("", best.number)
+        trials[f"trial {best.number}"] = (opened, best.number)
     found = {
-        name: tuple(run_path(runs(plan.name + suffix), number, seed) for seed in plan.seeds)
-        for name, (suffix, number) in numbers_of.items()
+        name: [(study, number, seed) for seed in plan.seeds]
+        for name, (study, number) in trials.items()
+        if study is not None
     }
-    return _places(recipes, found), "the search's runs: the best of many looks better than it is"
+    beside_rows = [row for study in studies.values() if study is not opened for row in read_rows(study.study)]
+    whose = "the search's runs: the best of many looks better than it is"
+    return _shown(recipes, found, runs, whose, is_side_by_side=overlap([*rows, *beside_rows]))
+
+
+def _shown(
+    recipes: Mapping[str, Recipe],
+    found: Mapping[str, Sequence[tuple[OpenStudy, int, int]]],
+    runs: Callable[[str], Path],
+    whose: str,
+    *,
+    is_side_by_side: bool,
+) -> ShownRuns:
+    """The folders of (study, trial, seed) by contender, but of those folders that hold another study's runs."""
+    studies = {study.plan.name: study for several in found.values() for study, _, _ in several}
+    strange = {
+        name for name, study in studies.items() if runs(name).is_dir() and not is_folder_of(runs(name), study.name)
+    }
+    places = []
+    for name, several in found.items():
+        kept = [run_path(runs(s.plan.name), number, seed) for s, number, seed in several if s.plan.name not in strange]
+        if name in recipes and kept:
+            places.append(RunPlaces(name, recipes[name], tuple(kept)))
+    notes = [f"{runs(name)} holds no runs of study {name}, and none of it is shown." for name in sorted(strange)]
+    return ShownRuns(places, whose, notes, is_side_by_side)
 
 
 def _confirmation_runs(
@@ -128,10 +163,6 @@ def _confirmation_runs(
         if name is not None:
             found.setdefault(name, []).append((row.number, row.point[SEED]))
     return found
-
-
-def _places(recipes: Mapping[str, Recipe], found: Mapping[str, tuple[Path, ...]]) -> list[RunPlaces]:
-    return [RunPlaces(name, recipes[name], folders) for name, folders in found.items() if name in recipes]
 
 
 def _facts(opened: OpenStudy) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from jorge_tune.measure.statistics import MIN_PAIRS
+from jorge_tune.measure.statistics import MIN_PAIRS, SIGNIFICANT
 from jorge_tune.records import portable
 from jorge_tune.tuning.planning.space import Space
 from jorge_tune.tuning.results.contest import Contender, Gain, gains
@@ -30,9 +30,6 @@ BASELINE, BOOTSTRAP, BEST = "baseline", "bootstrap", "best"
 
 MISSED, NO_NUMBER = "missed the target", "ended without a number"
 """What an infinite value means where the run did not diverge: with a target, and without one."""
-
-
-_SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,10 +231,13 @@ def _single_shot(
     if gain.pairs < MIN_PAIRS:
         seeds = f"{gain.pairs} confirmation seed" + ("" if gain.pairs == 1 else "s")
         return SingleShot("undecided", f"{seeds} cannot rule out chance: {MIN_PAIRS} can")
-    if gain.p is not None and gain.p <= _SIGNIFICANT and gain.wins > gain.losses:
+    if gain.p is not None and gain.p <= SIGNIFICANT and gain.leaning > 0:
         return SingleShot("beaten", f"on confirmation seeds, trial {best.number} is better than the bootstrap")
-    if math.isinf(gain.high):
+    if gain.high == math.inf:
         return SingleShot("undecided", f"the bootstrap failed on seeds on which trial {best.number} did not")
+    if gain.losses == 0 and gain.wins and 2 / 2**gain.wins > SIGNIFICANT:
+        seeds = f"{gain.wins} confirmation seed{'s tell' if gain.wins > 1 else ' tells'} the two apart"
+        return SingleShot("undecided", f"{seeds}, all for trial {best.number}, which cannot rule out chance")
     return SingleShot("held", f"on confirmation seeds, trial {best.number} is not surely better than the bootstrap")
 
 

@@ -106,10 +106,14 @@ def _spread(contender: Contender, verdict: Verdict) -> str:
 
 def _gain(gain: Gain, verdict: Verdict) -> str:
     names = f"{_named(gain.contender, verdict.best)} against {_named(gain.against, verdict.best)}"
-    p = "" if gain.p_corrected is None else f", p = {gain.p_corrected:.2g}"
+    named = "p" if gain.p == gain.p_corrected else "corrected p"
+    p = "" if gain.p_corrected is None else f", {named} = {gain.p_corrected:.2g}"
     median, low, high = (_signed(value) for value in (gain.median, gain.low, gain.high))
+    amount = f"a gain of {median} [{low}, {high}]"
+    if math.isinf(gain.median):
+        amount = "no gain to put in numbers, as one of them has none on most seeds"
     counts = f"better on {gain.wins}, level on {gain.ties}, worse on {gain.losses}"
-    line = f"{names}: a gain of {median} [{low}, {high}]; {counts} of {_number(gain.pairs, 'seed')}{p}."
+    line = f"{names}: {amount}; {counts} of {_number(gain.pairs, 'seed')}{p}."
     return line[:1].upper() + line[1:]
 
 

@@ -86,14 +86,19 @@ def found(path: Path, *, study: str, study_name: str, name: str) -> None:
     _mark(path, study=study, study_name=study_name, name=name, force=cut_short)
 
 
-def is_folder_of(path: Path, study: str) -> bool:
-    """Whether a folder holds runs of the study of that random name; nothing is made or changed.
+def folder_name(path: Path, study: str) -> str | None:
+    """The random name of a folder with runs of the study of that random name, else None; nothing is made or changed.
 
     Raises:
         InputError: its marker is damaged.
     """
     held = _read(path / _MARKER)
-    return held is not None and held["study"] == study
+    return held["folder"] if held is not None and held["study"] == study else None
+
+
+def is_folder_of(path: Path, study: str) -> bool:
+    """Whether a folder holds runs of the study of that random name. Raises as `folder_name` does."""
+    return folder_name(path, study) is not None
 
 
 def _mark(path: Path, *, study: str, study_name: str, name: str, force: bool = False) -> None:

@@ -87,6 +87,7 @@ class JournalFile(JournalFileBackend):
     """
 
     def __init__(self, path: Path) -> None:
+        path = path.resolve()  # under two names it would have two locks
         super().__init__(str(path))
         self._path = path
         self.last_line = 0

@@ -41,9 +41,9 @@ def reading(address: Address) -> Iterator[PatientStorage]:
 
 def can_be_written(address: Address) -> bool:
     """Whether nothing is known that keeps this process from writing; a server says so at the first write alone."""
-    path = address.path
-    if path is None or not path.is_file():
+    if address.path is None or not address.path.is_file():
         return True
+    path = address.path.resolve()  # SQLite follows a link
     return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)  # SQLite writes beside its file even to read it
 
 

@@ -63,6 +63,7 @@ def prepare(address: Address, patience: Patience, *, create: bool) -> None:
 
 def _why_not_written(path: Path) -> str | None:
     """What is known to keep SQLite from writing a file, or beside it, which it does even to read; None: nothing."""
+    path = path.resolve()  # SQLite follows a link, and writes beside what it leads to
     if os.statvfs(path.parent).f_flag & os.ST_RDONLY:
         return "its file system is read-only"
     if not os.access(path.parent, os.W_OK | os.X_OK):

@@ -3,15 +3,18 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from jorge_tune.errors import InputError
 from jorge_tune.tuning.results.confirm import gather
 from jorge_tune.tuning.results.history import read_rows
+from jorge_tune.tuning.results.recorded import Recorded
 from jorge_tune.tuning.results.report_data import recipes_of, run_places, study_data
 from jorge_tune.tuning.storages.address import parse_address
 from jorge_tune.tuning.storages.reading import reading
@@ -57,13 +60,40 @@ def test_the_recipes_come_with_their_reasons(made):
     assert found["trial 1"].derivations[0].field == "optimizer.lr"
 
 
+def test_a_folder_with_another_studys_runs_is_neither_shown_nor_judged_by(tmp_path, made):
+    other = searched(tmp_path / "other", confirm_seeds=(1, 2))
+    other.work(other.confirmation(), EmptyRuns(lambda lr, seed, evaluation: 0.123))
+    rows = read_rows(made.opened.study)
+    shown = run_places(made.opened, rows, other.runs)
+    assert shown.places == []
+    assert "holds no runs of study small.confirm" in shown.notes[0]
+    recorded = Recorded(other.runs)
+    assert gather(made.opened, recorded).confirmation == gather(made.opened).confirmation
+    assert recorded.notes == []
+
+
+def test_runs_that_a_trial_left_behind_in_another_folder_are_not_judged_by(tmp_path):
+    made = searched(tmp_path / "study")
+    (records,) = (made.runs("small") / "trial-0").rglob("records.jsonl")
+    records.write_text(re.sub(r'"top1":[0-9.]+', '"top1":0.99', records.read_text()))
+    here = Recorded(made.runs)
+    assert gather(made.opened, here).rows[0].value == 0.99
+    assert here.notes == [
+        "Trial 0 of small: its records say 0.99, the study holds 0.1; this report goes by the records."
+    ]
+    moved = [replace(row, folder="another") if row.number == 0 else row for row in read_rows(made.opened.study)]
+    left = Recorded(made.runs)
+    assert left.chosen_of(made.opened, moved)[0].value == made.opened.study.get_trials()[0].value
+    assert left.notes == []
+
+
 def test_the_curves_are_the_confirmations_and_else_the_searchs(tmp_path, made):
-    places, whose = run_places(made.opened, read_rows(made.opened.study), made.runs)
+    places, whose, *_ = run_places(made.opened, read_rows(made.opened.study), made.runs)
     assert "did not see" in whose
     assert {place.name: len(place.folders) for place in places} == {"baseline": 2, "bootstrap": 2, "trial 1": 2}
     assert all((folder / "records.jsonl").is_file() for place in places for folder in place.folders)
     alone = searched(tmp_path / "alone")
-    places, whose = run_places(alone.opened, read_rows(alone.opened.study), alone.runs)
+    places, whose, *_ = run_places(alone.opened, read_rows(alone.opened.study), alone.runs)
     assert "search's runs" in whose
     assert [place.folders for place in places if place.name == "bootstrap"] == [
         (alone.runs("small") / "trial-0" / "seed-0",)

@@ -183,10 +183,34 @@ def test_a_best_trial_that_wins_on_every_confirmation_seed_beats_the_bootstrap()
     )
     assert said(found, "The bootstrap against the baseline") == (
         "The bootstrap against the baseline: a gain of +0.01 [+0.01, +0.01]; "
-        "better on 6, level on 0, worse on 0 of 6 seeds, p = 0.062."
+        "better on 6, level on 0, worse on 0 of 6 seeds, corrected p = 0.062."
     )
     assert said(found, "Trial 1 against the bootstrap").endswith("of 6 seeds, p = 0.031.")  # the question: uncorrected
     assert said(found, "Single-shot tuning did not hold").endswith("by +0.02 [+0.02, +0.022].")
+
+
+def test_ties_that_leave_too_few_seeds_to_tell_are_undecided():
+    """Five better and one level of six: p cannot be below 0.0625."""
+    found = verdict(SEARCH, {"bootstrap": BASE, "best": [BASE[0], *(value + 0.01 for value in BASE[1:])]})
+    assert found.single_shot.outcome == "undecided"
+    assert found.single_shot.reason.startswith("5 confirmation seeds tell the two apart, all for trial 1")
+
+
+def test_a_best_trial_that_diverges_on_every_confirmation_seed_leaves_the_bootstrap_held():
+    found = verdict(SEARCH, {"bootstrap": BASE, "best": [-math.inf] * 6})
+    assert found.single_shot.outcome == "held"
+    assert said(found, "Trial 1 against the bootstrap").startswith(
+        "Trial 1 against the bootstrap: no gain to put in numbers, as one of them has none on most seeds; better on 0"
+    )
+
+
+def test_the_ranks_decide_for_whom_and_not_the_counts():
+    """More seeds against the best trial, but all of them by little."""
+    gains = [-0.001 * n for n in range(1, 11)] + [0.02 + 0.001 * n for n in range(9)]
+    bootstrap = [0.9] * 19
+    found = verdict(SEARCH, {"bootstrap": bootstrap, "best": [b + g for b, g in zip(bootstrap, gains, strict=True)]})
+    gain = found.gain("best", "bootstrap")
+    assert (gain.wins, gain.losses, gain.leaning) == (9, 10, 1)
 
 
 def test_one_loss_in_six_is_not_significant_whatever_the_interval_says():

@@ -13,10 +13,11 @@ import pytest
 from optuna.trial import TrialState
 
 from jorge_tune.errors import InputError
+from jorge_tune.locks import take
 from jorge_tune.tuning.storages.address import parse_address
 from jorge_tune.tuning.storages.claiming import claims_for
 from jorge_tune.tuning.storages.damage import set_aside
-from jorge_tune.tuning.storages.journal import FileLock
+from jorge_tune.tuning.storages.journal import LOCK_ENDING, FileLock, JournalFile
 from jorge_tune.tuning.storages.patience import StorageError
 from tests.small_disk import small_disk
 from tests.tuning.storages.crowd import crowd
@@ -299,3 +300,14 @@ def test_the_lock_beside_a_journal_lets_one_process_in_at_a_time(tmp_path):
     path.write_text("0")
     crowd(count_up, [(path, 200)] * 4)
     assert path.read_text() == "800"
+
+
+def test_a_journal_under_two_names_has_one_lock(tmp_path):
+    real, link = tmp_path / "a" / "studies.journal", tmp_path / "b.journal"
+    real.parent.mkdir()
+    JournalFile(real)
+    link.symlink_to(real)
+    with JournalFile(link).lock:
+        held = os.open(real.with_name(real.name + LOCK_ENDING), os.O_RDWR)
+        assert not take(held)
+        os.close(held)
