@@ -186,7 +186,7 @@ def test_a_note_says_what_differs_what_it_cost_and_what_went_wrong():
     assert "does **not** keep the constraint of at most 1.1 (excess +0.100)" in note
     assert "seed 0 ran out of memory" in note
     assert r"a\|b \<c\> d" in note
-    assert "By seed 0: 0.5, 1: diverged." in note
+    assert "By seed 0: 0.5, 1: no number." in note
     assert "not on this machine" in note
     assert ", the bootstrap" in trial_note(TrialRow(0, "failed", None, point), [row], plan, are_here=True)
 
