@@ -37,9 +37,9 @@ from tests.training.serving import (
     pid_of,
     run,
     server_of_the_tests,
-    wait_until,
 )
 from tests.training.small_recipes import digits_recipe, folder_recipe
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,12 +146,3 @@ def _as_postgres() -> list[str]:
     if shutil.which("runuser") is None:
         pytest.skip("initdb refuses root, and there is no runuser")
     return ["runuser", "-u", "postgres", "--"]
-
-
-def wait_until(true: object, seconds: float = 60.0) -> None:
-    """Wait for a condition, a function without arguments."""
-    assert callable(true)
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)

@@ -32,9 +32,9 @@ from tests.training.serving import (
     pid_of,
     run,
     server_of_the_tests,
-    wait_until,
 )
 from tests.training.small_recipes import digits_recipe
+from tests.waiting import wait_until
 
 _ONE_WORKER = """
 import sys

@@ -11,7 +11,7 @@ from optuna.trial import Trial, TrialState, create_trial
 
 from jorge_tune.tuning.storages.claiming import claims_for
 from jorge_tune.tuning.storages.claims import LEASE, Held, lease_of, owner_of
-from tests.tuning.servers import clients_of, wait_until
+from tests.tuning.servers import clients_of
 from tests.tuning.storages.claiming import (
     claim_all,
     claim_one,
@@ -21,6 +21,7 @@ from tests.tuning.storages.claiming import (
     work_until_killed,
 )
 from tests.tuning.storages.crowd import crowd, event, start
+from tests.waiting import wait_until
 
 
 @pytest.fixture

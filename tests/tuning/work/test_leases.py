@@ -9,7 +9,7 @@ import pytest
 
 from jorge_tune.errors import JorgeTuneError
 from jorge_tune.tuning.work.leases import Lease, LeaseTimes, StillLeases, owners_clock
-from tests.tuning.servers import wait_until
+from tests.waiting import wait_until
 
 TIMES = LeaseTimes()
 

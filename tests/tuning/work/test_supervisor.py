@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from jorge_tune.tuning.work.supervisor import Supervisor, shares
 from jorge_tune.tuning.work.worker_process import Start
 from tests.small_disk import fill, small_disk
 from tests.tuning.small_studies import small_plan, sqlite_at
+from tests.waiting import wait_until
 
 _SUPERVISE = """
 import json, os, sys
@@ -72,7 +72,7 @@ class Supervised:
     def until_both_train(self) -> list[int]:
         """The pids of the workers, once each has a checkpoint to lose."""
         self.until(lambda: sum(line[2] == "running" for line in self.lines) >= 2)
-        wait_for(lambda: len(list(self.folder.glob("runs/trial-*/seed-0/checkpoint/last.pt"))) >= 2)
+        wait_until(lambda: len(list(self.folder.glob("runs/trial-*/seed-0/checkpoint/last.pt"))) >= 2)
         return self.lines[-1][4]
 
     def rest(self) -> list[list]:
@@ -91,13 +91,6 @@ class Supervised:
             last = json.loads(path.read_text().splitlines()[-1])
             found.append(last.get("outcome", "still training"))
         return found
-
-
-def wait_for(condition, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 def is_alive(pid: int) -> bool:
@@ -132,8 +125,8 @@ def test_a_second_signal_ends_all_at_once(tmp_path):
     supervised.process.send_signal(signal.SIGINT)
     assert supervised.process.wait(10) == 130
     assert supervised.rest()[-1][0] == "the last word"
-    wait_for(lambda: not any(is_alive(pid) for pid in workers), 10)
-    wait_for(lambda: supervised.outcomes() == ["interrupted", "interrupted"], 30)  # the runs see their workers' end
+    wait_until(lambda: not any(is_alive(pid) for pid in workers), 10)
+    wait_until(lambda: supervised.outcomes() == ["interrupted", "interrupted"], 30)  # the runs see their workers' end
 
 
 def test_workers_end_when_their_supervisor_is_killed(tmp_path):
@@ -142,7 +135,7 @@ def test_workers_end_when_their_supervisor_is_killed(tmp_path):
     supervised.process.kill()
     supervised.process.wait()
     supervised.process.stdout.close()
-    wait_for(lambda: not any(is_alive(pid) for pid in workers), 30)
+    wait_until(lambda: not any(is_alive(pid) for pid in workers), 30)
     assert supervised.states() == [TrialState.WAITING] * 2
     assert supervised.outcomes() == ["interrupted", "interrupted"]
 

@@ -29,8 +29,8 @@ from jorge_tune.tuning.work.leases import LeaseTimes
 from jorge_tune.tuning.work.worker import Left, Worker, WorkerSettings
 from tests.small_disk import fill, grow, small_disk
 from tests.tuning.empty_runs import FINISHED, EmptyRuns
-from tests.tuning.servers import wait_until
 from tests.tuning.small_studies import small_plan, sqlite_at
+from tests.waiting import wait_until
 
 KILLED = Ended("killed", "killed by SIGKILL")
 SHORT = LeaseTimes.lasting(3.0)  # for tests about leases alone: a machine may stand still for 2 s
