@@ -1,4 +1,4 @@
-"""Run folders and the records in them: one JSON object per line, appended whole, read back tolerantly.
+"""Run folders and the records in them: one JSON object per line, appended whole, read back checked.
 
 A run folder holds `recipe.yaml`, `records.jsonl`, `environment.json`, `checkpoint/`, `log.txt` and, of a run in a study
 that printed something, `output.txt`. Records:
@@ -12,6 +12,8 @@ end         steps done                  outcome (finished | diverged | interrupt
 
 `step` counts optimizer steps done, `epoch` is a float, `train_seconds` excludes evaluation.
 A resumed run starts at its checkpoint's step, so what was recorded after that step is superseded by what follows.
+Whoever reads them has plain data of these types, or an error that names the line: a folder may have been edited, or
+come from somebody else, and its disk may have failed.
 """
 
 from __future__ import annotations
@@ -20,15 +22,22 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from jorge_tune.errors import RunFolderError
+from jorge_tune.files import open_regular
+from jorge_tune.strict_json import parse_json, shown
 
 Record = dict[str, Any]
 Outcome = Literal["finished", "diverged", "interrupted", "failed"]
+
+LONGEST_LINE = 2**20  # bytes; GeN's longest records have under 2,000
+LARGEST_FILE = 2**30
+_LARGEST_COUNT = 2**53  # what a float counts to
+_MOST_STEPS_PER_EPOCH = 2**40
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,8 @@ class RecordWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        _cut_torn_line(path)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._descriptor = open_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, error=RunFolderError)
+        _cut_torn_line(self._descriptor)
 
     def write(self, record: Mapping[str, object]) -> None:
         """Append one record; non-finite numbers are written as null-safe strings (`"nan"`, `"inf"`, `"-inf"`).
@@ -101,20 +110,37 @@ def read_records(path: Path) -> list[Record]:
     """All records that still hold, in order: a torn last line and superseded records are left out.
 
     Raises:
-        RunFolderError: the file is missing, or a line before the last is not a JSON object.
+        RunFolderError: the file is missing, or no regular file, or a line before the last is not a whole record.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise RunFolderError(f"{path}: cannot read the records ({error.strerror})") from error
-    complete = lines[:-1]  # what follows the last newline is either nothing or torn
     records: list[Record] = []
-    for number, line in enumerate(complete, start=1):
-        record = _parse(line, f"{path}:{number}")
+    for number, line in enumerate(_lines(path), start=1):
+        record = parse_record(line, f"{path}:{number}")
         if record["kind"] == "start":
             records = [earlier for earlier in records if _holds(earlier, record["step"])]
         records.append(record)
     return records
+
+
+def parse_record(line: bytes, where: str) -> Record:
+    """One record, every field of which has its type; a NaN or an infinity is the float again.
+
+    Args:
+        line: without its newline.
+        where: names it in messages, `records.jsonl:3` say.
+
+    Raises:
+        RunFolderError: it is none.
+    """
+    try:
+        record = parse_json(line)
+        if not isinstance(record, dict):
+            raise ValueError(f"must be an object with a kind, got {shown(record)}")
+        kind = record.get("kind")
+        if not isinstance(kind, str) or kind not in _KINDS:
+            raise ValueError(f"kind must be one of {', '.join(_KINDS)}, got {shown(kind)}")
+        return _typed(record, _KINDS[kind])
+    except ValueError as error:
+        raise RunFolderError(f"{where}: not a record: {error}") from error
 
 
 def of_kind(records: list[Record], kind: str, part: str | None = None) -> Iterator[Record]:
@@ -132,18 +158,6 @@ def outcome_of(records: list[Record]) -> Outcome | None:
 
 def _holds(record: Record, restart_step: int) -> bool:
     return record["kind"] != "end" and bool(record["step"] <= restart_step)
-
-
-def _parse(line: bytes, where: str) -> Record:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise RunFolderError(f"{where}: not a record ({error})") from error
-    if not isinstance(record, dict) or "kind" not in record or not isinstance(record.get("step"), int):
-        raise RunFolderError(f"{where}: not a record (an object with 'kind' and 'step' is expected)")
-    if record["kind"] == "end" and record.get("outcome") not in get_args(Outcome):
-        raise RunFolderError(f"{where}: not a record (an end has an outcome: {', '.join(get_args(Outcome))})")
-    return {key: from_portable(value) for key, value in record.items()}
 
 
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -171,10 +185,150 @@ def from_portable(value: Any) -> Any:
     return value
 
 
-def _cut_torn_line(path: Path) -> None:
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole != len(content):
-        os.truncate(path, whole)
+def _lines(path: Path) -> Iterator[bytes]:
+    """The whole lines of a file; what follows the last newline is either nothing or torn."""
+    try:
+        with os.fdopen(open_regular(path, error=RunFolderError), "rb") as file:
+            if os.fstat(file.fileno()).st_size > LARGEST_FILE:
+                raise RunFolderError(f"{path}: must have at most {LARGEST_FILE} bytes, and has more")
+            number = 0
+            while line := file.readline(LONGEST_LINE + 1):
+                number += 1
+                if len(line) > LONGEST_LINE:
+                    raise RunFolderError(f"{path}:{number}: not a record: must have at most {LONGEST_LINE} bytes")
+                if line.endswith(b"\n"):
+                    yield line[:-1]
+    except OSError as error:
+        raise RunFolderError(f"{path}: the records cannot be read ({error.strerror})") from error
+
+
+def _cut_torn_line(descriptor: int) -> None:
+    """Cut off what follows the last newline, looked for from the end."""
+    size = end = os.fstat(descriptor).st_size
+    while end > 0:
+        start = max(0, end - LONGEST_LINE)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end != size:
+        os.ftruncate(descriptor, end)
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST_COUNT:
+        raise ValueError(f"an integer from 0 to {_LARGEST_COUNT}")
+    return value
+
+
+def _seed(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError("an integer of 0 or more")
+    return value
+
+
+def _number(value: object) -> float:
+    if isinstance(value, str) and value in _NON_FINITE:
+        return _NON_FINITE[value]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("a number")
+    return value
+
+
+def _amount(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise ValueError("a finite number of 0 or more")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a text")
+    return value
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise ValueError("a name")
+    return value
+
+
+def _outcome(value: object) -> str:
+    if not isinstance(value, str) or value not in get_args(Outcome):
+        raise ValueError("one of " + ", ".join(get_args(Outcome)))
+    return value
+
+
+def _numbers(value: object) -> list[float]:
+    if not isinstance(value, list) or not value:
+        raise ValueError("a list of numbers")
+    try:
+        return [_number(item) for item in value]
+    except ValueError as error:
+        raise ValueError("a list of numbers") from error
+
+
+def _metrics(value: object) -> dict[str, float]:
+    try:
+        if not isinstance(value, dict):
+            raise ValueError
+        return {_name(name): float(_number(item)) for name, item in value.items()}
+    except ValueError as error:
+        raise ValueError("an object of numbers by name") from error
+
+
+class _Field(NamedTuple):
+    """How a field is read; one that need not be there may be null too."""
+
+    read: Callable[[object], Any]
+    is_needed: bool = True
+
+
+_PLACE = {"step": _Field(_count), "epoch": _Field(_amount), "train_seconds": _Field(_amount)}
+_SPENT = _Field(_amount, is_needed=False)
+_KINDS: Mapping[str, Mapping[str, _Field]] = {
+    "start": _PLACE | {"seed": _Field(_seed), "world_size": _Field(_count, False), "resumed": _Field(_flag, False)},
+    "step": _PLACE
+    | {
+        "loss": _Field(_number, is_needed=False),
+        "lr": _Field(_numbers, is_needed=False),
+        "forward_seconds": _SPENT,
+        "optimizer_seconds": _SPENT,
+        "graft_ratio": _Field(_number, is_needed=False),
+        "skipped": _Field(_count, is_needed=False),
+    },
+    "rate": _PLACE | {"lr": _Field(_numbers)},
+    "evaluation": _PLACE | {"part": _Field(_name), "metrics": _Field(_metrics), "evaluation_seconds": _SPENT},
+    "end": _PLACE | {"outcome": _Field(_outcome), "reason": _Field(_text)},
+}
+"""The kinds of records; fields that are not listed are kept as they are."""
+
+
+def _typed(record: Mapping[str, Any], fields: Mapping[str, _Field]) -> Record:
+    """The record with its fields read.
+
+    Raises:
+        ValueError: a field is missing, or of another type.
+    """
+    made = {key: from_portable(value) if key not in fields else value for key, value in record.items()}
+    for name, field in fields.items():
+        value = record.get(name)
+        if value is None and not field.is_needed:
+            continue
+        if name not in record:
+            raise ValueError(f"{name} is missing")
+        try:
+            made[name] = field.read(value)
+        except ValueError as error:
+            raise ValueError(f"{name} must be {error}, got {shown(value)}") from error
+    step, epoch = made["step"], made["epoch"]
+    if epoch > step or (epoch > 0 and step / epoch > _MOST_STEPS_PER_EPOCH):
+        raise ValueError(f"epoch must fit its {step} steps, got {shown(epoch)}")
+    return made

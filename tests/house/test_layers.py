@@ -10,7 +10,8 @@ import jorge_tune
 PACKAGE = Path(jorge_tune.__file__).parent
 LAYERS = {
     "errors": 0,
-    "files": 0.5,
+    "files": 0.3,
+    "strict_json": 0.3,
     "hardware": 0.5,
     "locks": 0.5,
     "records": 0.5,
@@ -39,6 +40,7 @@ FORBIDDEN = {  # third-party packages that a room must not touch at all
     "hardware": {"torch", "numpy", "yaml", "click", "rich"},
     "locks": {"torch", "numpy", "yaml", "click", "rich"},
     "records": {"torch", "numpy", "yaml", "click", "rich"},
+    "strict_json": {"torch", "numpy", "yaml", "click", "rich"},
     "recipe": {"torch", "numpy", "click", "rich"},
     "optim": {"numpy", "yaml", "click", "rich", "optuna", "torchvision"},
     "training": {"click", "optuna", "plotly"},

@@ -1,0 +1,101 @@
+"""JSON that somebody else may have written: read to the end or refused in words, never half, never with a crash later.
+
+Beyond what JSON itself says, refused are: keys given twice, nesting that no file of ours has, numbers that no float
+holds or no counter reaches, NaN and infinities as bare words, and halves of surrogate pairs, which no file can hold.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+DEEPEST = 24  # levels of nesting; a report's twin, the deepest of ours, has 9
+LARGEST_INTEGER = 2**63 - 1
+_MOST_SHOWN = 40
+
+
+def parse_json(content: bytes | str) -> Any:
+    """A whole text as plain data.
+
+    Raises:
+        ValueError: what is wrong with it, in words that follow a colon.
+    """
+    try:
+        text = content if isinstance(content, str) else content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text (byte 0x{error.object[error.start]:02x} at {error.start})") from error
+    try:
+        value = json.loads(
+            text,
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=_refuse_word,
+            object_pairs_hook=_object,
+        )
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON ({error.msg} at character {error.pos + 1})") from error
+    except RecursionError as error:
+        raise ValueError(_too_deep()) from error
+
+    if text.count("[") + text.count("{") > DEEPEST or "\\u" in text or not text.isascii():
+        _check(value)
+    return value
+
+
+def shown(value: object) -> str:
+    """A value as messages quote it: on one line, printable, and short however long it is."""
+    text = ascii(value) if not isinstance(value, int) or abs(value) <= LARGEST_INTEGER else "an integer too large"
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 3] + "..."
+
+
+def _integer(text: str) -> int:
+    if len(text) > len(str(LARGEST_INTEGER)) + 1 or abs(int(text)) > LARGEST_INTEGER:
+        raise ValueError(f"a number must fit 64 bits, got {_cut(text)}")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"a number must fit 64 bits, got {_cut(text)}")
+    return value
+
+
+def _refuse_word(text: str) -> float:
+    raise ValueError(f"not valid JSON (the bare word {text})")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {shown(twice)} is given twice")
+    return made
+
+
+def _check(value: object) -> None:
+    """Refuse what is nested too deep, and text that no file can hold; without a recursion of its own."""
+    level: list[object] = [value]
+    for _ in range(DEEPEST + 1):
+        texts = [item for item in level if isinstance(item, str)]
+        below = [item for items in level if isinstance(items, list) for item in items]
+        for items in level:
+            if isinstance(items, dict):
+                texts += items.keys()
+                below += items.values()
+        for text in texts:
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise ValueError(f"text must be valid Unicode, got {shown(text)}")
+        level = below
+        if not level:
+            return
+    raise ValueError(_too_deep())
+
+
+def _too_deep() -> str:
+    return f"must be nested at most {DEEPEST} levels deep"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[:12]}... of {len(text)} characters"
