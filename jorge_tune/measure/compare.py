@@ -102,6 +102,7 @@ def _notes(standings: Sequence[Standing], part: str) -> list[str]:
         notes.append("no validation part: targets and finals are read on the test part, once per evaluation")
     for standing in standings:
         notes += [f"{standing.name}: left out: {what}" for what in standing.left_out]
+        notes += [f"{standing.name}: {note}" for run in standing.contender.runs for note in run.notes]
     return notes
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jorge_tune.errors import RunFolderError
-from jorge_tune.recipe.io import read_recipe
+from jorge_tune.files import read_regular_bytes
+from jorge_tune.recipe.of_run import recipe_of_run
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import Outcome, Record, RunFolder, of_kind, outcome_of, read_records
+from jorge_tune.strict_json import parse_json, shown
+
+_LARGEST_ENVIRONMENT = 2**20  # bytes; ours have under 1,000
 
 
 class Evaluation(NamedTuple):
@@ -26,7 +30,7 @@ class Evaluation(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """One run as its folder tells it. `outcome` is None while it has not ended."""
+    """One run as its folder tells it. `outcome` is None while it has not ended; `notes` say what could not be read."""
 
     folder: Path
     recipe: Recipe
@@ -36,6 +40,8 @@ class Run:
     train_seconds: float
     evaluations: Mapping[str, tuple[Evaluation, ...]]  # by part
     device: str | None
+    environment: Mapping[str, Any] | None = field(default=None, compare=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -57,29 +63,26 @@ def read_run(path: Path) -> Run:
 
     Raises:
         RunFolderError: no run there, or a damaged one.
-        FaultyFileError: its recipe does not read.
     """
     folder = RunFolder(path)
-    if not folder.records.is_file():
+    if not os.path.lexists(folder.records):
         raise RunFolderError(f"{path}: not a run folder (no {folder.records.name})")
-    if not folder.recipe.is_file():
-        raise RunFolderError(f"{path}: not a whole run folder (no {folder.recipe.name})")
+    recipe = recipe_of_run(folder)
     records = read_records(folder.records)
     starts = list(of_kind(records, "start"))
-    recipe = read_recipe(folder.recipe)
-    seed = starts[0].get("seed", recipe.seed) if starts else recipe.seed
-    seconds = [record.get("train_seconds", 0.0) for record in records]
-    if not isinstance(seed, int) or isinstance(seed, bool) or not all(_is_amount(value) for value in seconds):
-        raise RunFolderError(f"{folder.records}: damaged: a seed that is no integer, or seconds that are no amount")
+    environment, notes = _environment(folder.environment)
+    device = None if environment is None else environment.get("device")
     return Run(
         folder=path,
         recipe=recipe,
-        seed=seed,
+        seed=starts[0]["seed"] if starts else recipe.seed,
         outcome=outcome_of(records),
-        reason=str(records[-1].get("reason") or "") if records else "",
-        train_seconds=max(map(float, seconds), default=0.0),
-        evaluations=_evaluations(records, folder.records),
-        device=_device(folder.environment),
+        reason=records[-1].get("reason", "") if records else "",
+        train_seconds=max((float(record["train_seconds"]) for record in records), default=0.0),
+        evaluations=_evaluations(records),
+        device=device if isinstance(device, str) or device is None else json.dumps(device),
+        environment=environment,
+        notes=notes,
     )
 
 
@@ -89,32 +92,46 @@ def find_runs(path: Path) -> list[Path]:
     Raises:
         RunFolderError: there is none.
     """
-    if (path / "records.jsonl").is_file():
+    if os.path.lexists(path / "records.jsonl"):
         return [path]
-    found = sorted((records.parent for records in path.rglob("records.jsonl")), key=_natural)
-    if not found:
+    inside = [Path(folder) for folder, folders, files in os.walk(path) if "records.jsonl" in [*folders, *files]]
+    if not inside:
         raise RunFolderError(f"{path}: no run folder here or below (a run folder holds records.jsonl)")
-    return found
+    return sorted(inside, key=_natural)
 
 
-def read_contenders(paths: Sequence[Path]) -> list[Contender]:
+def read_contenders(paths: Sequence[Path], leave_out: Callable[[str], None] | None = None) -> list[Contender]:
     """Read run folders, and folders of them, into contenders: one per recipe, whatever its seed.
 
     Runs of one recipe belong together if they were named by one argument, or lie side by side.
 
+    Args:
+        paths: the folders, which may be links; what lies below may not.
+        leave_out: told of each run that is damaged, which is then left out; None: the first one is raised.
+
     Raises:
-        RunFolderError: no runs, or one recipe and seed twice.
+        RunFolderError: no runs, none that is whole, or one recipe and seed twice.
     """
     groups: dict[tuple[Path, str], list[Run]] = {}
     seen: set[Path] = set()
+    damaged: list[RunFolderError] = []
     for path in paths:
         for folder in find_runs(path):
             if folder.resolve() in seen:
                 continue  # named twice, or with a folder around it
             seen.add(folder.resolve())
-            run = read_run(folder)
+            try:
+                run = read_run(folder)
+            except RunFolderError as error:
+                damaged.append(error)
+                continue
             home = folder.parent.resolve() if folder == path else path.resolve()
             groups.setdefault((home, repr(replace(run.recipe, seed=0))), []).append(run)
+    if damaged and (leave_out is None or not groups):
+        raise damaged[0]
+    for fault in damaged:
+        assert leave_out is not None
+        leave_out(f"left out, since it is damaged: {fault}")
     contenders = []
     for runs in groups.values():
         _refuse_repeated_seeds(runs)
@@ -150,38 +167,28 @@ def _refuse_repeated_seeds(runs: Sequence[Run]) -> None:
         by_seed[run.seed] = run
 
 
-def _evaluations(records: Sequence[Record], source: Path) -> dict[str, tuple[Evaluation, ...]]:
+def _evaluations(records: Sequence[Record]) -> dict[str, tuple[Evaluation, ...]]:
     """The readings of each part, in order."""
     parts: dict[str, list[Evaluation]] = {}
     for record in of_kind(list(records), "evaluation"):
-        try:
-            reading = Evaluation(
-                step=record["step"],
-                epoch=float(record["epoch"]),
-                train_seconds=float(record["train_seconds"]),
-                metrics={str(name): float(value) for name, value in record["metrics"].items()},
-            )
-            if not (math.isfinite(reading.epoch) and isinstance(record["part"], str)):
-                raise ValueError("its epoch must be finite, its part a text")
-            parts.setdefault(record["part"], []).append(reading)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            kind = type(error).__name__
-            raise RunFolderError(f"{source}: a faulty evaluation at step {record['step']} ({kind}: {error})") from error
+        place = record["step"], float(record["epoch"]), float(record["train_seconds"])
+        parts.setdefault(record["part"], []).append(Evaluation(*place, record["metrics"]))
     return {part: tuple(readings) for part, readings in parts.items()}
 
 
-def _is_amount(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
-
-
-def _device(path: Path) -> str | None:
-    """The device's name in environment.json; None where the file says nothing readable."""
+def _environment(path: Path) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
+    """What environment.json says; None and a note where it says nothing readable, for a run is whole without it."""
     try:
-        environment = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    device = environment.get("device") if isinstance(environment, dict) else None
-    return None if device is None else json.dumps(device) if not isinstance(device, str) else device
+        environment = parse_json(read_regular_bytes(path, most=_LARGEST_ENVIRONMENT, error=RunFolderError))
+        if not isinstance(environment, dict):
+            raise ValueError(f"must be an object, got {shown(environment)}")
+        return environment, ()
+    except FileNotFoundError:
+        return None, ()
+    except RunFolderError as error:
+        return None, (str(error),)
+    except ValueError as error:
+        return None, (f"{path}: cannot be read: {error}",)
 
 
 def _natural(path: Path) -> list[tuple[str, int]]:

@@ -11,7 +11,6 @@ from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.recipe.derivation import Derivation
 from jorge_tune.recipe.render import render_recipe, scalar
 from jorge_tune.recipe.schema import SGD, AdamW, KroneckerFields, Recipe
-from jorge_tune.records import RunFolder
 from jorge_tune.reporting.report_parts import Listing, Section
 from jorge_tune.reporting.summary import Table
 
@@ -81,11 +80,7 @@ def _is_made(recipe: Recipe, made: Recipe) -> bool:
 
 
 def _environment(run: Run) -> str | None:
-    try:
-        held = json.loads(RunFolder(run.folder).environment.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return json.dumps(held, sort_keys=True) if isinstance(held, dict) else None
+    return None if run.environment is None else json.dumps(run.environment, sort_keys=True)
 
 
 def _flat(held: Mapping[str, object], start: str = "") -> dict[str, str]:

@@ -42,13 +42,12 @@ def test_nan_comes_back_as_nan(tmp_path):
         (lambda folder: (folder / "records.jsonl").write_text("[1]\n"), "records.jsonl:1: not a record"),
         (
             lambda folder: (folder / "records.jsonl").write_text('{"kind": "evaluation", "step": 1}\n'),
-            "faulty evaluation at step 1",
+            "records.jsonl:1: not a record: epoch is missing",
         ),
+        (lambda folder: (folder / "recipe.yaml").write_bytes(b"\xff"), "recipe.yaml: must be UTF-8 text"),
         (
-            lambda folder: (folder / "records.jsonl").write_text(
-                '{"kind":"evaluation","step":1,"epoch":1,"train_seconds":1,"part":"test","metrics":{"top1":"high"}}\n'
-            ),
-            "faulty evaluation at step 1",
+            lambda folder: (folder / "recipe.yaml").write_text("version: 1\nname: x\n"),
+            "recipe.yaml:1:1: .*is missing; ",
         ),
     ],
 )
@@ -111,6 +110,7 @@ def test_a_seed_twice_in_one_contender_is_refused(tmp_path):
         ('"train_seconds":2.0', '"train_seconds":null'),
         ('"epoch":1.0', '"epoch":"nan"'),
         ('"seed":0', '"seed":null'),
+        ('"seed":0', '"sed":0'),
         ('"part":"validation"', '"part":null'),
     ],
 )
