@@ -69,6 +69,7 @@ def open_regular(
     Raises:
         InputError: (or `error`) it is a link or no regular file, or cannot be opened.
         FileNotFoundError: there is none.
+        OSError: the disk is full, so that it cannot be made.
     """
     try:
         descriptor = _open_below(path.parent if below is None else below, path, flags | _SAFELY, mode)
@@ -81,6 +82,8 @@ def open_regular(
     except _IrregularError as fault:
         raise error(f"{path}: must be a regular file, got {fault.kind}; put the file itself there") from None
     except (OSError, ValueError) as fault:  # ValueError: a NUL character in the name
+        if isinstance(fault, OSError) and is_disk_full(fault):
+            raise  # no fault of the file's
         reason = fault.strerror if isinstance(fault, OSError) else str(fault)
         raise error(f"{path}: cannot be opened ({reason})") from fault
     return descriptor

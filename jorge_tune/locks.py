@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -31,6 +32,34 @@ def take(descriptor: int, *, shared: bool = False, release: bool = False) -> boo
     except OSError:
         pass
     return True
+
+
+_kept: set[int] = set()
+
+
+def keep_from_children(descriptor: int) -> None:
+    """Let no forked process inherit an open file, and with it a lock that would outlive its holder's death.
+
+    A lock of `flock` is free when the last copy of its descriptor is closed, and fork makes copies: a loader process
+    that is still waiting for data when its parent is killed would hold the folder for as long as it waits.
+    """
+    _kept.add(descriptor)
+
+
+def let_children_have(descriptor: int) -> None:
+    """Forget a descriptor that is about to be closed, since its number will be another file's."""
+    _kept.discard(descriptor)
+
+
+def _close_in_child() -> None:
+    for descriptor in _kept:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _kept.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 def is_held(path: Path) -> bool:

@@ -115,7 +115,9 @@ def command(
     metric, value = parse_target(target, metric)
     _check_plot(plot, force)
     engine = Engine(workers, storage, name, runs)
-    entrants, notes, is_side_by_side = read_arguments(contenders, assignments, against), list[str](), False
+    damaged: list[str] = []
+    entrants, notes = read_arguments(contenders, assignments, against, damaged.append), list[str]()
+    is_side_by_side = False
     _check_engine(engine, entrants, out)
     if any(not contender.runs for contender in entrants):
         where = Settings(device, download, threads)
@@ -128,7 +130,7 @@ def command(
         entrants, notes, is_side_by_side = raced
     comparison = compare(entrants, metric=metric, target=value)
     shared = side_by_side or is_side_by_side
-    comparison = replace(comparison, notes=(*comparison.notes, *notes), is_side_by_side=shared)
+    comparison = replace(comparison, notes=(*damaged, *comparison.notes, *notes), is_side_by_side=shared)
     print_comparison(comparison, output_format)
     if plot is not None:
         _draw(comparison, plot)

@@ -37,9 +37,14 @@ def parse_against(ctx: click.Context | None, param: click.Parameter | None, valu
 
 
 def read_arguments(
-    arguments: Sequence[str], assignments: tuple[str, ...], against: Sequence[str] = ()
+    arguments: Sequence[str],
+    assignments: tuple[str, ...],
+    against: Sequence[str] = (),
+    leave_out: Callable[[str], None] | None = None,
 ) -> list[Contender]:
     """Folders as runs that are there, everything else as recipes to train, in the order given; then those derived.
+
+    `leave_out` is told of damaged runs, as by `read_contenders`.
 
     Raises:
         InputError: a folder or recipe cannot be read, or nothing can be derived.
@@ -49,7 +54,7 @@ def read_arguments(
     folders = [Path(argument) for argument in arguments if Path(argument).is_dir()]
     if assignments and len(folders) == len(arguments):
         raise InputError("--set: changes recipes, and there are only run folders, which are read as they are")
-    read = read_contenders(folders)  # together: run folders side by side are one contender
+    read = read_contenders(folders, leave_out)  # together: run folders side by side are one contender
     contenders: list[Contender] = []
     for argument in arguments:
         if Path(argument).is_dir():

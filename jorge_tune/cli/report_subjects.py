@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from jorge_tune.errors import InputError, JorgeTuneError, shortened
+from jorge_tune.files import read_regular_bytes
+from jorge_tune.strict_json import parse_json, shown
 
 if TYPE_CHECKING:
     from jorge_tune.measure.compare import Comparison, Contender
@@ -17,15 +21,24 @@ if TYPE_CHECKING:
     from jorge_tune.tuning.results.report_data import ShownRuns
 
 BESIDE = ("probe.json", "calibration.json")
+_LARGEST_MARKER, _LARGEST_MEASUREMENT = 2**16, 2**26  # bytes
 
 
 def study_at(folder: Path) -> str | None:
-    """The name of the study whose runs a folder holds; None where it is none's."""
+    """The name of the study whose runs a folder holds; None where it is none's.
+
+    Raises:
+        InputError: its marker is damaged, or no regular file.
+    """
+    marker = folder / "study.json"
     try:
-        held = json.loads((folder / "study.json").read_bytes())
-        return str(held["study_name"])
-    except (OSError, ValueError, KeyError, TypeError):
+        held = _parsed(marker, read_regular_bytes(marker, most=_LARGEST_MARKER)) if folder.is_dir() else None
+    except FileNotFoundError:
         return None
+    name = held.get("study_name") if isinstance(held, dict) else None
+    if folder.is_dir() and not isinstance(name, str):
+        raise InputError(f"{marker}: must hold the name of a study, got {shown(name)}")
+    return name
 
 
 def report_of_runs(
@@ -43,12 +56,17 @@ def report_of_runs(
     from jorge_tune.measure.compare import compare, read_contenders
     from jorge_tune.reporting.report import runs_report
 
-    contenders = read_contenders(folders)
+    damaged: list[str] = []
+    contenders = read_contenders(folders, damaged.append)
     metric, value = wanted
     comparison = compare(contenders, metric=metric, target=value)
     places = {run.folder for contender in contenders for run in contender.runs}
     around = sorted({*folders, *places, *(place.parent for place in places)})
-    return runs_report(replace(comparison, is_side_by_side=is_side_by_side), _measured(around, extra))
+    measured = _measured(around, extra, damaged)
+    for note in damaged:
+        click.echo(f"{note} (warning)", err=True)
+    comparison = replace(comparison, notes=(*damaged, *comparison.notes), is_side_by_side=is_side_by_side)
+    return runs_report(comparison, measured)
 
 
 def report_of_study(
@@ -93,14 +111,16 @@ def report_of_study(
         opened = join_study(opened_storage, name)
         if is_comparison(opened.plan):
             wanted = (wanted[0] or opened.plan.objective.metric, wanted[1])
-            return _of_comparison(name, collect(opened, where(name)), wanted, _measured([where(name)], extra))
+            collected, faults = collect(opened, where(name)), list[str]()
+            measured = _measured([where(name)], extra, faults)
+            return _of_comparison(name, collected._replace(notes=[*collected.notes, *faults]), wanted, measured)
         if any(value is not None for value in wanted):
             raise InputError("--target and --metric are for runs; a study has its own objective")
         evidence = gather(opened, Recorded(where))
         study, recipes = study_data(opened, evidence, address), recipes_of(opened.plan, evidence.rows)
         shown = run_places(opened, evidence.rows, where)
     comparison, notes = _compared(shown, study)
-    measured = _measured([where(name)], extra)
+    measured = _measured([where(name)], extra, notes)
     return study_report(study, recipes, comparison, whose=shown.whose, notes=notes, measured=measured)
 
 
@@ -143,16 +163,33 @@ def _compared(shown: ShownRuns, study: dict[str, Any]) -> tuple[Comparison | Non
         return None, [f"No curves: {error}", *notes]
 
 
-def _measured(folders: Sequence[Path], extra: Sequence[Path]) -> dict[str, object]:
-    """What the files hold that were named, or lie beside the runs."""
-    beside = [folder / name for folder in folders for name in BESIDE]
-    return {str(path): _read(path) for path in [*extra, *(path for path in beside if path.is_file())]}
+def _measured(folders: Sequence[Path], extra: Sequence[Path], notes: list[str]) -> dict[str, object]:
+    """What the files hold that were named, or lie beside the runs; the latter's faults are notes."""
+    from jorge_tune.reporting.report import measured_sections
+
+    found = {str(path): _read(path) for path in extra}
+    for path in [folder / name for folder in folders for name in BESIDE]:
+        if not os.path.lexists(path) or str(path) in found:
+            continue
+        try:
+            data = _parsed(path, read_regular_bytes(path, most=_LARGEST_MEASUREMENT))
+            measured_sections({str(path): data})
+            found[str(path)] = data
+        except (InputError, FileNotFoundError) as error:
+            notes.append(f"left out: {error}")
+    return found
 
 
 def _read(path: Path) -> object:
+    """A file that was named, which may be a link or a pipe."""
     try:
-        return json.loads(path.read_bytes())
+        return _parsed(path, path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _parsed(path: Path, content: bytes) -> object:
+    try:
+        return parse_json(content)
     except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error})") from error
+        raise InputError(f"{path}: is not JSON that can be read: {error}") from error

@@ -10,8 +10,10 @@ from jorge_tune.errors import InputError
 from jorge_tune.measure.comparison import Comparison
 from jorge_tune.recipe.derivation import Derivation
 from jorge_tune.recipe.schema import Recipe
+from jorge_tune.records import portable
 from jorge_tune.reporting.report_facts import environment_section, reasons_of, recipe_section
 from jorge_tune.reporting.report_measured import calibration_section, cost_section, measured_parts, probe_section
+from jorge_tune.reporting.report_page import section_html
 from jorge_tune.reporting.report_parts import Report, Section
 from jorge_tune.reporting.report_runs import race_sections, race_sentence, race_verdict, traced
 from jorge_tune.reporting.report_study import (
@@ -47,7 +49,7 @@ def runs_report(comparison: Comparison, measured: Measured | None = None) -> Rep
         verdict=verdict,
         sections=[
             *race_sections(comparison, contenders),
-            *_measured_sections(measured or {}),
+            *measured_sections(measured or {}),
             recipe_section(recipes, reasons_of(recipes)),
             environment_section(runs),
             *_notes(notes),
@@ -108,7 +110,7 @@ def study_report(
             *search_sections(study),
             *race,
             *([] if costs is None else [costs]),
-            *_measured_sections(measured or {}),
+            *measured_sections(measured or {}),
             recipe_section([(name, recipe) for name, recipe, _ in recipes], reasons),
             trial_section(study),
             settings_section(study),
@@ -121,16 +123,22 @@ def study_report(
     )
 
 
-def _measured_sections(measured: Measured) -> list[Section]:
-    sections = []
+def measured_sections(measured: Measured) -> list[Section]:
+    """A section for each calibration and probe, each of which a page can show.
+
+    Raises:
+        InputError: one of the measurements is none, or is not what its command prints.
+    """
+    sections: list[Section] = []
     for number, (source, data) in enumerate(measured.items(), start=1):
         calibration, probe = measured_parts(data, source)
         try:
-            if calibration is not None:
-                sections.append(calibration_section(calibration, str(number)))
-            if probe is not None:
-                sections.append(probe_section(probe, str(number)))
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            made = [] if calibration is None else [calibration_section(calibration, str(number))]
+            made += [] if probe is None else [probe_section(probe, str(number))]
+            for section in made:
+                section_html(portable(section.to_json()))  # type: ignore[arg-type]  # what is of the wrong type may show there alone
+            sections += made
+        except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             what = f"{type(error).__name__}: {error}"
             raise InputError(f"{source}: cannot be read as a calibration or a probe ({what})") from error
     return sections

@@ -31,7 +31,7 @@ _SIGNS = {"won": "▲", "lost": "▼", "tied": "=", "undecided": "?", "held": "�
 
 def report_page(twin: Data) -> str:
     """The whole document."""
-    sections = [_section(section) for section in twin["sections"]]
+    sections = [section_html(section) for section in twin["sections"]]
     return "\n".join(
         [
             "<!doctype html>",
@@ -87,7 +87,8 @@ def _contents(twin: Data) -> str:
     return f'<nav aria-label="Contents">{links}</nav>'
 
 
-def _section(section: Data) -> str:
+def section_html(section: Data) -> str:
+    """One section of the twin as the page has it."""
     parts = [f'<section id="{escape(section["name"])}"><h2>{escape(section["title"])}</h2>']
     if section["text"]:
         parts.append(f"<p>{escape(section['text'])}</p>")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, replace
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from jorge_tune.errors import RunFolderError
-from jorge_tune.recipe.io import read_recipe
 from jorge_tune.recipe.leaves import leaves
+from jorge_tune.recipe.of_run import recipe_of_run
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import RunFolder, outcome_of, read_records
 
@@ -32,18 +34,25 @@ def inspect_folder(folder: RunFolder, recipe: Recipe, *, resume: bool) -> Holdin
         return Holding.NOTHING
     if not root.is_dir():
         raise RunFolderError(f"{root}: is a file; a run folder is expected (choose another --out)")
-    if not any(root.iterdir()):
-        return Holding.NOTHING
-    if not folder.recipe.is_file():
+    if not os.path.lexists(folder.recipe):
+        if all(_is_of_a_beginning(path, folder) for path in root.iterdir()):
+            return Holding.NOTHING
         raise RunFolderError(f"{root}: is not empty and holds no run; choose another --out")
-    differences = what_differs(read_recipe(folder.recipe), recipe)
+    differences = what_differs(recipe_of_run(folder), recipe)
     if differences:
         raise RunFolderError(f"{root}: holds another run ({'; '.join(differences)}); choose another --out")
-    outcome = outcome_of(read_records(folder.records)) if folder.records.is_file() else None
+    outcome = outcome_of(read_records(folder.records)) if os.path.lexists(folder.records) else None
     if not resume:
         state = f"which is {outcome}" if outcome else "which has not ended"
         raise RunFolderError(f"{root}: holds this run already, {state}; give --resume, or choose another --out")
     return Holding.ENDED if outcome in ("finished", "diverged") else Holding.UNFINISHED
+
+
+def _is_of_a_beginning(path: Path, folder: RunFolder) -> bool:
+    """Whether a run that was killed before it had its recipe leaves this."""
+    if path == folder.log:
+        return not path.is_symlink() and path.is_file() and path.stat().st_size == 0
+    return path.name.startswith(f".{folder.recipe.name}.") and path.suffix == ".partial"
 
 
 def what_differs(held: Recipe, asked: Recipe) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from jorge_tune import locks
 from jorge_tune.errors import RunFolderError
+from jorge_tune.files import open_regular
 from jorge_tune.records import Outcome, RecordWriter, RunFolder
 
 Event = Literal["start", "step", "evaluation", "epoch"]
@@ -45,22 +47,36 @@ class Moment:
 class Journal:
     """Writes to a run folder, alone; a context manager that closes its files.
 
+    Whoever has it has the folder's lock, which is log.txt's, and has written nothing to the records yet.
+
     Raises:
-        RunFolderError: another process is training in this folder.
+        RunFolderError: another process is training in this folder, or what is there are no files.
     """
 
     def __init__(self, folder: RunFolder) -> None:
-        self._log = folder.log.open("a", encoding="utf-8")
-        if not locks.take(self._log.fileno()):
-            self._log.close()
+        self._path = folder.records
+        self._records: RecordWriter | None = None
+        log = open_regular(folder.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, error=RunFolderError)
+        locks.keep_from_children(log)
+        self._log = os.fdopen(log, "a", encoding="utf-8", errors="backslashreplace")
+        if not locks.take(log):
+            self._close_log()
             raise RunFolderError(f"{folder.root}: another process is training in it; wait, or choose another --out")
-        self._records = RecordWriter(folder.records)
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._records.close()
+        self.close()
+
+    def close(self) -> None:
+        """Let the folder go."""
+        if self._records is not None:
+            self._records.close()
+        self._close_log()
+
+    def _close_log(self) -> None:
+        locks.let_children_have(self._log.fileno())
         self._log.close()
 
     def start(self, at: Moment, *, seed: int, resumed: bool, about: str) -> None:
@@ -94,5 +110,7 @@ class Journal:
         self._log.flush()
 
     def _record(self, kind: str, at: Moment, values: Mapping[str, object]) -> None:
+        if self._records is None:
+            self._records = RecordWriter(self._path)
         place = {"step": at.step, "epoch": at.epoch, "train_seconds": at.train_seconds}
         self._records.write({"kind": kind, **place, **values})

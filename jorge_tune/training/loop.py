@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from jorge_tune.errors import RunFolderError
 from jorge_tune.optim import KroneckerOptimizer
 from jorge_tune.recipe.schema import Precision
 from jorge_tune.records import Outcome
-from jorge_tune.training.checkpoint import Best, Checkpoint, Position, better
+from jorge_tune.strict_json import shown
+from jorge_tune.training.checkpoint import Best, Checkpoint, Position, better, check_state
 from jorge_tune.training.journal import Event, Journal, Moment, Progress, ProgressCallback
 from jorge_tune.training.loader import Batch, Batches
 from jorge_tune.training.precision import autocast, grad_scaler, step_schedule
@@ -87,7 +89,53 @@ class Loop:
         return Moment(step, step / self._steps_per_epoch, self._stopwatch.seconds)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint: weights, optimizer, schedule, scaler, random state, position and time."""
+        """Go on from a checkpoint: weights, optimizer, schedule, scaler, random state, position and time.
+
+        Raises:
+            RunFolderError: it is not of this training.
+        """
+        try:
+            self._check_place(checkpoint)
+            self._load(checkpoint)
+            check_state(self._optimizer, checkpoint)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            what = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+            where = checkpoint.source or "the checkpoint"
+            raise RunFolderError(
+                f"{where}: not a checkpoint of this run ({what}); remove it, or choose another --out"
+            ) from error
+        self._position, self._best = checkpoint.position, checkpoint.best
+        self._saved_step = checkpoint.position.step
+        self._stopwatch = Stopwatch(self._device, checkpoint.train_seconds)
+        self._started = (checkpoint.position.step, checkpoint.train_seconds)
+
+    def _check_place(self, checkpoint: Checkpoint) -> None:
+        """Whether this training comes by there.
+
+        Raises:
+            ValueError: it does not.
+        """
+        at, per_epoch = checkpoint.position, self._steps_per_epoch
+        if at.step != at.epoch * per_epoch + at.step_in_epoch or at.step_in_epoch > per_epoch:
+            raise ValueError(
+                f"its step {at.step} is step {at.step_in_epoch} of epoch {at.epoch}, but an epoch has {per_epoch} "
+                "here; were images added or taken away?"
+            )
+        if at.step > self._plan.total_steps:
+            raise ValueError(f"its step {at.step} is beyond the last one, {self._plan.total_steps}")
+        for name, mine in (("scheduler", self._scheduler.state_dict()), ("scaler", self._scaler.state_dict())):
+            theirs = getattr(checkpoint, name)
+            if theirs.keys() != mine.keys():
+                raise ValueError(f"its {name} has {', '.join(sorted(theirs)) or 'nothing'}")
+            odd = [key for key in mine if not _is_alike(mine[key], theirs[key])]
+            if odd:
+                raise ValueError(f"its {name}'s {odd[0]} is {shown(theirs[odd[0]])}")
+        if not 0 <= checkpoint.scheduler["last_epoch"] <= at.step:
+            raise ValueError(f"its scheduler is at step {checkpoint.scheduler['last_epoch']}")
+
+    def _load(self, checkpoint: Checkpoint) -> None:
         self._model.load_state_dict(checkpoint.model)
         (self._stepper or self._optimizer).load_state_dict(checkpoint.optimizer)
         self._scheduler.load_state_dict(checkpoint.scheduler)
@@ -96,10 +144,6 @@ class Loop:
         torch.set_rng_state(checkpoint.cpu_rng)
         if checkpoint.cuda_rng is not None and self._device.type == "cuda":
             torch.cuda.set_rng_state(checkpoint.cuda_rng, self._device)
-        self._position, self._best = checkpoint.position, checkpoint.best
-        self._saved_step = checkpoint.position.step
-        self._stopwatch = Stopwatch(self._device, checkpoint.train_seconds)
-        self._started = (checkpoint.position.step, checkpoint.train_seconds)
 
     def run(self) -> Ending:
         """Train to the end, to `stop_at`, or until something stops it."""
@@ -293,6 +337,15 @@ class Loop:
 
 def _timed(timer: PhaseTimer | None, name: str) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if timer is None else timer.phase(name)
+
+
+def _is_alike(mine: object, theirs: object) -> bool:
+    """Whether two values of a schedule's or a scaler's state are of one form; numbers are, whatever their type."""
+    if isinstance(mine, (list, tuple)):
+        return isinstance(theirs, (list, tuple)) and len(mine) == len(theirs) and all(map(_is_alike, mine, theirs))
+    if isinstance(mine, (int, float)) and not isinstance(mine, bool):
+        return isinstance(theirs, (int, float)) and not isinstance(theirs, bool) and math.isfinite(theirs)
+    return type(mine) is type(theirs)
 
 
 def _all_finite(tensors: Sequence[Tensor]) -> bool:

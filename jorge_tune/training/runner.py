@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from jorge_tune.errors import InputError, JorgeTuneError, TrainingError
+from jorge_tune.errors import InputError, JorgeTuneError, RunFolderError, TrainingError
 from jorge_tune.files import is_disk_full, write_whole
 from jorge_tune.recipe.io import write_recipe
 from jorge_tune.recipe.schedule import total_steps
@@ -90,7 +90,12 @@ def train(
     stop = stop or StopRequest()
     with _full_disk_in_words(folder), _own_random_state(chosen), contextlib.ExitStack() as stack:
         stack.enter_context(backends_for(recipe.precision))
-        checkpoint = load_checkpoint(folder.checkpoint) if holding is Holding.UNFINISHED else None
+        journal, checkpoint = None, None
+        if holding is not Holding.NOTHING:
+            journal = stack.enter_context(Journal(folder))
+            if inspect_folder(folder, recipe, resume=resume) is Holding.ENDED:  # by whoever had the lock until now
+                return read_result(folder, recipe)
+            checkpoint = load_checkpoint(folder.checkpoint)
         model = build_model(recipe)
         build_optimizer(recipe.optimizer, model)  # faults of the recipe show before the data are read
         task = open_task(recipe, chosen, download=download)
@@ -100,9 +105,8 @@ def train(
         optimizer = build_optimizer(recipe.optimizer, model)
         scheduler = build_scheduler(recipe, optimizer, len(task.train))
         plan = _plan(recipe, task, max_steps, log_every)
-        if holding is Holding.NOTHING:
-            _create(folder, recipe, chosen)
-        journal = stack.enter_context(Journal(folder))
+        if journal is None:
+            journal = stack.enter_context(_create(folder, recipe, chosen))
         stack.enter_context(stop)
         save = partial(save_checkpoint, folder.checkpoint)
         torch.manual_seed(recipe.seed)
@@ -123,6 +127,8 @@ def read_result(folder: RunFolder, recipe: Recipe) -> RunResult:
     best: Best | None = None
     metric = recipe.target.metric if recipe.target else "top1"
     for record in judged:
+        if metric not in record["metrics"]:
+            raise RunFolderError(f"{folder.records}: the evaluation at step {record['step']} has no {metric}")
         best = better(best, Best(metric, record["metrics"][metric], record["step"], record["epoch"]))
     return RunResult(
         outcome=end["outcome"],
@@ -143,8 +149,12 @@ def _run(loop: Loop, journal: Journal, checkpoint: Checkpoint | None, recipe: Re
     try:
         if checkpoint is not None:
             loop.restore(checkpoint)
+            if checkpoint.note:
+                journal.say(checkpoint.note)
         journal.start(loop.moment, seed=recipe.seed, resumed=checkpoint is not None, about=recipe.name)
         ending = loop.run()
+    except RunFolderError:
+        raise  # of a checkpoint that was not taken, or a folder that is not to be written to
     except JorgeTuneError as error:
         _record_failure(loop, journal, str(error))
         raise
@@ -176,15 +186,28 @@ def _plan(recipe: Recipe, task: Task, max_steps: int | None, log_every: int) -> 
     )
 
 
-def _create(folder: RunFolder, recipe: Recipe, device: torch.device) -> None:
-    """The folder with its recipe and environment."""
+def _create(folder: RunFolder, recipe: Recipe, device: torch.device) -> Journal:
+    """The folder with its recipe and environment, in which nobody else trains.
+
+    Raises:
+        InputError: it cannot be written.
+        RunFolderError: somebody else has begun a run there meanwhile.
+    """
     try:
         folder.root.mkdir(parents=True, exist_ok=True)
+        journal = Journal(folder)
+    except OSError as error:
+        raise InputError(f"{folder.root}: the run folder cannot be written ({error.strerror})") from error
+    try:
+        if inspect_folder(folder, recipe, resume=True) is not Holding.NOTHING:
+            raise RunFolderError(f"{folder.root}: another process has begun this run meanwhile; --resume goes on")
         write_recipe(folder.recipe, recipe, force=True)
         environment = json.dumps(describe_environment(device), indent=2)
         write_whole(folder.environment, environment + "\n", force=True)
-    except OSError as error:
-        raise InputError(f"{folder.root}: the run folder cannot be written ({error.strerror})") from error
+    except BaseException:
+        journal.close()
+        raise
+    return journal
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from jorge_tune.errors import RunFolderError, TrainingError
-from jorge_tune.recipe.io import read_recipe
+from jorge_tune.recipe.of_run import recipe_of_run
 from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import Record, RunFolder, read_records
@@ -136,9 +136,7 @@ def open_snapshot(
 
 
 def _checkpoint_of(recipe: Recipe, folder: RunFolder) -> Checkpoint:
-    if not folder.recipe.is_file():
-        raise RunFolderError(f"{folder.root}: not a run folder (no {folder.recipe.name})")
-    apart = what_differs(read_recipe(folder.recipe), recipe)
+    apart = what_differs(recipe_of_run(folder), recipe)
     if apart:
         raise RunFolderError(f"{folder.root}: holds another run ({'; '.join(apart)}); give its own recipe and seed")
     checkpoint = load_checkpoint(folder.checkpoint)

@@ -164,18 +164,6 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
         train(recipe, tmp_path / "file")
 
 
-def test_a_damaged_checkpoint_is_an_input_error(tmp_path: Path) -> None:
-    recipe = digits_recipe()
-    folder = train(recipe, tmp_path / "run", max_steps=5).folder
-    path = folder.checkpoint / "last.pt"
-    path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(RunFolderError, match=r"last\.pt: damaged, cannot be read; remove the run folder"):
-        train(recipe, tmp_path / "run", resume=True)
-    torch.save({"format": 99}, path)
-    with pytest.raises(RunFolderError, match=r"last\.pt: not a checkpoint of this version"):
-        train(recipe, tmp_path / "run", resume=True)
-
-
 @pytest.mark.parametrize(
     ("recipe", "arguments", "message"),
     [
