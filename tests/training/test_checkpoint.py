@@ -1,4 +1,4 @@
-"""Checkpoints that are not what was written, or not what this run writes: refused in a message that names the way on."""
+"""Checkpoints that are not what was written, or not what a run writes: one message, which names the way on."""
 
 from __future__ import annotations
 
