@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
-from typing import Any
 
 from jorge_tune.errors import RunFolderError
+from jorge_tune.files import open_regular
 from jorge_tune.measure.runs import Evaluation
-from jorge_tune.records import RunFolder, from_portable
+from jorge_tune.records import Record, RunFolder, parse_record
 
 
 class RunFollower:
@@ -20,7 +20,7 @@ class RunFollower:
 
     def __init__(self, folder: Path) -> None:
         self._path = RunFolder(folder).records
-        self._offset = 0
+        self._offset = self._lines = 0
         self._part: str | None = None
         self.readings: list[Evaluation] = []
         self.furthest = 0  # the largest step of any record, superseded ones too, plus 1; 0: no record
@@ -34,7 +34,7 @@ class RunFollower:
             RunFolderError: a line is no record.
         """
         try:
-            with self._path.open("rb") as file:
+            with os.fdopen(open_regular(self._path, error=RunFolderError), "rb") as file:
                 file.seek(self._offset)
                 content = file.read()
         except FileNotFoundError:
@@ -42,23 +42,21 @@ class RunFollower:
         except OSError as error:
             raise RunFolderError(f"{self._path}: cannot read the records ({error.strerror})") from error
         whole = content.rfind(b"\n") + 1  # a line that is being written is read next time
-        for line in content[:whole].splitlines():
-            try:
-                self._take(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise RunFolderError(f"{self._path}: not a record: {line[:80]!r} ({error})") from error
+        for line in content[:whole].split(b"\n")[:-1]:
+            self._lines += 1
+            self._take(parse_record(line, f"{self._path}:{self._lines}"))
         self._offset += whole
         return whole > 0
 
-    def _take(self, record: dict[str, Any]) -> None:
-        kind, step = record["kind"], int(record["step"])
+    def _take(self, record: Record) -> None:
+        kind, step = record["kind"], record["step"]
         self.furthest = max(self.furthest, step + 1)
         self.outcome = record["outcome"] if kind == "end" else None
         if kind == "start":
             self.readings = [reading for reading in self.readings if reading.step <= step]
-            self.seed = int(record["seed"])
+            self.seed = record["seed"]
         elif kind == "evaluation":
             self._part = self._part or record["part"]
             if record["part"] == self._part:
-                metrics = {name: float(from_portable(value)) for name, value in record["metrics"].items()}
-                self.readings.append(Evaluation(step, float(record["epoch"]), float(record["train_seconds"]), metrics))
+                place = float(record["epoch"]), float(record["train_seconds"])
+                self.readings.append(Evaluation(step, *place, record["metrics"]))

@@ -72,5 +72,5 @@ def test_the_part_that_selects_is_the_one_read_first(tmp_path):
 @pytest.mark.parametrize("line", [b"not a record\n", b'{"kind":"evaluation","step":1}\n', b"[1]\n"])
 def test_a_damaged_line_is_named(tmp_path, line):
     RunFolder(tmp_path).records.write_bytes(line)
-    with pytest.raises(RunFolderError, match=r"records\.jsonl: not a record"):
+    with pytest.raises(RunFolderError, match=r"records\.jsonl:1: not a record"):
         RunFollower(tmp_path).read()
