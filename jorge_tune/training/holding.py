@@ -38,10 +38,14 @@ def inspect_folder(folder: RunFolder, recipe: Recipe, *, resume: bool) -> Holdin
         if all(_is_of_a_beginning(path, folder) for path in root.iterdir()):
             return Holding.NOTHING
         raise RunFolderError(f"{root}: is not empty and holds no run; choose another --out")
-    differences = what_differs(recipe_of_run(folder), recipe)
+    try:
+        held = recipe_of_run(folder)
+        outcome = outcome_of(read_records(folder.records)) if os.path.lexists(folder.records) else None
+    except RunFolderError as error:
+        raise RunFolderError(f"{error}; mend it, or choose another --out") from error
+    differences = what_differs(held, recipe)
     if differences:
         raise RunFolderError(f"{root}: holds another run ({'; '.join(differences)}); choose another --out")
-    outcome = outcome_of(read_records(folder.records)) if os.path.lexists(folder.records) else None
     if not resume:
         state = f"which is {outcome}" if outcome else "which has not ended"
         raise RunFolderError(f"{root}: holds this run already, {state}; give --resume, or choose another --out")
