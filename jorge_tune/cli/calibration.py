@@ -138,9 +138,10 @@ def settled(
 
 def held_by(folder: Path) -> Recipe | None:
     """The recipe of the run that a folder holds; None where it holds none that can be read."""
-    from jorge_tune.recipe.io import read_recipe
+    from jorge_tune.recipe.of_run import recipe_of_run
+    from jorge_tune.records import RunFolder
 
     try:
-        return read_recipe(folder / "recipe.yaml")
+        return recipe_of_run(RunFolder(folder))
     except InputError:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -142,8 +143,8 @@ def draw(probed: Probed, plot: Path) -> None:
 
 def _with_seed_of(run: Path, recipe: Recipe) -> Recipe:
     """The recipe with the seed of a run's; as it is where there is no such run, which is refused later."""
-    from jorge_tune.recipe.io import read_recipe
+    from jorge_tune.recipe.of_run import recipe_of_run
     from jorge_tune.records import RunFolder
 
-    held = RunFolder(run).recipe
-    return replace(recipe, seed=read_recipe(held).seed) if held.is_file() else recipe
+    held = RunFolder(run)
+    return replace(recipe, seed=recipe_of_run(held).seed) if os.path.lexists(held.recipe) else recipe

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from jorge_tune.errors import InputError, JorgeTuneError, RunFolderError
+from jorge_tune.files import open_regular
 from jorge_tune.hardware import oom_kills
 from jorge_tune.recipe.io import parse_recipe
 from jorge_tune.records import RunFolder
@@ -155,7 +156,11 @@ class _Output:
         """Go on in the run folder."""
         if self._early is None:
             return
-        with contextlib.suppress(OSError), self._path.open("ab") as file:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        with (
+            contextlib.suppress(OSError, InputError),  # what is printed is worth no run
+            os.fdopen(open_regular(self._path, flags), "ab") as file,
+        ):
             self._early.seek(0)
             file.write(self._early.read())
             file.flush()
