@@ -64,6 +64,12 @@ class Batches:
         whole, rest = divmod(len(self._examples), self.batch_size)
         return whole + (1 if rest and not self._drop_last else 0)
 
+    @property
+    def smallest(self) -> int:
+        """Images of the smallest batch of an epoch, the last one."""
+        rest = len(self._examples) % self.batch_size
+        return rest if rest and not self._drop_last else self.batch_size
+
     def epoch(self, number: int = 0, start: int = 0) -> Generator[Batch, None, None]:
         """The batches of epoch `number` from batch `start` on.
 

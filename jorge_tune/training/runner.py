@@ -20,6 +20,7 @@ from jorge_tune.records import Outcome, RunFolder, of_kind, read_records
 from jorge_tune.training.build import build_model, build_optimizer, build_scheduler
 from jorge_tune.training.checkpoint import Best, Checkpoint, better, load_checkpoint, save_checkpoint
 from jorge_tune.training.data import PartName
+from jorge_tune.training.data_summary import DataSummary
 from jorge_tune.training.environment import choose_device, describe_environment
 from jorge_tune.training.holding import Holding, inspect_folder
 from jorge_tune.training.journal import Journal, Progress, ProgressCallback
@@ -108,7 +109,7 @@ def train(
         torch.manual_seed(recipe.seed)
         stepper = build_stepper(recipe, optimizer, task.train)
         loop = Loop(task, model, optimizer, scheduler, plan, chosen, journal, save, stop, progress, stepper)
-        _run(loop, journal, checkpoint, recipe, folder)
+        _run(loop, journal, checkpoint, recipe, folder, task.summary)
     return read_result(folder, recipe)
 
 
@@ -138,12 +139,20 @@ def read_result(folder: RunFolder, recipe: Recipe) -> RunResult:
     )
 
 
-def _run(loop: Loop, journal: Journal, checkpoint: Checkpoint | None, recipe: Recipe, folder: RunFolder) -> None:
+def _run(
+    loop: Loop,
+    journal: Journal,
+    checkpoint: Checkpoint | None,
+    recipe: Recipe,
+    folder: RunFolder,
+    data: DataSummary,
+) -> None:
     """Train, and record how it ended, whatever happens short of a kill."""
     try:
         if checkpoint is not None:
             loop.restore(checkpoint)
-        journal.start(loop.moment, seed=recipe.seed, resumed=checkpoint is not None, about=recipe.name)
+        resumed = checkpoint is not None
+        journal.start(loop.moment, seed=recipe.seed, resumed=resumed, about=recipe.name, data=data)
         ending = loop.run()
     except JorgeTuneError as error:
         _record_failure(loop, journal, str(error))
