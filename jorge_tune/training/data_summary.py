@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jorge_tune.errors import shortened
 from jorge_tune.training.image_listing import in_words
+
+_IDENTITY = ("name", "shape", "classes", "parts")  # what decides which images a step sees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,20 @@ class DataSummary:
     unused: Mapping[str, int] = field(default_factory=dict)
     remarks: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    def compared_with(self, earlier: object) -> DataSummary:
+        """With a warning if a run began on other data.
+
+        Args:
+            earlier: what the run's first record holds as `data`; None in older ones.
+        """
+        now = self.to_json()
+        if not isinstance(earlier, dict) or all(earlier.get(key) == now[key] for key in _IDENTITY):
+            return self
+        held = {name: _images_held(earlier.get("parts"), name) for name in self.parts}
+        counts = [f"{name} {images}" for name, images in held.items() if images is not None]
+        words = f" (it had {', '.join(counts)} images)" if counts else ""
+        return replace(self, warnings=(*self.warnings, f"warning: the data has changed since the run began{words}"))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a run's records; counts of nothing are left away."""
@@ -66,8 +82,16 @@ class DataSummary:
         pieces += [f"{name} ({count} images) not used" for name, count in self.unused.items()]
         for name, part in self.parts.items():
             if part.lacking:
-                pieces.append(f"{name} has no image of {shortened(part.lacking)}")
+                lacking = [label if label.isprintable() else ascii(label) for label in part.lacking]
+                pieces.append(f"{name} has no image of {shortened(lacking)}")
         return "; ".join([*pieces, *self.warnings])
+
+
+def _images_held(parts: object, name: str) -> int | None:
+    """The images of one part in a stored record, which may have any form."""
+    part = parts.get(name) if isinstance(parts, dict) else None
+    images = part.get("images") if isinstance(part, dict) else None
+    return images if isinstance(images, int) else None
 
 
 def _part_in_words(name: str, part: PartSummary) -> str:

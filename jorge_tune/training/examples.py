@@ -16,9 +16,9 @@ from torch import Tensor
 
 from jorge_tune.errors import InputError
 from jorge_tune.training.augment import CropBox, Integers, ShiftFlip, central_box, random_crop_box
-from jorge_tune.training.pixels import check_mode, remarks_of, to_rgb
+from jorge_tune.training.pixels import SIXTEEN_BITS, check_mode, is_sixteen_bit, remarks_of, remarks_of_values, to_rgb
 
-_BROKEN_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_BROKEN_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError)
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,7 @@ def decode_all(paths: Sequence[Path], size: int) -> tuple[Tensor, Counter[str]]:
             if image.size != (size, size):
                 remarks[f"resized to {size}x{size}"] += 1
             picture = to_rgb(image, path)
+            remarks.update(remarks_of_values(image, picture))
         images[position] = _fitted(picture, size, central_box(*picture.size, 1.0))
     return images, remarks
 
@@ -174,7 +175,10 @@ def read_headers(paths: Sequence[Path]) -> Counter[str]:
     for path in paths:
         with _opened(path) as image:
             check_mode(image, path)
+            first_of_its_kind = is_sixteen_bit(image) and not remarks[SIXTEEN_BITS]
             remarks.update(remarks_of(image))
+            if first_of_its_kind:  # a look at its values, which the header does not tell
+                remarks.update(remarks_of_values(image, to_rgb(image, path)))
     return remarks
 
 
@@ -210,6 +214,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             yield image
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: too large to be read safely ({error}); make it smaller, or remove it") from error
     except _BROKEN_IMAGE_ERRORS as error:
         reason = str(error).replace(str(path), "").strip(" :'\"") or type(error).__name__
         raise InputError(f"{path}: not a readable image ({reason}); repair or remove it") from error

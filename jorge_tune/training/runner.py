@@ -103,6 +103,8 @@ def train(
         plan = _plan(recipe, task, max_steps, log_every)
         if holding is Holding.NOTHING:
             _create(folder, recipe, chosen)
+        elif folder.records.is_file():
+            task.summary = task.summary.compared_with(_first_data(folder))
         journal = stack.enter_context(Journal(folder))
         stack.enter_context(stop)
         save = partial(save_checkpoint, folder.checkpoint)
@@ -183,6 +185,12 @@ def _plan(recipe: Recipe, task: Task, max_steps: int | None, log_every: int) -> 
         log_every=log_every,
         precision=recipe.precision,
     )
+
+
+def _first_data(folder: RunFolder) -> object:
+    """What the run found in its data when it began; None where its records do not say."""
+    start = next(of_kind(read_records(folder.records), "start"), {})
+    return start.get("data")
 
 
 def _create(folder: RunFolder, recipe: Recipe, device: torch.device) -> None:

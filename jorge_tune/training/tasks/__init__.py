@@ -29,10 +29,8 @@ class Meter(Protocol):
 class Task(Protocol):
     """Data, loss and metrics of one recipe."""
 
-    @property
-    def summary(self) -> DataSummary:
-        """What was found in the data."""
-        ...
+    summary: DataSummary
+    """What was found in the data."""
 
     @property
     def train(self) -> Batches:
