@@ -37,7 +37,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SMALL_SIZE = 64  # images up to this size are shifted, not cropped and resized, and kept in memory
 _LARGE_DEFAULT_SIZE = 224
 _MEMORY_LIMIT_BYTES = 2 * 10**9
-_HEADERS_CHECKED = 100_000  # of files too large to decode beforehand; a header takes 40 to 80 microseconds, over NFS far more
+_HEADERS_CHECKED = 100_000  # of files too large to decode beforehand; a header takes 80 microseconds, over NFS more
 
 StoredPart = tuple[Integers, Callable[[Integers, bool], Examples]]
 

@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from jorge_tune.errors import InputError
 
@@ -17,7 +18,7 @@ ENDINGS = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".
 
 _LEFT_BEHIND = ("@eaDir", "__MACOSX", "lost+found")  # by Synology, macOS, file systems; the others have a dot
 _LONGEST_ENDING = 12
-_MOST_LINKS = 10_000  # to folders, in one class; folders that link to each other make far more ways than that
+_MOST_LINKS_IN_LINKS = 1000  # met through another link, in one class; folders that link to each other make far more
 
 LeftOut = Counter[str]
 """Files by the reason why they are left out."""
@@ -65,29 +66,38 @@ def images_of_class(folder: Path) -> tuple[list[Path], LeftOut]:
 
 def _walk(folder: Path, left_out: LeftOut) -> Iterator[tuple[tuple[str, ...], os.DirEntry[str]]]:
     """All that is no folder and not hidden, with its names from `folder` on; what is hidden or a loop is counted."""
-    links = 0
-    above = (os.path.realpath(folder.parent), os.path.realpath(folder))
-    pending: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [((), str(folder), above)]
+    links_in_links = 0
+    pending = [_Way((), (os.path.realpath(folder.parent), os.path.realpath(folder)), False)]
     while pending:
-        names, here, chain = pending.pop()  # chain: the real paths of the folders that led here
-        for entry in _entries(here):
-            name = (*names, entry.name)
+        way = pending.pop()
+        for entry in _entries(way.chain[-1]):
+            names = (*way.names, entry.name)
             if _is_hidden(entry.name):
                 left_out["hidden"] += _count_files(entry)
             elif not _is_folder(entry):
-                yield name, entry
+                yield names, entry
             elif not entry.is_symlink():
-                pending.append((name, entry.path, (*chain, os.path.join(chain[-1], entry.name))))
-            elif any(_is_within(one, os.path.realpath(entry.path)) for one in chain):
-                left_out["link to a folder above it"] += 1
+                pending.append(_Way(names, (*way.chain, entry.path), way.linked))
             else:
-                links += 1
-                if links > _MOST_LINKS:
+                target = os.path.realpath(entry.path)
+                if any(_is_within(above, target) for above in way.chain):
+                    left_out["link to a folder above it"] += 1
+                    continue
+                links_in_links += way.linked
+                if links_in_links > _MOST_LINKS_IN_LINKS:
                     raise InputError(
-                        f"{folder}: more than {_MOST_LINKS} links to folders are met below; "
-                        "they lead to each other, so remove those that are too many"
+                        f"{folder}: the links to folders below lead to each other in more than {_MOST_LINKS_IN_LINKS} "
+                        "ways; remove those that are too many"
                     )
-                pending.append((name, entry.path, (*chain, os.path.realpath(entry.path))))
+                pending.append(_Way(names, (*way.chain, target), True))
+
+
+class _Way(NamedTuple):
+    """How a folder was reached: its names from the class folder on, and the real paths on the way, its own the last."""
+
+    names: tuple[str, ...]
+    chain: tuple[str, ...]
+    linked: bool
 
 
 def in_words(left_out: Iterable[tuple[str, int]], most: int = 6) -> str:
