@@ -76,15 +76,18 @@ class DataSummary:
             for reason, count in counts.items():
                 total[reason] = total.get(reason, 0) + count
         if total:
-            count = sum(total.values())
-            pieces.append(f"{count} file{'' if count == 1 else 's'} left out: {in_words(total.items())}")
-        pieces += [f"{count} {remark}" for remark, count in self.remarks.items()]
-        pieces += [f"{name} ({count} images) not used" for name, count in self.unused.items()]
+            pieces.append(f"{_plural(sum(total.values()), 'file')} left out: {in_words(total.items())}")
+        pieces += [f"{remark} ({count})" for remark, count in self.remarks.items()]
+        pieces += [f"{name} ({_plural(count, 'image')}) not used" for name, count in self.unused.items()]
         for name, part in self.parts.items():
             if part.lacking:
                 lacking = [label if label.isprintable() else ascii(label) for label in part.lacking]
                 pieces.append(f"{name} has no image of {shortened(lacking)}")
         return "; ".join([*pieces, *self.warnings])
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _images_held(parts: object, name: str) -> int | None:

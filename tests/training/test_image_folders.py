@@ -156,7 +156,7 @@ def test_all_parts_get_the_size_of_the_first_training_image(tmp_path: Path) -> N
 
 def test_a_part_that_is_not_used_is_named(image_folder: Path) -> None:
     _save(image_folder / "val" / "cat" / "0.png")
-    assert _load(image_folder).summary.line().endswith("; val (1 images) not used")
+    assert _load(image_folder).summary.line().endswith("; val (1 image) not used")
     summary = _load(image_folder, validation="val").summary
     assert summary.unused == {}
     assert "train 20, validation (val/) 1, test 8 images" in summary.line()
