@@ -16,11 +16,13 @@ from jorge_tune.recipe.schema import Data, Model, Recipe
 from jorge_tune.records import RunFolder, of_kind, read_records
 from jorge_tune.training import Progress, data, train
 from jorge_tune.training.data import load_splits
+from jorge_tune.training.loader import Batches
 from jorge_tune.training.tasks import open_task
 from tests.training.conftest import make_image_folder
 from tests.training.small_recipes import digits_recipe, folder_recipe
 
 _CPU = torch.device("cpu")
+_FORK_WARNING = "ignore:.*multi-threaded.*fork:DeprecationWarning"  # Python 3.12, of torch's own loader
 
 
 class _Narrow(nn.Module):
@@ -258,6 +260,17 @@ def test_more_loader_workers_than_cores_are_warned_of(monkeypatch: pytest.Monkey
     assert load_splits(Data(name="digits", workers=2)).summary.warnings == ()
     line = load_splits(Data(name="digits", workers=3)).summary.line()
     assert line.endswith("; warning: 3 loader workers share 2 CPU cores")
+
+
+@pytest.mark.filterwarnings(_FORK_WARNING)
+def test_torch_does_not_warn_of_loader_workers_as_well() -> None:
+    workers = len(data.usable_cores()) + 1
+    batches = Batches(load_splits(Data(name="digits")).train, 1000, _CPU, workers=workers)
+    try:
+        sizes = [len(labels) for _, labels in batches.epoch()]  # a warning would fail here
+    finally:
+        batches.close()
+    assert sizes == [1000, 78]
 
 
 def test_loader_workers_have_an_upper_bound_with_its_reason() -> None:
