@@ -4,13 +4,15 @@ A run folder holds `recipe.yaml`, `records.jsonl`, `environment.json`, `checkpoi
 that printed something, `output.txt`. Records:
 
 kind        step epoch train_seconds   and
-start       first step of this stretch  world_size, seed, resumed (bool)
+start       first step of this stretch  world_size, seed, resumed (bool), data (see below)
 step        steps done                  loss, lr (a list), forward_seconds, optimizer_seconds, graft_ratio, skipped
 rate        steps done                  lr (a list) of this step and, at GeN's probes, what it found; under `gen` alone
 evaluation  steps done                  part, metrics {loss, top1, ...}, evaluation_seconds
 end         steps done                  outcome (finished | diverged | interrupted | failed), reason
 
 `step` counts optimizer steps done, `epoch` is a float, `train_seconds` excludes evaluation.
+`data` says what the run found: name, shape, classes, parts {train: {images, classes, of, source}, ...}, left_out {part:
+{reason: files}}, unused {part: images}, remarks {what: images}; older records have none, and empty ones are left away.
 A resumed run starts at its checkpoint's step, so what was recorded after that step is superseded by what follows.
 Whoever reads them has plain data of these types, or an error that names the line: a folder may have been edited, or
 come from somebody else, and its disk may have failed.

@@ -38,13 +38,17 @@ def training_progress(name: str) -> Iterator[Callable[[Progress], None]]:
         line = bar.add_task(name, total=None, numbers="")
 
         def show(progress: Progress) -> None:
+            if progress.data:
+                console.print(progress.data, markup=False, highlight=False, soft_wrap=True)
             bar.update(line, completed=progress.step, total=progress.total_steps, numbers=numbers_of(progress))
 
         yield show
 
 
 def plain_line(progress: Progress) -> None:
-    """One line for an evaluation, nothing for anything else."""
+    """One line for the data and for each evaluation, nothing for anything else."""
+    if progress.data:
+        click.echo(progress.data, err=True)
     if progress.event == "evaluation":
         where = f"step {progress.step}/{progress.total_steps}  epoch {progress.epoch:.2f}"
         click.echo(f"{where}  {numbers_of(progress)}", err=True)

@@ -62,6 +62,10 @@ FILE_NAME = Rule(
     "1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit (it names run folders)",
     _matches(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"),
 )
+LOADER_WORKERS = Rule(
+    "between 0 and 128 (each is a process of its own, and more than one for each CPU core rarely helps)",
+    lambda value: 0 <= value <= 128,
+)
 INCREASING = Rule("increasing", lambda value: all(earlier < later for earlier, later in itertools.pairwise(value)))
 
 Count = Annotated[int, at_least(1)]

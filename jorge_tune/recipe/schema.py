@@ -28,6 +28,7 @@ from jorge_tune.recipe.ranges import (
     IMPORTABLE,
     INCREASING,
     INSIDE_ONE,
+    LOADER_WORKERS,
     SEED,
     UP_TO_ONE,
     Count,
@@ -65,7 +66,7 @@ class Data:
     validation: Annotated[float, INSIDE_ONE] | Text | None = None
     augment: Text = "standard"
     subset: Count | None = None
-    workers: Whole = 0
+    workers: Annotated[int, LOADER_WORKERS] = 0
     drop_last: bool = False
     evaluate_every: Count = 1  # epochs
     args: Mapping[str, Any] = field(default_factory=dict)

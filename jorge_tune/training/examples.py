@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +16,9 @@ from torch import Tensor
 
 from jorge_tune.errors import InputError
 from jorge_tune.training.augment import CropBox, Integers, ShiftFlip, central_box, random_crop_box
+from jorge_tune.training.pixels import SIXTEEN_BITS, check_mode, is_sixteen_bit, remarks_of, remarks_of_values, to_rgb
 
-_BROKEN_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_BROKEN_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,21 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def labels(self) -> Tensor:
+        """(count,) int64, on the host until `to` moves them."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height and width of every image."""
+        ...
+
+    @property
+    def remarks(self) -> Mapping[str, int]:
+        """What reading the images leaves out of them, and of how many."""
+        ...
+
     def batch(self, indices: Integers, draw: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
         """The images (float32, scaled) and labels of `indices`; augmented with draws of (seed, epoch) if given."""
         ...
@@ -61,9 +79,15 @@ class ImagesInMemory:
     labels: Tensor
     scaling: Scaling
     augment: ShiftFlip | None
+    remarks: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See `Examples.shape`."""
+        return tuple(self.images.shape[1:])
 
     def batch(self, indices: Integers, draw: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
         """See `Examples.batch`."""
@@ -76,7 +100,7 @@ class ImagesInMemory:
 
     def to(self, device: torch.device) -> ImagesInMemory:
         """The same images on `device`: an epoch then copies nothing from the host."""
-        return ImagesInMemory(self.images.to(device), self.labels.to(device), self.scaling, self.augment)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
 @dataclass(frozen=True)
@@ -91,9 +115,15 @@ class ImageFiles:
     scaling: Scaling
     size: int
     augment: bool
+    remarks: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See `Examples.shape`."""
+        return 3, self.size, self.size
 
     def batch(self, indices: Integers, draw: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
         """See `Examples.batch`."""
@@ -113,19 +143,43 @@ class ImageFiles:
         return _read_image(self.paths[index], self.size, box_of)
 
 
-def decode_all(paths: Sequence[Path], size: int) -> Tensor:
+def decode_all(paths: Sequence[Path], size: int) -> tuple[Tensor, Counter[str]]:
     """All images as bytes, each resized to `size` x `size` from its central square if it has another size.
 
     Shape:
-        -> (len(paths), 3, size, size) uint8.
+        -> (len(paths), 3, size, size) uint8, and the remarks on them.
 
     Raises:
-        InputError: a file is not a readable image.
+        InputError: a file is not a readable image, or one that 8-bit RGB cannot hold.
     """
     images = torch.empty((len(paths), 3, size, size), dtype=torch.uint8)
+    remarks: Counter[str] = Counter()
     for position, path in enumerate(paths):
-        images[position] = _read_image(path, size, lambda width, height: central_box(width, height, 1.0))
-    return images
+        with _opened(path) as image:
+            remarks.update(remarks_of(image))
+            if image.size != (size, size):
+                remarks[f"resized to {size}x{size}"] += 1
+            picture = to_rgb(image, path)
+            remarks.update(remarks_of_values(image, picture))
+        images[position] = _fitted(picture, size, central_box(*picture.size, 1.0))
+    return images, remarks
+
+
+def read_headers(paths: Sequence[Path]) -> Counter[str]:
+    """Look at the headers of images that are decoded later: the remarks on them.
+
+    Raises:
+        InputError: a file is not an image, or one that 8-bit RGB cannot hold.
+    """
+    remarks: Counter[str] = Counter()
+    for path in paths:
+        with _opened(path) as image:
+            check_mode(image, path)
+            first_of_its_kind = is_sixteen_bit(image) and not remarks[SIXTEEN_BITS]
+            remarks.update(remarks_of(image))
+            if first_of_its_kind:  # a look at its values, which the header does not tell
+                remarks.update(remarks_of_values(image, to_rgb(image, path)))
+    return remarks
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -134,20 +188,18 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         InputError: the file is not an image.
     """
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except _BROKEN_IMAGE_ERRORS as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as image:
+        return image.size
 
 
 def _read_image(path: Path, size: int, box_of: _BoxOf) -> Tensor:
-    try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except _BROKEN_IMAGE_ERRORS as error:
-        raise _unreadable(path, error) from error
-    box = box_of(*picture.size)
+    with _opened(path) as image:
+        picture = to_rgb(image, path)
+    return _fitted(picture, size, box_of(*picture.size))
+
+
+def _fitted(picture: Image.Image, size: int, box: CropBox) -> Tensor:
+    """The box of a picture at its size, as bytes."""
     corners = (box.left, box.top, box.right, box.bottom)
     if picture.size != (size, size) or corners != (0, 0, size, size):
         picture = picture.resize((size, size), Image.Resampling.BILINEAR, box=corners)
@@ -156,10 +208,18 @@ def _read_image(path: Path, size: int, box_of: _BoxOf) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file whose faults are told in words, while it is open."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: too large to be read safely ({error}); make it smaller, or remove it") from error
+    except _BROKEN_IMAGE_ERRORS as error:
+        reason = str(error).replace(str(path), "").strip(" :'\"") or type(error).__name__
+        raise InputError(f"{path}: not a readable image ({reason}); repair or remove it") from error
+
+
 class _BoxOf(Protocol):
     def __call__(self, width: int, height: int) -> CropBox: ...
-
-
-def _unreadable(path: Path, error: BaseException) -> InputError:
-    reason = str(error).replace(str(path), "").strip(" :'\"") or type(error).__name__
-    return InputError(f"{path}: not a readable image ({reason}); repair or remove it")

@@ -14,15 +14,30 @@ import torch
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.schema import Data
 from jorge_tune.training.augment import Integers, ShiftFlip
-from jorge_tune.training.examples import Examples, ImageFiles, ImagesInMemory, Scaling, decode_all, image_size
+from jorge_tune.training.examples import (
+    Examples,
+    ImageFiles,
+    ImagesInMemory,
+    Scaling,
+    decode_all,
+    image_size,
+    read_headers,
+)
+from jorge_tune.training.image_listing import (
+    ENDINGS,
+    LeftOut,
+    class_names,
+    files_beside_classes,
+    images_of_class,
+    in_words,
+)
 
-_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 _PART_NAMES = ("train", "val", "valid", "validation", "test")
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SMALL_SIZE = 64  # images up to this size are shifted, not cropped and resized, and kept in memory
 _LARGE_DEFAULT_SIZE = 224
 _MEMORY_LIMIT_BYTES = 2 * 10**9
-_HEADERS_CHECKED = 50_000  # of files too large to decode beforehand; more would delay the start by minutes
+_HEADERS_CHECKED = 100_000  # of files too large to decode beforehand; a header takes 80 microseconds, over NFS more
 
 StoredPart = tuple[Integers, Callable[[Integers, bool], Examples]]
 
@@ -34,8 +49,18 @@ class _Options(NamedTuple):
     scaling: Scaling
 
 
-def open_image_folder(data: Data) -> tuple[tuple[str, ...], Mapping[str, StoredPart]]:
+class ImageFolder(NamedTuple):
+    """Classes and parts of a folder, and what was left out of each part."""
+
+    classes: tuple[str, ...]
+    parts: Mapping[str, StoredPart]
+    left_out: Mapping[str, LeftOut]
+
+
+def open_image_folder(data: Data) -> ImageFolder:
     """Classes and parts of a folder; images are read when a part is asked for its examples.
+
+    All parts get the size that the first training image has, if nothing else is said.
 
     Raises:
         InputError: the folder, its train/ part, its classes or their images are missing, or data.args are wrong.
@@ -44,20 +69,23 @@ def open_image_folder(data: Data) -> tuple[tuple[str, ...], Mapping[str, StoredP
     options = _read_options(data.args)
     if not (root / "train").is_dir():
         raise InputError(f"{root}: an image folder needs {root / 'train'}/<class>/<image>, which is not there")
-    classes = tuple(_folders_of(root / "train"))
+    classes = tuple(class_names(root / "train"))
     if len(classes) < 2:
         found = "no class" if not classes else f"only the class {classes[0]!r}"
         raise InputError(f"{root / 'train'}: {found} found; one folder per class, at least two, is needed")
+
     parts: dict[str, StoredPart] = {}
-    for name in _PART_NAMES:
+    left_out: dict[str, LeftOut] = {}
+    size = options.size
+    for name in _PART_NAMES:  # train is the first
         if (root / name).is_dir():
-            paths, labels = _list_part(root / name, classes)
-            size = options.size or _default_size(paths[0])
+            paths, labels, left_out[name] = _list_part(root / name, classes)
+            size = size or _default_size(paths[0])
             choose = partial(_choose, paths, labels, options.scaling, size, data.augment == "standard")
             parts[name] = (labels, choose)
     if len(parts) == 1:
         raise InputError(f"{root}: an image folder needs test/ or val/ beside train/, and neither is there")
-    return classes, parts
+    return ImageFolder(classes, parts, left_out)
 
 
 def _choose(
@@ -73,10 +101,13 @@ def _choose(
     targets = torch.from_numpy(labels[indices])
     if size <= _SMALL_SIZE and len(chosen) * 3 * size**2 <= _MEMORY_LIMIT_BYTES:
         shift = ShiftFlip(size // 8, True) if standard and augment else None
-        return ImagesInMemory(decode_all(chosen, size), targets, scaling, shift)
-    for path in chosen[:_HEADERS_CHECKED]:
-        image_size(path)
-    return ImageFiles(chosen, targets, scaling, size, standard and augment)
+        images, remarks = decode_all(chosen, size)
+        return ImagesInMemory(images, targets, scaling, shift, remarks)
+    stride = -(-len(chosen) // _HEADERS_CHECKED)  # spread evenly, so that every class is looked at
+    remarks = read_headers(chosen[::stride])
+    if stride > 1:
+        remarks["header not read before the first epoch"] = len(chosen) - len(chosen[::stride])
+    return ImageFiles(chosen, targets, scaling, size, standard and augment, remarks)
 
 
 def _default_size(path: Path) -> int:
@@ -85,29 +116,33 @@ def _default_size(path: Path) -> int:
     return longest if longest <= _SMALL_SIZE else _LARGE_DEFAULT_SIZE
 
 
-def _list_part(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], Integers]:
-    strangers = [name for name in _folders_of(folder) if name not in classes]
+def _list_part(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], Integers, LeftOut]:
+    strangers = [name for name in class_names(folder) if name not in classes]
     if strangers:
         raise InputError(f"{folder}: the class {strangers[0]!r} is not among those of train/")
+
     paths: list[Path] = []
     labels: list[int] = []
+    left_out = files_beside_classes(folder)
     for label, name in enumerate(classes):
-        found = _images_of(folder / name) if (folder / name).is_dir() else []
+        if not (folder / name).is_dir():
+            continue
+        found, left_out_here = images_of_class(folder / name)
+        left_out += left_out_here
         if not found and folder.name == "train":
-            raise InputError(f"{folder / name}: no images found ({', '.join(sorted(_SUFFIXES))})")
+            raise InputError(f"{folder / name}: no images found{_but(left_out_here)}")
         paths += found
         labels += [label] * len(found)
+
     if not paths:
-        raise InputError(f"{folder}: no images found in the folders of its classes")
-    return paths, np.array(labels, dtype=np.int64)
+        raise InputError(f"{folder}: no images found in the folders of its classes{_but(left_out)}")
+    return paths, np.array(labels, dtype=np.int64), left_out
 
 
-def _folders_of(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _images_of(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
+def _but(left_out: LeftOut) -> str:
+    """The endings that count, and what is there instead."""
+    instead = f"; left out: {in_words(left_out.items())}" if left_out else ""
+    return f" ({', '.join(sorted(ENDINGS))}{instead})"
 
 
 def _read_options(args: Mapping[str, Any]) -> _Options:

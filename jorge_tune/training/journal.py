@@ -12,6 +12,7 @@ from jorge_tune import locks
 from jorge_tune.errors import RunFolderError
 from jorge_tune.files import open_regular
 from jorge_tune.records import Outcome, RecordWriter, RunFolder
+from jorge_tune.training.data_summary import DataSummary
 
 Event = Literal["start", "step", "evaluation", "epoch"]
 
@@ -30,6 +31,7 @@ class Progress:
     part: str | None = None  # the part that it read
     samples_per_second: float | None = None
     eta_seconds: float | None = None
+    data: str = ""  # at the start: what the run found in its data, in a line
 
 
 ProgressCallback = Callable[[Progress], None]
@@ -79,10 +81,11 @@ class Journal:
         locks.let_children_have(self._log.fileno())
         self._log.close()
 
-    def start(self, at: Moment, *, seed: int, resumed: bool, about: str) -> None:
+    def start(self, at: Moment, *, seed: int, resumed: bool, about: str, data: DataSummary) -> None:
         """A stretch of training begins."""
-        self._record("start", at, {"world_size": 1, "seed": seed, "resumed": resumed})
+        self._record("start", at, {"world_size": 1, "seed": seed, "resumed": resumed, "data": data.to_json()})
         self.say(f"{'resumed' if resumed else 'started'} at step {at.step}: {about}")
+        self.say(data.line())
 
     def step(self, at: Moment, values: Mapping[str, object]) -> None:
         """A step whose device values were read."""

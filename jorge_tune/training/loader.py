@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import warnings
 from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
@@ -49,20 +51,27 @@ class Batches:
         self._requests = _Requests()
         self._loader: DataLoader[Any] | None = None
         if workers:
-            self._loader = DataLoader(
-                _Answers(self._examples),
-                batch_size=None,
-                sampler=self._requests,
-                num_workers=workers,
-                persistent_workers=True,
-                pin_memory=device.type == "cuda",
-                worker_init_fn=_leave_signals_to_parent,
-                generator=torch.Generator(),  # its own: the global one belongs to the model
-            )
+            with _core_count_told_elsewhere():
+                self._loader = DataLoader(
+                    _Answers(self._examples),
+                    batch_size=None,
+                    sampler=self._requests,
+                    num_workers=workers,
+                    persistent_workers=True,
+                    pin_memory=device.type == "cuda",
+                    worker_init_fn=_leave_signals_to_parent,
+                    generator=torch.Generator(),  # its own: the global one belongs to the model
+                )
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self._examples), self.batch_size)
         return whole + (1 if rest and not self._drop_last else 0)
+
+    @property
+    def smallest(self) -> int:
+        """Images of the smallest batch of an epoch, the last one."""
+        rest = len(self._examples) % self.batch_size
+        return rest if rest and not self._drop_last else self.batch_size
 
     def epoch(self, number: int = 0, start: int = 0) -> Generator[Batch, None, None]:
         """The batches of epoch `number` from batch `start` on.
@@ -74,7 +83,8 @@ class Batches:
         if self._loader is None:
             answers: Iterator[Batch] = (self._examples.batch(*request) for request in self._requests)
         else:
-            answers = map(_opened, self._loader)
+            with _core_count_told_elsewhere():
+                answers = map(_opened, self._loader)
         for images, labels in answers:
             yield self._placed(images), labels.to(self._device, non_blocking=True)
 
@@ -131,6 +141,14 @@ class _Answers(Dataset[Any]):
             return self._examples.batch(*request)
         except InputError as error:
             return str(error)
+
+
+@contextlib.contextmanager
+def _core_count_told_elsewhere() -> Iterator[None]:
+    """Without torch's warning of more workers than cores, which comes twice; what a run found in its data says it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
+        yield
 
 
 def _opened(answer: Batch | str) -> Batch:

@@ -329,6 +329,7 @@ class Loop:
                 lr=(rates or self._rates())[0],
                 metrics=metrics,
                 part=part,
+                data=self._task.summary.line() if event == "start" else "",
                 samples_per_second=size / pace if pace else None,
                 eta_seconds=pace * (self._plan.stop_at - at.step) if pace is not None else None,
             )

@@ -20,6 +20,7 @@ from jorge_tune.records import Outcome, RunFolder, of_kind, read_records
 from jorge_tune.training.build import build_model, build_optimizer, build_scheduler
 from jorge_tune.training.checkpoint import Best, Checkpoint, better, load_checkpoint, save_checkpoint
 from jorge_tune.training.data import PartName
+from jorge_tune.training.data_summary import DataSummary
 from jorge_tune.training.environment import choose_device, describe_environment
 from jorge_tune.training.holding import Holding, inspect_folder
 from jorge_tune.training.journal import Journal, Progress, ProgressCallback
@@ -107,12 +108,14 @@ def train(
         plan = _plan(recipe, task, max_steps, log_every)
         if journal is None:
             journal = stack.enter_context(_create(folder, recipe, chosen))
+        elif folder.records.is_file():
+            task.summary = task.summary.compared_with(_first_data(folder))
         stack.enter_context(stop)
         save = partial(save_checkpoint, folder.checkpoint)
         torch.manual_seed(recipe.seed)
         stepper = build_stepper(recipe, optimizer, task.train)
         loop = Loop(task, model, optimizer, scheduler, plan, chosen, journal, save, stop, progress, stepper)
-        _run(loop, journal, checkpoint, recipe, folder)
+        _run(loop, journal, checkpoint, recipe, folder, task.summary)
     return read_result(folder, recipe)
 
 
@@ -144,14 +147,22 @@ def read_result(folder: RunFolder, recipe: Recipe) -> RunResult:
     )
 
 
-def _run(loop: Loop, journal: Journal, checkpoint: Checkpoint | None, recipe: Recipe, folder: RunFolder) -> None:
+def _run(
+    loop: Loop,
+    journal: Journal,
+    checkpoint: Checkpoint | None,
+    recipe: Recipe,
+    folder: RunFolder,
+    data: DataSummary,
+) -> None:
     """Train, and record how it ended, whatever happens short of a kill."""
     try:
         if checkpoint is not None:
             loop.restore(checkpoint)
             if checkpoint.note:
                 journal.say(checkpoint.note)
-        journal.start(loop.moment, seed=recipe.seed, resumed=checkpoint is not None, about=recipe.name)
+        resumed = checkpoint is not None
+        journal.start(loop.moment, seed=recipe.seed, resumed=resumed, about=recipe.name, data=data)
         ending = loop.run()
     except RunFolderError:
         raise  # of a checkpoint that was not taken, or a folder that is not to be written to
@@ -184,6 +195,12 @@ def _plan(recipe: Recipe, task: Task, max_steps: int | None, log_every: int) -> 
         log_every=log_every,
         precision=recipe.precision,
     )
+
+
+def _first_data(folder: RunFolder) -> object:
+    """What the run found in its data when it began; None where its records do not say."""
+    start = next(of_kind(read_records(folder.records), "start"), {})
+    return start.get("data")
 
 
 def _create(folder: RunFolder, recipe: Recipe, device: torch.device) -> Journal:

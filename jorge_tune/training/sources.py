@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ _TORCHVISION = {  # class in torchvision.datasets, mean, std, shift in pixels, f
     "cifar100": ("CIFAR100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 4, True),
     "fashion_mnist": ("FashionMNIST", (0.2860,), (0.3530,), 2, True),
 }
+_DAMAGE_ERRORS = (RuntimeError, OSError, AssertionError, EOFError, LookupError, TypeError, ValueError)  # by torchvision
 _DIGITS_MEAN, _DIGITS_STD, _DIGITS_TOP = 0.3053, 0.3760, 16.0
 _DIGITS_SPLIT_SEED = 0  # the 60/20/20 split never changes
 
@@ -45,6 +46,8 @@ class Source:
     classes: tuple[str, ...]
     parts: Mapping[str, Part]
     fixed_validation: str | None = None
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Files of each part that are not read, by the reason."""
 
 
 def open_source(data: Data, *, download: bool = False) -> Source:
@@ -56,8 +59,9 @@ def open_source(data: Data, *, download: bool = False) -> Source:
     if data.augment not in ("standard", "none"):
         raise InputError(f"data.augment must be 'standard' or 'none', got {data.augment!r}")
     if data.name == "imagefolder":
-        classes, parts = open_image_folder(data)
-        return Source(classes, {name: Part(labels, choose) for name, (labels, choose) in parts.items()})
+        folder = open_image_folder(data)
+        parts = {name: Part(labels, choose) for name, (labels, choose) in folder.parts.items()}
+        return Source(folder.classes, parts, left_out=folder.left_out)
     if data.args:
         raise InputError(f"data.args: {data.name} takes no arguments, got {', '.join(sorted(data.args))}")
     if data.name == "digits":
@@ -101,7 +105,8 @@ def _open_torchvision(data: Data, download: bool) -> Source:
     for name in ("train", "test"):
         try:
             stored = getattr(torchvision.datasets, class_name)(root, train=name == "train", download=download)
-        except (RuntimeError, OSError) as error:
+            pictures, labels = np.asarray(stored.data), np.asarray(stored.targets)
+        except _DAMAGE_ERRORS as error:
             way_out = (
                 f"the download failed ({error})"
                 if download
@@ -109,8 +114,12 @@ def _open_torchvision(data: Data, download: bool) -> Source:
             )
             raise InputError(f"{root}: {data.name} is not there or damaged; {way_out}") from error
         classes = tuple(stored.classes)
-        pictures = _channels_first(np.asarray(stored.data))
-        parts[name] = _part_in_memory(pictures, np.asarray(stored.targets), Scaling(mean, std), shift)
+        if len(pictures) != len(labels) or not np.isin(labels, np.arange(len(classes))).all():
+            raise InputError(
+                f"{root}: {data.name} is damaged: its {name} part has {len(pictures)} images and {len(labels)} labels, "
+                f"of which all must be from 0 to {len(classes) - 1}; remove it and fetch it again"
+            )
+        parts[name] = _part_in_memory(_channels_first(pictures), labels, Scaling(mean, std), shift)
     return Source(classes, parts)
 
 
@@ -139,7 +148,9 @@ def _channels_first(pictures: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def stratified_draw(labels: Integers, fraction: float, seed: int) -> Integers:
-    """Indices, ascending, of `fraction` of every class, rounded so that the whole is right; at least one of each.
+    """Indices, ascending, of `fraction` of every class, rounded so that the whole is right.
+
+    At least one of each class is drawn and at least one stays, so of a class of one image nothing is drawn.
 
     Shape:
         labels: (count,) -> (about fraction * count,).
@@ -150,6 +161,7 @@ def stratified_draw(labels: Integers, fraction: float, seed: int) -> Integers:
     sizes = np.maximum(1, np.floor(exact)).astype(np.int64)
     missing = max(0, round(float(exact.sum())) - int(sizes.sum()))
     sizes[np.argsort(-(exact - np.floor(exact)), kind="stable")[:missing]] += 1
+    sizes = np.minimum(sizes, counts - 1)
     drawn = [
         generator.permutation(np.flatnonzero(labels == label))[:size]
         for label, size in zip(classes, sizes, strict=True)

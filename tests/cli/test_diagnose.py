@@ -20,6 +20,7 @@ optimizer: {name: sgd, lr: 0.1, momentum: 0.9}
 epochs: 2
 batch_size: 128
 """
+_DATA = "data: digits, 10 classes, 1x8x8; train 1078, validation 359, test 360 images\n"
 _SHORT = ("--steps", "6", "--every", "3", "--refreshes", "5", "--threads", "1", "--device", "cpu")
 
 
@@ -47,7 +48,7 @@ def test_tables_verdict_and_notes_and_nothing_is_written(recipe: Path, capsys: p
     assert out.rstrip().endswith(
         "Note: the recipe trains with sgd: what was diagnosed is the Jorge recipe bootstrapped from it"
     )
-    assert err == ""
+    assert err == _DATA
     assert os.listdir() == ["tiny.yaml"]
 
 
@@ -67,7 +68,7 @@ def test_json_and_a_plot_in_the_other_form(recipe: Path, capsys: pytest.CaptureF
         "the recipe trains with sgd: what was diagnosed is the Jorge recipe bootstrapped from it",
         "left out: 3.weight does not match --parameters",
     ]
-    assert err == "wrote deep/d.html\n"
+    assert err == _DATA + "wrote deep/d.html\n"
     assert "<h1>Diagnosis: other</h1>" in Path("deep/d.html").read_text()
     assert _run(*arguments) == 2
     assert "exists already" in capsys.readouterr().err
@@ -76,7 +77,7 @@ def test_json_and_a_plot_in_the_other_form(recipe: Path, capsys: pytest.CaptureF
 def test_divergence_exits_with_3_and_shows_what_was_read(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("tiny.yaml", *_SHORT, "--refreshes", "0", "--every", "1", "--set", "optimizer.lr=1e30") == 3
     out, err = capsys.readouterr()
-    assert err.startswith("tiny-jorge: The run diverged: the loss was first not finite at step ")
+    assert err.startswith(_DATA + "tiny-jorge: The run diverged: the loss was first not finite at step ")
     assert "The run diverged: the loss was first not finite at step" in out
     assert "Directions: " in out
 
@@ -121,7 +122,7 @@ def test_ctrl_c_in_the_quadratics_keeps_the_run_and_the_plot(
     assert _run("tiny.yaml", *_SHORT, "--plot", "d.html") == 130
     out, err = capsys.readouterr()
     sentence = "The diagnosis was interrupted: stopped by SIGINT in the convex quadratics, after the whole run."
-    assert err.splitlines() == [f"tiny-jorge: {sentence}", "wrote d.html"]
+    assert err == f"{_DATA}tiny-jorge: {sentence}\nwrote d.html\n"
     assert f"{sentence} What follows was read before." in out
     assert "Directions: " in out
     assert "6 steps, 3 of them read on 2 blocks" in out

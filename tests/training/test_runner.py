@@ -52,7 +52,7 @@ def test_a_run_leaves_a_whole_folder(tmp_path: Path) -> None:
     assert result.metrics["top1"] * 359 == pytest.approx(round(result.metrics["top1"] * 359), abs=1e-9)
     assert result.outcome == outcome_of(records) == "finished"
     assert evaluations[1]["train_seconds"] == evaluations[2]["train_seconds"] == result.train_seconds
-    assert folder.log.read_text().count("\n") == 5
+    assert folder.log.read_text().count("\n") == 6
     assert [m.event for m in moments].count("step") == 18
     assert moments[-1].metrics == result.test_metrics
 

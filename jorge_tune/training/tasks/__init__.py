@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.training.data import PartName
+from jorge_tune.training.data_summary import DataSummary
 from jorge_tune.training.loader import Batch, Batches
 
 
@@ -27,6 +28,9 @@ class Meter(Protocol):
 
 class Task(Protocol):
     """Data, loss and metrics of one recipe."""
+
+    summary: DataSummary
+    """What was found in the data."""
 
     @property
     def train(self) -> Batches:
@@ -62,7 +66,7 @@ class Task(Protocol):
         ...
 
     def check_model(self, model: nn.Module) -> None:
-        """Raise InputError if the model does not fit the data; leaves no trace in it."""
+        """Raise InputError if the model does not fit the data, or their batches; leaves no trace in it."""
         ...
 
     def close(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,7 +28,7 @@ class Classification:
             raise InputError(f"task.data: the recipe {recipe.name!r} names no data, so it cannot be trained")
         self._device, self._data, self._batch_size = device, data, recipe.batch_size
         splits = load_splits(data, download=download)
-        self.classes = splits.classes
+        self.classes, self.summary = splits.classes, splits.summary
         top_names = ("top1", "top5") if len(splits.classes) >= _MANY_CLASSES else ("top1",)
         self.metrics = ("loss", *top_names)
         self.main_metric = recipe.target.metric if recipe.target else "top1"
@@ -60,22 +62,19 @@ class Classification:
         return ClassificationMeter(self.metrics, len(self.classes), self._device)
 
     def check_model(self, model: nn.Module) -> None:
-        """Run the model once on two images, in evaluation mode, which changes nothing in it.
+        """Run the model on two images as evaluation does, and a copy of it as the smallest training batch does.
+
+        Nothing changes in the model, nor in torch's random state.
 
         Raises:
             InputError: it fails, or gives another number of outputs than there are classes.
         """
         images, _ = next(self.selecting[1].epoch())
+        pair = images[[0, -1]]  # two in any case
         was_training = model.training
         model.eval()
         try:
-            with torch.no_grad():
-                outputs = model(images[:2])
-        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(
-                f"task.model: it does not take images of shape {tuple(images.shape[1:])} ({reason})"
-            ) from error
+            outputs = self._outputs(model, pair)
         finally:
             model.train(was_training)
         count = len(self.classes)
@@ -86,6 +85,44 @@ class Classification:
                 f"set task.model.args.num_classes to {count}"
             )
 
+        learner = copy.deepcopy(model).train()
+        learned = self._outputs(learner, pair)
+        if not isinstance(learned, Tensor) or learned.shape != outputs.shape:
+            raise InputError(
+                f"task.model: while training it gives {type(learned).__name__} instead of one score per class and "
+                "image; if its arguments ask for auxiliary outputs, leave these away"
+            )
+        if self.train.smallest == 1:
+            self._check_single_image(learner, images[:1])
+
+    def _check_single_image(self, learner: nn.Module, image: Tensor) -> None:
+        """Refuse a batch of one image where the model, normalising over the batch, cannot train on it."""
+        try:
+            self._outputs(learner, image)
+        except InputError as error:
+            size, count = self.train.batch_size, self.summary.parts["train"].images
+            if size == 1:
+                cause, way_out = "is a single image", "set it to 2 or more"
+            else:
+                cause = f"leaves a single image of {count} for the last batch of an epoch"
+                way_out = "set task.data.drop_last to true, or another batch_size"
+            reason = _first_line(error.__cause__)
+            raise InputError(
+                f"batch_size: {size} {cause}, on which this model cannot train ({reason}); {way_out}"
+            ) from error
+
+    def _outputs(self, model: nn.Module, images: Tensor) -> object:
+        """What the model gives, without a trace in torch's random state."""
+        devices = [self._device] if self._device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices=devices), torch.no_grad():
+                return model(images)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, TypeError, AssertionError, LookupError) as error:
+            shape = tuple(images.shape[1:])
+            raise InputError(f"task.model: it does not take images of shape {shape} ({_first_line(error)})") from error
+
     def close(self) -> None:
         """End the loader's processes."""
         for batches in (self.train, self.selecting[1], self.final_test):
@@ -94,6 +131,10 @@ class Classification:
 
     def _read_in_order(self, examples: Examples) -> Batches:
         return Batches(examples, self._batch_size, self._device, workers=self._data.workers)
+
+
+def _first_line(error: BaseException | None) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class ClassificationMeter:
