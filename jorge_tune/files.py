@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and files that are read only where they are nothing but files."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import stat
 from pathlib import Path
 
 from jorge_tune.errors import InputError
@@ -43,6 +44,135 @@ def write_whole(path: Path, content: str | bytes, *, force: bool = False, make_f
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(f"{path}: cannot be written ({reason})") from error
+
+
+def open_regular(
+    path: Path,
+    flags: int = os.O_RDONLY,
+    *,
+    below: Path | None = None,
+    error: type[InputError] = InputError,
+    mode: int = 0o644,
+) -> int:
+    """Open a file that others may have put there: never through a link, and never anything but a regular file.
+
+    A link would show what lies elsewhere, a pipe would be waited for without end, and a device does who knows what.
+
+    Args:
+        path: The file.
+        flags: As `os.open` takes them; the descriptor is not passed on to other programs.
+        below: A folder that is trusted, itself perhaps a link; none of the folders between it and the file may be
+            one. None: the file's own folder.
+        error: What to raise.
+        mode: Of a file that is made, by `os.O_CREAT`.
+
+    Raises:
+        InputError: (or `error`) it is a link or no regular file, or cannot be opened.
+        FileNotFoundError: there is none.
+    """
+    try:
+        descriptor = _open_below(path.parent if below is None else below, path, flags | _SAFELY, mode)
+        kind = _kind(os.fstat(descriptor).st_mode)  # it may have been changed for another meanwhile
+        if kind is not None:
+            os.close(descriptor)
+            raise _IrregularError(kind)
+    except FileNotFoundError:
+        raise
+    except _IrregularError as fault:
+        raise error(f"{path}: must be a regular file, got {fault.kind}; put the file itself there") from None
+    except (OSError, ValueError) as fault:  # ValueError: a NUL character in the name
+        reason = fault.strerror if isinstance(fault, OSError) else str(fault)
+        raise error(f"{path}: cannot be opened ({reason})") from fault
+    return descriptor
+
+
+def read_regular_bytes(
+    path: Path, *, most: int | None = None, below: Path | None = None, error: type[InputError] = InputError
+) -> bytes:
+    """The content of a file that others may have put there.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have; None: as many as it has.
+        below: As for `open_regular`.
+        error: What to raise.
+
+    Raises:
+        InputError: (or `error`) it is a link or no regular file, cannot be read, or is larger than `most`.
+        FileNotFoundError: there is none.
+    """
+    with os.fdopen(open_regular(path, below=below, error=error), "rb") as file:
+        try:
+            content = file.read() if most is None else file.read(most + 1)
+        except OSError as fault:
+            raise error(f"{path}: cannot be read ({fault.strerror})") from fault
+    if most is not None and len(content) > most:
+        raise error(f"{path}: must have at most {most} bytes, and has more")
+    return content
+
+
+_SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+class _IrregularError(Exception):
+    """What was found in a file's place, or in that of a folder on the way to it."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+
+def _kind(mode: int) -> str | None:
+    """What it is in words, where it is no regular file."""
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
+
+
+def _open_below(folder: Path, path: Path, flags: int, mode: int) -> int:
+    """Open a file by way of the folders above it, none of which may be a link.
+
+    Raises:
+        _IrregularError: there is a link on the way, or no regular file at its end; nothing of it was opened.
+        OSError: it cannot be opened.
+    """
+    *folders, name = path.relative_to(folder).parts
+    if os.open not in os.supports_dir_fd:
+        for count in range(1, len(folders) + 1):
+            _refuse_link(folder.joinpath(*folders[:count]))
+        _refuse_irregular(path)
+        return os.open(path, flags, mode)
+
+    way = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+    here = os.open(folder, way)
+    try:
+        for part in folders:
+            _refuse_link(part, here)
+            below = os.open(part, way | os.O_NOFOLLOW, dir_fd=here)
+            os.close(here)
+            here = below
+        _refuse_irregular(name, here)
+        return os.open(name, flags, mode, dir_fd=here)
+    finally:
+        os.close(here)
+
+
+def _refuse_link(name: str | Path, here: int | None = None) -> None:
+    if stat.S_ISLNK(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode):
+        raise _IrregularError("a symbolic link")
+
+
+def _refuse_irregular(name: str | Path, here: int | None = None) -> None:
+    """Before it is opened, which alone makes a device do something; that there is nothing is for the opening to say."""
+    with contextlib.suppress(FileNotFoundError):
+        kind = _kind(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode)
+        if kind is not None:
+            raise _IrregularError(kind)
 
 
 def _replace(target: Path, content: bytes) -> None:
