@@ -96,9 +96,11 @@ def _attacher(storage: PatientStorage, study: str | None, option: str | None, wh
 def _artifacts(storage: PatientStorage, study: str | None, where: Callable[[str], Path]) -> ArtifactFolders | None:
     """The folders of artifacts that are here, the named study's first."""
     from jorge_tune.tuning.dashboard.folders import ARTIFACTS, ArtifactFolders
+    from jorge_tune.tuning.planning.stored_plan import is_study_name
     from jorge_tune.tuning.study import study_names
 
-    names = sorted(study_names(storage), key=lambda name: name != study)
+    there = [name for name in study_names(storage) if is_study_name(name)]  # which alone are names of folders
+    names = sorted(there, key=lambda name: name != study)
     found = [where(name) / ARTIFACTS for name in names if where(name).is_dir()]
     return ArtifactFolders(found) if found else None
 

@@ -105,6 +105,15 @@ def find_study(option: str | None, name: str | None, runs: Path | None = None, *
     return Found(address, storage, join_study(storage, name or _only_one(storage)), folders(name, runs))
 
 
+def say_unread(found: Found) -> None:
+    """Say on stderr what of a study could not be read, and is therefore missing from what is printed or written."""
+    from jorge_tune.tuning.results.confirm import unread
+    from jorge_tune.tuning.results.history import rows_of
+
+    for sentence in unread(found.opened, rows_of(found.opened)):
+        click.echo(f"{sentence.removesuffix('.')} (warning)", err=True)
+
+
 def _open_to_read(option: str | None) -> tuple[Address, BaseStorage]:
     """The storage until the present command ends; a copy, where it cannot be written."""
     from jorge_tune.tuning.storages.address import find_address

@@ -18,7 +18,7 @@ from jorge_tune.tuning.dashboard.attachments import Artifact, Attachments, Unfit
 from jorge_tune.tuning.dashboard.notes import trial_note
 from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.results.export import recipe_of
-from jorge_tune.tuning.results.history import ENDED, TrialRow, read_rows
+from jorge_tune.tuning.results.history import ENDED, TrialRow, rows_of
 from jorge_tune.tuning.runs.runs_folder import run_path
 from jorge_tune.tuning.study import OpenStudy
 
@@ -63,7 +63,7 @@ class TrialFiles:
             StorageError: the storage is gone, or cannot be written.
         """
         counts = Counts()
-        rows = read_rows(self._opened.study)
+        rows = rows_of(self._opened)
         missing = [row for row in rows if row.state in ENDED and row.number not in self._done]
         if not missing:
             return counts

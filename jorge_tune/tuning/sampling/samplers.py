@@ -24,7 +24,14 @@ from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from jorge_tune.errors import InputError
 from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.planning.space import Point, Space
-from jorge_tune.tuning.sampling.seen_trials import SeenStudy, for_cmaes, for_gaussian_process, off_the_line, on_a_line
+from jorge_tune.tuning.sampling.seen_trials import (
+    SeenStudy,
+    for_cmaes,
+    for_gaussian_process,
+    for_tpe,
+    off_the_line,
+    on_a_line,
+)
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -116,10 +123,11 @@ def _random(plan: StudyPlan) -> Draw:
 def _tpe(plan: StudyPlan) -> Draw:
     """All parameters in one density; running trials count as bad ones, so that workers keep apart."""
     space, startup = plan.space.distributions(), startup_trials(plan)
+    translate = for_tpe(plan.space)
 
     def draw(study: Study, trial: FrozenTrial, seed: int) -> Point | None:
         sampler = TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
-        return _relative(sampler, SeenStudy(study), trial, space)
+        return _relative(sampler, SeenStudy(study, translate), trial, space)
 
     return draw
 
