@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jorge_tune.cli.studies import folders, runs_option, storage_option, warn_of_password
+from jorge_tune.cli.studies import folders, patience_of, runs_option, storage_option, warn_of_password
 from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def command(study: str | None, storage: str | None, runs: Path | None, port: int
     is_copy = not can_be_written(address)
     if is_copy and no_serve:
         raise InputError(f"{address}: cannot be written, so nothing can be attached to its studies")
-    with reading(address) as opened:
+    with reading(address, patience_of(address)) as opened:
         opened.patience.seconds = _PATIENCE_SECONDS
         study_id = None if study is None else _study_id(opened, study)
         attacher = _attacher(opened, study, storage, folders(study, runs))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from jorge_tune.tuning.planning.plan import StudyPlan
     from jorge_tune.tuning.storages.address import Address
+    from jorge_tune.tuning.storages.patience import Patience
     from jorge_tune.tuning.study import OpenStudy
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -70,17 +71,25 @@ class Found:
 
 
 def open_address(option: str | None, *, create: bool = False) -> tuple[Address, BaseStorage]:
-    """The storage that an option or the environment names.
+    """The storage that an option or the environment names; a server that does not answer is waited for.
 
     Raises:
-        InputError: it cannot be reached or used.
+        InputError: it cannot be used.
+        StorageError: it stayed away.
     """
     from jorge_tune.tuning.storages.address import find_address
     from jorge_tune.tuning.storages.storage import open_storage
 
     address = find_address(option)
     warn_of_password(option, address)
-    return address, open_storage(address, create=create)
+    return address, open_storage(address, create=create, patience=patience_of(address), wait=True)
+
+
+def patience_of(address: Address) -> Patience:
+    """How commands wait for a storage that is gone, as workers do; stderr says so meanwhile."""
+    from jorge_tune.tuning.storages.patience import Patience
+
+    return Patience(address, told=lambda text: click.echo(text, err=True))
 
 
 def warn_of_password(option: str | None, address: Address) -> None:
@@ -121,7 +130,7 @@ def _open_to_read(option: str | None) -> tuple[Address, BaseStorage]:
 
     address = find_address(option)
     warn_of_password(option, address)
-    return address, click.get_current_context().with_resource(reading(address))
+    return address, click.get_current_context().with_resource(reading(address, patience_of(address)))
 
 
 def find_search(option: str | None, name: str | None, runs: Path | None = None, *, to_read: bool = False) -> Found:

@@ -22,17 +22,14 @@ from jorge_tune.tuning.dashboard.attachments import Attachments
 from jorge_tune.tuning.dashboard.trial_files import TrialFiles
 from jorge_tune.tuning.results.confirm import (
     beside,
-    conclude,
     gather,
     open_baseline,
     open_confirmation,
-    stored_form,
 )
 from jorge_tune.tuning.results.export import write_csv, write_json, write_trial
 from jorge_tune.tuning.results.recorded import Recorded
 from jorge_tune.tuning.results.report_data import recipes_of, run_places, study_data
 from jorge_tune.tuning.results.status import read_status
-from jorge_tune.tuning.results.verdict import judge
 from jorge_tune.tuning.runs.children import Ended
 from jorge_tune.tuning.runs.orders import Orders
 from jorge_tune.tuning.runs.runs_folder import RunsFolder
@@ -130,7 +127,6 @@ def looked_at(folder: Path) -> dict[str, str]:
             "status": lambda: json.dumps(
                 read_status(opened, runs("small"), place(folder), beside(opened)).to_json(), allow_nan=False
             ),
-            "verdict": lambda: json.dumps(stored_form(judge(gather(opened))), allow_nan=False),
             "report": lambda: report_data(opened, runs, folder),
             "csv": lambda: write_csv(opened, folder / "out.csv", force=True),
             "json": lambda: write_json(opened, folder / "out.json", force=True),
@@ -158,7 +154,7 @@ def report_data(opened: OpenStudy, runs: Callable[[str], Path], folder: Path) ->
 
 
 def worked_on(folder: Path) -> str:
-    """Join, add a point, put lost trials back, work, confirm and conclude; why it could not be joined, or ""."""
+    """Join, add a point, put lost trials back, work and confirm; why it could not be joined, or ""."""
 
     def runs(study: str) -> Path:
         return folder / "runs" / study
@@ -177,7 +173,6 @@ def worked_on(folder: Path) -> str:
             lambda: open_baseline(opened, runs),
             lambda: open_confirmation(opened, runs),
             lambda: [work(study, runs(study.plan.name)) for study in beside(opened)],
-            lambda: conclude(opened),
         ]
         for step in steps:
             with contextlib.suppress(JorgeTuneError):
@@ -219,7 +214,8 @@ def check(made: Searched, edit: Edit, folder: Path) -> dict[str, str]:
         assert content(folder / "study.db") == before
         assert sorted(map(str, (folder / "runs").rglob("*"))) == runs
     for sentence in (*ends.values(), refusal):
-        assert "\x1b" not in sentence and len(sentence) < 2000, sentence
+        assert "\x1b" not in sentence
+        assert len(sentence) < 2000
     shutil.rmtree(folder)
     return ends
 

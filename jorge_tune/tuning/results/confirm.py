@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jorge_tune.errors import InputError
 from jorge_tune.tuning.planning.objective import Objective
@@ -91,21 +91,28 @@ def _hand_costs_on(opened: OpenStudy, confirmation: OpenStudy) -> None:
 
 def beside(opened: OpenStudy) -> list[OpenStudy]:
     """The studies beside a search that are there and can be read: baseline, confirmation."""
-    found = (_beside(opened, suffix)[0] for suffix in (BASELINE_SUFFIX, CONFIRM_SUFFIX))
-    return [study for study in found if study is not None]
+    return [rows.study for rows in _all_beside(opened).values() if rows.study is not None]
 
 
-def unread_beside(opened: OpenStudy) -> list[str]:
-    """Why studies beside a search cannot be read, a sentence each."""
-    return [why for suffix in (BASELINE_SUFFIX, CONFIRM_SUFFIX) if (why := _beside(opened, suffix)[1])]
+class _Beside(NamedTuple):
+    """A study beside a search with its trials; None where it is not there, or cannot be read: see `why`."""
+
+    study: OpenStudy | None
+    rows: tuple[TrialRow, ...] = ()
+    why: str = ""
 
 
-def _beside(opened: OpenStudy, suffix: str) -> tuple[OpenStudy | None, str]:
-    """The study with that end of its name, or why it cannot be read; it may also not be there."""
+def _all_beside(opened: OpenStudy) -> dict[str, _Beside]:
+    """By the end of the name."""
+    return {suffix: _beside(opened, suffix) for suffix in (BASELINE_SUFFIX, CONFIRM_SUFFIX)}
+
+
+def _beside(opened: OpenStudy, suffix: str) -> _Beside:
     try:
-        return present_study(opened.storage, opened.plan.name + suffix), ""
+        study = present_study(opened.storage, opened.plan.name + suffix)
     except InputError as error:
-        return None, str(error)
+        return _Beside(None, why=str(error))
+    return _Beside(study) if study is None else _Beside(study, rows_of(study))
 
 
 def conclude(opened: OpenStudy) -> Verdict:
@@ -131,11 +138,12 @@ def gather(opened: OpenStudy, recorded: Recorded | None = None) -> Evidence:
     rows = rows if recorded is None else recorded.chosen_of(opened, rows)
     lower = plan.objective.lower_is_better
     best = best_of(rows, lower_is_better=lower)
-    confirmation = _rows_beside(opened, CONFIRM_SUFFIX, recorded)
+    around = _all_beside(opened)
+    confirmation = _recorded(around[CONFIRM_SUFFIX], recorded)
     constraint, notes = _constraint(opened)
-    baseline = next(iter(_rows_beside(opened, BASELINE_SUFFIX, recorded)), None)
+    baseline = next(iter(_recorded(around[BASELINE_SUFFIX], recorded)), None)
     notes += [] if recorded is None else recorded.notes
-    notes += unread(opened, rows)
+    notes += _unread(opened, rows, around)
     if baseline is not None and baseline.state == "failed":
         notes = [f"The baseline failed: {baseline.attributes.get('reason') or 'no reason is known'}.", *notes]
     return Evidence(
@@ -161,16 +169,20 @@ def unread(opened: OpenStudy, rows: Sequence[TrialRow]) -> list[str]:
         opened: the search.
         rows: its trials.
     """
+    return _unread(opened, rows, _all_beside(opened))
+
+
+def _unread(opened: OpenStudy, rows: Sequence[TrialRow], around: Mapping[str, _Beside]) -> list[str]:
     notes = unread_in(rows, opened.plan.name)
-    for study in beside(opened):
-        notes += unread_in(rows_of(study), study.plan.name)
+    for suffix, one in around.items():
+        notes += unread_in(one.rows, opened.plan.name + suffix)
     attributes = opened.storage.get_study_system_attrs(opened.study_id)
     notes += [f"Study {opened.plan.name}: {what}." for what in unread_costs(attributes)]
     try:
         opened.stop_wish()
     except InputError as error:
         notes.append(f"{error}.")
-    return [*notes, *(f"{why}." for why in unread_beside(opened))]
+    return [*notes, *(f"{one.why}." for one in around.values() if one.why)]
 
 
 def confirmed(rows: Sequence[TrialRow], plan: StudyPlan, best: TrialRow | None) -> dict[str, dict[int, float]]:
@@ -247,10 +259,6 @@ def _on_calibrated_seconds(plan: StudyPlan, attributes: Mapping[str, Any]) -> li
     return notes
 
 
-def _rows_beside(opened: OpenStudy, suffix: str, recorded: Recorded | None) -> tuple[TrialRow, ...]:
-    """The trials of the study beside a search that has this suffix; none where it is not there."""
-    found, _ = _beside(opened, suffix)
-    if found is None:
-        return ()
-    rows = rows_of(found)
-    return rows if recorded is None else recorded.all_of(found, rows)
+def _recorded(one: _Beside, recorded: Recorded | None) -> tuple[TrialRow, ...]:
+    """The trials of a study beside a search, as their records have them where these are asked; none where it is not."""
+    return one.rows if recorded is None or one.study is None else recorded.all_of(one.study, one.rows)

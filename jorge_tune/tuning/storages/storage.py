@@ -65,7 +65,7 @@ def open_storage(
 
 
 def _may_pass(fault: StorageFault) -> bool:
-    return fault.cause in (Cause.LOST, Cause.BUSY) and not servers.is_refusal(fault)
+    return fault.cause in (Cause.LOST, Cause.BUSY) and not servers.is_hopeless(fault)
 
 
 def silence_optuna() -> None:
