@@ -40,7 +40,8 @@ def command(study: str | None, storage: str | None, runs: Path | None, port: int
     Files lie in RUNS/artifacts and are attached where the run folders are seen. Without STUDY, all studies get theirs.
 
     The page is served on 127.0.0.1 only; from elsewhere, go through ssh: `ssh -L 8080:127.0.0.1:8080 HOST`. Whoever
-    can open it can also change and delete studies. Ctrl-C ends it.
+    can open it can write notes, attach files to a study, and delete a study of which nothing runs; a study is not
+    renamed or made there, and no trial changed. Ctrl-C ends it.
 
     \b
     Example:

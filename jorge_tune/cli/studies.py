@@ -195,11 +195,14 @@ def folders(name: str | None, runs: Path | None) -> Callable[[str], Path]:
 
 
 def _only_one(storage: BaseStorage) -> str:
+    from jorge_tune.recipe.plain_values import shown
     from jorge_tune.tuning.planning.parts import BASELINE_SUFFIX, CONFIRM_SUFFIX
+    from jorge_tune.tuning.planning.stored_plan import is_study_name
     from jorge_tune.tuning.study import study_names
 
     names = [name for name in study_names(storage) if not name.endswith((BASELINE_SUFFIX, CONFIRM_SUFFIX))]
     if len(names) == 1:
         return names[0]
-    there = f"it holds {', '.join(names)}; give --name" if names else "it holds none; `jorge-tune study run` makes one"
+    known = ", ".join(name if is_study_name(name) else shown(name) for name in names)
+    there = f"it holds {known}; give --name" if names else "it holds none; `jorge-tune study run` makes one"
     raise InputError(f"no study is named, and this storage is no help: {there}")

@@ -242,7 +242,7 @@ def _open(storage: BaseStorage, name: str, *, missing: Callable[[int], OpenStudy
     try:
         study_id = storage.get_study_id_from_name(name)
     except KeyError:
-        known = study_names(storage)
+        known = [one if is_study_name(one) else shown(one) for one in study_names(storage)]
         there = f"there are {', '.join(known)}" if known else "it holds none yet"
         raise InputError(f"no study {name!r} in this storage; {there}") from None
     if not is_study_name(name):  # before it becomes a folder
