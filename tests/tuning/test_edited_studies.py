@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import shutil
 import signal
@@ -35,7 +36,7 @@ from jorge_tune.tuning.runs.orders import Orders
 from jorge_tune.tuning.runs.runs_folder import RunsFolder
 from jorge_tune.tuning.storages.address import Address, parse_address
 from jorge_tune.tuning.storages.storage import open_storage
-from jorge_tune.tuning.study import OpenStudy, add_point, join_study, study_names
+from jorge_tune.tuning.study import OpenStudy, add_point, join_study, open_study, study_names
 from jorge_tune.tuning.work.joining import work_on
 from jorge_tune.tuning.work.leases import LeaseTimes
 from jorge_tune.tuning.work.reaper import Reaper
@@ -43,6 +44,7 @@ from jorge_tune.tuning.work.worker import WorkerSettings
 from tests.tuning.edited_studies import Edit, edits
 from tests.tuning.empty_runs import FINISHED, EmptyRuns
 from tests.tuning.searched import Searched
+from tests.tuning.small_studies import small_plan
 
 FEW, SECONDS = 60, 60  # edits in the default suite; after which a command hangs
 
@@ -263,7 +265,7 @@ def test_one_trial_that_cannot_be_read_costs_that_trial_alone(made: Searched, tm
     for number, words in {
         1: "its value",
         2: "its parameter 'lr_factor' cannot be read",
-        3: "its attribute 'worker' must",
+        3: "its attribute 'worker' cannot be read",
         4: "its row cannot be read",
     }.items():
         assert f"Trial {number} of study small: {words}" in said
@@ -304,3 +306,29 @@ def test_a_name_from_a_storage_is_no_folder_before_it_is_checked(
     assert not (tmp_path.parent / "outside").exists()
     kept = [line for line in content(tmp_path / "study.db") if "dashboard:" not in line and "artifacts:" not in line]
     assert kept == before
+
+
+def test_an_edited_journal_ends_in_words(tmp_path: Path) -> None:
+    """Every part of every line with an odd value: it is opened and shown, or refused with the line or the item."""
+    address = parse_address(f"journal:///{tmp_path}/study.journal")
+    with contextlib.closing(open_storage(address)) as storage:
+        opened = open_study(storage, small_plan(trials=2), lambda name: tmp_path / "runs" / name)
+        work(opened, tmp_path / "runs" / "small")
+    lines = address.path.read_text().splitlines()  # type: ignore[union-attr]
+    odd = itertools.cycle((None, "x", -1, 10**400, [], {}, 1e999, True, "../../x", json.loads("[" * 900 + "]" * 900)))
+    ends: list[str] = []
+    for number, line in enumerate(lines):
+        for key in json.loads(line):
+            edited = {**json.loads(line), key: next(odd)}
+            address.path.write_text("\n".join([*lines[:number], json.dumps(edited), *lines[number + 1 :], ""]))  # type: ignore[union-attr]
+            try:
+                with contextlib.closing(open_storage(address, create=False)) as storage, ending():
+                    read_status(join_study(storage, "small"), tmp_path / "runs" / "small", address)
+                    ends.append("")
+            except JorgeTuneError as error:
+                ends.append(str(error))
+            except (Exception, Hung) as error:
+                raise AssertionError(f"line {number + 1}: {key}: {str(edited[key])[:40]}") from error
+    assert len(ends) > 120
+    assert ends.count("") > 20
+    assert any("what no study can hold" in end or "no entry of a journal" in end for end in ends)

@@ -73,7 +73,7 @@ def study_data(opened: OpenStudy, evidence: Evidence, address: object) -> dict[s
         "verdict": from_portable(stored_form(judge(evidence))),
         "baseline": evidence.baseline,
         "confirmation": {name: dict(values) for name, values in evidence.confirmation.items()},
-        "parameters": [_parameter(parameter) for parameter in plan.space],
+        "parameters": [_parameter(parameter) for parameter in plan.space if parameter.name != SEED],  # it is no choice
         "trials": [{**one, "worker": one["attributes"].get("worker") or held[one["number"]]} for one in trials],
         "costs": {key: dict(held) for key, held in stored_costs(attributes).items()},
         "constraint_dropped": why_dropped(attributes),

@@ -22,14 +22,29 @@ UNREAD = "jorge:unread"
 _CONSTRAINTS = "constraints"
 
 
+def parse_json(text: object) -> Any:
+    """What a stored text says.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deep.
+    """
+    try:
+        value = json.loads(text)  # type: ignore[arg-type]
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    except (TypeError, ValueError):
+        raise ValueError("not JSON") from None
+    if not is_shallow(value):
+        raise ValueError("nested too deep")
+    return value
+
+
 def read_json(text: object) -> Any:
     """What a stored text says; a text that says why, where it cannot be read."""
     try:
-        value = json.loads(text)  # type: ignore[arg-type]
-    except (RecursionError, TypeError, ValueError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else "not JSON"
-        return f"(cannot be read: {reason})"
-    return value if is_shallow(value) else "(cannot be read: nested too deep)"
+        return parse_json(text)
+    except ValueError as error:
+        return f"(cannot be read: {error})"
 
 
 class CleanTrials:
@@ -50,13 +65,14 @@ class CleanTrials:
 
 def cleaned(trial: FrozenTrial) -> FrozenTrial:
     """A trial whose attributes, values and reports are of their types; a completed one without a value has failed."""
+    trial, missing = _with_sections(trial)
     user, user_faults = _attributes(trial.user_attrs, _USER)
     system, faults = _attributes(trial.system_attrs, _SYSTEM)
     constraints, constraint_faults = _constraints(system)
     values, value_faults = _values(trial)
     reports = {step: value for step, value in trial.intermediate_values.items() if _is_report(step, value)}
     times = [_time(when) for when in (trial.datetime_start, trial.datetime_complete)]
-    faults = [*_unread(trial), *value_faults, *user_faults, *faults, *constraint_faults]
+    faults = [*missing, *_unread(trial), *value_faults, *user_faults, *faults, *constraint_faults]
     if len(reports) != len(trial.intermediate_values):
         faults.append("its reports must be numbers by step, and some are not")
     if times != [trial.datetime_start, trial.datetime_complete]:
@@ -75,6 +91,21 @@ def cleaned(trial: FrozenTrial) -> FrozenTrial:
 def unread_of(trial: FrozenTrial) -> list[str]:
     """What of a trial that was handed out could not be read."""
     return _unread(trial)
+
+
+def _with_sections(trial: FrozenTrial) -> tuple[FrozenTrial, list[str]]:
+    """The trial with a section, empty perhaps, wherever one belongs: a journal's line may hold anything instead."""
+    names = {
+        **{"_user_attrs": "attributes", "_system_attrs": "system attributes", "_params": "parameters"},
+        **{"_distributions": "distributions", "intermediate_values": "reports"},
+    }
+    wrong = [name for name in names if not isinstance(getattr(trial, name), dict)]
+    if not wrong:
+        return trial, []
+    whole = copy.copy(trial)
+    for name in wrong:
+        setattr(whole, name, {})
+    return whole, [f"its {names[name]} must be a section, and are none" for name in wrong]
 
 
 def _unread(trial: FrozenTrial) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Container, Mapping
+from functools import partial
 from typing import Any
 
 from optuna.distributions import json_to_distribution
@@ -29,7 +30,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Integer, String, select, type_coerce
 
 from jorge_tune.recipe.plain_values import shown
-from jorge_tune.tuning.storages.contents import UNREAD, faults_in, read_json
+from jorge_tune.tuning.storages.contents import UNREAD, faults_in, parse_json, read_json
 
 _TRIALS = TrialModel.__table__
 
@@ -158,14 +159,14 @@ class Database(RDBStorage):
         internal = read("parameter", {name: _external(distributions[name], value) for name, value in held.items()})
         values = read("value", {str(row.objective): _value(row) for row in trial.values})
         reports = read("report", {str(row.step): _report(row) for row in trial.intermediate_values})
-        system = {row.key: read_json(row.value_json) for row in trial.system_attributes}
+        user = read("attribute", {row.key: partial(parse_json, row.value_json) for row in trial.user_attributes})
+        system = read("attribute", {row.key: partial(parse_json, row.value_json) for row in trial.system_attributes})
         made = create_trial(state=TrialState.WAITING)
         made.number, made._trial_id, made.state = trial.number, trial.trial_id, trial.state
         made.values = list(values.values()) or None
         made.datetime_start, made.datetime_complete = trial.datetime_start, trial.datetime_complete
         made.params, made.distributions = internal, {name: distributions[name] for name in internal}
-        made.user_attrs = {row.key: read_json(row.value_json) for row in trial.user_attributes}
-        made.system_attrs = {**system, UNREAD: faults} if faults else system
+        made.user_attrs, made.system_attrs = user, {**system, UNREAD: faults} if faults else system
         made.intermediate_values = dict(reports.values())
         return made
 
