@@ -8,6 +8,7 @@ import importlib.util
 import os
 import platform
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -168,3 +169,9 @@ def torch_cuda_build() -> str | None:
         return None
     written = re.search(r"^cuda\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
     return written[1] if written else None
+
+
+def machine_clock() -> float:
+    """Seconds of a clock that all processes of this machine share, and that also counts while it sleeps, if it can."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)

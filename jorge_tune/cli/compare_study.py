@@ -128,9 +128,9 @@ def _known_recipes(storage: BaseStorage, name: str) -> dict[str, Recipe]:
 def _tell_what_is_there(found: Found, contenders: int, seeds: Sequence[int]) -> None:
     """Say on stderr what an earlier call has done, and what it has left to do."""
     from jorge_tune.tuning.planning.parts import SEED
-    from jorge_tune.tuning.results.history import ENDED, read_rows
+    from jorge_tune.tuning.results.history import ENDED, rows_of
 
-    rows = [row for row in read_rows(found.opened.study) if SEED in row.point]
+    rows = [row for row in rows_of(found.opened) if SEED in row.point]
     there = sum(row.state == "complete" and row.point[SEED] in seeds for row in rows)
     if there:
         click.echo(f"study {found.name}: {there} of {contenders * len(seeds)} runs are there already", err=True)

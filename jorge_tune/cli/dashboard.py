@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jorge_tune.cli.studies import folders, runs_option, storage_option, warn_of_password
+from jorge_tune.cli.studies import folders, patience_of, runs_option, storage_option, warn_of_password
 from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def command(study: str | None, storage: str | None, runs: Path | None, port: int
     Files lie in RUNS/artifacts and are attached where the run folders are seen. Without STUDY, all studies get theirs.
 
     The page is served on 127.0.0.1 only; from elsewhere, go through ssh: `ssh -L 8080:127.0.0.1:8080 HOST`. Whoever
-    can open it can also change and delete studies. Ctrl-C ends it.
+    can open it can write notes, attach files to a study, and delete a study of which nothing runs; a study is not
+    renamed or made there, and no trial changed. Ctrl-C ends it.
 
     \b
     Example:
@@ -63,7 +64,7 @@ def command(study: str | None, storage: str | None, runs: Path | None, port: int
     is_copy = not can_be_written(address)
     if is_copy and no_serve:
         raise InputError(f"{address}: cannot be written, so nothing can be attached to its studies")
-    with reading(address) as opened:
+    with reading(address, patience_of(address)) as opened:
         opened.patience.seconds = _PATIENCE_SECONDS
         study_id = None if study is None else _study_id(opened, study)
         attacher = _attacher(opened, study, storage, folders(study, runs))
@@ -96,9 +97,11 @@ def _attacher(storage: PatientStorage, study: str | None, option: str | None, wh
 def _artifacts(storage: PatientStorage, study: str | None, where: Callable[[str], Path]) -> ArtifactFolders | None:
     """The folders of artifacts that are here, the named study's first."""
     from jorge_tune.tuning.dashboard.folders import ARTIFACTS, ArtifactFolders
+    from jorge_tune.tuning.planning.stored_plan import is_study_name
     from jorge_tune.tuning.study import study_names
 
-    names = sorted(study_names(storage), key=lambda name: name != study)
+    there = [name for name in study_names(storage) if is_study_name(name)]  # which alone are names of folders
+    names = sorted(there, key=lambda name: name != study)
     found = [where(name) / ARTIFACTS for name in names if where(name).is_dir()]
     return ArtifactFolders(found) if found else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -162,7 +163,16 @@ class Attacher:
         one.told, one.due = ended, began + (time.monotonic() - began) / _PAGE_SHARE
         if one.attachments.folder is None:
             return 0
-        return sum(one.attachments.artifact(file) for file in files)
+        return sum(self._attach(one.attachments, file) for file in files)
+
+    def _attach(self, attachments: Attachments, file: Artifact) -> bool:
+        from jorge_tune.tuning.dashboard.attachments import UnfitFileError
+
+        try:
+            return attachments.artifact(file)
+        except UnfitFileError as error:
+            self._once(str(error))
+            return False
 
     def _page(self, one: _Followed, name: str) -> list[Artifact]:
         """The report's verdict as the note, some of its figures as plots, and itself as a file."""
@@ -228,7 +238,7 @@ def _own_files(opened: OpenStudy, runs: Path) -> Iterator[Artifact]:
     if costs:
         yield Artifact("iteration-times.json", json.dumps(costs, indent=1) + "\n", "application/json")
     for name in BESIDE:
-        if (runs / name).is_file():
+        if os.path.lexists(runs / name):
             yield Artifact(name, runs / name, "application/json")
 
 

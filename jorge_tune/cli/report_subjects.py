@@ -91,7 +91,7 @@ def report_of_study(
         InputError: the storage cannot be used or holds no such study, a target is given for a search, or none of a
             comparison's runs is seen here.
     """
-    from jorge_tune.cli.studies import folders, warn_of_password
+    from jorge_tune.cli.studies import folders, patience_of, warn_of_password
     from jorge_tune.reporting.report import study_report
     from jorge_tune.tuning.planning.comparison_plan import is_comparison
     from jorge_tune.tuning.results.compared import collect
@@ -107,7 +107,7 @@ def report_of_study(
     warn_of_password(storage, address)
     for path in writes:
         keep_off(address, path)
-    with reading(address) as opened_storage:
+    with reading(address, patience_of(address)) as opened_storage:
         opened = join_study(opened_storage, name)
         if is_comparison(opened.plan):
             wanted = (wanted[0] or opened.plan.objective.metric, wanted[1])

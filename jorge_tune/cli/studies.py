@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from jorge_tune.tuning.planning.plan import StudyPlan
     from jorge_tune.tuning.storages.address import Address
+    from jorge_tune.tuning.storages.patience import Patience
     from jorge_tune.tuning.study import OpenStudy
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -70,17 +71,25 @@ class Found:
 
 
 def open_address(option: str | None, *, create: bool = False) -> tuple[Address, BaseStorage]:
-    """The storage that an option or the environment names.
+    """The storage that an option or the environment names; a server that does not answer is waited for.
 
     Raises:
-        InputError: it cannot be reached or used.
+        InputError: it cannot be used.
+        StorageError: it stayed away.
     """
     from jorge_tune.tuning.storages.address import find_address
     from jorge_tune.tuning.storages.storage import open_storage
 
     address = find_address(option)
     warn_of_password(option, address)
-    return address, open_storage(address, create=create)
+    return address, open_storage(address, create=create, patience=patience_of(address), wait=True)
+
+
+def patience_of(address: Address) -> Patience:
+    """How commands wait for a storage that is gone, as workers do; stderr says so meanwhile."""
+    from jorge_tune.tuning.storages.patience import Patience
+
+    return Patience(address, told=lambda text: click.echo(text, err=True))
 
 
 def warn_of_password(option: str | None, address: Address) -> None:
@@ -105,6 +114,15 @@ def find_study(option: str | None, name: str | None, runs: Path | None = None, *
     return Found(address, storage, join_study(storage, name or _only_one(storage)), folders(name, runs))
 
 
+def say_unread(found: Found) -> None:
+    """Say on stderr what of a study could not be read, and is therefore missing from what is printed or written."""
+    from jorge_tune.tuning.results.confirm import unread
+    from jorge_tune.tuning.results.history import rows_of
+
+    for sentence in unread(found.opened, rows_of(found.opened)):
+        click.echo(f"{sentence.removesuffix('.')} (warning)", err=True)
+
+
 def _open_to_read(option: str | None) -> tuple[Address, BaseStorage]:
     """The storage until the present command ends; a copy, where it cannot be written."""
     from jorge_tune.tuning.storages.address import find_address
@@ -112,7 +130,7 @@ def _open_to_read(option: str | None) -> tuple[Address, BaseStorage]:
 
     address = find_address(option)
     warn_of_password(option, address)
-    return address, click.get_current_context().with_resource(reading(address))
+    return address, click.get_current_context().with_resource(reading(address, patience_of(address)))
 
 
 def find_search(option: str | None, name: str | None, runs: Path | None = None, *, to_read: bool = False) -> Found:
@@ -177,11 +195,14 @@ def folders(name: str | None, runs: Path | None) -> Callable[[str], Path]:
 
 
 def _only_one(storage: BaseStorage) -> str:
+    from jorge_tune.recipe.plain_values import shown
     from jorge_tune.tuning.planning.parts import BASELINE_SUFFIX, CONFIRM_SUFFIX
+    from jorge_tune.tuning.planning.stored_plan import is_study_name
     from jorge_tune.tuning.study import study_names
 
     names = [name for name in study_names(storage) if not name.endswith((BASELINE_SUFFIX, CONFIRM_SUFFIX))]
     if len(names) == 1:
         return names[0]
-    there = f"it holds {', '.join(names)}; give --name" if names else "it holds none; `jorge-tune study run` makes one"
+    known = ", ".join(name if is_study_name(name) else shown(name) for name in names)
+    there = f"it holds {known}; give --name" if names else "it holds none; `jorge-tune study run` makes one"
     raise InputError(f"no study is named, and this storage is no help: {there}")

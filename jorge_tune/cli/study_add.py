@@ -33,14 +33,14 @@ def command(name: str | None, storage: str | None, assignments: tuple[str, ...],
       jorge-tune study add --name digits --set lr=0.2 --set refresh_interval=5
     """
     from jorge_tune.tuning.results.export import values_of
-    from jorge_tune.tuning.results.history import read_rows
+    from jorge_tune.tuning.results.history import rows_of
     from jorge_tune.tuning.study import add_point
 
     found = find_search(storage, name)
     space = found.opened.plan.space
     point = space.point_from_assignments(assignments)
     values = {parameter.path: parameter.plain(point[parameter.name]) for parameter in space}
-    twins = [row for row in read_rows(found.opened.study) if values_of(row, space) == values]
+    twins = [row for row in rows_of(found.opened) if values_of(row, space) == values]
     number = add_point(found.opened, point)
     if twins:
         click.echo(f"the same point as trial {twins[0].number} ({twins[0].state})", err=True)

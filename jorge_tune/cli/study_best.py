@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER
-from jorge_tune.cli.studies import find_search, name_option, storage_option
+from jorge_tune.cli.studies import find_search, name_option, say_unread, storage_option
 from jorge_tune.cli.tables import format_option, print_json
 
 
@@ -38,6 +38,7 @@ def command(name: str | None, storage: str | None, out: Path | None, force: bool
     found = find_search(storage, name, to_read=True)
     if out is not None:
         keep_off(found.address, out)
+    say_unread(found)
     evidence = gather(found.opened)
     best = best_of(evidence.rows, lower_is_better=evidence.lower_is_better)
     if best is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from jorge_tune.cli.studies import find_study, name_option, storage_option
+from jorge_tune.cli.studies import find_study, name_option, say_unread, storage_option
 from jorge_tune.errors import InputError
 
 _ENDINGS = {".csv": "csv", ".json": "json", ".yaml": "recipe", ".yml": "recipe", ".db": "sqlite", ".sqlite": "sqlite"}
@@ -41,6 +41,7 @@ def command(name: str | None, storage: str | None, out: Path, kind: str | None, 
         raise InputError(f"--trial picks a recipe, and {out} is to be {kind}; end it in .yaml, or give --as recipe")
     found = find_study(storage, name, to_read=True)
     keep_off(found.address, out)
+    say_unread(found)
     writers = {"csv": export.write_csv, "json": export.write_json, "sqlite": export.write_sqlite}
     if kind == "recipe":
         export.write_trial(found.opened, out, trial, force=force)

@@ -10,10 +10,13 @@ import click
 from jorge_tune.cli.progress import clock_time
 from jorge_tune.cli.tables import print_json, print_table
 from jorge_tune.cli.threads import share_the_cores
-from jorge_tune.recipe.render import scalar
+from jorge_tune.recipe.leaves import leaves
+from jorge_tune.recipe.ranges import IMPORTABLE
+from jorge_tune.recipe.render import recipe_to_dict, scalar
 
 if TYPE_CHECKING:
     from jorge_tune.measure.pace import Pace
+    from jorge_tune.recipe.schema import Recipe
     from jorge_tune.tuning.planning.estimate import Estimate
     from jorge_tune.tuning.planning.plan import StudyPlan
     from jorge_tune.tuning.storages.address import Address
@@ -27,7 +30,8 @@ def show_plan(plan: StudyPlan, workers: int, runs: Path, address: Address, outpu
     """
     from jorge_tune.tuning.planning.estimate import estimate
 
-    click.echo("a few steps are timed", err=True)
+    imported = ", ".join(_classes_of(plan.recipe))
+    click.echo("a few steps are timed" + (f", which imports and runs {imported}" if imported else ""), err=True)
     pace = _pace(plan, workers)
     known: dict[str, Any] = {}
     if pace is not None:
@@ -46,6 +50,12 @@ def show_plan(plan: StudyPlan, workers: int, runs: Path, address: Address, outpu
     print_table(["searched", "bootstrapped", "space"], space)
     click.echo()
     print_table(["runs", "number", "at most"], _costs(found))
+
+
+def _classes_of(recipe: Recipe) -> list[str]:
+    """What of a recipe is code of somebody's own, as `module:Class`."""
+    named = {path: value for path, value in leaves(recipe_to_dict(recipe)).items() if path.endswith(".name")}
+    return sorted({value for value in named.values() if isinstance(value, str) and IMPORTABLE.holds(value)})
 
 
 def _pace(plan: StudyPlan, workers: int) -> Pace | None:

@@ -34,12 +34,13 @@ def command(name: str | None, storage: str | None, runs: Path | None, output_for
       jorge-tune study status --name digits
       jorge-tune study status --name digits --format json
     """
-    from jorge_tune.tuning.results.confirm import beside, fresh_verdict
+    from jorge_tune.tuning.results.confirm import beside, fresh_verdict, unread
     from jorge_tune.tuning.results.status import read_status
 
     found = find_study(storage, name, runs, to_read=True)
     status = read_status(found.opened, found.folder, found.address, beside(found.opened))
     status = replace(status, verdict=fresh_verdict(found.opened))  # trials may have ended since it was stored
+    status = replace(status, unread=tuple(unread(found.opened, status.rows)))
     if output_format == "json":
         print_json(status.to_json())
         return
@@ -50,6 +51,9 @@ def command(name: str | None, storage: str | None, runs: Path | None, output_for
     if status.verdict is not None:
         click.echo("\nVerdict")
         for sentence in status.verdict["sentences"]:
+            print_text(sentence)
+    else:
+        for sentence in status.unread:
             print_text(sentence)
 
 

@@ -24,7 +24,7 @@ import torch
 
 from jorge_tune.errors import InputError, JorgeTuneError, RunFolderError
 from jorge_tune.files import open_regular
-from jorge_tune.hardware import oom_kills
+from jorge_tune.hardware import machine_clock, oom_kills
 from jorge_tune.recipe.io import parse_recipe
 from jorge_tune.records import RunFolder
 from jorge_tune.training.journal import Progress
@@ -54,6 +54,12 @@ def run_child(connection: socket.socket, grace_seconds: float) -> None:
     job = lines.next()
     if job is None or lines.at_end():  # nobody waits for it any more, since the server was long in coming
         os._exit(0)
+    if job.get("lease") is not None:
+        until, grace_seconds = job["lease"]
+        left = until - machine_clock()
+        if left + grace_seconds <= 0:  # the trial may be somebody else's by now
+            os._exit(0)
+        lines.deadline = time.monotonic() + max(0.0, left)
     worker, stop = _Worker(connection), StopRequest()
     with stop, _Output(RunFolder(Path(job["out"]))) as output:
         threading.Thread(target=_watch, args=(lines, stop, grace_seconds), daemon=True).start()

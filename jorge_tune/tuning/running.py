@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from jorge_tune.tuning.results.confirm import beside, conclude, open_baseline, open_confirmation
-from jorge_tune.tuning.results.history import ENDED, read_rows
+from jorge_tune.tuning.results.history import ENDED, rows_of
 from jorge_tune.tuning.results.verdict import Verdict
 from jorge_tune.tuning.storages.address import Address
 from jorge_tune.tuning.study import OpenStudy
@@ -144,5 +144,5 @@ def _work(
 
 
 def _is_done(opened: OpenStudy) -> bool:
-    rows = read_rows(opened.study)
+    rows = rows_of(opened)
     return len(rows) >= opened.plan.trials and all(row.state in ENDED for row in rows)

@@ -10,14 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import jorge_tune
 from jorge_tune.errors import InputError, shortened
+from jorge_tune.recipe.plain_values import shown
 from jorge_tune.records import from_portable, portable
 from jorge_tune.tuning.planning.comparison_plan import comparison_changes, is_comparison
 from jorge_tune.tuning.planning.plan import StudyPlan, changes_between
-from jorge_tune.tuning.planning.plan_json import plan_from_json, plan_to_json
+from jorge_tune.tuning.planning.plan_json import plan_from_json, plan_to_json, read_stored
+from jorge_tune.tuning.planning.stored_plan import STORED_NAME, StoredRecord, StoredWish, is_study_name
 from jorge_tune.tuning.runs.runs_folder import RunsFolder, enter, found, new_name
 from jorge_tune.tuning.storages.claiming import claims_for
 from jorge_tune.tuning.storages.claims import Claims
@@ -103,17 +105,32 @@ class OpenStudy:
         return replace(self, study=Study(self.plan.name, storage, self.study.sampler, self.study.pruner))
 
     def stop_wish(self) -> StopWish | None:
-        """What `ask_to_stop` said last."""
+        """What `ask_to_stop` said last.
+
+        Raises:
+            InputError: what stands there is no such wish.
+        """
         held = self._attributes().get(STOP)
-        return None if not held else StopWish(held["how"], held["reason"], held["exit_code"])
+        if not held:
+            return None
+        try:
+            wish = read_stored(StoredWish, held)
+            if wish.how not in get_args(How):
+                raise InputError(f"how must be {' or '.join(get_args(How))}, got {shown(wish.how)}")
+        except InputError as error:
+            raise InputError(
+                f"study {self.plan.name}: its attribute {STOP} cannot be read ({error}); "
+                f"`jorge-tune study stop --name {self.plan.name}` writes it anew"
+            ) from None
+        return StopWish(cast("How", wish.how), wish.reason, wish.exit_code)
 
     def ask_to_stop(self, how: How, reason: str, *, exit_code: int = 0) -> None:
         """Let every worker leave; those that come later leave at once."""
         self._set(STOP, {"how": how, "reason": reason, "exit_code": exit_code})
 
     def let_go_on(self) -> None:
-        """Take the wish to stop back."""
-        if self.stop_wish() is not None:
+        """Take the wish to stop back, whatever it says."""
+        if self._attributes().get(STOP):
             self._set(STOP, None)
 
     def _attributes(self) -> dict[str, Any]:
@@ -161,6 +178,8 @@ def present_study(storage: BaseStorage, name: str) -> OpenStudy | None:
     """The study of that name; None where it is not there, or was left half made, which `open_study` mends."""
     if name not in study_names(storage):
         return None
+    if not is_study_name(name):
+        raise InputError(_not_a_name(name))
     made = _record(storage, storage.get_study_id_from_name(name)) is not None
     return _open(storage, name) if made else None
 
@@ -223,9 +242,11 @@ def _open(storage: BaseStorage, name: str, *, missing: Callable[[int], OpenStudy
     try:
         study_id = storage.get_study_id_from_name(name)
     except KeyError:
-        known = study_names(storage)
+        known = [one if is_study_name(one) else shown(one) for one in study_names(storage)]
         there = f"there are {', '.join(known)}" if known else "it holds none yet"
         raise InputError(f"no study {name!r} in this storage; {there}") from None
+    if not is_study_name(name):  # before it becomes a folder
+        raise InputError(_not_a_name(name))
     deadline = time.monotonic() + _MAKING_SECONDS
     while (record := _record(storage, study_id)) is None or not storage.get_n_trials(study_id):
         if time.monotonic() > deadline or (record is None and storage.get_n_trials(study_id)):
@@ -235,10 +256,30 @@ def _open(storage: BaseStorage, name: str, *, missing: Callable[[int], OpenStudy
         if missing is None or storage.get_n_trials(study_id):
             raise InputError(f"study {name!r} was not made by this version of jorge-tune; give another --name")
         return missing(study_id)
-    opened = _opened(storage, study_id, record, plan_from_json(record["plan"], f"study {name}"))
+    plan = plan_from_json(record["plan"], f"study {name}")
+    if plan.name != name:
+        raise InputError(
+            f"study {name}: its plan is that of a study {shown(plan.name)}; it was renamed or copied by another program"
+        )
+    _check_direction(storage, study_id, plan)
+    opened = _opened(storage, study_id, record, plan)
     if not storage.get_n_trials(study_id):
         _enqueue(storage, study_id, opened.plan.space.bootstrap_point())
     return opened
+
+
+def _not_a_name(name: str) -> str:
+    return f"the name of a study must be {STORED_NAME.words}, got {shown(name)}; jorge-tune did not make it"
+
+
+def _check_direction(storage: BaseStorage, study_id: int, plan: StudyPlan) -> None:
+    """Refuse a study whose values other programs would rank the other way round than its plan."""
+    found = [direction.name.lower() for direction in storage.get_study_directions(study_id)]
+    if found != [plan.objective.direction]:
+        raise InputError(
+            f"study {plan.name}: its direction must be {plan.objective.direction}, as its plan says, got "
+            f"{', '.join(found) or 'none'}; another program changed it"
+        )
 
 
 def _refusal(present: StudyPlan, plan: StudyPlan, changes: Sequence[str]) -> str:
@@ -285,8 +326,26 @@ def _identity(storage: BaseStorage, study_id: int) -> Mapping[str, Any]:
 
 
 def _record(storage: BaseStorage, study_id: int) -> dict[str, Any] | None:
-    held: dict[str, Any] | None = storage.get_study_system_attrs(study_id).get(RECORD)
-    return held
+    """What a study's attribute holds of it; None where it has none.
+
+    Raises:
+        InputError: it is something else than `_fill` writes.
+    """
+    held = storage.get_study_system_attrs(study_id).get(RECORD)
+    if held is None:
+        return None
+    try:
+        record = read_stored(StoredRecord, held)
+        version = record.identity.get("version") if isinstance(record.identity, dict) else None
+        if not isinstance(version, str):
+            raise InputError(f"identity.version must be text, got {shown(version)}")
+    except InputError as error:
+        name = storage.get_study_name_from_id(study_id)
+        raise InputError(
+            f"study {shown(name)}: its attribute {RECORD} cannot be read ({error}); another version of jorge-tune made "
+            "it, or another program wrote there"
+        ) from None
+    return {"name": record.name, "folder": record.folder, "identity": record.identity, "plan": record.plan}
 
 
 def _enqueue(storage: BaseStorage, study_id: int, point: Mapping[str, Any]) -> int:

@@ -321,3 +321,172 @@ def test_a_storage_that_cannot_be_written_is_said(made, monkeypatch, capsys):
     assert run("small", *place(made), "--no-serve") == 2
     assert "cannot be written, so nothing can be attached" in capsys.readouterr().err
     assert present_study(made.opened.storage, "small") is not None
+
+
+REFUSED = [
+    ("POST", "api/studies/{study}/rename", {"study_name": "other"}, "cannot be renamed here"),
+    ("POST", "api/studies", {"study_name": "new", "directions": ["minimize"]}, "a study cannot be made here"),
+    ("POST", "api/trials/{trial}/tell", {"state": "Fail"}, "a trial cannot be changed here"),
+    ("POST", "api/trials/{trial}/user-attrs", {"user_attrs": {"reason": "mine"}}, "a trial cannot be changed here"),
+    ("POST", "api/artifacts/{study}/{trial}", {"file": "data:,a", "filename": "a"}, "a trial cannot be changed here"),
+    ("POST", "api/studies/{study}/{trial}/skip", {}, "cannot be done here"),
+    ("POST", "api/studies/{study}/preference", {"clicked": 0}, "cannot be done here"),
+    ("PUT", "api/studies/{study}/preference_feedback_component", {"output_type": "note"}, "cannot be done here"),
+    ("DELETE", "api/studies/{study}/preference/1", {}, "cannot be done here"),
+    ("POST", "incompatible-rdb-schema", {}, "cannot be done here"),
+    ("POST", "api/llm/trial_filter_query", {"user_query": "a"}, "cannot be done here"),
+    ("PATCH", "api/studies/{study}", {}, "cannot be done here"),
+    ("POST", "api/whatever/comes", {}, "cannot be done here"),
+]
+
+
+def whole(made):
+    """Everything that the storage holds."""
+    with sqlite3.connect(made.folder / "study.db") as connection:
+        lines = list(connection.iterdump())
+    connection.close()
+    return lines
+
+
+@pytest.mark.parametrize(("method", "path", "data", "words"), REFUSED)
+def test_calls_that_a_study_would_not_survive_are_refused_in_words(made, method, path, data, words):
+    before = whole(made)
+    with served(made) as server:
+        identity, study = detail(server)
+        asked = path.format(study=identity, trial=study["trials"][1]["trial_id"])
+        status, answer = ask(server, asked, method=method, data=json.dumps(data).encode())
+        assert status == 403
+        assert words in json.loads(answer)["reason"]
+    assert whole(made) == before
+
+
+def test_every_call_of_the_dashboard_that_changes_something_is_decided(made):
+    """Its own table of routes: a version that brings another one shows here."""
+    from optuna_dashboard._app import create_app
+
+    from jorge_tune.tuning.dashboard.guard import _why_not
+
+    with contextlib.closing(open_storage(made.address)) as storage:
+        routes = {(route.method, route.rule) for route in create_app(storage, object()).routes if route.method != "GET"}
+    filled = {
+        (method, rule.replace("<study_id:int>", "1").replace("<trial_id:int>", "2").replace("<history_id>", "3"))
+        for method, rule in routes
+    }
+    filled = {(method, rule.replace("<artifact_id:re:[0-9a-fA-F-]+>", "ab-1")) for method, rule in filled}
+    allowed = {
+        (method, path)
+        for method, path in filled
+        if _why_not({"REQUEST_METHOD": method, "PATH_INFO": path}, lambda study: False) is None
+    }
+    assert allowed == {
+        ("PUT", "/api/studies/1/note"),
+        ("PUT", "/api/studies/1/2/note"),
+        ("POST", "/api/artifacts/1"),
+        ("DELETE", "/api/artifacts/1/ab-1"),
+        ("DELETE", "/api/artifacts/1/2/ab-1"),
+        ("DELETE", "/api/studies/1"),
+    }
+    assert len(filled) >= 20
+
+
+def test_a_study_of_which_a_trial_runs_is_not_deleted_and_another_is(tmp_path):
+    own = Searched(tmp_path / "own", trials=2)
+    own.search(EmptyRuns())
+    own.open(trials=3)
+    claim = own.opened.claims.claim("w", 3)
+    with served(own) as server:
+        identity, _ = detail(server)
+        status, answer = ask(server, f"api/studies/{identity}", method="DELETE", data=b"{}")
+        assert (status, "`jorge-tune study stop`" in json.loads(answer)["reason"]) == (403, True)
+        own.opened.claims.hand_back(claim)
+        assert ask(server, f"api/studies/{identity}", method="DELETE", data=b"{}")[0] == 204
+        names = [one["study_name"] for one in json.loads(ask(server, "api/studies")[1])["study_summaries"]]
+        assert "small" not in names
+    assert (own.runs("small") / "trial-0").is_dir()
+
+
+def asked_with(server, path, headers, *, method="GET", data=None):
+    request = urllib.request.Request(server.url + path, method=method, headers=headers, data=data)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=30) as answer:
+            return answer.status, dict(answer.headers)
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers)
+
+
+def test_another_sites_page_changes_nothing_and_reads_nothing(made):
+    note = {"method": "PUT", "data": b'{"body": "theirs", "version": 99999}'}
+    json_type = {"Content-Type": "application/json"}
+    with served(made) as server:
+        identity, _ = detail(server)
+        own = server.url.rstrip("/")
+        path = f"api/studies/{identity}/note"
+        for origin in ("http://evil.example", "null", "https://127.0.0.1", "http://127.0.0.1:1", f"{own}.evil.example"):
+            assert asked_with(server, path, {**json_type, "Origin": origin}, **note)[0] == 403, origin
+        for site in ("cross-site", "same-site"):
+            assert asked_with(server, path, {**json_type, "Sec-Fetch-Site": site}, **note)[0] == 403
+            assert asked_with(server, "api/studies", {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"})[0] == 403
+        followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+        assert asked_with(server, "dashboard", followed)[0] == 200
+        ours = {**json_type, "Origin": own, "Sec-Fetch-Site": "same-origin"}
+        assert asked_with(server, "api/studies", ours)[0] == 200
+        assert (
+            asked_with(server, path, ours, method="PUT", data=b'{"body": "mine", "version": 0}')[0] == 409
+        )  # it is asked
+
+
+def test_an_attached_file_is_nobodys_page_here(made):
+    with served(made) as server:
+        identity, study = detail(server)
+        report = next(one["artifact_id"] for one in study["artifacts"] if one["filename"] == "report.html")
+        _, headers = asked_with(server, f"artifacts/{identity}/{report}", {})
+    assert headers["Content-Security-Policy"] == "sandbox allow-scripts"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "Access-Control-Allow-Origin" not in headers
+
+
+def test_links_and_pipes_are_neither_attached_nor_served(tmp_path, capsys):
+    own = Searched(tmp_path / "own", trials=3)
+    own.search(EmptyRuns())
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    runs = own.runs("small")
+    (runs / "trial-1/seed-0/records.jsonl").unlink()
+    (runs / "trial-1/seed-0/records.jsonl").symlink_to(secret)
+    os.mkfifo(runs / "calibration.json")
+    assert run("small", *place(own), "--no-serve") == 0
+    assert "records.jsonl: must be a regular file, got a symbolic link" in capsys.readouterr().err
+    kept = [path.read_bytes() for path in (runs / "artifacts").iterdir()]
+    assert b"secret" not in kept
+    with served(own) as server:
+        identity, study = detail(server)
+        files = {one["filename"]: one["artifact_id"] for one in study["trials"][2]["artifacts"]}
+        assert set(files) == {"recipe.yaml", "records-seed-0.jsonl", "curves.svg"}  # the others are there
+        served_one = runs / "artifacts" / files["records-seed-0.jsonl"]
+        served_one.unlink()
+        served_one.symlink_to(secret)
+        trial = study["trials"][2]["trial_id"]
+        status, body = ask(server, f"artifacts/{identity}/{trial}/{files['records-seed-0.jsonl']}")
+        assert (status, b"secret" in body) == (500, False)
+
+
+def test_nothing_is_written_through_a_link_in_a_files_place(tmp_path, capsys):
+    own = Searched(tmp_path / "own", trials=2)
+    own.search(EmptyRuns())
+    assert run("small", *place(own), "--no-serve") == 0
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    artifacts = own.runs("small") / "artifacts"
+    for path in artifacts.iterdir():
+        path.unlink()
+        path.symlink_to(precious)
+    assert run("small", *place(own), "--no-serve") == 0
+    assert precious.read_text() == "mine"
+    assert not any(path.is_symlink() for path in artifacts.iterdir())
+    shutil.rmtree(artifacts)
+    (tmp_path / "elsewhere").mkdir()
+    artifacts.symlink_to(tmp_path / "elsewhere")
+    assert run("small", *place(own), "--no-serve") == 0
+    assert "artifacts: must be a folder, got a symbolic link" in capsys.readouterr().err
+    assert not list((tmp_path / "elsewhere").iterdir())

@@ -13,17 +13,18 @@ worker's. Keys are the dashboard's, T a trial's id:
 from __future__ import annotations
 
 import contextlib
-import filecmp
 import itertools
 import json
 import os
 import shutil
+import stat
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from jorge_tune.errors import InputError
-from jorge_tune.files import write_whole
+from jorge_tune.files import open_regular
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -33,6 +34,10 @@ NOTE_BYTES = 2048
 _PLOT_BYTES = 60_000  # as much as MySQL's TEXT holds: a plot in one piece is never read half written
 _TAKEN_AWAY = "null"  # what the dashboard leaves of an artifact that somebody deleted there
 _YOURS = "*What is above is jorge-tune's and may be written anew; what you write below this line is kept.*"
+
+
+class UnfitFileError(InputError):
+    """A file that is not attached: a link, a pipe or a device, or one that cannot be read. Others may be."""
 
 
 class Artifact(NamedTuple):
@@ -69,7 +74,8 @@ class Attachments:
         whole = merged(text, self._joined(pieces))
         if not self._put(pieces, whole, NOTE_BYTES):
             return False
-        self._set(f"{whose}note_ver", int(self._held.get(f"{whose}note_ver", 0)) + 1)
+        version = self._held.get(f"{whose}note_ver", 0)
+        self._set(f"{whose}note_ver", version + 1 if isinstance(version, int) else 1)
         return True
 
     @property
@@ -89,6 +95,7 @@ class Attachments:
         """Attach a file under its name, in place of an earlier one; one that was deleted in the dashboard stays so.
 
         Raises:
+            UnfitFileError: it is no regular file, or cannot be read.
             InputError: it cannot be written.
         """
         assert self.folder is not None, "a study whose folder is here"
@@ -102,7 +109,7 @@ class Attachments:
         return self._set(key, json.dumps(facts)) or is_new
 
     def _joined(self, prefix: str) -> str:
-        return "".join(self._held[f"{prefix}{number}"] for number in range(self._count(prefix)))
+        return "".join(str(self._held[f"{prefix}{number}"]) for number in range(self._count(prefix)))
 
     def _count(self, prefix: str) -> int:
         """How many pieces a text has."""
@@ -147,30 +154,74 @@ def split(text: str, most: int) -> list[str]:
 def _place(content: str | bytes | Path, target: Path) -> bool:
     """Bring a file's content to its place, if it is not there already.
 
-    A file is linked where that can be done, so that records take no room twice.
+    A file is linked where that can be done, so that records take no room twice. What lies in its place, a link to
+    elsewhere perhaps, is replaced and never written through; nor is a folder that is a link.
     """
+    if target.parent.is_symlink():
+        raise InputError(f"{target.parent}: must be a folder, got a symbolic link; move it away")
     if isinstance(content, Path):
         return _place_file(content, target)
     data = content.encode() if isinstance(content, str) else content
-    if target.is_file() and target.read_bytes() == data:
+    if _held(target) == data:
         return False
-    write_whole(target, data, force=True, make_folders=True)
+    _put_in_place(target, lambda partial: partial.write_bytes(data))
     return True
 
 
 def _place_file(source: Path, target: Path) -> bool:
     try:
-        if target.exists() and (target.samefile(source) or filecmp.cmp(source, target, shallow=False)):
-            return False
+        descriptor = open_regular(source, error=UnfitFileError)
+    except FileNotFoundError as error:
+        raise UnfitFileError(f"{source}: cannot be read ({error.strerror})") from error
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        with contextlib.suppress(OSError):
+            there = target.lstat()
+            if (there.st_dev, there.st_ino) == (found.st_dev, found.st_ino) or _same(file, target, found.st_size):
+                return False
+
+        def put(partial: Path) -> None:
+            try:
+                os.link(source, partial, follow_symlinks=False)
+                linked = partial.lstat()
+                if (linked.st_dev, linked.st_ino) == (found.st_dev, found.st_ino):
+                    return
+                partial.unlink()  # it was exchanged for another meanwhile
+            except OSError:  # another file system, or one without links
+                pass
+            file.seek(0)
+            with partial.open("xb") as copy:
+                shutil.copyfileobj(file, copy)
+
+        _put_in_place(target, put)
+    return True
+
+
+def _put_in_place(target: Path, put: Callable[[Path], object]) -> None:
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()
-        try:
-            partial.hardlink_to(source)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(source, partial)
+        put(partial)
         partial.replace(target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from error
-    return True
+
+
+def _held(target: Path) -> bytes | None:
+    """What is in its place; None where that is no regular file."""
+    try:
+        with os.fdopen(open_regular(target), "rb") as file:
+            return file.read()
+    except (OSError, InputError):
+        return None
+
+
+def _same(file: BinaryIO, target: Path, size: int) -> bool:
+    """Whether a copy in its place has the same content."""
+    if not stat.S_ISREG(target.lstat().st_mode) or target.lstat().st_size != size:
+        return False
+    held = _held(target)
+    file.seek(0)
+    return held is not None and held == file.read()

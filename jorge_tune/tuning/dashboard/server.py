@@ -1,7 +1,6 @@
 """Optuna's dashboard served on loopback alone: to this machine, and to nobody else.
 
-Its API can change and delete studies and asks for no password, so only requests that name this machine are answered
-(a page elsewhere whose host name was bent to point here is refused), and on a copy nothing can be changed.
+Which requests are answered, and which calls let through, is said in `guard.py`.
 """
 
 from __future__ import annotations
@@ -9,25 +8,18 @@ from __future__ import annotations
 import errno
 import importlib.util
 import io
-import json
 import logging
-from collections.abc import Callable, Iterable
 from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any, TextIO
-from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from jorge_tune.errors import InputError
+from jorge_tune.tuning.dashboard.guard import HOST, guarded
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from optuna.storages import BaseStorage
 
     from jorge_tune.tuning.dashboard.folders import ArtifactFolders
-
-HOST = "127.0.0.1"
-_OWN_NAMES = (HOST, "localhost", "::1")
-_READING = ("GET", "HEAD", "OPTIONS")
 
 
 def require_package() -> None:
@@ -70,7 +62,7 @@ class DashboardServer(ThreadingMixIn, WSGIServer):
             raise InputError(_refusal(port, error)) from None
         self._storage = storage
         logging.getLogger("optuna_dashboard").addHandler(logging.NullHandler())
-        self.set_app(guarded(wsgi(storage, artifacts), is_copy=is_copy))
+        self.set_app(guarded(wsgi(storage, artifacts), is_copy=is_copy, is_running=self._is_running))
 
     @property
     def url(self) -> str:
@@ -80,6 +72,14 @@ class DashboardServer(ThreadingMixIn, WSGIServer):
     def study_url(self, study_id: int) -> str:
         """The address of a study's page."""
         return f"{self.url}dashboard/studies/{study_id}"
+
+    def _is_running(self, study_id: int) -> bool:
+        from optuna.trial import TrialState
+
+        try:
+            return bool(self._storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,)))
+        except KeyError:  # there is no such study, which the dashboard says
+            return False
 
     def server_bind(self) -> None:
         """Bind without looking this machine's name up."""
@@ -94,32 +94,6 @@ class DashboardServer(ThreadingMixIn, WSGIServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that went away is no news."""
-
-
-def guarded(application: WSGIApplication, *, is_copy: bool) -> WSGIApplication:
-    """The application for requests that name this machine and, of a copy, that only read."""
-
-    def guard(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if _name_in(environ.get("HTTP_HOST", "")) not in _OWN_NAMES:
-            return _refuse(start_response, f"ask for it as {HOST} or localhost")
-        if is_copy and environ["REQUEST_METHOD"] not in _READING:
-            return _refuse(start_response, "the storage cannot be written; this is a copy of it")
-        return application(environ, start_response)
-
-    return guard
-
-
-def _name_in(host: str) -> str | None:
-    """The name in a Host header, which has a port or none; None where it cannot be read."""
-    try:
-        return urlsplit(f"//{host}").hostname
-    except ValueError:
-        return None
-
-
-def _refuse(start_response: Callable[..., object], reason: str) -> Iterable[bytes]:
-    start_response("403 Forbidden", [("Content-Type", "application/json")])
-    return [json.dumps({"reason": reason}).encode()]
 
 
 def _refusal(port: int, error: OSError) -> str:

@@ -14,11 +14,11 @@ from jorge_tune.errors import InputError, JorgeTuneError
 from jorge_tune.measure.runs import Run, read_run
 from jorge_tune.recipe.io import render_recipe
 from jorge_tune.records import RunFolder
-from jorge_tune.tuning.dashboard.attachments import Artifact, Attachments
+from jorge_tune.tuning.dashboard.attachments import Artifact, Attachments, UnfitFileError
 from jorge_tune.tuning.dashboard.notes import trial_note
 from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.results.export import recipe_of
-from jorge_tune.tuning.results.history import ENDED, TrialRow, read_rows
+from jorge_tune.tuning.results.history import ENDED, TrialRow, rows_of
 from jorge_tune.tuning.runs.runs_folder import run_path
 from jorge_tune.tuning.study import OpenStudy
 
@@ -63,7 +63,7 @@ class TrialFiles:
             StorageError: the storage is gone, or cannot be written.
         """
         counts = Counts()
-        rows = read_rows(self._opened.study)
+        rows = rows_of(self._opened)
         missing = [row for row in rows if row.state in ENDED and row.number not in self._done]
         if not missing:
             return counts
@@ -81,13 +81,22 @@ class TrialFiles:
         is_new = self._attachments.note(trial_note(row, rows, self._plan, are_here=bool(runs)), trial_id)
         files = 0
         if self._attachments.folder is not None:
+            files = self._attach_files(row, runs, trial_id, counts)
+        counts.trials += is_new or files > 0
+        counts.files += files
+
+    def _attach_files(self, row: TrialRow, runs: Sequence[RunFolder], trial_id: int, counts: Counts) -> int:
+        files = 0
+        for one in self._files(row, runs, counts):
             try:
-                files = sum(self._attachments.artifact(one, trial_id) for one in self._files(row, runs, counts))
+                files += self._attachments.artifact(one, trial_id)
+            except UnfitFileError as error:
+                counts.faults.append(str(error))
             except InputError as error:  # the folder takes no files: notes go on without
                 counts.faults.append(str(error))
                 self._attachments.folder = None
-        counts.trials += is_new or files > 0
-        counts.files += files
+                break
+        return files
 
     def _runs_of(self, row: TrialRow, counts: Counts) -> list[RunFolder]:
         """Its run folders that are here."""

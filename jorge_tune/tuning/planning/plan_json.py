@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
-from jorge_tune.errors import InputError
+from jorge_tune.errors import Fault, InputError, shortened
+from jorge_tune.recipe.decode import decode
 from jorge_tune.recipe.derivation import Derivation
 from jorge_tune.recipe.io import parse_recipe, render_recipe
+from jorge_tune.recipe.nodes import node_of
+from jorge_tune.recipe.plain_values import DEEPEST, is_number, is_shallow, must_be, shown
 from jorge_tune.records import from_portable, portable
+from jorge_tune.tuning.planning.comparison_plan import is_comparison
+from jorge_tune.tuning.planning.fields import searchable_fields
 from jorge_tune.tuning.planning.objective import Objective
-from jorge_tune.tuning.planning.parameters import ChoiceParameter, FactorParameter, Parameter
-from jorge_tune.tuning.planning.parts import SeedParameter, space_of
+from jorge_tune.tuning.planning.parameters import ChoiceParameter, FactorParameter, Parameter, same
+from jorge_tune.tuning.planning.parts import CONTENDER, ComparisonSpace, SeedParameter, space_of
 from jorge_tune.tuning.planning.plan import StudyPlan
+from jorge_tune.tuning.planning.stored_plan import FORMAT, StoredPlan
+from jorge_tune.tuning.planning.stored_plan import STORED_PARAMETERS as _STORED
 
-FORMAT = 1
+T = TypeVar("T")
 
+LARGEST_GRID = 1_000_000
+"""Points; a study file is held to fewer."""
 _KINDS: dict[str, Any] = {"factor": FactorParameter, "choice": ChoiceParameter, "seed": SeedParameter}
 
 _SETTINGS = ("name", "sampler", "pruner", "trials", "hours", "overhead", "device", "threads", "sampler_seed")
@@ -39,33 +48,93 @@ def plan_to_json(plan: StudyPlan) -> dict[str, Any]:
     return portable(data)  # type: ignore[return-value]
 
 
-def plan_from_json(data: Mapping[str, Any], source: str) -> StudyPlan:
+def plan_from_json(data: object, source: str) -> StudyPlan:
     """Read what `plan_to_json` wrote; `source` names the study in messages.
+
+    Others may write to a storage, so every value is of its type and within its range, and every name is one that may
+    be a folder's, before anything is done with the plan.
 
     Raises:
         InputError: another version of jorge-tune wrote it, or something else did.
     """
     try:
-        if data["format"] != FORMAT:
-            raise ValueError(f"format {data['format']!r}")
-        recipe = parse_recipe(data["recipe"], f"{source} (recipe)").recipe
-        baseline = data["baseline"]
-        return StudyPlan(
-            recipe=recipe,
-            baseline=None if baseline is None else parse_recipe(baseline, f"{source} (baseline)").recipe,
-            space=space_of(recipe, [_parameter_from_json(item) for item in data["space"]]),
-            objective=Objective(**data["objective"]),
-            seeds=tuple(data["seeds"]),
-            confirm_seeds=tuple(data["confirm_seeds"]),
-            derivations=tuple(Derivation(**item) for item in from_portable(data["derivations"])),
-            notes=tuple(data["notes"]),
-            **{name: data[name] for name in _SETTINGS},
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{source}: its plan cannot be read ({type(error).__name__}: {error}); another version of jorge-tune "
-            "made it, and must go on with it"
-        ) from error
+        return _plan(read_stored(StoredPlan, data), source)
+    except InputError as error:
+        what = " ".join(str(error).split())
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {shown(str(error))}"
+    raise InputError(
+        f"{source}: its plan cannot be read ({what}); another version of jorge-tune made it, and must go on with it"
+    )
+
+
+def read_stored(cls: type[T], data: object) -> T:
+    """Plain data from a storage as a dataclass, every field of its type.
+
+    Raises:
+        InputError: it is not; the message has the first few faults.
+    """
+    if not is_shallow(data):
+        raise InputError(f"must be nested no deeper than {DEEPEST} levels")
+    faults: list[Fault] = []
+    made = decode(cls, node_of(data), faults)
+    if made is None:
+        raise InputError(shortened([f"{fault.path}: {fault.what}" if fault.path else fault.what for fault in faults]))
+    return made
+
+
+def _plan(stored: StoredPlan, source: str) -> StudyPlan:
+    recipe = parse_recipe(stored.recipe, f"{source} (recipe)").recipe
+    baseline = None
+    if stored.baseline is not None:
+        baseline = parse_recipe(stored.baseline, f"{source} (baseline)").recipe
+    settings: dict[str, Any] = {name: getattr(stored, name) for name in _SETTINGS}
+    plan = StudyPlan(
+        recipe=recipe,
+        baseline=baseline,
+        space=space_of(recipe, [_parameter_from_json(item) for item in stored.space]),
+        objective=Objective(**asdict(stored.objective)),
+        seeds=stored.seeds,
+        confirm_seeds=stored.confirm_seeds,
+        derivations=tuple(Derivation(**asdict(item)) for item in from_portable(list(stored.derivations))),
+        notes=stored.notes,
+        **settings,
+    )
+    _check(plan)
+    return plan
+
+
+def _check(plan: StudyPlan) -> None:
+    """What the fields' own types do not say.
+
+    Raises:
+        InputError: fields contradict each other, or a field of the recipe is searched that it does not have.
+    """
+    if plan.objective.needs_target != (plan.objective.target is not None):
+        raise InputError("objective.target must be given for a way to a target, and only for one")
+    names = [parameter.name for parameter in plan.space]
+    if len(set(names)) < len(names):
+        raise InputError("space: every parameter must have a name of its own")
+    if not is_comparison(plan) and not plan.seeds:
+        raise InputError("seeds must be one seed or more, got none")
+    known = searchable_fields(plan.recipe)
+    for parameter in plan.space:
+        if not isinstance(parameter, SeedParameter) and parameter.name != CONTENDER and parameter.path not in known:
+            raise InputError(f"space: {shown(parameter.path)} is no field of the recipe")
+    if is_comparison(plan):
+        assert isinstance(plan.space, ComparisonSpace)
+        plan.space.recipes()
+    elif CONTENDER not in names:
+        plan.space.recipe_of(plan.space.bootstrap_point())
+        for parameter in plan.space:
+            labels = parameter.labels if isinstance(parameter, ChoiceParameter) else ()
+            for label in labels:
+                parameter.plain(label)
+    if plan.sampler == "grid" and len(plan.space):
+        if any(isinstance(p, FactorParameter) and p.steps is None for p in plan.space):
+            raise InputError("space: a grid needs the steps of every factor")
+        if (size := plan.space.grid_size()) > LARGEST_GRID:
+            raise InputError(f"space: a grid must have at most {LARGEST_GRID} points, got {size}")
 
 
 def _parameter_to_json(parameter: Parameter) -> dict[str, Any]:
@@ -73,6 +142,28 @@ def _parameter_to_json(parameter: Parameter) -> dict[str, Any]:
     return {"kind": kind, **asdict(parameter)}
 
 
-def _parameter_from_json(data: Mapping[str, Any]) -> Any:
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key != "kind"}
-    return _KINDS[data["kind"]](**fields)
+def _parameter_from_json(data: object) -> Any:
+    """A parameter of the kind that it says.
+
+    Raises:
+        InputError: it is of no kind, or its fields do not fit.
+    """
+    kind = data.get("kind") if isinstance(data, Mapping) else None
+    if not isinstance(data, Mapping) or not isinstance(kind, str) or kind not in _STORED:
+        raise InputError(must_be("space: the kind of a parameter", f"one of {', '.join(_STORED)}", kind))
+    stored = read_stored(_STORED[kind], {key: value for key, value in data.items() if key != "kind"})
+    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in asdict(stored).items()}
+    if kind == "choice":
+        _check_choice(fields)
+    if kind == "factor" and not fields["low"] < fields["high"]:
+        raise InputError(f"space: the range of {shown(fields['name'])} must have a low end below its high end")
+    return _KINDS[kind](**fields)
+
+
+def _check_choice(fields: Mapping[str, Any]) -> None:
+    name, labels, values = shown(fields["name"]), fields["labels"], fields["values"]
+    scalars = all(label is None or isinstance(label, (str, bool)) or is_number(label) for label in labels)
+    if not scalars or not labels or len(labels) != len(values):
+        raise InputError(f"space: {name} must have labels, which are numbers or texts, and a value for each of them")
+    if not any(same(fields["bootstrap"], label) for label in labels):
+        raise InputError(f"space: the bootstrap's label of {name} must be one of its labels")

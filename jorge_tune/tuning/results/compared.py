@@ -13,7 +13,7 @@ from jorge_tune.tuning.planning.comparison_plan import comparison_points, is_com
 from jorge_tune.tuning.planning.parts import CONTENDER, SEED, ComparisonSpace
 from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.results.confirm import Runs, queue_missing
-from jorge_tune.tuning.results.history import TrialRow, overlap, read_rows
+from jorge_tune.tuning.results.history import TrialRow, overlap, rows_of
 from jorge_tune.tuning.runs.runs_folder import is_folder_of, run_path
 from jorge_tune.tuning.study import OpenStudy, open_study, present_study
 
@@ -51,7 +51,7 @@ def open_comparison(
     there = present_study(storage, plan.name)
     if there is not None and is_comparison(there.plan):
         plan = replace(plan, objective=there.plan.objective)
-    done = 1 if there is None else len(read_rows(there.study))  # a new study has its first run queued
+    done = 1 if there is None else len(rows_of(there))  # a new study has its first run queued
     opened = open_study(storage, replace(plan, trials=done), runs)
     return queue_missing(opened, comparison_points(contenders, seeds), runs)
 
@@ -68,7 +68,7 @@ def collect(opened: OpenStudy, runs: Path, seeds: Sequence[int] | None = None) -
         InputError: the folder's marker is damaged.
     """
     assert isinstance(opened.plan.space, ComparisonSpace)
-    rows, is_ours = read_rows(opened.study), is_folder_of(runs, opened.name)
+    rows, is_ours = rows_of(opened), is_folder_of(runs, opened.name)
     names = dict.fromkeys(str(row.point[CONTENDER]) for row in rows if CONTENDER in row.point)
     wanted = sorted({row.point[SEED] for row in rows if SEED in row.point}) if seeds is None else seeds
     recipes, contenders, notes = opened.plan.space.recipes(), [], []

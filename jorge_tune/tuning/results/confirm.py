@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from jorge_tune.errors import InputError
 from jorge_tune.tuning.planning.objective import Objective
 from jorge_tune.tuning.planning.parameters import Value
 from jorge_tune.tuning.planning.parts import (
@@ -23,14 +24,14 @@ from jorge_tune.tuning.planning.parts import (
     confirmation_points,
 )
 from jorge_tune.tuning.planning.plan import StudyPlan
-from jorge_tune.tuning.results.history import TrialRow, best_of, read_rows
+from jorge_tune.tuning.results.history import TrialRow, best_of, rows_of, unread_in
 from jorge_tune.tuning.results.importance import importances
 from jorge_tune.tuning.results.recorded import Recorded
 from jorge_tune.tuning.results.status import VERDICT
 from jorge_tune.tuning.results.verdict import BASELINE, BEST, BOOTSTRAP, MISSED, NO_NUMBER, Evidence, Verdict, judge
 from jorge_tune.tuning.results.words import sentences
 from jorge_tune.tuning.study import OpenStudy, add_point, open_study, present_study
-from jorge_tune.tuning.work.constraint import COST, KEPT, are_mixed, why_dropped
+from jorge_tune.tuning.work.constraint import COST, KEPT, are_mixed, unread_costs, why_dropped
 
 _THERE = ("waiting", "running", "complete")
 
@@ -56,7 +57,7 @@ def open_confirmation(opened: OpenStudy, runs: Runs) -> OpenStudy | None:
         InputError: another confirmation was run under this name, or its folder is taken.
     """
     search = opened.plan
-    best = best_of(read_rows(opened.study), lower_is_better=search.objective.lower_is_better)
+    best = best_of(rows_of(opened), lower_is_better=search.objective.lower_is_better)
     if best is None or not search.confirm_seeds:
         return None
     contenders: list[Mapping[str, Value]] = [search.space.bootstrap_point()]
@@ -64,7 +65,7 @@ def open_confirmation(opened: OpenStudy, runs: Runs) -> OpenStudy | None:
         contenders.append(best.point)
     wanted = confirmation_points(search, contenders, search.confirm_seeds)
     there = present_study(opened.storage, search.name + CONFIRM_SUFFIX)
-    done = 1 if there is None else len(read_rows(there.study))  # a new study has its first run queued
+    done = 1 if there is None else len(rows_of(there))  # a new study has its first run queued
     confirmation = open_study(opened.storage, confirmation_plan(search, done), runs)
     _hand_costs_on(opened, confirmation)
     return queue_missing(confirmation, wanted, runs)
@@ -72,11 +73,11 @@ def open_confirmation(opened: OpenStudy, runs: Runs) -> OpenStudy | None:
 
 def queue_missing(opened: OpenStudy, wanted: Sequence[Mapping[str, Value]], runs: Runs) -> OpenStudy:
     """The study with those points queued that it does not have, or that failed. Raises as `open_study` does."""
-    held = [dict(row.point) for row in read_rows(opened.study) if row.state in _THERE]
+    held = [dict(row.point) for row in rows_of(opened) if row.state in _THERE]
     for point in wanted:
         if point not in held:
             add_point(opened, point)
-    total = len(read_rows(opened.study))
+    total = len(rows_of(opened))
     return open_study(opened.storage, replace(opened.plan, trials=total), runs)
 
 
@@ -89,9 +90,29 @@ def _hand_costs_on(opened: OpenStudy, confirmation: OpenStudy) -> None:
 
 
 def beside(opened: OpenStudy) -> list[OpenStudy]:
-    """The studies beside a search that are there: baseline, confirmation."""
-    found = (present_study(opened.storage, opened.plan.name + suffix) for suffix in (BASELINE_SUFFIX, CONFIRM_SUFFIX))
-    return [study for study in found if study is not None]
+    """The studies beside a search that are there and can be read: baseline, confirmation."""
+    return [rows.study for rows in _all_beside(opened).values() if rows.study is not None]
+
+
+class _Beside(NamedTuple):
+    """A study beside a search with its trials; None where it is not there, or cannot be read: see `why`."""
+
+    study: OpenStudy | None
+    rows: tuple[TrialRow, ...] = ()
+    why: str = ""
+
+
+def _all_beside(opened: OpenStudy) -> dict[str, _Beside]:
+    """By the end of the name."""
+    return {suffix: _beside(opened, suffix) for suffix in (BASELINE_SUFFIX, CONFIRM_SUFFIX)}
+
+
+def _beside(opened: OpenStudy, suffix: str) -> _Beside:
+    try:
+        study = present_study(opened.storage, opened.plan.name + suffix)
+    except InputError as error:
+        return _Beside(None, why=str(error))
+    return _Beside(study) if study is None else _Beside(study, rows_of(study))
 
 
 def conclude(opened: OpenStudy) -> Verdict:
@@ -113,14 +134,16 @@ def stored_form(verdict: Verdict) -> dict[str, Any]:
 
 def gather(opened: OpenStudy, recorded: Recorded | None = None) -> Evidence:
     """What there is to judge by: values as the study holds them, or as the records of its runs have them."""
-    plan, rows = opened.plan, read_rows(opened.study)
+    plan, rows = opened.plan, rows_of(opened)
     rows = rows if recorded is None else recorded.chosen_of(opened, rows)
     lower = plan.objective.lower_is_better
     best = best_of(rows, lower_is_better=lower)
-    confirmation = _rows_beside(opened, CONFIRM_SUFFIX, recorded)
+    around = _all_beside(opened)
+    confirmation = _recorded(around[CONFIRM_SUFFIX], recorded)
     constraint, notes = _constraint(opened)
-    baseline = next(iter(_rows_beside(opened, BASELINE_SUFFIX, recorded)), None)
+    baseline = next(iter(_recorded(around[BASELINE_SUFFIX], recorded)), None)
     notes += [] if recorded is None else recorded.notes
+    notes += _unread(opened, rows, around)
     if baseline is not None and baseline.state == "failed":
         notes = [f"The baseline failed: {baseline.attributes.get('reason') or 'no reason is known'}.", *notes]
     return Evidence(
@@ -139,12 +162,35 @@ def gather(opened: OpenStudy, recorded: Recorded | None = None) -> Evidence:
     )
 
 
+def unread(opened: OpenStudy, rows: Sequence[TrialRow]) -> list[str]:
+    """What of a search, and of the studies beside it, could not be read, in sentences.
+
+    Args:
+        opened: the search.
+        rows: its trials.
+    """
+    return _unread(opened, rows, _all_beside(opened))
+
+
+def _unread(opened: OpenStudy, rows: Sequence[TrialRow], around: Mapping[str, _Beside]) -> list[str]:
+    notes = unread_in(rows, opened.plan.name)
+    for suffix, one in around.items():
+        notes += unread_in(one.rows, opened.plan.name + suffix)
+    attributes = opened.storage.get_study_system_attrs(opened.study_id)
+    notes += [f"Study {opened.plan.name}: {what}." for what in unread_costs(attributes)]
+    try:
+        opened.stop_wish()
+    except InputError as error:
+        notes.append(f"{error}.")
+    return [*notes, *(f"{one.why}." for one in around.values() if one.why)]
+
+
 def confirmed(rows: Sequence[TrialRow], plan: StudyPlan, best: TrialRow | None) -> dict[str, dict[int, float]]:
     """The values of each contender by seed; runs of an earlier best trial are left aside."""
     bootstrap = plan.space.bootstrap_point()
     found: dict[str, dict[int, float]] = {BASELINE: {}, BOOTSTRAP: {}, BEST: {}}
     for row in rows:
-        if row.state != "complete" or row.value is None or row.point[SEED] not in plan.confirm_seeds:
+        if row.state != "complete" or row.value is None or row.point.get(SEED) not in plan.confirm_seeds:
             continue
         name = contender_of(row.point, bootstrap, None if best is None else best.point)
         if name is not None:
@@ -174,7 +220,7 @@ def place_of(point: Mapping[str, Any]) -> dict[str, Any]:
 def run_in_words(rows: Sequence[TrialRow], number: int, *, named: bool = False) -> str:
     """A confirmation's trial as `bootstrap, seed 3`, a comparison's (`named`) likewise; nothing for one of a search."""
     row = next((row for row in rows if row.number == number), None)
-    if row is None or CONTENDER not in row.point:
+    if row is None or CONTENDER not in row.point or SEED not in row.point:
         return ""
     contender = row.point[CONTENDER] if named else contender_of(row.point, place_of(rows[0].point), None) or BEST
     return f"{contender}, seed {row.point[SEED]}"
@@ -213,10 +259,6 @@ def _on_calibrated_seconds(plan: StudyPlan, attributes: Mapping[str, Any]) -> li
     return notes
 
 
-def _rows_beside(opened: OpenStudy, suffix: str, recorded: Recorded | None) -> tuple[TrialRow, ...]:
-    """The trials of the study beside a search that has this suffix; none where it is not there."""
-    found = present_study(opened.storage, opened.plan.name + suffix)
-    if found is None:
-        return ()
-    rows = read_rows(found.study)
-    return rows if recorded is None else recorded.all_of(found, rows)
+def _recorded(one: _Beside, recorded: Recorded | None) -> tuple[TrialRow, ...]:
+    """The trials of a study beside a search, as their records have them where these are asked; none where it is not."""
+    return one.rows if recorded is None or one.study is None else recorded.all_of(one.study, one.rows)

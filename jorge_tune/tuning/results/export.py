@@ -26,7 +26,7 @@ from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.planning.plan_json import plan_to_json
 from jorge_tune.tuning.planning.space import Space
 from jorge_tune.tuning.results.confirm import beside, fresh_verdict
-from jorge_tune.tuning.results.history import TrialRow, best_of, read_rows
+from jorge_tune.tuning.results.history import TrialRow, best_of, rows_of
 from jorge_tune.tuning.study import OpenStudy
 
 if TYPE_CHECKING:
@@ -98,12 +98,12 @@ def recipe_of(row: TrialRow, plan: StudyPlan) -> tuple[Recipe, tuple[Derivation,
 
 def write_csv(opened: OpenStudy, path: Path, *, force: bool = False) -> None:
     """All trials as CSV. Raises as `write_whole` does."""
-    write_whole(path, to_csv(read_rows(opened.study), opened.plan.space), force=force)
+    write_whole(path, to_csv(rows_of(opened), opened.plan.space), force=force)
 
 
 def write_json(opened: OpenStudy, path: Path, *, force: bool = False) -> None:
     """Plan, trials and, once there is one, the verdict on them, as JSON. Raises as `write_whole` does."""
-    rows = read_rows(opened.study)
+    rows = rows_of(opened)
     data = {
         "study": opened.plan.name,
         "objective": str(opened.plan.objective),
@@ -126,7 +126,7 @@ def write_trial(opened: OpenStudy, path: Path, number: int | None = None, *, for
     Raises:
         InputError: there is no such trial, it has no values yet, or the file cannot be written.
     """
-    rows, plan = read_rows(opened.study), opened.plan
+    rows, plan = rows_of(opened), opened.plan
     if number is None and is_comparison(plan):
         raise InputError(f"study {plan.name} is a comparison, of which no trial is the best; give --trial")
     if number is None:

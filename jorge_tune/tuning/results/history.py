@@ -6,17 +6,22 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from jorge_tune.recipe.plain_values import must_be
 from jorge_tune.tuning.storages.claims import LEASE
+from jorge_tune.tuning.storages.contents import unread_of
 from jorge_tune.tuning.work.asking import FOLDER, STARTS
 from jorge_tune.tuning.work.reaper import worker_of
 
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
+
+    from jorge_tune.tuning.planning.space import Space
+    from jorge_tune.tuning.study import OpenStudy
 
 TrialState = Literal["waiting", "running", "complete", "pruned", "failed"]
 
@@ -38,6 +43,7 @@ class TrialRow:
     worker: str | None = None  # who holds its lease
     was_restarted: bool = False
     folder: str | None = None  # random name of the folder that its runs are in; None: the study's first
+    unread: tuple[str, ...] = ()  # what of it could not be read, a sentence each
 
     @property
     def is_feasible(self) -> bool:
@@ -60,6 +66,20 @@ class TrialRow:
 def read_rows(study: Study) -> tuple[TrialRow, ...]:
     """All trials of a study, in the order of their numbers."""
     return tuple(sorted((_row(trial) for trial in study.get_trials(deepcopy=False)), key=lambda row: row.number))
+
+
+def rows_of(opened: OpenStudy) -> tuple[TrialRow, ...]:
+    """All trials of a study, whose points lie in its space: a completed trial of which that cannot be said has failed.
+
+    What of a trial could not be read is in its `unread`, and told by `unread_in`.
+    """
+    rows = [_within(row, opened.plan.space) for row in read_rows(opened.study)]
+    return tuple(_alike(rows))
+
+
+def unread_in(rows: Sequence[TrialRow], study: str) -> list[str]:
+    """What of trials could not be read, in sentences that name study and trial."""
+    return [f"Trial {row.number} of study {study}: {what}." for row in rows for what in row.unread]
 
 
 def overlap(rows: Sequence[TrialRow]) -> bool:
@@ -89,13 +109,47 @@ def sort_key(lower_is_better: bool) -> Callable[[TrialRow], float]:
     return key
 
 
+def _within(row: TrialRow, space: Space) -> TrialRow:
+    """The row with those parameters of its point alone that the space has, within their ranges."""
+    known = {parameter.name: parameter for parameter in space}
+    point = {name: value for name, value in row.point.items() if name in known and _holds(known[name].contains, value)}
+    strange = [name for name in row.point if name not in point]
+    missing = [name for name in known if name not in row.point] if row.state in ("complete", "pruned") else []
+    if not strange and not missing:
+        return row
+    faults = [must_be(f"its {name}", "within the study's space", row.point[name]) for name in strange]
+    faults += [f"its {name} is missing" for name in missing]
+    state = "failed" if row.state == "complete" and len(point) < len(known) else row.state
+    value = row.value if state == row.state else None
+    return replace(row, state=state, value=value, point=point, unread=(*row.unread, *faults))
+
+
+def _holds(contains: Callable[[object], bool], value: object) -> bool:
+    try:
+        return contains(value)
+    except (OverflowError, TypeError):  # a whole number that no float can hold
+        return False
+
+
+def _alike(rows: Sequence[TrialRow]) -> list[TrialRow]:
+    """The rows with times that compare: in a journal that another program writes to, some have a zone and some not."""
+    times = [time for row in rows for time in (row.started, row.ended) if time is not None]
+    if len({time.tzinfo is None for time in times}) < 2:
+        return list(rows)
+    return [replace(row, started=_in_utc(row.started), ended=_in_utc(row.ended)) for row in rows]
+
+
+def _in_utc(time: datetime | None) -> datetime | None:
+    return time if time is None or time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+
+
 def _row(trial: FrozenTrial) -> TrialRow:
     state = trial.state.name.lower()
     system = trial.system_attrs
     return TrialRow(
         number=trial.number,
         state="failed" if state == "fail" else state,  # type: ignore[arg-type]
-        value=trial.value,
+        value=trial.values[0] if trial.values else None,
         point={**system.get("fixed_params", {}), **trial.params},
         constraints=trial.constraints,
         attributes=trial.user_attrs,
@@ -104,6 +158,7 @@ def _row(trial: FrozenTrial) -> TrialRow:
         worker=_holder(system.get(LEASE)),
         was_restarted=STARTS in system,
         folder=system.get(FOLDER),
+        unread=tuple(unread_of(trial)),
     )
 
 

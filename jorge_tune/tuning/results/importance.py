@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from jorge_tune.errors import shortened
+
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
@@ -66,7 +68,11 @@ def importances(study: Study, *, lower_is_better: bool) -> Importances:
     good = sum(one.value <= cut if lower_is_better else one.value >= cut for one in ranked)
     if good > _MOST_GOOD * count:
         return Importances({}, count, good, reading, f"{good} of {count} trials share the best values")
-    shares = _ped_anova(ranked, quantile, lower_is_better)
+    try:
+        shares = _ped_anova(ranked, quantile, lower_is_better)
+    except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+        what = " ".join(str(error).split())  # parameters of other ranges than the study's, say
+        return Importances({}, count, good, reading, f"the trials' parameters do not fit together: {shortened([what])}")
     if not any(shares.values()):
         return Importances({}, count, good, reading, "no parameter sets the good trials apart")
     return Importances(shares, count, good, reading)

@@ -10,11 +10,11 @@ from jorge_tune.recipe.derivation import Derivation
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import from_portable
 from jorge_tune.tuning.planning.parameters import FactorParameter, Parameter
-from jorge_tune.tuning.planning.parts import BASELINE_SUFFIX, CONFIRM_SUFFIX, SEED
+from jorge_tune.tuning.planning.parts import BASELINE_SUFFIX, CONFIRM_SUFFIX, CONTENDER, SEED
 from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.results.confirm import beside, contender_of, stored_form
 from jorge_tune.tuning.results.export import recipe_of, trials_to_json
-from jorge_tune.tuning.results.history import TrialRow, best_of, overlap, read_rows
+from jorge_tune.tuning.results.history import TrialRow, best_of, overlap, rows_of
 from jorge_tune.tuning.results.verdict import BASELINE, BEST, BOOTSTRAP, Evidence, judge
 from jorge_tune.tuning.runs.runs_folder import is_folder_of, run_path
 from jorge_tune.tuning.study import OpenStudy
@@ -73,7 +73,7 @@ def study_data(opened: OpenStudy, evidence: Evidence, address: object) -> dict[s
         "verdict": from_portable(stored_form(judge(evidence))),
         "baseline": evidence.baseline,
         "confirmation": {name: dict(values) for name, values in evidence.confirmation.items()},
-        "parameters": [_parameter(parameter) for parameter in plan.space],
+        "parameters": [_parameter(parameter) for parameter in plan.space if parameter.name != SEED],  # it is no choice
         "trials": [{**one, "worker": one["attributes"].get("worker") or held[one["number"]]} for one in trials],
         "costs": {key: dict(held) for key, held in stored_costs(attributes).items()},
         "constraint_dropped": why_dropped(attributes),
@@ -108,7 +108,7 @@ def run_places(opened: OpenStudy, rows: Sequence[TrialRow], runs: Callable[[str]
     recipes = {one.name: one.recipe for one in recipes_of(plan, rows)}
     confirmation = studies.get(plan.name + CONFIRM_SUFFIX)
     if confirmation is not None:
-        held = read_rows(confirmation.study)
+        held = rows_of(confirmation)
         numbers = _confirmation_runs(held, plan.space.bootstrap_point(), best)
         if any(numbers.values()):
             found = {name: [(confirmation, *run) for run in runs_of] for name, runs_of in numbers.items()}
@@ -122,7 +122,7 @@ def run_places(opened: OpenStudy, rows: Sequence[TrialRow], runs: Callable[[str]
         for name, (study, number) in trials.items()
         if study is not None
     }
-    beside_rows = [row for study in studies.values() if study is not opened for row in read_rows(study.study)]
+    beside_rows = [row for study in studies.values() if study is not opened for row in rows_of(study)]
     whose = "the search's runs: the best of many looks better than it is"
     return _shown(recipes, found, runs, whose, is_side_by_side=overlap([*rows, *beside_rows]))
 
@@ -155,7 +155,7 @@ def _confirmation_runs(
     """(Trial, seed) of each contender's completed runs."""
     found: dict[str, list[tuple[int, int]]] = {BASELINE: [], BOOTSTRAP: []}
     for row in rows:
-        if row.state != "complete":
+        if row.state != "complete" or SEED not in row.point or CONTENDER not in row.point:
             continue
         name = contender_of(row.point, bootstrap, None if best is None else best.point)
         if best is not None and name == BEST:

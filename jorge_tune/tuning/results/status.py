@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from jorge_tune.errors import InputError
+from jorge_tune.recipe.plain_values import is_number
 from jorge_tune.records import portable
 from jorge_tune.tuning.planning.comparison_plan import is_comparison
 from jorge_tune.tuning.planning.parts import BASELINE_SUFFIX
 from jorge_tune.tuning.planning.plan import StudyPlan
-from jorge_tune.tuning.results.history import TrialRow, TrialState, best_of, read_rows
+from jorge_tune.tuning.results.history import TrialRow, TrialState, best_of, rows_of
 from jorge_tune.tuning.results.verdict import MISSED, NO_NUMBER
 from jorge_tune.tuning.runs.presence import Life, workers_in
 from jorge_tune.tuning.study import OpenStudy
@@ -61,7 +63,7 @@ class Status:
     """One study at one moment. `eta_seconds` None: nothing has ended yet, or nobody works.
 
     `restarted` counts the trials that had to be started again. `stop` is the wish to stop, in words. `verdict` is the
-    stored one. `rows` are all trials. A comparison has no best one.
+    stored one. `rows` are all trials. A comparison has no best one. `unread`: what could not be read, in sentences.
     """
 
     study: str
@@ -84,6 +86,7 @@ class Status:
     beside: tuple[Beside, ...]
     verdict: Mapping[str, Any] | None
     is_comparison: bool = False
+    unread: tuple[str, ...] = ()
 
     @property
     def ended(self) -> int:
@@ -139,12 +142,12 @@ def read_status(opened: OpenStudy, runs: Path, address: Address | str, beside: S
         address: the storage; it is shown with its password masked.
         beside: the studies beside it.
     """
-    plan, rows = opened.plan, read_rows(opened.study)
+    plan, rows = opened.plan, rows_of(opened)
     lower = plan.objective.lower_is_better
     counts = {state: sum(row.state == state for row in rows) for state in _STATES}
     best = None if is_comparison(plan) else best_of(rows, lower_is_better=lower)
+    verdict = opened.study.user_attrs.get(VERDICT)
     running, idle = _running(rows, runs)
-    wish = opened.stop_wish()
     return Status(
         study=plan.name,
         storage=str(address),
@@ -157,16 +160,24 @@ def read_status(opened: OpenStudy, runs: Path, address: Address | str, beside: S
         counts=counts,
         best=best,
         best_values={} if best is None else {p.path: p.plain(best.point[p.name]) for p in plan.space},
-        baseline=next((row.value for one in beside if _is_baseline(one, plan) for row in read_rows(one.study)), None),
+        baseline=next((row.value for one in beside if _is_baseline(one, plan) for row in rows_of(one)), None),
         running=running,
         idle=idle,
         restarted=sum(row.was_restarted for row in rows),
         eta_seconds=eta(rows, max(plan.trials, len(rows)), sum(not one.is_lost for one in running)),
-        stop=None if wish is None else f"{wish.how}: {wish.reason}",
+        stop=_wish(opened),
         beside=tuple(_beside(one) for one in beside),
-        verdict=opened.study.user_attrs.get(VERDICT),
+        verdict=verdict if isinstance(verdict, dict) else None,
         is_comparison=is_comparison(plan),
     )
+
+
+def _wish(opened: OpenStudy) -> str | None:
+    try:
+        wish = opened.stop_wish()
+    except InputError:
+        return "a wish to stop that cannot be read"
+    return None if wish is None else f"{wish.how}: {wish.reason}"
 
 
 def eta(rows: Sequence[TrialRow], total: int, workers: int) -> float | None:
@@ -193,14 +204,16 @@ def _running(rows: Sequence[TrialRow], runs: Path) -> tuple[tuple[Running, ...],
             continue
         one = seen.get(row.worker or "")
         facts = one.facts if one is not None and one.facts.get("trial") == row.number else {}
+        seed, epoch, metrics = facts.get("seed"), facts.get("epoch"), facts.get("metrics")
+        life = "unknown" if one is None else one.life
         running.append(
             Running(
                 row.number,
                 row.worker,
-                "unknown" if one is None else one.life,
-                facts.get("seed"),
-                facts.get("epoch"),
-                facts.get("metrics"),
+                life,
+                seed if isinstance(seed, int) and not isinstance(seed, bool) else None,
+                float(epoch) if is_number(epoch) else None,  # type: ignore[arg-type]
+                metrics if isinstance(metrics, dict) else None,
             )
         )
     busy = {one.worker for one in running}
@@ -213,5 +226,5 @@ def _is_baseline(opened: OpenStudy, search: StudyPlan) -> bool:
 
 
 def _beside(opened: OpenStudy) -> Beside:
-    rows = read_rows(opened.study)
+    rows = rows_of(opened)
     return Beside(opened.plan.name, sum(row.ended is not None for row in rows), max(opened.plan.trials, len(rows)))

@@ -2,7 +2,8 @@
 
 One connection belongs to one run; each message is one line of JSON.
 
-to the run      {recipe, out, device, threads, download, directory, path, environment}, once
+to the run      {recipe, out, device, threads, download, directory, path, environment, lease}, once; lease: [until,
+                grace] by the machine's clock, or null
                 {stop: reason}
                 {lease: [seconds, grace]}      without a newer one it ends by itself after that time
 from the run    {event: started, pid}
@@ -57,6 +58,8 @@ class RunJob:
         device: "auto", "cpu", "cuda", "cuda:1", ...
         threads: CPU threads; None leaves it to torch.
         download: fetch a data set of torchvision that is not there.
+        lease: until when, by `hardware.machine_clock`, it may go on without hearing of its worker, and how many
+            seconds it then has to end by itself; None: as long as its worker lives.
     """
 
     recipe_text: str
@@ -64,6 +67,7 @@ class RunJob:
     device: str = "auto"
     threads: int | None = None
     download: bool = False
+    lease: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ class RunServer:
             "directory": os.getcwd(),
             "path": sys.path,
             "environment": without_secrets(os.environ),
+            "lease": job.lease,
         }
         message = json.dumps(line).encode() + b"\n"
         deadline = time.monotonic() + _START_SECONDS

@@ -17,12 +17,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+from jorge_tune.recipe.plain_values import must_be
+
 Cause = Literal["preempted", "killed", "out of memory", "broke off", "bad input", "disk full"]
 Action = Literal["again", "again alone", "fail", "stop the study"]
 
 MOST_STARTS = 5
 """Starts in a row that may end without a new record."""
 
+_MOST = 10**15
 _PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)  # seconds before the next start, so that five starts outlive a short trouble
 
 
@@ -74,13 +77,24 @@ FIRST = Starts(in_vain=1)
 
 
 def starts_from_json(data: Mapping[str, Any]) -> Starts:
-    """Read what `Starts.to_json` wrote."""
-    return Starts(
-        in_vain=int(data["in_vain"]),
-        reach=Reach(*(int(number) for number in data["reach"])),
-        out_of_memory=int(data["out_of_memory"]),
-        changes=tuple(str(change) for change in data["changes"]),
-    )
+    """Read what `Starts.to_json` wrote.
+
+    Raises:
+        ValueError: something else wrote it; with what is wrong.
+    """
+    reach, changes = data.get("reach"), data.get("changes")
+    if not isinstance(reach, list) or len(reach) != 2 or not all(map(_is_count, reach)):
+        raise ValueError(must_be("reach", "two counts", reach))
+    if not isinstance(changes, list) or not all(isinstance(change, str) for change in changes):
+        raise ValueError(must_be("changes", "texts", changes))
+    for key in ("in_vain", "out_of_memory"):
+        if not _is_count(data.get(key)):
+            raise ValueError(must_be(key, "a count", data.get(key)))
+    return Starts(data["in_vain"], Reach(*reach), data["out_of_memory"], tuple(changes))
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST
 
 
 class Decision(NamedTuple):

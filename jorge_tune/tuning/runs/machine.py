@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jorge_tune.errors import InputError
+from jorge_tune.files import open_regular
 from jorge_tune.locks import boot, take
 
 _POLL_SECONDS = 0.5
@@ -46,7 +47,7 @@ def _patiently(descriptor: int, wait: Callable[[float], bool], *, shared: bool) 
 def _opened(path: Path) -> Iterator[int]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = open_regular(path, os.O_RDWR | os.O_CREAT, mode=0o600)  # whoever can open it can hold it
     except OSError as error:
         raise InputError(f"{path.parent}: cannot be written ({error.strerror}); give another --runs") from error
     try:

@@ -2,6 +2,7 @@
 
 A kernel lock is free the moment its holder is dead, whatever killed it. That proves a death on this machine only: the
 lock file names the kernel's boot, so that a file system which knows no locks, or another machine's, proves nothing.
+Whoever can open a file can lock it, so a lock file is its user's alone; to others its worker's life is unknown.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jorge_tune.errors import InputError
+from jorge_tune.files import open_regular, read_regular_bytes
 from jorge_tune.locks import boot, is_held, take
+from jorge_tune.recipe.plain_values import is_shallow
+from jorge_tune.recipe.ranges import FILE_NAME
 from jorge_tune.records import RunFolder
 
 Life = Literal["alive", "dead", "unknown"]
 
 _WORKERS = "workers"
+_MOST_BYTES = 1 << 16
 _LEAST_SECONDS = 0.5  # between two writings of the facts
 
 
@@ -35,7 +40,7 @@ class Presence:
         folder = runs / _WORKERS
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(folder / f"{worker}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+            self._descriptor = open_regular(folder / f"{worker}.lock", os.O_RDWR | os.O_CREAT, mode=0o600)
             locked = take(self._descriptor) and is_held(folder / f"{worker}.lock")
             os.write(self._descriptor, (boot() if locked else "no locks here").encode())
         except OSError as error:
@@ -84,19 +89,27 @@ def workers_in(runs: Path) -> list[Seen]:
     """The workers that left a trace in a runs folder, those whose death cannot be proved among them."""
     found = []
     for path in sorted((runs / _WORKERS).glob("*.lock")):
-        facts: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError):
-            facts = json.loads(path.with_suffix(".json").read_bytes())
-        found.append(Seen(path.stem, life_of(runs, path.stem), facts))
+        found.append(Seen(path.stem, life_of(runs, path.stem), _facts(runs, path.with_suffix(".json"))))
     return found
+
+
+def _facts(runs: Path, path: Path) -> dict[str, Any]:
+    """What a worker wrote last; nothing where that is no file of its form, which may be anybody's."""
+    try:
+        facts = json.loads(read_regular_bytes(path, most=_MOST_BYTES, below=runs))
+    except (InputError, OSError, RecursionError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) and is_shallow(facts) else {}
 
 
 def life_of(runs: Path, worker: str) -> Life:
     """Whether a worker lives, as far as this machine's kernel knows."""
+    if not FILE_NAME.holds(worker):  # a lease may name anything
+        return "unknown"
     path = runs / _WORKERS / f"{worker}.lock"
     try:
-        kernel = path.read_text()
-    except (OSError, ValueError):
+        kernel = read_regular_bytes(path, most=_MOST_BYTES, below=runs).decode()
+    except (InputError, OSError, ValueError):
         return "unknown"
     if not kernel or kernel != boot():
         return "unknown"

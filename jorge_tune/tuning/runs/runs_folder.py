@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jorge_tune.errors import InputError
-from jorge_tune.files import write_whole
+from jorge_tune.files import read_regular_bytes, write_whole
 
 _MARKER = "study.json"
+_KEYS = ("study", "study_name", "folder")
+_MOST_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -114,16 +116,16 @@ def _read(marker: Path) -> dict[str, str] | None:
     """The marker; None where there is none.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it is damaged, or no regular file.
     """
     try:
-        held = json.loads(marker.read_bytes())
-        return {key: str(held[key]) for key in ("study", "study_name", "folder")}
+        held = json.loads(read_regular_bytes(marker, most=_MOST_BYTES))
+        if not isinstance(held, dict) or not all(isinstance(held.get(key), str) for key in _KEYS):
+            raise ValueError
+        return {key: held[key] for key in _KEYS}
     except FileNotFoundError:
         return None
     except NotADirectoryError as error:
         raise InputError(f"{marker.parent}: is a file; a folder is expected (give another --runs)") from error
-    except OSError as error:
-        raise InputError(f"{marker}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{marker}: is damaged; move the folder away, or give another --runs") from error

@@ -3,8 +3,8 @@
 Optuna's samplers take the search space from earlier trials, and one trial without all parameters leaves them to draw
 each parameter alone; here the space is the plan's. They also draw from one stream per sampler, so that workers with
 one seed draw the same points; here a sampler is made anew for each trial, seeded by the study and the trial's number.
-Nothing is lost by that: TPE keeps no state, CMA-ES keeps its own in the storage, and a Gaussian process fitted from
-scratch took no longer than one fitted from the last (0.3 s at 60 trials either way).
+Nothing is lost by that: TPE keeps no state, CMA-ES makes its own anew from the trials (`cma.py`), and a Gaussian
+process fitted from scratch took no longer than one fitted from the last (0.3 s at 60 trials either way).
 
 What the samplers make of a constraint: TPE and GP read it themselves; CMA-ES sees trials that break it ranked behind
 all others; random, grid and QMC look at no results.
@@ -19,12 +19,19 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, TPESampler
 
 from jorge_tune.errors import InputError
 from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.planning.space import Point, Space
-from jorge_tune.tuning.sampling.seen_trials import SeenStudy, for_cmaes, for_gaussian_process, off_the_line, on_a_line
+from jorge_tune.tuning.sampling.seen_trials import (
+    SeenStudy,
+    for_cmaes,
+    for_gaussian_process,
+    for_tpe,
+    off_the_line,
+    on_a_line,
+)
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -116,10 +123,11 @@ def _random(plan: StudyPlan) -> Draw:
 def _tpe(plan: StudyPlan) -> Draw:
     """All parameters in one density; running trials count as bad ones, so that workers keep apart."""
     space, startup = plan.space.distributions(), startup_trials(plan)
+    translate = for_tpe(plan.space)
 
     def draw(study: Study, trial: FrozenTrial, seed: int) -> Point | None:
         sampler = TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
-        return _relative(sampler, SeenStudy(study), trial, space)
+        return _relative(sampler, SeenStudy(study, translate), trial, space)
 
     return draw
 
@@ -136,15 +144,16 @@ def _gp(plan: StudyPlan) -> Draw:
 
 
 def _cmaes(plan: StudyPlan) -> Draw:
-    """Its state is in the storage. It adds the trial's number to a draw from its seed, which is the study's for all:
-    with a seed for each trial, two of them could come to one sum.
+    """It adds the trial's number to a draw from its seed, which is the study's for all: with a seed for each trial, two
+    of them could come to one sum.
     """
     space, translate = on_a_line(plan.space), for_cmaes(plan.space)
 
     def draw(study: Study, trial: FrozenTrial, seed: int) -> Point | None:
-        sampler = CmaEsSampler(seed=seed_of(plan.sampler_seed, 0))
-        place = _relative(sampler, SeenStudy(study, translate), trial, space)
-        return off_the_line(plan.space, dict(place)) if place else None
+        from jorge_tune.tuning.sampling.cma import draw_by_cma
+
+        place = draw_by_cma(SeenStudy(study, translate), trial, space, seed_of(plan.sampler_seed, 0))
+        return off_the_line(plan.space, place) if place else None
 
     return draw
 

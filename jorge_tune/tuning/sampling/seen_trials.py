@@ -8,6 +8,7 @@ knows neither pruned trials nor constraints, and cannot read choices.
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Callable, Container, Sequence
 from statistics import median
@@ -22,6 +23,7 @@ from jorge_tune.tuning.planning.space import Space
 
 Translation = Callable[[Sequence[FrozenTrial], bool], list[FrozenTrial]]  # trials, whether less is better
 
+_PIECES = "tpe:relative_params:"
 _FARTHEST = 10.0  # times the distance from best to median: a worse value is an outlier that would flatten all others
 
 
@@ -41,6 +43,17 @@ class SeenStudy:
 
     def _is_multi_objective(self) -> bool:
         return False
+
+
+def for_tpe(space: Space) -> Translation:
+    """Every finished trial that is whole, and running ones whose points, as far as they are known, lie in the space."""
+
+    def translate(trials: Sequence[FrozenTrial], lower: bool) -> list[FrozenTrial]:
+        return [
+            trial for trial in trials if (_is_whole(trial, space) if _is_finished(trial) else _is_within(trial, space))
+        ]
+
+    return translate
 
 
 def for_gaussian_process(space: Space) -> Translation:
@@ -111,6 +124,20 @@ def _is_finished(trial: FrozenTrial) -> bool:
 def _is_whole(trial: FrozenTrial, space: Space) -> bool:
     """Whether a trial carries every parameter of the space, inside it."""
     return all(p.name in trial.params and p.contains(trial.params[p.name]) for p in space)
+
+
+def _is_within(trial: FrozenTrial, space: Space) -> bool:
+    """Whether nothing that a trial carries lies outside the space; a running one has its point in pieces of text."""
+    pieces = [value for key, value in trial.system_attrs.items() if key.startswith(_PIECES)]
+    known = {parameter.name: parameter for parameter in space}
+    try:
+        drawn = json.loads("".join(pieces)) if pieces else {}
+        point = {**drawn, **trial.params}
+        return all(name not in known or known[name].contains(value) for name, value in point.items())
+    except ValueError:  # a piece that is being written, which TPE passes over
+        return True
+    except (OverflowError, RecursionError, TypeError):
+        return False
 
 
 def _completed(trial: FrozenTrial, value: float) -> FrozenTrial:

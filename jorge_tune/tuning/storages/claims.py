@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from optuna.trial import TrialState
 
 LEASE = "jorge:lease"
+_MOST_BEATS = 2**53
 
 
 class Claim(NamedTuple):
@@ -90,8 +91,14 @@ def returned_lease() -> str:
 
 
 def owner_of(lease: str | None) -> tuple[str | None, int]:
-    """Token and beat of a lease; no token if nobody owns the trial."""
-    content = json.loads(lease) if lease is not None else {}
+    """Token and beat of a lease; no token if nobody owns the trial, or what stands there is no lease."""
+    try:
+        content = json.loads(lease) if lease is not None else {}
+    except (RecursionError, TypeError, ValueError):
+        return None, 0
     if not isinstance(content, dict):
         return None, 0
-    return content.get("token"), int(content.get("beat", 0))
+    token, beat = content.get("token"), content.get("beat", 0)
+    if not isinstance(token, str) or isinstance(beat, bool) or not isinstance(beat, int) or not 0 <= beat < _MOST_BEATS:
+        return None, 0
+    return token, beat

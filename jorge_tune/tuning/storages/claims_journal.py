@@ -140,7 +140,8 @@ class JournalClaims:
 
 
 def _lease(trial: FrozenTrial) -> str | None:
-    lease = trial.system_attrs.get(LEASE)
+    held = trial.system_attrs
+    lease = held.get(LEASE) if isinstance(held, dict) else None
     return None if lease is None else json.dumps(lease)
 
 

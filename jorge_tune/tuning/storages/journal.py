@@ -157,8 +157,9 @@ class JournalFile(JournalFileBackend):
                     raise DamagedFileError(f"line {number} is no entry of a journal")
                 self._count(log, number)
                 yield log
-        except ValueError as error:
-            raise DamagedFileError(f"line {number + 1} is no entry of a journal ({error})") from None
+        except (ValueError, RecursionError) as error:
+            reason = "nested too deep" if isinstance(error, RecursionError) else error
+            raise DamagedFileError(f"line {number + 1} is no entry of a journal ({reason})") from None
 
     def _count(self, log: dict[str, Any], number: int) -> None:
         """Check what a line is about, when it is read for the first time."""
@@ -173,7 +174,7 @@ class JournalFile(JournalFileBackend):
 def _is_entry(line: bytes) -> bool:
     try:
         return "op_code" in json.loads(line)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return False
 
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 from jorge_tune.errors import JorgeTuneError
 from jorge_tune.tuning.storages.address import Address
 from jorge_tune.tuning.storages.damage import set_aside
-from jorge_tune.tuning.storages.storage_faults import NO_HEADER, Cause, StorageFault, fault_of
+from jorge_tune.tuning.storages.storage_faults import FULL, IO_ERROR, NO_HEADER, Cause, StorageFault, fault_of, is_full
 
 T = TypeVar("T")
 
@@ -88,8 +88,10 @@ class Patience:
 
     def in_words(self, fault: StorageFault) -> str:
         """A fault as it may be printed, without the password; a damaged file is copied aside meanwhile."""
-        text = f"{self.address}: {self.address.scrub(fault.text)}"
         path = self.address.path
+        if fault.text == IO_ERROR and path is not None and is_full(path):  # as SQLite says it where it maps its files
+            fault = fault._replace(text=FULL)
+        text = f"{self.address}: {self.address.scrub(fault.text)}"
         if fault.cause is Cause.DAMAGED and path is not None:
             return f"{text}: the file is damaged; {set_aside(path)}. {self._way_out(fault)}"
         return text

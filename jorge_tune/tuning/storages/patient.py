@@ -18,10 +18,13 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from jorge_tune.errors import InputError
+from jorge_tune.tuning.storages.contents import CleanTrials
 from jorge_tune.tuning.storages.patience import Patience
 
 T = TypeVar("T")
 
+_UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, AssertionError, RecursionError)
 _MOMENT = 1.0  # seconds that something impatient waits
 
 CREATED = "jorge:created"
@@ -39,6 +42,7 @@ class PatientStorage(BaseStorage):
     def __init__(self, inner: BaseStorage, patience: Patience) -> None:
         self.inner = inner
         self.patience = patience
+        self._clean = CleanTrials()
         self._close: Callable[[], object] = lambda: None
         if isinstance(inner, _CachedStorage):  # a driver warns of connections that are left to the garbage collector
             self._close = weakref.finalize(self, _close, inner._backend)
@@ -55,6 +59,20 @@ class PatientStorage(BaseStorage):
 
     def _do(self, call: Callable[[], T]) -> T:
         return self.patience.run(lambda attempt: call())
+
+    def _read(self, call: Callable[[], T]) -> T:
+        """Read something that others may have written.
+
+        Raises:
+            InputError: it is of no form that Optuna can read.
+        """
+        try:
+            return self._do(call)
+        except _UNREADABLE as error:
+            if type(error) is KeyError or not _is_of_contents(error):  # Optuna's word for a study that is not there
+                raise
+            what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(f"{self.patience.address}: what it holds cannot be read ({what}); another program wrote there")
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """A new study's id."""
@@ -86,23 +104,23 @@ class PatientStorage(BaseStorage):
 
     def get_study_name_from_id(self, study_id: int) -> str:
         """The study's name."""
-        return self._do(lambda: self.inner.get_study_name_from_id(study_id))
+        return self._read(lambda: self.inner.get_study_name_from_id(study_id))
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         """Minimise or maximise, per objective."""
-        return self._do(lambda: self.inner.get_study_directions(study_id))
+        return self._read(lambda: self.inner.get_study_directions(study_id))
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """All user attributes of a study."""
-        return self._do(lambda: self.inner.get_study_user_attrs(study_id))
+        return self._read(lambda: self.inner.get_study_user_attrs(study_id))
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """All system attributes of a study."""
-        return self._do(lambda: self.inner.get_study_system_attrs(study_id))
+        return self._read(lambda: self.inner.get_study_system_attrs(study_id))
 
     def get_all_studies(self) -> list[FrozenStudy]:
         """All studies."""
-        return self._do(self.inner.get_all_studies)
+        return self._read(self.inner.get_all_studies)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """A new trial's id; the trial carries a mark by which a lost creation is found, not repeated."""
@@ -157,13 +175,15 @@ class PatientStorage(BaseStorage):
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """One trial."""
-        return self._do(lambda: self.inner.get_trial(trial_id))
+        return self._clean(self._read(lambda: self.inner.get_trial(trial_id)))
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """The trials of a study by number, all or those in `states`."""
-        return self._do(lambda: self.inner.get_all_trials(study_id, deepcopy=deepcopy, states=states))
+        trials = self._read(lambda: self.inner.get_all_trials(study_id, deepcopy=deepcopy))
+        clean = [self._clean(trial) for trial in trials]
+        return clean if states is None else [trial for trial in clean if trial.state in states]
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
         """The best completed trial; ValueError if there is none."""
@@ -172,6 +192,15 @@ class PatientStorage(BaseStorage):
     def remove_session(self) -> None:
         """Close what the calling thread holds."""
         self.inner.remove_session()
+
+
+def _is_of_contents(error: BaseException) -> bool:
+    """Whether an error came up inside Optuna or SQLAlchemy: our own code's are to be seen as they are."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    module = "" if last is None else str(last.tb_frame.f_globals.get("__name__", ""))
+    return not module.startswith("jorge_tune.") or module.endswith((".contents", ".database"))
 
 
 def _close(storage: RDBStorage) -> None:

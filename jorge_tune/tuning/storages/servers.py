@@ -34,6 +34,7 @@ _REFUSED = (
     (r"database .* does not exist|Unknown database", "make it on the server first, with CREATE DATABASE"),
     (r"pg_hba", "the server's pg_hba.conf lets this machine in by no rule"),
 )
+_NO_NAME = r"could not translate host name|failed to resolve host|Name or service not known|nodename nor servname"
 _ABSENT = (
     (
         r"refused|resolve|not known|timed? ?out|No such file|unreachable|No route",
@@ -89,9 +90,9 @@ def check_tables(address: Address) -> None:
         raise InputError(f"{address}: there are no studies in this database")
 
 
-def is_refusal(fault: StorageFault) -> bool:
-    """Whether the server answered, and will not let this user or this database in however long one waits."""
-    return any(re.search(pattern, fault.text) for pattern, _ in _REFUSED)
+def is_hopeless(fault: StorageFault) -> bool:
+    """Whether waiting is in vain: the server will not let this user or this database in, or its name is nobody's."""
+    return any(re.search(pattern, fault.text) for pattern in (*(pattern for pattern, _ in _REFUSED), _NO_NAME))
 
 
 def advice(address: Address, fault: StorageFault) -> str:

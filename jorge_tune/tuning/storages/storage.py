@@ -13,6 +13,7 @@ from optuna.storages import BaseStorage, JournalStorage, _CachedStorage
 
 from jorge_tune.errors import InputError
 from jorge_tune.files import is_disk_full
+from jorge_tune.recipe.plain_values import shown
 from jorge_tune.tuning.storages import servers, sqlite
 from jorge_tune.tuning.storages.address import Address
 from jorge_tune.tuning.storages.database import Database
@@ -64,7 +65,7 @@ def open_storage(
 
 
 def _may_pass(fault: StorageFault) -> bool:
-    return fault.cause in (Cause.LOST, Cause.BUSY) and not servers.is_refusal(fault)
+    return fault.cause in (Cause.LOST, Cause.BUSY) and not servers.is_hopeless(fault)
 
 
 def silence_optuna() -> None:
@@ -135,5 +136,5 @@ def _journal(address: Address, *, create: bool) -> JournalStorage:
         raise InputError(f"{address}: cannot be opened ({error.strerror}); {sqlite.ELSEWHERE}") from None
     try:
         return JournalStorage(file)
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        raise DamagedFileError(f"line {file.last_line} says what no study can hold ({error!r})") from None
+    except (LookupError, TypeError, ValueError, AttributeError, AssertionError, RecursionError) as error:
+        raise DamagedFileError(f"line {file.last_line} says what no study can hold ({shown(error)})") from None

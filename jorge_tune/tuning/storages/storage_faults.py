@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import enum
 import errno
+import os
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from optuna.exceptions import StorageInternalError
@@ -31,7 +33,9 @@ class StorageFault(NamedTuple):
     text: str
 
 
+_ROOM = 128 << 10
 FULL = "the disk is full; make room and start again, nothing that was stored is lost"
+IO_ERROR = "the disk cannot be read or written (disk I/O error)"
 NO_HEADER = "does not begin as an SQLite file does"
 FILE_SYSTEM_GONE = {errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH}
 POSTGRESQL_BUSY = {"40001", "40P01", "55P03"}
@@ -44,11 +48,22 @@ SQLITE_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOC
 SQLITE_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 SQLITE_TEXTS = {
     sqlite3.SQLITE_FULL: FULL,
+    sqlite3.SQLITE_IOERR: IO_ERROR,
     sqlite3.SQLITE_READONLY: "the file, or its folder, cannot be written (or it was moved while in use)",
     sqlite3.SQLITE_CANTOPEN: "the file, or its folder, cannot be opened",
     sqlite3.SQLITE_PERM: "the file cannot be opened for lack of permission",
     sqlite3.SQLITE_AUTH: "the file cannot be opened for lack of permission",
 }
+
+
+def is_full(path: Path) -> bool:
+    """Whether the disk of a file has no room for what SQLite writes beside it."""
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return False
+    free = disk.f_bfree if os.geteuid() == 0 else disk.f_bavail
+    return disk.f_blocks > 0 and free * disk.f_frsize < _ROOM
 
 
 def fault_of(error: BaseException) -> StorageFault | None:

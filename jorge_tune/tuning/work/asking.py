@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from jorge_tune.errors import InputError, shortened
+from jorge_tune.recipe.plain_values import shown
 from jorge_tune.tuning.runs.faults import FIRST, Starts, starts_from_json
 from jorge_tune.tuning.storages.claims import Claim
+from jorge_tune.tuning.storages.contents import unread_of
 from jorge_tune.tuning.study import OpenStudy
 
 if TYPE_CHECKING:
@@ -15,30 +18,50 @@ if TYPE_CHECKING:
 STARTS, FOLDER, CONSTRAINT = "jorge:starts", "jorge:folder", "iteration_time"
 
 
+class UnreadTrialError(InputError):
+    """A trial cannot be run because of what the storage holds of it; others may."""
+
+
 class AskedTrial:
     """One trial that this worker owns; the study's sampler draws its point, unless it has one.
 
     Args:
         opened: its study.
         claim: the right to it.
+
+    Raises:
+        UnreadTrialError: what the storage holds of it cannot be read.
+        InputError: what it holds of other trials keeps the storage from taking this one's point.
     """
 
     def __init__(self, opened: OpenStudy, claim: Claim) -> None:
         from optuna.trial import Trial
 
         self._opened, self.claim = opened, claim
+        self._whose = f"trial {claim.number} of study {opened.plan.name}"
+        if faults := unread_of(opened.storage.get_trial(claim.trial_id)):
+            raise UnreadTrialError(f"{self._whose}: {shortened(faults)}; another program wrote there")
         opened.study._thread_local.cached_all_trials = None  # as `Study.ask` does
         self._trial: Trial = Trial(opened.study, claim.trial_id)
         frozen = self._trial._cached_frozen_trial
         self.was_started = bool(frozen.params)
         self.starts = self._starts_so_far(frozen.system_attrs.get(STARTS))
         self.folder: str | None = frozen.system_attrs.get(FOLDER)
-        self.point: dict[str, Any] = opened.plan.space.suggest(self._trial)
+        try:
+            self.point: dict[str, Any] = opened.plan.space.suggest(self._trial)
+        except ValueError as error:  # of Optuna's, which compares with what the study's trials hold
+            raise InputError(
+                f"{self._whose}: the storage does not take its point, since another trial holds a parameter of other "
+                f"choices ({shown(str(error))}); another program wrote there"
+            ) from None
 
     def _starts_so_far(self, held: Mapping[str, Any] | None) -> Starts | None:
         """None for a trial that is new: its first start is not stored, its parameters will show that it was made."""
         if held is not None:
-            return starts_from_json(held)
+            try:
+                return starts_from_json(held)
+            except ValueError as error:
+                raise UnreadTrialError(f"{self._whose}: its attribute {STARTS} cannot be read ({error})") from None
         if self.was_started:
             return FIRST
         return None if len(self._opened.plan.space) else Starts()

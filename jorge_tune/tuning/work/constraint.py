@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from jorge_tune.errors import InputError
+from jorge_tune.errors import InputError, shortened
 from jorge_tune.measure.fingerprint import facts_of, fingerprint_of, resolve_device
+from jorge_tune.recipe.plain_values import must_be, shown
+from jorge_tune.recipe.ranges import NotNegative, Positive
 from jorge_tune.recipe.schema import KroneckerFields, Recipe
 from jorge_tune.tuning.planning.fields import trained_interval, trained_warm_refreshes
 from jorge_tune.tuning.planning.parameters import ChoiceParameter, FactorParameter
 from jorge_tune.tuning.planning.plan import StudyPlan
+from jorge_tune.tuning.planning.plan_json import read_stored
 from jorge_tune.tuning.study import OpenStudy
 
 COST, KEPT = "jorge:cost:", "jorge:constraint"
@@ -52,6 +55,18 @@ class Cost:
         return self.base_seconds * (steps * self.plain + refreshes * self.refresh)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _StoredCost:
+    """A cost as a study holds it."""
+
+    plain: Positive
+    refresh: NotNegative
+    base_seconds: Positive
+    device: str
+    outcome: Literal["interval", "infeasible", "unstable"]
+    reason: str
+
+
 @dataclass(frozen=True)
 class Wanted:
     """A recipe to calibrate, the key of its cost, and what sets it apart in words."""
@@ -65,14 +80,34 @@ Calibrate = Callable[[Recipe, str, int | None, float], Cost | None]
 
 
 def stored_costs(attributes: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The costs among a study's system attributes, by their keys."""
-    return {name.removeprefix(COST): held for name, held in attributes.items() if name.startswith(COST)}
+    """The costs among a study's system attributes, by their keys, but those that `unread_costs` tells of."""
+    found = {name.removeprefix(COST): held for name, held in attributes.items() if name.startswith(COST)}
+    return {key: held for key, held in found.items() if _why_no_cost(held) is None}
+
+
+def unread_costs(attributes: Mapping[str, Any]) -> list[str]:
+    """What of a study's calibration cannot be read, a sentence for each attribute."""
+    costs = {name: _why_no_cost(held) for name, held in attributes.items() if name.startswith(COST)}
+    faults = [f"its attribute {shown(name)} cannot be read ({why})" for name, why in costs.items() if why is not None]
+    kept = attributes.get(KEPT)
+    if kept is not None and not (isinstance(kept, dict) and isinstance(kept.get("dropped"), str)):
+        faults.append(must_be(f"its attribute {KEPT}", "a section with the reason", kept))
+    return faults
 
 
 def why_dropped(attributes: Mapping[str, Any]) -> str | None:
     """Why a study with these system attributes goes on without its constraint; None where it has it."""
-    reason: str | None = (attributes.get(KEPT) or {}).get("dropped")
-    return reason
+    kept = attributes.get(KEPT)
+    reason = kept.get("dropped") if isinstance(kept, dict) else None
+    return reason if isinstance(reason, str) else None
+
+
+def _why_no_cost(held: object) -> str | None:
+    try:
+        read_stored(_StoredCost, held)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def are_mixed(plan: StudyPlan, attributes: Mapping[str, Any]) -> bool:
@@ -98,10 +133,18 @@ class IterationTimes:
         self.look_up()
 
     def look_up(self) -> None:
-        """Take in what the study has."""
+        """Take in what the study has.
+
+        Raises:
+            InputError: it is no calibration.
+        """
         if self._plan.overhead is None:
             return
         attributes = self._opened.storage.get_study_system_attrs(self._opened.study_id)
+        if faults := unread_costs(attributes):
+            raise InputError(
+                f"study {self._plan.name}: {shortened(faults)}; another program wrote there, go on in a new study"
+            )
         self.dropped = why_dropped(attributes)
         self._costs = {key: Cost(**held) for key, held in stored_costs(attributes).items()}
 

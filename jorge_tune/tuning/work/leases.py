@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jorge_tune.errors import JorgeTuneError
+from jorge_tune.hardware import machine_clock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +45,8 @@ class LeaseTimes:
         )
 
 
-def owners_clock() -> float:
-    """Seconds that also count while the machine sleeps, where the system knows such a clock."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
+owners_clock = machine_clock
+"""The clock that leases are renewed by."""
 
 
 class Lease:
@@ -102,6 +101,11 @@ class Lease:
     def seconds_left(self) -> float:
         """Until the run is asked to stop, unless it is renewed."""
         return max(0.0, self._times.stop_after - self.age)
+
+    @property
+    def stops_at(self) -> float:
+        """When that is, by the owner's clock."""
+        return self._renewed + self._times.stop_after
 
     @property
     def grace(self) -> float:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from jorge_tune.recipe.ranges import FILE_NAME
 from jorge_tune.tuning.runs.presence import forget, is_training, life_of, workers_in
 from jorge_tune.tuning.runs.runs_folder import RunsFolder
 from jorge_tune.tuning.storages.claims import Claims, Held, owner_of
@@ -72,6 +73,7 @@ class Reaper:
 
 
 def worker_of(lease: str | None) -> str | None:
-    """The worker that a lease names; None where nobody owns the trial."""
+    """The worker that a lease names; None where nobody owns the trial, or the name is none that a worker has."""
     token, _ = owner_of(lease)
-    return None if token is None else token.rpartition(":")[0] or None
+    name = "" if token is None else token.rpartition(":")[0]
+    return name if FILE_NAME.holds(name) else None

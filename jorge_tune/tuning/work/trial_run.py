@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from jorge_tune.errors import RunFolderError
+from jorge_tune.errors import JorgeTuneError, RunFolderError
 from jorge_tune.recipe.io import render_recipe
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.tuning.planning.comparison_plan import is_comparison
@@ -225,7 +225,15 @@ class TrialRun:
             asked.extend([end] if end else [])
             return end.reason if end else None
 
-        child = self._child = self._around.runs.start(job)
+        lease = self._lease
+        assert lease is not None
+        job = replace(job, lease=(lease.stops_at, lease.grace))  # should this worker stand still before it began
+        try:
+            child = self._child = self._around.runs.start(job)
+        except JorgeTuneError:
+            if self._lapsed is not None:  # it was so long in coming that the run did not begin
+                return TrialEnd("released", self._lapsed)
+            raise
         try:
             self.keep()
             if self._lapsed is not None:  # while it was being started, when nobody could end it

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
 
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.schema import Recipe
@@ -29,7 +30,7 @@ from jorge_tune.tuning.sampling.pruners import build_pruner
 from jorge_tune.tuning.sampling.samplers import build_sampler
 from jorge_tune.tuning.storages.claims import Claim
 from jorge_tune.tuning.study import OpenStudy, StopWish
-from jorge_tune.tuning.work.asking import AskedTrial
+from jorge_tune.tuning.work.asking import AskedTrial, UnreadTrialError
 from jorge_tune.tuning.work.constraint import IterationTimes
 from jorge_tune.tuning.work.leases import Lease, LeaseTimes, owners_clock
 from jorge_tune.tuning.work.reaper import Reaper, Sweep
@@ -160,7 +161,9 @@ class Worker:
         renew = partial(self._opened.claims.renew, claim)
         times = self._settings.times
         with Lease(renew, since=since, times=times, stop=handle.stop, kill=handle.kill, renewed=handle.keep) as lease:
-            asked = AskedTrial(self._opened, claim)
+            asked = self._asked(claim)
+            if asked is None:
+                return
             self._report(Told("began", claim.number, "running"))
             self._presence.tell(trial=claim.number, seed=None, evaluations=0, trial_since=round(time.time(), 1))
             self._place(asked)
@@ -179,6 +182,24 @@ class Worker:
             )
             self._settle(asked, lease, run.run(lease), recipe, run.changes)
         self._presence.tell(trial=None, seed=None)
+
+    def _asked(self, claim: Claim) -> AskedTrial | None:
+        """The trial in hand; None for one that what is stored of it keeps from being run, which has then failed.
+
+        Raises:
+            InputError: the study cannot be worked on; the trial waits again.
+        """
+        try:
+            return AskedTrial(self._opened, claim)
+        except UnreadTrialError as error:
+            self._opened.storage.set_trial_user_attr(claim.trial_id, "reason", str(error))
+            state = "failed" if self._opened.claims.finish(claim, TrialState.FAIL) else "lost"
+            self._ended += state != "lost"
+            self._report(Told(str(error), claim.number, state))
+            return None
+        except InputError:
+            self._opened.claims.hand_back(claim)
+            raise
 
     def _place(self, asked: AskedTrial) -> None:
         """Say in which folder the trial's runs are, where not in the one that all see; another one is a new start."""

@@ -13,11 +13,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from jorge_tune.errors import InputError, JorgeTuneError
+from jorge_tune.hardware import machine_clock
 from jorge_tune.recipe.schema import SGD, Model, Task
 from jorge_tune.records import RunFolder, of_kind, outcome_of, read_records
 from jorge_tune.tuning.runs.children import Ended, RunJob, RunServer
@@ -216,6 +218,24 @@ def test_a_run_whose_worker_stands_still_ends_by_itself_and_leaves_a_checkpoint(
     assert time.monotonic() - began >= 1.0
     assert (ended.outcome, ended.reason.split(";")[0]) == ("interrupted", "its worker stands still")
     assert (tmp_path / "run" / "checkpoint" / "last.pt").is_file()
+
+
+def test_a_job_carries_the_lease_of_a_worker_that_stands_still_before_it_hears_of_the_run(
+    server: RunServer, tmp_path: Path
+) -> None:
+    """Its connection stays open, and nothing but the job ever comes over it."""
+    asked = replace(job(long_recipe(), tmp_path / "run"), lease=(machine_clock() + 1.0, 20.0))
+    with server.start(asked) as child:
+        ended = end_of(child)
+    assert (ended.outcome, ended.reason.split(";")[0]) == ("interrupted", "its worker stands still")
+
+
+def test_a_run_does_not_begin_whose_lease_is_over_with_its_grace(server: RunServer, tmp_path: Path) -> None:
+    """The trial may be another worker's by then, and the folder with it."""
+    asked = replace(job(digits_recipe(epochs=1), tmp_path / "run"), lease=(machine_clock() - 30.0, 20.0))
+    with pytest.raises(JorgeTuneError, match="ended before it started a run"):
+        server.start(asked)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_hears_of_its_worker_again_goes_on(server: RunServer, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_after_the_start_all_parameters_are_drawn_together(name, at_random, monk
     def refuse(self, study, trial, param_name, param_distribution):
         raise AssertionError(f"{param_name} is drawn alone")
 
-    for sampler in (optuna.samplers.TPESampler, optuna.samplers.GPSampler, optuna.samplers.CmaEsSampler):
+    for sampler in (optuna.samplers.TPESampler, optuna.samplers.GPSampler):
         monkeypatch.setattr(sampler, "sample_independent", refuse)
     the_plan = plan(name)
     searched(the_plan, 18)
