@@ -115,7 +115,7 @@ def test_numpys_scalars_are_numbers_and_become_plain_ones():
     assert all(torch.equal(p, q) for p, q in zip(given, plainly, strict=True))
     kinds = {type(v) for g in reload(optimizer.state_dict())["param_groups"] for v in g.values()}
     assert kinds <= {int, float, bool, str, tuple, list}
-    with pytest.raises(ValueError, match="refresh_interval must be an int >= 1, got 2.0"):
+    with pytest.raises(ValueError, match=r"refresh_interval must be an int >= 1, got 2\.0"):
         Jorge(parameters(), 0.1, refresh_interval=np.float64(2.0))
     for group in optimizer.param_groups:
         group["lr"] = np.float32(0.25)  # as a schedule of the user's own may
