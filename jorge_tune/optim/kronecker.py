@@ -61,7 +61,7 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         self._is_whole, self._said = False, set[str]()
         super().__init__(params, defaults)
         self._is_whole = True
-        check_shards(self.param_groups)
+        check_shards(self.param_groups, warn=True)
         self._say_unread(stacklevel=5)
 
     def _reset(self) -> None:
@@ -93,7 +93,7 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
             for number, param in enumerate(group["params"]):
                 refuse_dtensor(param, place_of(group, len(self.param_groups) - 1, number))
             if is_whole:
-                check_shards(self.param_groups)
+                check_shards(self.param_groups, warn=True)
         except ValueError:
             self.param_groups.pop()
             raise
@@ -134,6 +134,8 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
             for index, group in enumerate(self.param_groups)
             for params in _rounds(group["params"])
         ]
+        if not self.state:  # FSDP may have wrapped the model since
+            check_shards(self.param_groups, warn=False)
         self._say_unread(stacklevel=5)  # a schedule may turn one that nothing reads; torch wraps a step twice
         rates = [read_rate(group["lr"]) for group in self.param_groups]
         self._graft_ratios = []

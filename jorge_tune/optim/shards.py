@@ -34,8 +34,8 @@ def refuse_dtensor(param: Tensor, place: str) -> None:
         raise ValueError(f"{place}: sharded parameters (DTensor) are not supported; shard the data instead (DDP)")
 
 
-def check_shards(groups: Sequence[Group]) -> None:
-    """Refuse FSDP1's flat parameters and shards where they would be preconditioned, and warn of them elsewhere.
+def check_shards(groups: Sequence[Group], *, warn: bool) -> None:
+    """Refuse FSDP1's flat parameters and shards where they would be preconditioned; elsewhere `warn` of them.
 
     With use_orig_params a shard is known by its mark and its one dimension. Biases have one too, and are whole where
     FSDP shards nothing; then matrices are whole as well, which is seen by looking at all groups at once.
@@ -52,7 +52,7 @@ def check_shards(groups: Sequence[Group]) -> None:
                 f"{place_of(group, index, number)}: a parameter that FSDP flattened is no matrix, so that nothing "
                 f"would be preconditioned as it should; {_WAY_OUT}"
             )
-    if parts:
+    if parts and warn:
         warnings.warn(
             f"{place_of(*parts[0])}: FSDP flattened it, so each rank steps its own part; "
             "a gradient that is not finite on one rank is left out there alone",

@@ -104,17 +104,18 @@ def test_numpys_scalars_are_numbers_and_become_plain_ones():
         "block_size": np.int32(4),
         "series_terms": np.int16(1),
         "nesterov": np.True_,
-        "graft_betas": (np.float32(0.5), np.float64(0.75)),
         "dampening": np.array(0.0),
     }
     given, plainly = parameters(), parameters()
     optimizer = Jorge(given, **values)
-    other = Jorge(plainly, **{k: v.item() for k, v in values.items() if k not in ("eps", "graft_betas")}, eps=0.5)
+    other = Jorge(plainly, **{**{k: v.item() for k, v in values.items()}, "eps": 0.5})
     run(optimizer, given, 5)
     run(other, plainly, 5)
     assert all(torch.equal(p, q) for p, q in zip(given, plainly, strict=True))
     kinds = {type(v) for g in reload(optimizer.state_dict())["param_groups"] for v in g.values()}
     assert kinds <= {int, float, bool, str, tuple, list}
+    pair = Jorge(parameters(), 0.1, graft="adamw", graft_betas=[np.float32(0.5), np.float64(0.75)])
+    assert [type(beta) for beta in pair.param_groups[0]["graft_betas"]] == [float, float]
     with pytest.raises(ValueError, match=r"refresh_interval must be an int >= 1, got 2\.0"):
         Jorge(parameters(), 0.1, refresh_interval=np.float64(2.0))
     for group in optimizer.param_groups:
