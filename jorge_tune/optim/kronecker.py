@@ -8,7 +8,11 @@ Legend: G a gradient block (rows x columns); L, R its left and right preconditio
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias, overload
 
@@ -18,9 +22,12 @@ from torch.optim import Optimizer
 
 from jorge_tune.optim import grafting, momenta
 from jorge_tune.optim.blocks import is_due
-from jorge_tune.optim.checks import Group, check_dtype, check_group, check_state, state_dtype, usable_gradient
+from jorge_tune.optim.checks import Group, check_dtype, check_group, plain, read_rate, state_dtype, usable_gradient
+from jorge_tune.optim.loading import Loading, Target, unwrapped
 from jorge_tune.optim.preconditioner import Preconditioner
+from jorge_tune.optim.shards import check_shards, place_of, refuse_dtensor
 from jorge_tune.optim.stacks import Stack, build_stacks, expose, pick
+from jorge_tune.optim.unread import unread
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -47,7 +54,15 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         self._reset()
-        super().__init__(params, {"precondition": True, **defaults})
+        defaults = {name: plain(value) for name, value in {"precondition": True, "maximize": False, **defaults}.items()}
+        self._names = frozenset(defaults)
+        if defaults["lr"] is None:  # each group brings its own
+            del defaults["lr"]
+        self._is_whole, self._said = False, set[str]()
+        super().__init__(params, defaults)
+        self._is_whole = True
+        check_shards(self.param_groups, warn=True)
+        self._say_unread(stacklevel=5)
 
     def _reset(self) -> None:
         """Forget what can be rebuilt: stacks are views of the state, counters belong to this process."""
@@ -61,15 +76,37 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         """Add a group, its hyperparameters checked.
 
         Raises:
-            ValueError: a hyperparameter out of its range, or a complex parameter.
+            ValueError: a hyperparameter out of its range, none for lr, or a parameter that is complex or sharded.
         """
+        if "lr" not in self.defaults and isinstance(param_group, dict) and "lr" not in param_group:
+            raise ValueError(
+                f"param_groups[{len(self.param_groups)}] must have an lr: give it one, or {type(self).__name__} an lr "
+                "for all groups"
+            )
         super().add_param_group(param_group)
+        is_whole = self.__dict__.get("_is_whole", True)  # the constructor looks at all of its groups in the end
+        group = self.param_groups[-1]
         try:
-            check_group(self.param_groups[-1])
-            self._check_member(self.param_groups[-1])
+            group.update({name: plain(group[name]) for name in self._names})
+            check_group(group)
+            self._check_member(group)
+            for number, param in enumerate(group["params"]):
+                refuse_dtensor(param, place_of(group, len(self.param_groups) - 1, number))
+            if is_whole:
+                check_shards(self.param_groups, warn=True)
         except ValueError:
             self.param_groups.pop()
             raise
+        if is_whole:
+            self._say_unread(stacklevel=3)
+
+    def _say_unread(self, *, stacklevel: int) -> None:
+        """Warn, once of each, of hyperparameters with another value than the class's default that nothing reads."""
+        for index, group in enumerate(self.param_groups):
+            for name, sentence in unread(group, self._class_default):
+                if name not in self._said:
+                    self._said.add(name)
+                    warnings.warn(f"param_groups[{index}]: {sentence}", stacklevel=stacklevel)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -95,31 +132,58 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         work = [
             (index, self._gather(index, group, params))
             for index, group in enumerate(self.param_groups)
-            for params in _by_device(group["params"])
+            for params in _rounds(group["params"])
         ]
+        if not self.state:  # FSDP may have wrapped the model since
+            check_shards(self.param_groups, warn=False)
+        self._say_unread(stacklevel=5)  # a schedule may turn one that nothing reads; torch wraps a step twice
+        rates = [read_rate(group["lr"]) for group in self.param_groups]
         self._graft_ratios = []
         for index, gathered in work:
-            self._step_group(index, self.param_groups[index], gathered)
+            self._step_group(index, self.param_groups[index], gathered, rates[index])
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load; every state tensor keeps the dtype it was saved with, whatever the parameter's.
 
+        What hooks registered for it make of the state is what is checked and loaded. A state that an older version
+        saved takes the class's default of what it lacks, and a warning says so.
+
         Raises:
-            ValueError: the state is another optimizer's, of other shapes or of another block size.
+            ValueError: the state is another optimizer's, of other shapes, block size or rank, or holds a value out of
+                its range. Nothing was changed.
         """
-        check_state(state_dict, self.param_groups, set(self.defaults) | {"params"}, self._side_shapes)
-        super().load_state_dict(state_dict)
-        ours = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
-        theirs = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        for param, key in zip(ours, theirs, strict=True):
-            for name, value in state_dict["state"].get(key, {}).items():
-                device = torch.device("cpu") if name == "step" else param.device
-                self.state[param][name] = value.detach().to(device=device, copy=True)
-        self._stacks = {}
+        loading = Loading(
+            Target(self.param_groups, self._names, self._class_default, self._check_member, self._side_shapes)
+        )
+        last = self.register_load_state_dict_pre_hook(loading)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last.remove()
+        if loading.filled:
+            taken = ", ".join(f"{name}={value!r}" for name, value in loading.filled.items())
+            warnings.warn(
+                f"the state was saved before {type(self).__name__} had all of its hyperparameters: {taken} is taken",
+                stacklevel=2,
+            )
+
+    def _class_default(self, name: str) -> Any:
+        """What the constructor takes where nothing is given; this optimizer's own where that is not a plain value."""
+        defaults = _constructor_defaults(type(self))
+        return defaults[name] if name in defaults else self.defaults[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_names": self._names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        unwrapped(state["state"])
         super().__setstate__(state)
+        for values in (self.defaults, *self.param_groups):  # pickled by an older version
+            values.setdefault("maximize", False)
+        if "_names" not in self.__dict__:
+            self._names = frozenset({"lr", *self.defaults}) - {"differentiable"}
+        self._said = self.__dict__.get("_said", set())
         self._reset()
 
     def read_counters(self) -> Counters:
@@ -138,6 +202,8 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         """Check the gradients; nothing is changed."""
         places = [f"param_groups[{index}], parameter of shape {tuple(p.shape)}" for p in params]
         grads = [usable_gradient(p, place) for p, place in zip(params, places, strict=True)]
+        if group["maximize"]:
+            grads = list(torch._foreach_neg(grads))
         finite = torch.isfinite(grafting.norms(grads))
         for p, grad, place in zip(params, grads, places, strict=True):
             check_dtype(self.state.get(p, {}), grad, place)
@@ -161,7 +227,7 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
                 self._state_of(p, grad, group)["step"] += 1
         return list(itertools.compress(params, keep)), list(itertools.compress(grads, keep)), None
 
-    def _step_group(self, index: int, group: Group, gathered: Gathered) -> None:
+    def _step_group(self, index: int, group: Group, gathered: Gathered, lr: float) -> None:
         params, grads, finite = self._skip(group, gathered)
         if not params:
             return
@@ -181,7 +247,7 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
                 self._graft_ratios.append(ratios)
             for i, direction in zip(chosen, moved, strict=True):
                 directions[i] = direction
-        momenta.descend_(params, directions, group)
+        momenta.descend_(params, directions, lr=lr, weight_decay=group["weight_decay"])
         if finite is not None:
             momenta.restore_(params, states, before, finite)
 
@@ -232,7 +298,7 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
 
     def _stacks_of(self, index: int, group: Group) -> list[Stack]:
         """The group's stacks, built anew when its parameters or its timetable changed."""
-        params = [p for p in group["params"] if p.requires_grad or p.grad is not None or p in self.state]
+        params = [p for p in dict.fromkeys(group["params"]) if p.requires_grad or p.grad is not None or p in self.state]
         key = ([id(p) for p in params], group["refresh_interval"], group["stagger"], group["block_size"])
         if index not in self._stacks or self._stacks[index][0] != key:
             stacks = build_stacks(
@@ -262,10 +328,19 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
                 stack.write(side, here, new, None if finite is None else pick(finite, places))
 
 
-def _by_device(params: list[Tensor]) -> list[list[Tensor]]:
-    """The parameters that have a gradient, device by device."""
-    together: dict[torch.device, list[Tensor]] = {}
+@functools.cache
+def _constructor_defaults(kind: type) -> dict[str, Any]:
+    parameters = inspect.signature(kind).parameters.values()
+    plain_kinds = (bool, int, float, str, tuple, type(None))
+    return {p.name: p.default for p in parameters if isinstance(p.default, plain_kinds)}
+
+
+def _rounds(params: list[Tensor]) -> list[list[Tensor]]:
+    """The parameters that have a gradient, device by device; one that is named twice has a second step, as in torch."""
+    named: Counter[Tensor] = Counter()
+    together: dict[tuple[int, torch.device], list[Tensor]] = {}
     for param in params:
         if param.grad is not None:
-            together.setdefault(param.device, []).append(param)
-    return list(together.values())
+            together.setdefault((named[param], param.device), []).append(param)
+            named[param] += 1
+    return [together[key] for key in sorted(together, key=lambda key: key[0])]
