@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
+import numbers
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final, ParamSpec
 
 import torch
 from torch import Tensor
 
 Group = dict[str, Any]
+P = ParamSpec("P")
 
 
 def require(holds: bool, name: str, rule: str, got: object) -> None:
@@ -19,13 +21,44 @@ def require(holds: bool, name: str, rule: str, got: object) -> None:
         raise ValueError(f"{name} must {rule}, got {got!r}")
 
 
+def plain(value: Any) -> Any:
+    """A NumPy scalar as Python's own, in a pair too, so that a saved state reads back as plain values."""
+    if type(value) in (tuple, list):
+        return type(value)(plain(item) for item in value)
+    if isinstance(value, Tensor) or getattr(value, "shape", None) != () or not hasattr(value, "item"):
+        return value
+    found = value.item()
+    return float(found) if hasattr(found, "item") and isinstance(found, numbers.Real) else found  # a longdouble stays
+
+
 def is_count(value: object, minimum: int) -> bool:
     """Whether `value` is an int (and no bool) of at least `minimum`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
+TORCH_SWITCHES: Final = {
+    "foreach": "it always works on lists of tensors, so leave it out",
+    "fused": "its step is not one kernel; leave it out (with a GradScaler nothing else changes)",
+    "differentiable": "no gradient flows through its step; where one must, take torch.optim.SGD(differentiable=True)",
+    "capturable": "its step reads clocks on the host; leave it out, and capture forward and backward alone in a graph",
+}
+
+
+def without_torch_switches(init: Callable[P, None]) -> Callable[P, None]:
+    """A constructor that answers torch's switches of implementation, of which it takes none, with what to do."""
+
+    @functools.wraps(init)
+    def told(*args: P.args, **kwargs: P.kwargs) -> None:
+        for name, advice in TORCH_SWITCHES.items():
+            if name in kwargs:
+                raise TypeError(f"{type(args[0]).__name__} takes no {name}: {advice}")
+        init(*args, **kwargs)
+
+    return told
+
+
 _NUMBERS = ("momentum", "dampening", "weight_decay", "graft_eps", "b2", "eps", "b2_floor")
-_FLAGS = ("nesterov", "stagger")
+_FLAGS = ("nesterov", "stagger", "maximize", "precondition")
 
 
 def is_number(value: object) -> bool:
@@ -33,10 +66,27 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def is_rate(value: object) -> bool:
+    """Whether `value` is a learning rate: a finite number, or a tensor of one element, whatever its shape."""
+    if not isinstance(value, Tensor):
+        return is_number(value)
+    return value.numel() == 1 and not value.is_complex() and math.isfinite(read_rate(value))
+
+
+def require_rate(value: object, name: str) -> None:
+    """Raise ValueError unless `value` is a learning rate."""
+    rule = "be a tensor of one finite number" if isinstance(value, Tensor) else "be a finite number"
+    require(is_rate(value), name, rule, value)
+
+
+def read_rate(lr: Any) -> float:
+    """A group's learning rate as a number; a tensor on an accelerator is waited for."""
+    return float(lr.detach() if isinstance(lr, Tensor) else lr)
+
+
 def _check_kinds(group: Group) -> None:
     """Numbers are numbers and flags are flags, before anything is compared."""
-    lr = group["lr"]
-    require(isinstance(lr, Tensor) or is_number(lr), "lr", "be a finite number", lr)
+    require_rate(group["lr"], "lr")
     for name in _NUMBERS:
         require(name not in group or is_number(group[name]), name, "be a finite number", group.get(name))
     for name in _FLAGS:
@@ -48,9 +98,11 @@ def _check_kinds(group: Group) -> None:
 
 def check_group(group: Group) -> None:
     """Check the hyperparameters that every member has, and that the parameters are real."""
+    for name in TORCH_SWITCHES:
+        if group.get(name):
+            raise ValueError(f"a group must not have {name}={group[name]!r}: {TORCH_SWITCHES[name]}")
     _check_kinds(group)
-    lr = group["lr"]
-    require(isinstance(lr, Tensor) or lr >= 0, "lr", "be >= 0", lr)
+    require(read_rate(group["lr"]) >= 0, "lr", "be >= 0", group["lr"])
     require(0 <= group["momentum"] < 1, "momentum", "be in [0, 1)", group["momentum"])
     require(0 <= group["dampening"] <= 1, "dampening", "be in [0, 1]", group["dampening"])
     require(group["weight_decay"] >= 0, "weight_decay", "be >= 0", group["weight_decay"])
@@ -66,8 +118,6 @@ def check_group(group: Group) -> None:
     size = group["block_size"]
     require(size is None or is_count(size, 1), "block_size", "be an int >= 1 or None", size)
     require(group["nonfinite"] in ("skip", "raise"), "nonfinite", "be 'skip' or 'raise'", group["nonfinite"])
-    distinct = len({id(param) for param in group["params"]}) == len(group["params"])
-    require(distinct, "params", "not name a parameter twice", f"{len(group['params'])} parameters with repeats")
     for param in group["params"]:
         require(not param.is_complex(), "params", "be real (view a complex one as real pairs)", param.dtype)
 
@@ -98,51 +148,3 @@ def check_dtype(state: dict[str, Any], grad: Tensor, place: str) -> None:
 def state_dtype(param: Tensor) -> torch.dtype:
     """Momenta and preconditioners live in float32, or float64 for float64 parameters."""
     return torch.float64 if param.dtype == torch.float64 else torch.float32
-
-
-def check_state(
-    state_dict: dict[str, Any],
-    groups: list[Group],
-    keys: set[str],
-    side_shapes: Callable[[Tensor, Group], dict[str, tuple[int, ...]]],
-) -> None:
-    """Refuse another optimizer's state, and one of other groups, another block size or other shapes.
-
-    `keys` are what every group of this optimizer holds; `side_shapes` gives a parameter's preconditioners by key.
-
-    Raises:
-        ValueError: with the place, the two shapes and the way out.
-    """
-    theirs = state_dict["param_groups"]
-    missing = sorted(set().union(*(keys - set(group) for group in theirs)))
-    if missing:
-        raise ValueError(f"the state is another optimizer's: its groups have no {', '.join(missing)}")
-    sizes, counts = ([[f(g) for g in gs] for gs in (groups, theirs)] for f in (_block_size, _count))
-    if counts[0] != counts[1]:
-        raise ValueError(f"the state has groups of {counts[1]} parameters, this optimizer of {counts[0]}")
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f"the state was made with block_size {sizes[1]}, this optimizer has {sizes[0]}: "
-            "construct it with the same block_size"
-        )
-    ours = itertools.chain.from_iterable(((p, group) for p in group["params"]) for group in groups)
-    for (param, group), key in zip(ours, itertools.chain.from_iterable(g["params"] for g in theirs), strict=True):
-        _check_shapes(state_dict["state"].get(key, {}), param, side_shapes(param, group), f"state of parameter {key}")
-
-
-def _block_size(group: Group) -> object:
-    return group.get("block_size")
-
-
-def _count(group: Group) -> int:
-    return len(group["params"])
-
-
-def _check_shapes(state: dict[str, Any], param: Tensor, expected: dict[str, tuple[int, ...]], place: str) -> None:
-    for key, value in state.items():
-        whole = key == "momentum" or key.startswith("graft.")
-        shape = tuple(param.shape) if whole else expected.get(key)
-        if key.startswith(("left.", "right.")) and shape is None:
-            raise ValueError(f"{place}: {key} belongs to a block that shape {tuple(param.shape)} does not have")
-        if shape is not None and tuple(value.shape) != shape:
-            raise ValueError(f"{place}: {key} has shape {tuple(value.shape)}, but {shape} is needed here")

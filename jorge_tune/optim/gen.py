@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from jorge_tune.optim.checks import require
-from jorge_tune.optim.gen_checks import check_arguments, check_rates
+from jorge_tune.optim.checks import plain, read_rate, require
+from jorge_tune.optim.gen_checks import check_arguments, check_own_state, check_rates
 from jorge_tune.optim.gen_probe import (
     Loss,
     LossClosure,
@@ -97,6 +97,7 @@ class GeN:
         clamp: float = 2.0,
         initial_lr: Literal["given", "search"] = "given",
     ) -> None:
+        interval, smoothing, points, clamp = (plain(value) for value in (interval, smoothing, points, clamp))
         check_arguments(optimizer, interval, smoothing, points, clamp, initial_lr)
         self.optimizer = optimizer
         self.interval, self.smoothing, self.points, self.clamp = interval, smoothing, points, clamp
@@ -121,7 +122,7 @@ class GeN:
     @property
     def rates(self) -> list[float]:
         """The learning rates in force, lr s by group."""
-        return [float(group["lr"]) * self.scale for group in self.param_groups]
+        return [read_rate(group["lr"]) * self.scale for group in self.param_groups]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, as the inner optimizer does."""
@@ -183,15 +184,19 @@ class GeN:
         """Load what `state_dict` gave.
 
         Raises:
-            ValueError: it is another optimizer's.
+            ValueError: it is another optimizer's, or was changed since. Nothing was changed here.
         """
-        keys = sorted(map(str, state_dict))
-        require(keys == ["gen", "optimizer"], "state_dict", "be GeN's own, not the optimizer's", keys)
+        check_own_state(state_dict, set(self._own_state()))
         own = state_dict["gen"]
-        require(own.keys() == self._own_state().keys(), "state_dict['gen']", "be GeN's own", sorted(own))
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self.scale, self.steps = own["scale"], own["steps"]
         self._searching, self._trusts_loss = own["searching"], own["trusts"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_modules": None}  # those are the caller's, and are found again
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _modules=WeakSet())
 
     def _own_state(self) -> dict[str, Any]:
         return {"scale": self.scale, "steps": self.steps, "searching": self._searching, "trusts": self._trusts_loss}
@@ -282,7 +287,7 @@ class GeN:
 
     def _leading_rates(self) -> tuple[float, float]:
         """The rate of the first group that has one above 0: as scheduled, and before any schedule."""
-        rates = [(float(group["lr"]), float(group.get("initial_lr", group["lr"]))) for group in self.param_groups]
+        rates = [(read_rate(g["lr"]), read_rate(g.get("initial_lr", g["lr"]))) for g in self.param_groups]
         return next((pair for pair in rates if pair[1] > 0), (0.0, 0.0))
 
     def _outside(self) -> list[Tensor]:

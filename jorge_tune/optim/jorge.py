@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor
 
-from jorge_tune.optim.checks import Group, require
+from jorge_tune.optim.checks import Group, require, without_torch_switches
 from jorge_tune.optim.congruence import congruence_flops, congruence_refresh
 from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
 from jorge_tune.optim.scaling import averaging, bound_dead_rows, largest, largest_diagonal, norm, norm_of_product
@@ -164,7 +164,8 @@ class Jorge(KroneckerOptimizer):
 
     Args:
         params: Parameters or groups, as for any torch optimizer.
-        lr: Learning rate, >= 0; SGD's own when `graft` is "sgd".
+        lr: Learning rate, >= 0; SGD's own when `graft` is "sgd". A number or a tensor of one element, which is read
+            once per step; may be left out where every group has one.
         momentum: Of the preconditioned gradient and of the grafted SGD, in [0, 1).
         dampening: As in torch's SGD, in [0, 1].
         nesterov: As in torch's SGD.
@@ -187,6 +188,7 @@ class Jorge(KroneckerOptimizer):
         nonfinite: "skip" leaves a parameter with a NaN or infinite gradient untouched; "raise" stops.
         preset: "paper" means Algorithm 2 with A.1 and A.2 to the letter: interval 1, no warm refreshes, no
             staggering, no blocks, eps 1e-6 absolute. A value given explicitly wins.
+        maximize: Go up the gradient: its sign is turned, decay and all else stay.
 
     State, per parameter: `step` int64 on the host; `momentum` and `graft.<name>` of the parameter's shape;
     `left.<i>` (rows, rows) and `right.<i>` (columns, columns) of block i. All in float32 (float64 for float64).
@@ -203,10 +205,11 @@ class Jorge(KroneckerOptimizer):
         Jorge, Algorithms 2 and 3, A.1, A.2; Section 4 for the settings.
     """
 
+    @without_torch_switches
     def __init__(
         self,
         params: Params,
-        lr: float,
+        lr: float | Tensor | None = None,
         *,
         momentum: float = 0.9,
         dampening: float = 0.0,
@@ -227,13 +230,14 @@ class Jorge(KroneckerOptimizer):
         product_precision: Literal["fp32", "tf32", "bf16"] = "fp32",
         nonfinite: Literal["skip", "raise"] = "skip",
         preset: Literal["paper"] | None = None,
+        maximize: bool = False,
     ) -> None:
         values = {
             "lr": lr, "momentum": momentum, "dampening": dampening, "nesterov": nesterov, "weight_decay": weight_decay,
             "graft": graft, "graft_betas": graft_betas, "graft_eps": graft_eps, "refresh_interval": refresh_interval,
             "warm_refreshes": warm_refreshes, "stagger": stagger, "block_size": block_size, "eps": eps,
             "eps_kind": eps_kind, "b2_floor": b2_floor, "series_terms": series_terms, "form": form,
-            "product_precision": product_precision, "nonfinite": nonfinite,
+            "product_precision": product_precision, "nonfinite": nonfinite, "maximize": maximize,
         }  # fmt: skip
         super().__init__(params, _with_preset(preset, values))
 

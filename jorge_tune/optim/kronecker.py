@@ -8,7 +8,10 @@ Legend: G a gradient block (rows x columns); L, R its left and right preconditio
 
 from __future__ import annotations
 
+import inspect
 import itertools
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias, overload
 
@@ -18,7 +21,8 @@ from torch.optim import Optimizer
 
 from jorge_tune.optim import grafting, momenta
 from jorge_tune.optim.blocks import is_due
-from jorge_tune.optim.checks import Group, check_dtype, check_group, check_state, state_dtype, usable_gradient
+from jorge_tune.optim.checks import Group, check_dtype, check_group, plain, read_rate, state_dtype, usable_gradient
+from jorge_tune.optim.loading import Loading, Target, unwrapped
 from jorge_tune.optim.preconditioner import Preconditioner
 from jorge_tune.optim.stacks import Stack, build_stacks, expose, pick
 
@@ -47,7 +51,11 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         self._reset()
-        super().__init__(params, {"precondition": True, **defaults})
+        defaults = {name: plain(value) for name, value in {"precondition": True, "maximize": False, **defaults}.items()}
+        self._names = frozenset(defaults)
+        if defaults["lr"] is None:  # each group brings its own
+            del defaults["lr"]
+        super().__init__(params, defaults)
 
     def _reset(self) -> None:
         """Forget what can be rebuilt: stacks are views of the state, counters belong to this process."""
@@ -61,12 +69,19 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         """Add a group, its hyperparameters checked.
 
         Raises:
-            ValueError: a hyperparameter out of its range, or a complex parameter.
+            ValueError: a hyperparameter out of its range, none for lr, or a complex parameter.
         """
+        if "lr" not in self.defaults and isinstance(param_group, dict) and "lr" not in param_group:
+            raise ValueError(
+                f"param_groups[{len(self.param_groups)}] must have an lr: give it one, or {type(self).__name__} an lr "
+                "for all groups"
+            )
         super().add_param_group(param_group)
+        group = self.param_groups[-1]
         try:
-            check_group(self.param_groups[-1])
-            self._check_member(self.param_groups[-1])
+            group.update({name: plain(group[name]) for name in self._names})
+            check_group(group)
+            self._check_member(group)
         except ValueError:
             self.param_groups.pop()
             raise
@@ -95,31 +110,54 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         work = [
             (index, self._gather(index, group, params))
             for index, group in enumerate(self.param_groups)
-            for params in _by_device(group["params"])
+            for params in _rounds(group["params"])
         ]
+        rates = [read_rate(group["lr"]) for group in self.param_groups]
         self._graft_ratios = []
         for index, gathered in work:
-            self._step_group(index, self.param_groups[index], gathered)
+            self._step_group(index, self.param_groups[index], gathered, rates[index])
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load; every state tensor keeps the dtype it was saved with, whatever the parameter's.
 
+        What hooks registered for it make of the state is what is checked and loaded. A state that an older version
+        saved takes the class's default of what it lacks, and a warning says so.
+
         Raises:
-            ValueError: the state is another optimizer's, of other shapes or of another block size.
+            ValueError: the state is another optimizer's, of other shapes, block size or rank, or holds a value out of
+                its range. Nothing was changed.
         """
-        check_state(state_dict, self.param_groups, set(self.defaults) | {"params"}, self._side_shapes)
-        super().load_state_dict(state_dict)
-        ours = itertools.chain.from_iterable(group["params"] for group in self.param_groups)
-        theirs = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        for param, key in zip(ours, theirs, strict=True):
-            for name, value in state_dict["state"].get(key, {}).items():
-                device = torch.device("cpu") if name == "step" else param.device
-                self.state[param][name] = value.detach().to(device=device, copy=True)
-        self._stacks = {}
+        loading = Loading(
+            Target(self.param_groups, self._names, self._class_default, self._check_member, self._side_shapes)
+        )
+        last = self.register_load_state_dict_pre_hook(loading)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last.remove()
+        if loading.filled:
+            taken = ", ".join(f"{name}={value!r}" for name, value in loading.filled.items())
+            warnings.warn(
+                f"the state was saved before {type(self).__name__} had all of its hyperparameters: {taken} is taken",
+                stacklevel=2,
+            )
+
+    def _class_default(self, name: str) -> Any:
+        """What the constructor takes where nothing is given; this optimizer's own where that is not a plain value."""
+        parameter = inspect.signature(type(self)).parameters.get(name)
+        if parameter is not None and isinstance(parameter.default, (bool, int, float, str, tuple, type(None))):
+            return parameter.default
+        return self.defaults[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_names": self._names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        unwrapped(state["state"])
         super().__setstate__(state)
+        if "_names" not in self.__dict__:  # pickled by an older version
+            self._names = frozenset({"lr", *self.defaults}) - {"differentiable"}
         self._reset()
 
     def read_counters(self) -> Counters:
@@ -138,6 +176,8 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         """Check the gradients; nothing is changed."""
         places = [f"param_groups[{index}], parameter of shape {tuple(p.shape)}" for p in params]
         grads = [usable_gradient(p, place) for p, place in zip(params, places, strict=True)]
+        if group["maximize"]:
+            grads = list(torch._foreach_neg(grads))
         finite = torch.isfinite(grafting.norms(grads))
         for p, grad, place in zip(params, grads, places, strict=True):
             check_dtype(self.state.get(p, {}), grad, place)
@@ -161,7 +201,7 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
                 self._state_of(p, grad, group)["step"] += 1
         return list(itertools.compress(params, keep)), list(itertools.compress(grads, keep)), None
 
-    def _step_group(self, index: int, group: Group, gathered: Gathered) -> None:
+    def _step_group(self, index: int, group: Group, gathered: Gathered, lr: float) -> None:
         params, grads, finite = self._skip(group, gathered)
         if not params:
             return
@@ -181,7 +221,7 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
                 self._graft_ratios.append(ratios)
             for i, direction in zip(chosen, moved, strict=True):
                 directions[i] = direction
-        momenta.descend_(params, directions, group)
+        momenta.descend_(params, directions, lr=lr, weight_decay=group["weight_decay"])
         if finite is not None:
             momenta.restore_(params, states, before, finite)
 
@@ -232,7 +272,7 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
 
     def _stacks_of(self, index: int, group: Group) -> list[Stack]:
         """The group's stacks, built anew when its parameters or its timetable changed."""
-        params = [p for p in group["params"] if p.requires_grad or p.grad is not None or p in self.state]
+        params = [p for p in dict.fromkeys(group["params"]) if p.requires_grad or p.grad is not None or p in self.state]
         key = ([id(p) for p in params], group["refresh_interval"], group["stagger"], group["block_size"])
         if index not in self._stacks or self._stacks[index][0] != key:
             stacks = build_stacks(
@@ -262,10 +302,12 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
                 stack.write(side, here, new, None if finite is None else pick(finite, places))
 
 
-def _by_device(params: list[Tensor]) -> list[list[Tensor]]:
-    """The parameters that have a gradient, device by device."""
-    together: dict[torch.device, list[Tensor]] = {}
+def _rounds(params: list[Tensor]) -> list[list[Tensor]]:
+    """The parameters that have a gradient, device by device; one that is named twice has a second step, as in torch."""
+    named: Counter[Tensor] = Counter()
+    together: dict[tuple[int, torch.device], list[Tensor]] = {}
     for param in params:
         if param.grad is not None:
-            together.setdefault(param.device, []).append(param)
-    return list(together.values())
+            together.setdefault((named[param], param.device), []).append(param)
+            named[param] += 1
+    return [together[key] for key in sorted(together, key=lambda key: key[0])]

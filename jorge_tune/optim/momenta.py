@@ -55,9 +55,8 @@ def _moved_(buffers: list[Any], states: list[dict[str, Any]], values: list[Tenso
     )
 
 
-def descend_(params: list[Tensor], directions: list[Tensor], group: Group) -> None:
+def descend_(params: list[Tensor], directions: list[Tensor], *, lr: float, weight_decay: float) -> None:
     """w <- (1 - lr wd) w - lr u, in state precision."""
-    lr, weight_decay = group["lr"], group["weight_decay"]
     masters = [p.to(u.dtype) for p, u in zip(params, directions, strict=True)]
     if weight_decay != 0:
         torch._foreach_mul_(masters, 1 - lr * weight_decay)

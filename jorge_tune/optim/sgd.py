@@ -7,7 +7,7 @@ from typing import Literal, NoReturn
 import torch
 from torch import Tensor
 
-from jorge_tune.optim.checks import Group
+from jorge_tune.optim.checks import Group, without_torch_switches
 from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
 from jorge_tune.optim.stacks import SideState
 
@@ -20,10 +20,10 @@ class DecoupledSGD(KroneckerOptimizer):
 
     Args:
         params: Parameters or groups.
-        lr: Learning rate, >= 0.
+        lr: Learning rate, as in `Jorge`.
         momentum, dampening, nesterov: As in torch's SGD.
         weight_decay: Decoupled, >= 0.
-        nonfinite: "skip" or "raise", as in `Jorge`.
+        nonfinite, maximize: As in `Jorge`.
 
     State: `step` and `graft.momentum`, of the parameter's shape.
 
@@ -38,16 +38,18 @@ class DecoupledSGD(KroneckerOptimizer):
         Loshchilov and Hutter, "Decoupled weight decay regularization", Algorithm 1.
     """
 
+    @without_torch_switches
     def __init__(
         self,
         params: Params,
-        lr: float,
+        lr: float | Tensor | None = None,
         *,
         momentum: float = 0.0,
         dampening: float = 0.0,
         nesterov: bool = False,
         weight_decay: float = 0.0,
         nonfinite: Literal["skip", "raise"] = "skip",
+        maximize: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -63,6 +65,7 @@ class DecoupledSGD(KroneckerOptimizer):
             "stagger": False,
             "block_size": None,
             "nonfinite": nonfinite,
+            "maximize": maximize,
         }
         super().__init__(params, defaults)
 

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from jorge_tune.optim.checks import Group, is_count, require
+from jorge_tune.optim.checks import Group, is_count, require, without_torch_switches
 from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
 from jorge_tune.optim.scaling import largest, plus_transpose
 from jorge_tune.optim.stacks import SideState
@@ -88,14 +88,14 @@ class Shampoo(KroneckerOptimizer):
 
     Args:
         params: Parameters or groups.
-        lr: Learning rate, >= 0.
+        lr: Learning rate, as in `Jorge`.
         b2: Averaging weight of the statistics, in [0, 1).
         eps: Added to the statistics, relative to their mean eigenvalue, > 0.
         statistics_interval: Steps between two updates of the statistics, >= 1.
         root: "eigh" is exact; "newton" takes matrix products only (see `inverse_root_newton`).
         root_iterations: Cap of the Newton iteration, >= 1.
         momentum, dampening, nesterov, weight_decay, graft, graft_betas, graft_eps: As in `Jorge`.
-        refresh_interval, warm_refreshes, stagger, block_size, nonfinite: As in `Jorge`.
+        refresh_interval, warm_refreshes, stagger, block_size, nonfinite, maximize: As in `Jorge`.
 
     State: as `Jorge`, where `left.<i>` is the scaled average, and `left.<i>.scale`, `.weight` (float64 scalars) and
         `.root` (the applied matrix) stand beside it; the right likewise.
@@ -111,10 +111,11 @@ class Shampoo(KroneckerOptimizer):
         Jorge, Algorithm 1, Eq. 2.
     """
 
+    @without_torch_switches
     def __init__(
         self,
         params: Params,
-        lr: float,
+        lr: float | Tensor | None = None,
         *,
         momentum: float = 0.9,
         dampening: float = 0.0,
@@ -133,6 +134,7 @@ class Shampoo(KroneckerOptimizer):
         root: Literal["eigh", "newton"] = "eigh",
         root_iterations: int = 30,
         nonfinite: Literal["skip", "raise"] = "skip",
+        maximize: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -153,6 +155,7 @@ class Shampoo(KroneckerOptimizer):
             "root": root,
             "root_iterations": root_iterations,
             "nonfinite": nonfinite,
+            "maximize": maximize,
         }
         super().__init__(params, defaults)
 

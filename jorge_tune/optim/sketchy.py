@@ -10,12 +10,12 @@ the l-th is always 0 (Alg. 1), or m where l >= m: then nothing escapes.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from jorge_tune.optim.checks import Group, is_count, require
+from jorge_tune.optim.checks import Group, is_count, require, without_torch_switches
 from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
 from jorge_tune.optim.scaling import largest
 from jorge_tune.optim.stacks import SideState
@@ -108,19 +108,6 @@ def check_rank(rank: object) -> None:
     require(is_count(rank, 2), "rank", "be an int >= 2 (rank - 1 directions are kept)", rank)
 
 
-def check_same_rank(state_dict: dict[str, Any], groups: list[Group]) -> None:
-    """Refuse a state whose sketches have another rank; one without ranks is left to the other checks.
-
-    Raises:
-        ValueError: with both ranks and the way out.
-    """
-    theirs, ours = ([group.get("rank") for group in gs] for gs in (state_dict["param_groups"], groups))
-    if None not in theirs and len(theirs) == len(ours) and theirs != ours:
-        raise ValueError(
-            f"the state was made with rank {theirs}, this optimizer has {ours}: construct it with the same rank"
-        )
-
-
 def sketch_cost(size: int, other: int, rank: int) -> int:
     """Operations of a sketch's update: the thin SVD of size x (k + other), as R-SVD (Golub and Van Loan, 8.6)."""
     columns = other + (size if rank >= size else rank - 1)
@@ -142,7 +129,7 @@ class SketchyShampoo(KroneckerOptimizer):
 
     Args:
         params: Parameters or groups.
-        lr: Learning rate, >= 0.
+        lr: Learning rate, as in `Jorge`.
         rank: The paper's l, >= 2: a side longer than it keeps l - 1 directions. The paper takes 256 for sides of 1024;
             64 takes a quarter of that, is above the mean intrinsic dimensions (10 to 50) of the paper's networks
             (Sec. 5.2), and gave a direction of cosine 0.98 to Shampoo's on a 16 x 288 layer (8: 0.89; 128: 0.995).
@@ -152,7 +139,7 @@ class SketchyShampoo(KroneckerOptimizer):
         statistics_interval: Steps between two updates of the statistics, >= 1; None: at refresh steps, as in the
             paper. With a number, `refresh_interval` has no say: a sketch is its own root.
         momentum, dampening, nesterov, weight_decay, graft, graft_betas, graft_eps: As in `Jorge`.
-        refresh_interval, warm_refreshes, stagger, block_size, nonfinite: As in `Jorge`.
+        refresh_interval, warm_refreshes, stagger, block_size, nonfinite, maximize: As in `Jorge`.
 
     State: as `Jorge`, where `left.<i>` is the sketch B (rows, k) of the average over its scale, k = rank - 1 or, for
         rank >= rows, rows; beside it the float64 scalars `left.<i>.scale`, `.escaped` (rho over the scale) and
@@ -169,10 +156,11 @@ class SketchyShampoo(KroneckerOptimizer):
         Sketchy, Algorithm 3 with Sections 4.3 (exponential averages) and 6 (the factored SVD, at refresh steps only).
     """
 
+    @without_torch_switches
     def __init__(
         self,
         params: Params,
-        lr: float,
+        lr: float | Tensor | None = None,
         *,
         momentum: float = 0.9,
         dampening: float = 0.0,
@@ -190,6 +178,7 @@ class SketchyShampoo(KroneckerOptimizer):
         eps: float = 1e-6,
         statistics_interval: int | None = None,
         nonfinite: Literal["skip", "raise"] = "skip",
+        maximize: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -209,17 +198,9 @@ class SketchyShampoo(KroneckerOptimizer):
             "eps": eps,
             "statistics_interval": statistics_interval,
             "nonfinite": nonfinite,
+            "maximize": maximize,
         }
         super().__init__(params, defaults)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load, as every member does; a state of another rank is refused too.
-
-        Raises:
-            ValueError: the state is another optimizer's, of other shapes, block size or rank.
-        """
-        check_same_rank(state_dict, self.param_groups)
-        super().load_state_dict(state_dict)
 
     def _check_member(self, group: Group) -> None:
         check_rank(group["rank"])

@@ -6,17 +6,16 @@ escaped mass, as in `sketchy.py`.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from jorge_tune.optim.blocks import Block, BlockShape
-from jorge_tune.optim.checks import Group, require
+from jorge_tune.optim.checks import Group, require, without_torch_switches
 from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
 from jorge_tune.optim.sketchy import (
     check_rank,
-    check_same_rank,
     initial_sketch,
     observe,
     product_cost,
@@ -43,7 +42,7 @@ class SketchyAdaGrad(KroneckerOptimizer):
         weight_decay: Decoupled, >= 0.
         rank: The paper's l, >= 2; a rank not below d is full-matrix AdaGrad.
         eps: Added to the sum, relative to its mean eigenvalue, >= 0; 0 is the paper's pseudo-inverse.
-        nonfinite: "skip" or "raise", as in `Jorge`.
+        nonfinite, maximize: As in `Jorge`.
 
     State: `step` int64 on the host; `momentum` and `graft.momentum` of the parameter's shape; `left.0` the sketch B
         (d, k) over its scale, k = rank - 1 or, for rank >= d, d; float64 scalars `left.0.scale` and `.escaped`.
@@ -59,16 +58,18 @@ class SketchyAdaGrad(KroneckerOptimizer):
         Sketchy, Algorithm 2, without the projection (K = R^d).
     """
 
+    @without_torch_switches
     def __init__(
         self,
         params: Params,
-        lr: float,
+        lr: float | Tensor | None = None,
         *,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         rank: int = 64,
         eps: float = 0.0,
         nonfinite: Literal["skip", "raise"] = "skip",
+        maximize: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -86,17 +87,9 @@ class SketchyAdaGrad(KroneckerOptimizer):
             "rank": rank,
             "eps": eps,
             "nonfinite": nonfinite,
+            "maximize": maximize,
         }
         super().__init__(params, defaults)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load, as every member does; a state of another rank is refused too.
-
-        Raises:
-            ValueError: the state is another optimizer's, of other shapes or of another rank.
-        """
-        check_same_rank(state_dict, self.param_groups)
-        super().load_state_dict(state_dict)
 
     def _check_member(self, group: Group) -> None:
         check_rank(group["rank"])
