@@ -126,8 +126,6 @@ def usable_gradient(param: Tensor, place: str) -> Tensor:
     """The gradient in state precision (float32, or float64 for float64 parameters)."""
     grad = param.grad
     assert grad is not None
-    if hasattr(param, "full_tensor"):
-        raise ValueError(f"{place}: sharded parameters (DTensor) are not supported; shard the data instead (DDP)")
     if grad.layout is not torch.strided:
         raise ValueError(f"{place}: sparse gradients are not supported (set sparse=False on the embedding)")
     return grad.detach().to(state_dtype(param))

@@ -8,6 +8,7 @@ Legend: G a gradient block (rows x columns); L, R its left and right preconditio
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import warnings
@@ -24,7 +25,9 @@ from jorge_tune.optim.blocks import is_due
 from jorge_tune.optim.checks import Group, check_dtype, check_group, plain, read_rate, state_dtype, usable_gradient
 from jorge_tune.optim.loading import Loading, Target, unwrapped
 from jorge_tune.optim.preconditioner import Preconditioner
+from jorge_tune.optim.shards import check_shards, place_of, refuse_dtensor
 from jorge_tune.optim.stacks import Stack, build_stacks, expose, pick
+from jorge_tune.optim.unread import unread
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -55,7 +58,11 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         self._names = frozenset(defaults)
         if defaults["lr"] is None:  # each group brings its own
             del defaults["lr"]
+        self._is_whole, self._said = False, set[str]()
         super().__init__(params, defaults)
+        self._is_whole = True
+        check_shards(self.param_groups, warn=True)
+        self._say_unread(stacklevel=5)
 
     def _reset(self) -> None:
         """Forget what can be rebuilt: stacks are views of the state, counters belong to this process."""
@@ -69,7 +76,7 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         """Add a group, its hyperparameters checked.
 
         Raises:
-            ValueError: a hyperparameter out of its range, none for lr, or a complex parameter.
+            ValueError: a hyperparameter out of its range, none for lr, or a parameter that is complex or sharded.
         """
         if "lr" not in self.defaults and isinstance(param_group, dict) and "lr" not in param_group:
             raise ValueError(
@@ -77,14 +84,29 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
                 "for all groups"
             )
         super().add_param_group(param_group)
+        is_whole = self.__dict__.get("_is_whole", True)  # the constructor looks at all of its groups in the end
         group = self.param_groups[-1]
         try:
             group.update({name: plain(group[name]) for name in self._names})
             check_group(group)
             self._check_member(group)
+            for number, param in enumerate(group["params"]):
+                refuse_dtensor(param, place_of(group, len(self.param_groups) - 1, number))
+            if is_whole:
+                check_shards(self.param_groups, warn=True)
         except ValueError:
             self.param_groups.pop()
             raise
+        if is_whole:
+            self._say_unread(stacklevel=3)
+
+    def _say_unread(self, *, stacklevel: int) -> None:
+        """Warn, once of each, of hyperparameters with another value than the class's default that nothing reads."""
+        for index, group in enumerate(self.param_groups):
+            for name, sentence in unread(group, self._class_default):
+                if name not in self._said:
+                    self._said.add(name)
+                    warnings.warn(f"param_groups[{index}]: {sentence}", stacklevel=stacklevel)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -112,6 +134,9 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
             for index, group in enumerate(self.param_groups)
             for params in _rounds(group["params"])
         ]
+        if not self.state:  # FSDP may have wrapped the model since
+            check_shards(self.param_groups, warn=False)
+        self._say_unread(stacklevel=5)  # a schedule may turn one that nothing reads; torch wraps a step twice
         rates = [read_rate(group["lr"]) for group in self.param_groups]
         self._graft_ratios = []
         for index, gathered in work:
@@ -145,10 +170,8 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
 
     def _class_default(self, name: str) -> Any:
         """What the constructor takes where nothing is given; this optimizer's own where that is not a plain value."""
-        parameter = inspect.signature(type(self)).parameters.get(name)
-        if parameter is not None and isinstance(parameter.default, (bool, int, float, str, tuple, type(None))):
-            return parameter.default
-        return self.defaults[name]
+        defaults = _constructor_defaults(type(self))
+        return defaults[name] if name in defaults else self.defaults[name]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_names": self._names}
@@ -156,8 +179,11 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
     def __setstate__(self, state: dict[str, Any]) -> None:
         unwrapped(state["state"])
         super().__setstate__(state)
-        if "_names" not in self.__dict__:  # pickled by an older version
+        for values in (self.defaults, *self.param_groups):  # pickled by an older version
+            values.setdefault("maximize", False)
+        if "_names" not in self.__dict__:
             self._names = frozenset({"lr", *self.defaults}) - {"differentiable"}
+        self._said = self.__dict__.get("_said", set())
         self._reset()
 
     def read_counters(self) -> Counters:
@@ -300,6 +326,13 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
                 here = [rows[i] for i in places]
                 new = change(stack.read(side, here), part if side == "left" else part.mT, group)
                 stack.write(side, here, new, None if finite is None else pick(finite, places))
+
+
+@functools.cache
+def _constructor_defaults(kind: type) -> dict[str, Any]:
+    parameters = inspect.signature(kind).parameters.values()
+    plain_kinds = (bool, int, float, str, tuple, type(None))
+    return {p.name: p.default for p in parameters if isinstance(p.default, plain_kinds)}
 
 
 def _rounds(params: list[Tensor]) -> list[list[Tensor]]:

@@ -72,7 +72,8 @@ class Loading:
 
         state = dict(state_dict["state"])
         pairs = ((param, group) for group in loaded for param in group["params"])
-        for (param, group), key in zip(pairs, itertools.chain.from_iterable(g["params"] for g in groups), strict=True):
+        keys = itertools.chain.from_iterable(group["params"] for group in groups)
+        for key, (param, group) in dict(zip(keys, pairs, strict=True)).items():  # one named twice has one state
             if key in state:
                 expected = self._target.side_shapes(param, group)
                 state[key] = _own_state(state[key], param, expected, f"state of parameter {key}")

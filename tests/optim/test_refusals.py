@@ -77,13 +77,8 @@ def test_the_state_of_another_optimizer_is_refused(make):
 
 
 @exam
-def test_a_parameter_twice_and_a_changed_dtype_are_refused(make):
+def test_a_changed_dtype_is_refused(make):
     weight = nn.Parameter(torch.ones(3, 2))
-    with (
-        pytest.raises(ValueError, match="params must not name a parameter twice"),
-        pytest.warns(UserWarning, match="duplicate parameters"),
-    ):
-        make([weight, weight])
     optimizer = make([weight])
     run(optimizer, [weight], 1)
     weight.data = weight.data.double()
