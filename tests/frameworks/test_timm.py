@@ -63,7 +63,7 @@ def test_its_layer_decay_trains_and_is_loaded():
     """Each layer has a group of its own, with an `lr_scale` that timm's schedulers read."""
     model = timm.create_model("test_vit", pretrained=False, num_classes=3)
     make = factory()
-    settings = {"lr": 0.005, "weight_decay": 0.1, "layer_decay": 0.5}
+    settings = {"lr": 0.005, "weight_decay": 0.1, "layer_decay": 0.5, "layer_decay_min_scale": 0.0}
     optimizer = make(model, "jorge", **settings)
     scales = [group["lr_scale"] for group in optimizer.param_groups]
     assert len(set(scales)) > 2

@@ -314,14 +314,14 @@ def without_names(state):
 def test_state_dict_deterministic(setting, names):
     task = Task(rows=4, columns=3)
     optimizer = setting.make(named(task, names[0]))
-    train(optimizer, task, 10)
+    train(optimizer, task, 4)
     twin = task.twin()
     other = setting.make(named(twin, names[1]))
     saved = copy.deepcopy(optimizer.state_dict())
     kept = copy.deepcopy(saved)
     other.load_state_dict(saved)
     assert_same(saved, kept)
-    for _ in range(10):
+    for _ in range(4):
         train(optimizer, task, 1)
         train(other, twin, 1)
         assert_same(task.params, twin.params)
