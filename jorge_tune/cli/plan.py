@@ -79,6 +79,13 @@ def command(
     plan = plan_recipe(planned, budget=memory_budget)
     if plan.interval_is_assumed:
         click.echo(f"refresh_interval is not set: means are taken over {plan.refresh_interval} steps", err=True)
+    for head in plan.long_heads:
+        way_out = "tie it to the embedding, or put it into a group with precondition=False in a loop of your own"
+        click.echo(
+            f"{head.name} has {head.shape[0]} rows, as an output layer over a vocabulary, and its L and R take "
+            f"{show_bytes(head.preconditioner_bytes)}: {way_out} (warning)",
+            err=True,
+        )
     if output_format == "json":
         print_json(_as_data(planned.name, plan))
     else:

@@ -13,11 +13,13 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from jorge_tune.errors import InputError
 from jorge_tune.optim.costs import EXCLUDED, TOO_LONG, ParameterCost, Total, account, total
+from jorge_tune.optim.param_groups import embedding_parameters
 from jorge_tune.recipe import schema
 from jorge_tune.training.build import build_model, build_optimizer
 
 EMBEDDING = "embedding"
 ASSUMED_INTERVAL = 10
+LONG_HEAD = 8192  # rows of a matrix from which on it is taken for an output layer over a vocabulary
 RANKS = (16, 64, 256)  # of sketchy, beside the others
 BLOCK_SIZES = (8192, 4096, 2048, 1024, 512, 256, 128, 64, 32)
 SKETCH_RANKS = (512, 256, 128, 64, 32, 16, 8, 4, 2)
@@ -85,6 +87,12 @@ class RecipePlan:
     rivals: tuple[Rival, ...]
     fit: Fit | None
 
+    @property
+    def long_heads(self) -> tuple[ParameterCost, ...]:
+        """Preconditioned matrices with as many rows as a vocabulary, which are tied to no embedding."""
+        matrices = (cost for cost in self.parameters if cost.blocks and len(cost.shape) == 2)
+        return tuple(cost for cost in matrices if cost.shape[0] >= LONG_HEAD)
+
 
 def plan_recipe(recipe: schema.Recipe, *, budget: int | None = None) -> RecipePlan:
     """The plan of a recipe whose optimizer preconditions. Needs no data and no weights.
@@ -146,7 +154,7 @@ def _parameters_on_meta() -> Iterator[None]:
 def _costs(section: schema.Optimizer, model: nn.Module) -> tuple[ParameterCost, ...]:
     """Every parameter's, in the model's order."""
     names: dict[Tensor, str] = {param: name for name, param in model.named_parameters()}
-    embeddings = {names[module.weight] for module in model.modules() if isinstance(module, nn.Embedding)}
+    embeddings = {names[param] for param in embedding_parameters(model)}
     costs = {cost.name: cost for cost in account(build_optimizer(section, model), names)}
     for name in embeddings:
         if costs[name].reason == EXCLUDED:

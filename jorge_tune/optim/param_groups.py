@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 _NORMS = (
     nn.modules.batchnorm._NormBase,  # batch and instance norms
@@ -43,8 +44,9 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Groups for any torch optimizer, each with `params`, `lr`, `weight_decay` and `precondition`.
 
-    A parameter takes the first rule that matches its name. Weights of `nn.Embedding` are marked
-    `precondition: False`: their gradients touch few rows, and one side is as long as the vocabulary.
+    A parameter takes the first rule that matches its name. Weights of `nn.Embedding` and `nn.EmbeddingBag` are marked
+    `precondition: False`: their gradients touch few rows, and one side is as long as the vocabulary. So is what is
+    tied to them, and what a parametrisation makes them of.
 
     Args:
         model: The model; a parameter shared by several modules counts once, frozen ones are kept.
@@ -65,14 +67,16 @@ def param_groups(
             raise ValueError(f"no_decay must be of {', '.join(NO_DECAY_CLASSES)}, got {name!r}")
     unmatched = {rule.pattern for rule in groups}
     gathered: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
-    for name, param, module in _named_parameters(model):
+    owners = _owners(model)
+    tables = embedding_parameters(model)
+    for name, param in model.named_parameters():
         rule = next((r for r in groups if re.search(r.pattern, name)), None)
         unmatched -= {r.pattern for r in groups if re.search(r.pattern, name)}
         own_lr = lr * rule.lr_scale if rule else lr
         own_decay = weight_decay * rule.weight_decay_scale if rule else weight_decay
-        if _is_exempt(name, param, module, no_decay):
+        if _is_exempt(param, owners[param], no_decay):
             own_decay = 0.0
-        key = (own_lr, own_decay, not isinstance(module, nn.Embedding))
+        key = (own_lr, own_decay, param not in tables)
         gathered.setdefault(key, []).append(param)
     if unmatched:
         raise ValueError(f"groups: no parameter's name matches {', '.join(sorted(map(repr, unmatched)))}")
@@ -82,18 +86,31 @@ def param_groups(
     ]
 
 
-def _named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, nn.Module]]:
-    seen: set[nn.Parameter] = set()
-    for prefix, module in model.named_modules():
-        for name, param in module.named_parameters(recurse=False):
-            if param not in seen:
-                seen.add(param)
-                yield (f"{prefix}.{name}" if prefix else name), param, module
+def embedding_parameters(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters that some embedding of the model holds, whatever module else does."""
+    return {
+        param
+        for param, owners in _owners(model).items()
+        if any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module, _ in owners)
+    }
 
 
-def _is_exempt(name: str, param: nn.Parameter, module: nn.Module, no_decay: Sequence[str]) -> bool:
+def _owners(model: nn.Module) -> dict[nn.Parameter, list[tuple[nn.Module, str]]]:
+    """Each parameter's modules, with what they call it: of a parametrised tensor, the module whose tensor it makes."""
+    owners: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        held = list(module.named_parameters(recurse=False))
+        if is_parametrized(module):
+            made = module.parametrizations.items()  # type: ignore[union-attr, operator]  # a ModuleDict then
+            held += [(name, param) for name, makers in made for param in makers.parameters()]
+        for name, param in held:
+            owners.setdefault(param, []).append((module, name))
+    return owners
+
+
+def _is_exempt(param: nn.Parameter, owners: Sequence[tuple[nn.Module, str]], no_decay: Sequence[str]) -> bool:
     return (
-        ("norm" in no_decay and isinstance(module, _NORMS))
-        or ("bias" in no_decay and name.rsplit(".", 1)[-1].endswith("bias"))
+        ("norm" in no_decay and any(isinstance(module, _NORMS) for module, _ in owners))
+        or ("bias" in no_decay and any(name.endswith("bias") for _, name in owners))
         or ("one_dimensional" in no_decay and param.dim() <= 1)
     )

@@ -53,6 +53,20 @@ def test_an_sgd_recipe_is_bootstrapped_and_both_facts_are_said(capsys):
     ]  # fmt: skip
 
 
+def test_a_long_output_layer_is_warned_of_beside_the_tables(capsys, monkeypatch):
+    from torch import nn
+
+    from jorge_tune.training.models import OWN_MODELS
+
+    monkeypatch.setitem(OWN_MODELS, "mlp", lambda **arguments: nn.Sequential(nn.Linear(64, 8), nn.Linear(8, 9000)))
+    assert run("digits/mlp-sgd") == 0
+    err = capsys.readouterr().err
+    assert "1.weight has 9000 rows, as an output layer over a vocabulary, and its L and R take 34" in err
+    assert "put it into a group with precondition=False" in err
+    assert run("digits/cnn-sgd") == 0
+    assert "vocabulary" not in capsys.readouterr().err
+
+
 def test_each_parameter_has_its_row_on_request_and_top_keeps_the_largest(capsys):
     assert run("digits/cnn-sgd", "--each") == 0
     assert [row[0] for row in columns(capsys.readouterr().out, "parameter")] == [

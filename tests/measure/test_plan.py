@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from jorge_tune.errors import InputError
-from jorge_tune.measure.plan import EMBEDDING, plan_recipe
+from jorge_tune.measure.plan import EMBEDDING, LONG_HEAD, plan_recipe
 from jorge_tune.optim.blocks import MAX_SIDE
 from jorge_tune.optim.costs import FROZEN, ONE_DIMENSIONAL, TOO_LONG
 from jorge_tune.recipe import schema
@@ -30,12 +30,16 @@ SECTIONS = {
 class Words(nn.Module):
     """An embedding, a block, a frozen layer, an output layer as long as the vocabulary, and one side of each kind."""
 
-    def __init__(self, words: int = 12):
+    def __init__(self, words: int = 12, tied: bool = False, normed: bool = False):
         super().__init__()
         self.embedding = nn.Embedding(words, 8)
         self.block = nn.TransformerEncoderLayer(8, 2, 16)
         self.frozen = nn.Linear(8, 8).requires_grad_(False)
         self.head = nn.Linear(8, words)
+        if tied:
+            self.head.weight = self.embedding.weight
+        if normed:
+            nn.utils.parametrizations.weight_norm(self.embedding)
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +105,22 @@ def test_parameters_come_in_the_models_order_with_their_reasons():
     assert {name for name, reason in reasons.items() if reason is None} == {
         name for name, p in Words().named_parameters() if p.dim() == 2 and "embedding" not in name and p.requires_grad
     }
+
+
+def test_an_output_layer_over_a_vocabulary_is_named_unless_it_is_tied():
+    assert plan_recipe(recipe(words=LONG_HEAD - 1)).long_heads == ()
+    (head,) = plan_recipe(recipe(words=LONG_HEAD)).long_heads
+    assert (head.name, head.shape) == ("head.weight", (LONG_HEAD, 8))
+    tied = plan_recipe(recipe(words=LONG_HEAD, tied=True))
+    assert tied.long_heads == ()
+    assert {cost.reason for cost in tied.parameters if cost.shape == (LONG_HEAD, 8)} == {EMBEDDING}
+
+
+def test_a_parametrised_embedding_is_planned_as_one():
+    plan = plan_recipe(recipe(words=LONG_HEAD, normed=True))
+    reasons = {cost.name: cost.reason for cost in plan.parameters if cost.name.startswith("embedding")}
+    assert len(reasons) == 2
+    assert set(reasons.values()) == {EMBEDDING}
 
 
 @pytest.mark.parametrize("name", ["resnet18", "regnet_x_400mf", "vit_b_32", "mobilenet_v3_small"])

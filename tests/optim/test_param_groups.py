@@ -62,6 +62,62 @@ def test_rules_scale_and_the_first_match_holds():
         param_groups(net, lr=0.1, weight_decay=0.5, no_decay=["norms"])
 
 
+class Table(nn.Module):
+    """A table of a kind, tied or parametrised, with an output layer of its own beside it."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.head = nn.Linear(4, 30, bias=False)  # registered first
+        self.table = nn.EmbeddingBag(30, 4) if "bag" in kind else nn.Embedding(30, 4)
+        if "tied" in kind:
+            self.head.weight = self.table.weight
+        if "normed" in kind:
+            nn.utils.parametrizations.weight_norm(self.table)
+        if "old norm" in kind:
+            nn.utils.weight_norm(self.table)
+        if "low rank" in kind:
+            nn.utils.parametrize.register_parametrization(self.table, "weight", LowRank())
+
+    def forward(self, indices):
+        rows = self.table(indices)
+        return self.head(rows if rows.dim() == 2 else rows.mean(1))
+
+
+class LowRank(nn.Module):
+    """An update of few directions, as adapters add it."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Parameter(torch.ones(30, 2))
+        self.up = nn.Parameter(torch.ones(2, 4))
+
+    def forward(self, weight):
+        return weight + self.down @ self.up
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("kind", ["plain", "bag", "tied", "bag, tied", "normed", "bag, normed", "old norm", "low rank"])
+def test_tables_of_every_kind_are_not_preconditioned(kind):
+    net = Table(kind)
+    groups = param_groups(net, lr=0.1, weight_decay=0.0)
+    marked = {p: g["precondition"] for g in groups for p in g["params"]}
+    assert set(marked) == set(net.parameters())
+    outside = {name for name, p in net.named_parameters() if marked[p]}
+    assert outside == (set() if "tied" in kind else {"head.weight"})
+    optimizer = Jorge(groups, lr=0.1)
+    net(torch.arange(6).reshape(2, 3)).pow(2).mean().backward()
+    optimizer.step()
+    kept = sum(v.numel() for p, own in optimizer.state.items() if not marked[p] for k, v in own.items() if k != "step")
+    assert kept == sum(p.numel() for p, precondition in marked.items() if not precondition)
+
+
+def test_a_parametrised_bias_is_a_bias():
+    net = nn.Linear(4, 3)
+    nn.utils.parametrize.register_parametrization(net, "bias", nn.Tanh())
+    found = decays(param_groups(net, lr=0.1, weight_decay=0.5, no_decay=["bias"]), net)
+    assert found == {"weight": 0.5, "parametrizations.bias.original": 0.0}
+
+
 def test_embeddings_are_not_preconditioned_and_shared_weights_count_once():
     net = model()
     net["head"] = nn.Linear(4, 10, bias=False)
