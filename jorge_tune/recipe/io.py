@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jorge_tune.errors import Fault, InputError
 from jorge_tune.files import write_whole
-from jorge_tune.recipe.checks import faults_of, warnings_of
+from jorge_tune.recipe.checks import faults_of, untrainable_because, warnings_of
 from jorge_tune.recipe.decode import decode
 from jorge_tune.recipe.nodes import Entry, Node, node_of, quoted, read_tree
 from jorge_tune.recipe.reader import located, parse, text_of
@@ -34,10 +34,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Loaded:
-    """A recipe, and what its file says that is allowed but most likely not meant."""
+    """A recipe, what its file says that is allowed but most likely not meant, and why it cannot be trained, if so."""
 
     recipe: Recipe
     warnings: tuple[Fault, ...] = ()
+    untrainable: tuple[Fault, ...] = ()
 
 
 def load(path: str | Path) -> Loaded:
@@ -62,7 +63,12 @@ def parse_recipe(text: str, source: str) -> Loaded:
         FaultyFileError: the text has faults.
     """
     recipe, root = parse(Recipe, text, source, "recipe", faults_of)
-    return Loaded(recipe, tuple(located(finding, root) for finding in warnings_of(recipe)))
+    untrainable = untrainable_because(recipe)
+    return Loaded(
+        recipe,
+        tuple(located(finding, root) for finding in warnings_of(recipe)),
+        () if untrainable is None else (located(untrainable, root),),
+    )
 
 
 def write_recipe(

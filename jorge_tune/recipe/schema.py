@@ -84,12 +84,16 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Warmup:
-    """From `start_factor` to 1 over `epochs` or `steps` (one of them); `constant` stays at start_factor."""
+    """From `start_factor` to 1 over `epochs` or `steps` (one of them); `constant` stays at start_factor.
+
+    It rises from step to step, whatever the schedule's unit; a warm-up in epochs rises once an epoch with `per: epoch`.
+    """
 
     epochs: Positive | None = None
     steps: Count | None = None
     kind: Literal["linear", "constant"] = "linear"
     start_factor: Annotated[float, UP_TO_ONE] = 0.01
+    per: Unit = "step"
 
 
 @dataclass(frozen=True, kw_only=True)
