@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from jorge_tune.cli.tables import format_option, print_json
-from jorge_tune.errors import Fault, FaultyFileError, InputError
+from jorge_tune.errors import Fault, FaultyFileError, InputError, first_faults
 from jorge_tune.recipe.io import load
 from jorge_tune.recipe.shipped import resolve_recipe
 
@@ -54,8 +54,8 @@ def _show(result: dict[str, object]) -> None:
     faults, warnings = result["faults"], result["warnings"]
     assert isinstance(faults, list)
     assert isinstance(warnings, list)
-    for fault in faults:
-        click.echo(fault["message"])
+    for line in first_faults([fault["message"] for fault in faults], str(result["recipe"])):
+        click.echo(line)
     for warning in warnings:
         click.echo(f"{warning['message']} (warning)")
     if not faults:

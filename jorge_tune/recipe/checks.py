@@ -68,8 +68,10 @@ def untrainable_because(recipe: Recipe) -> Finding | None:
     if recipe.task is None or recipe.task.kind in TRAINABLE_KINDS:
         return None
     kinds = " and ".join(TRAINABLE_KINDS)
-    what = f"this version cannot train a {recipe.task.kind} task, only {kinds}; `bootstrap` takes the recipe as it is"
-    return "task.kind", what
+    way_out = "your own loop can, with jorge_tune.optimizer_from_recipe"
+    if isinstance(recipe.optimizer, (SGD, AdamW)):
+        way_out = f"`bootstrap` takes the recipe all the same, and {way_out}"
+    return "task.kind", f"this version cannot train a {recipe.task.kind} task, only {kinds}; {way_out}"
 
 
 def check_trainable(recipe: Recipe) -> None:

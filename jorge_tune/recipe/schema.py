@@ -29,6 +29,7 @@ from jorge_tune.recipe.ranges import (
     INCREASING,
     INSIDE_ONE,
     SEED,
+    SPLIT,
     UP_TO_ONE,
     Count,
     Factor,
@@ -62,7 +63,7 @@ class Data:
 
     name: Text
     root: Text = "data"
-    validation: Annotated[float, INSIDE_ONE] | Text | None = None
+    validation: Annotated[float, INSIDE_ONE] | Annotated[str, SPLIT] | None = None
     augment: Text = "standard"
     subset: Count | None = None
     workers: Whole = 0

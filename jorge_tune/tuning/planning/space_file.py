@@ -38,8 +38,7 @@ def build_space(sections: Mapping[str, ParameterSection], recipe: Recipe, findin
             )
     if len(findings) == before:
         _check_pairs(recipe, parameters, findings)
-    if len(findings) == before:
-        _check_read(recipe, parameters, findings)
+    _check_read(recipe, parameters, findings)
     return Space(recipe, tuple(parameters)) if len(findings) == before else None
 
 
