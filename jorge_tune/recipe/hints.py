@@ -29,7 +29,7 @@ _PATHS: Final = {
     "seed": "random_seed manual_seed random_state",
     "task.data": "dataset data_set datamodule",
     "task.data.name": "dataset_name",
-    "task.data.root": "path data_path data_dir datadir dataset_path data_root dataset_dir folder",
+    "task.data.root": "path data_path data_dir datadir dataset_path data_root dataset_dir folder root",
     "task.data.workers": "num_workers n_workers dataloader_num_workers",
     "task.data.validation": "val val_split validation_split valid_split val_fraction val_size split",
     "task.data.augment": "augmentation augmentations transform transforms",
@@ -71,10 +71,13 @@ def meant_path(key: str) -> str | None:
     whole = key.strip().lower().replace("-", "_").replace(" ", "_")
     if whole in _paths():
         return whole
+    longer = [path for path in _paths() if "." in whole and path.endswith(f".{whole}")]
     word = whole.rpartition(".")[2]
+    if len(longer) == 1 or word in _MEANT:
+        return longer[0] if longer else _MEANT[word]
     places = _places().get(word, ())
     fewest = [path for path in places if path.count(".") == min(other.count(".") for other in places)]
-    return fewest[0] if len(fewest) == 1 else _MEANT.get(word)
+    return fewest[0] if len(fewest) == 1 else None
 
 
 def unknown_key(key: str, section: str, fields: Iterable[str], owners: Iterable[str], *, in_recipe: bool) -> str:
@@ -96,16 +99,16 @@ def unknown_key(key: str, section: str, fields: Iterable[str], owners: Iterable[
         return f"unknown key; write '{joined[1]}: value', with a colon and a space"
     word = key.strip().lower().replace("-", "_").replace(" ", "_")
     meant = meant_path(key) if in_recipe else None
-    for candidate in (word, (meant or "").rpartition(".")[2]):
-        if candidate in known and (candidate == word or _MEANT.get(word) == meant or not section):
-            return f"unknown key (did you mean '{candidate}'?)"
+    parent, _, name = (meant or "").rpartition(".")
+    is_alias_here = name in known and (parent == section or (bool(section) and _MEANT.get(word) == meant))
+    if word in known or is_alias_here:
+        return f"unknown key (did you mean '{word if word in known else name}'?)"
     if listed := list(owners):
         who = listed[0] + " has" if len(listed) == 1 else f"{', '.join(listed[:-1])} and {listed[-1]} have"
         return f"unknown key; {who} it; {_valid(known)}"
     if in_recipe and word in _SAID:
         return f"unknown key; {_SAID[word]}"
-    if meant is not None and meant.rpartition(".")[0] != section:
-        parent, _, _ = meant.rpartition(".")
+    if meant is not None and parent != section:
         return "unknown key; " + (
             f"it belongs under {parent}, as {meant}" if parent else f"{meant} is at the top level"
         )

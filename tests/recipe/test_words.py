@@ -74,7 +74,7 @@ def test_a_word_at_the_top_level_that_means_another_is_told(key, told):
         ),
         ("momentum: 0.9", "foo: 1", "unknown key; there are name, lr, weight_decay, no_decay, groups, momentum, damp"),
         ("momentum: 0.9", "momentum:0.9", "unknown key; write 'momentum: value', with a colon and a space"),
-        ("lr: 0.1", "lr: 0,1", "optimizer.1: unknown key; a comma ends a value within braces"),
+        ("lr: 0.1", "lr: 2,1", "optimizer.1: unknown key; a comma ends a value within braces"),
         (
             "epochs: 9",
             "epochs: 9\nschedule: {name: cosine, epochs: 9}",
