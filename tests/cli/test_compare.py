@@ -136,7 +136,10 @@ def test_a_png_is_written_or_missed_with_a_reason(folders, tmp_path, capsys):
         (["RUNS", "--target", "nan"], "--target: must be a number"),
         (["RUNS", "--target", "top1=0.5", "--metric", "loss"], "give one of them"),
         (["RUNS", "--metric", "top7"], "no metric 'top7'"),
-        (["RUNS", "--target", "top1=95"], "--target: must be a fraction for top1, greater than 0 and at most 1, got 95"),
+        (
+            ["RUNS", "--target", "top1=95"],
+            "--target: must be a fraction for top1, greater than 0 and at most 1, got 95",
+        ),
         (["RUNS", "--target", "95"], "(95 looks like percent: write 0.95)"),
         (["RUNS", "--target", "loss=-1"], "--target: must be greater than 0 for loss, got -1"),
         (["digits/mlp-sgd", "--target", "top1=95"], "--target: must be a fraction for top1"),

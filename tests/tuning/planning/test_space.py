@@ -128,7 +128,7 @@ def test_products_are_of_the_decimal_digits():
         (["refresh_interval=5", "momentum=0.8"], {"refresh_interval": 5, "momentum": 0.8}),
         (["schedule=step"], {"schedule": "step"}),
         (["schedule={name: exponential, gamma: 0.9}"], {"schedule": "{name: exponential, gamma: 0.9}"}),
-        (["schedule={name: cosine, warmup: {epochs: 2}}"], {"schedule": "keep"}),
+        (["schedule={name: cosine, warmup: {epochs: 2, per: epoch}}"], {"schedule": "keep"}),
         (["no_decay=[norm, bias]"], {"no_decay": "[norm, bias]"}),
     ],
 )
@@ -249,7 +249,11 @@ ADAMW = "digits/cnn-adamw"
     ("recipe", "space", "told"),
     [
         (ADAMW, "optimizer.momentum: {choices: [0.9, 0.8]}", "optimizer.momentum: is read by nothing with graft adamw"),
-        (ADAMW, "optimizer.dampening: {choices: [0, 0.5]}", "optimizer.dampening: is read by nothing unless graft is sgd"),
+        (
+            ADAMW,
+            "optimizer.dampening: {choices: [0, 0.5]}",
+            "optimizer.dampening: is read by nothing unless graft is sgd",
+        ),
         ("digits/cnn-sgd", "optimizer.graft_betas: {choices: [[0.9, 0.999], [0.8, 0.9]]}", "unless graft is adamw"),
         ("digits/cnn-sgd", "optimizer.graft_eps: {factor: [0.1, 10]}", "graft_eps: is read by nothing unless graft is"),
         (
