@@ -30,6 +30,7 @@ from jorge_tune.recipe.ranges import (
     INSIDE_ONE,
     LOADER_WORKERS,
     SEED,
+    SPLIT,
     UP_TO_ONE,
     Count,
     Factor,
@@ -63,7 +64,7 @@ class Data:
 
     name: Text
     root: Text = "data"
-    validation: Annotated[float, INSIDE_ONE] | Text | None = None
+    validation: Annotated[float, INSIDE_ONE] | Annotated[str, SPLIT] | None = None
     augment: Text = "standard"
     subset: Count | None = None
     workers: Annotated[int, LOADER_WORKERS] = 0
@@ -85,12 +86,16 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Warmup:
-    """From `start_factor` to 1 over `epochs` or `steps` (one of them); `constant` stays at start_factor."""
+    """From `start_factor` to 1 over `epochs` or `steps` (one of them); `constant` stays at start_factor.
+
+    It rises from step to step, whatever the schedule's unit; a warm-up in epochs rises once an epoch with `per: epoch`.
+    """
 
     epochs: Positive | None = None
     steps: Count | None = None
     kind: Literal["linear", "constant"] = "linear"
     start_factor: Annotated[float, UP_TO_ONE] = 0.01
+    per: Unit = "step"
 
 
 @dataclass(frozen=True, kw_only=True)
