@@ -10,6 +10,8 @@ import click
 
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER
 from jorge_tune.cli.curves import lr_curves
+from jorge_tune.cli.options import complete_recipe, device_options
+from jorge_tune.cli.output import say, tell
 from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import Bootstrapped, bootstrap
@@ -28,7 +30,7 @@ _INTERVAL = "optimizer.refresh_interval"
 
 
 @click.command()
-@click.argument("recipe", metavar="SGD")
+@click.argument("recipe", metavar="SGD", shell_complete=complete_recipe)
 @click.option(
     "-o",
     "--out",
@@ -45,7 +47,7 @@ _INTERVAL = "optimizer.refresh_interval"
 @click.option(
     "--study", type=click.IntRange(min=1), metavar="N", help="Then search around it with N trials (study run)."
 )
-@click.option("--device", default="auto", show_default=True, help="Where to measure: auto, cpu, cuda or cuda:1.")
+@device_options("Where to measure")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads to measure with [default: torch's choice].")
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @format_option
@@ -81,12 +83,12 @@ def command(
     write_recipe(target, made.recipe, made.derivations, force=force)
     written = parse_recipe(render_recipe(made.recipe, made.derivations), str(target))
     for warning, name in [(w, str(source)) for w in before.warnings] + [(w, str(target)) for w in written.warnings]:
-        click.echo(f"{warning.located(name)} (warning)", err=True)
+        tell(f"{warning.located(name)} (warning)")
     if output_format == "table":
         _show(before.recipe, made)
         _show_calibration(found)
         _show_probe(probed)
-    click.echo(f"wrote {target}", err=True)
+    tell(f"wrote {target}")
     code, verdict = _exit_code(found, probed), None
     if study is not None and (found is None or found.choice.interval is not None):
         code, verdict = _search(recipe, before.recipe, made, study, device, threads, output_format)
@@ -162,7 +164,7 @@ def _show_calibration(found: Calibrated | None) -> None:
     if found is not None:
         from jorge_tune.reporting.calibration import advice, outcome_sentence
 
-        click.echo()
+        say()
         for line in (outcome_sentence(found), *advice(found)):
             print_text(line)
 
@@ -171,7 +173,7 @@ def _show_probe(probed: Probed | None) -> None:
     if probed is not None:
         from jorge_tune.cli.probe import show
 
-        click.echo()
+        say()
         show(probed)
 
 
@@ -183,19 +185,19 @@ def _default_out(source: Path, recipe: Recipe) -> Path:
 
 def _show(before: Recipe, made: Bootstrapped) -> None:
     if isinstance(before.optimizer, AdamW):
-        click.echo("The paper has rules from SGD only; those from AdamW are ours.\n")
+        say("The paper has rules from SGD only; those from AdamW are ours.\n")
     rows = [_row(derivation) for derivation in made.derivations]
     print_table(["field", "before", "after", "why"], rows)
     replaced = next((d for d in made.derivations if d.field == "schedule" and d.changed), None)
     if replaced is not None:
-        click.echo(
+        say(
             f"\nThe schedule CHANGES: {_cell(replaced.before)} is replaced by {_cell(replaced.after)}"
             f" ({replaced.source}).\nKeep yours with --schedule keep.\n"
         )
-        click.echo(lr_curves(before, made.recipe))
+        say(lr_curves(before, made.recipe))
     by_convention = next((d for d in made.derivations if d.field == "schedule" and d.source == OURS), None)
     if by_convention is not None:
-        click.echo(f"\nThe schedule is {by_convention.rule} (the paper replaces any; race both where you can).")
+        say(f"\nThe schedule is {by_convention.rule} (the paper replaces any; race both where you can).")
 
 
 def _row(derivation: Derivation) -> list[str]:

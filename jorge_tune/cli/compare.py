@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,8 @@ import click
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER, held_by
 from jorge_tune.cli.compare_study import Engine, Raced, race_as_study
 from jorge_tune.cli.contenders import parse_against, read_arguments, settle, side_by_side_option
+from jorge_tune.cli.options import complete_recipe, device_options
+from jorge_tune.cli.output import is_talk_on_terminal, say, tell, tell_over
 from jorge_tune.cli.studies import EXIT_INTERRUPTED, runs_option, storage_option
 from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
 from jorge_tune.cli.threads import share_the_cores
@@ -43,7 +44,7 @@ def parse_seeds(ctx: click.Context | None, param: click.Parameter | None, value:
 
 
 @click.command()
-@click.argument("contenders", metavar="A B...", nargs=-1, required=True)
+@click.argument("contenders", metavar="A B...", nargs=-1, required=True, shell_complete=complete_recipe)
 @click.option("--seeds", callback=parse_seeds, default="0-4", show_default=True, help="Seeds, as 0-4 or 0,2,7.")
 @click.option(
     "--against",
@@ -60,7 +61,7 @@ def parse_seeds(ctx: click.Context | None, param: click.Parameter | None, value:
 @click.option("--target", metavar="[METRIC=]VALUE", help="What to reach, e.g. top1=0.95 [default: see above].")
 @click.option("--metric", help="What to measure [default: the target's, else top1, else the loss].")
 @click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Change the recipes, e.g. epochs=5.")
-@click.option("--device", default="auto", show_default=True, help="Where to train: auto, cpu, cuda, cuda:1.")
+@device_options()
 @click.option("--download", is_flag=True, help="Fetch data sets that are not there.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run [default: all, shared out].")
 @click.option("--workers", type=click.IntRange(min=1), help="Runs side by side, each its own process [default: 1].")
@@ -166,7 +167,7 @@ def print_comparison(comparison: Comparison, output_format: str) -> None:
     table = comparison_table(comparison)
     print_text(target_sentence(comparison))
     print_table(table.headings, table.rows, right=table.right, turn=True)
-    click.echo("\nVerdict")
+    say("\nVerdict")
     print_text(verdict(comparison))
     for note in comparison.notes:
         print_text(f"Note: {note}")
@@ -175,13 +176,13 @@ def print_comparison(comparison: Comparison, output_format: str) -> None:
 def report_progress(progress: RaceProgress) -> None:
     """One line per run on stderr; on a terminal also a line that follows the run."""
     where = f"[{progress.number}/{progress.total}] {progress.name}, seed {progress.seed}"
-    live = sys.stderr.isatty()
+    live = is_talk_on_terminal()
     if progress.stage == "training" and live:
-        click.echo(f"\r\x1b[K{where}: {_standing(progress)}", err=True, nl=False)
+        tell_over(f"{where}: {_standing(progress)}")
     elif progress.stage == "ended":
-        click.echo(("\r\x1b[K" if live else "") + f"{where}: {progress.outcome}", err=True)
+        (tell_over if live else tell)(f"{where}: {progress.outcome}", nl=True)
     elif progress.stage == "reused":
-        click.echo(f"{where}: {progress.outcome} before, reused", err=True)
+        tell(f"{where}: {progress.outcome} before, reused")
 
 
 def _standing(progress: RaceProgress) -> str:
@@ -203,7 +204,7 @@ def _race_here(
         return EXIT_NO_ANSWER
     race = run_race(ready, seeds, out, settings=where, report=report_progress)
     if race.interrupted:
-        click.echo("interrupted; the same command takes the race up again", err=True)
+        tell("interrupted; the same command takes the race up again")
         return EXIT_INTERRUPTED
     return Raced(list(race.contenders), [])
 
@@ -239,4 +240,4 @@ def _draw(comparison: Comparison, plot: Path) -> None:
     else:
         names = ", ".join(standing.name for standing in comparison.standings)
         write_whole(plot, comparison_page(comparison, f"Comparison: {names}").encode(), force=True, make_folders=True)
-    click.echo(missing or f"wrote {plot}", err=True)
+    tell(missing or f"wrote {plot}")

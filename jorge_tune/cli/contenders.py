@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from jorge_tune.cli.calibration import settled
+from jorge_tune.cli.output import tell
 from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _read_recipe(argument: str, assignments: tuple[str, ...]) -> Contender:
     path = resolve_recipe(argument)
     loaded = load(path)
     for warning in loaded.warnings:
-        click.echo(f"{warning.located(str(path))} (warning)", err=True)
+        tell(f"{warning.located(str(path))} (warning)")
     recipe = override(loaded.recipe, assignments) if assignments else loaded.recipe
     return Contender(recipe.name, recipe)
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+from jorge_tune.cli.lazy import SuggestingGroup
+from jorge_tune.cli.options import complete_recipe
+from jorge_tune.cli.output import tell
 from jorge_tune.cli.tables import format_option, print_json, print_table
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.io import copy_recipe, read_recipe
@@ -15,7 +18,7 @@ from jorge_tune.recipe.shipped import resolve_shipped, shipped_recipes
 _HEADINGS = ("name", "task", "optimizer", "schedule", "length", "batch_size", "lr")
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def command() -> None:
     """List the shipped recipes, or copy one to start from.
 
@@ -43,7 +46,7 @@ def ls(output_format: str) -> None:
 
 
 @command.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_recipe)
 @click.argument("out", type=click.Path(path_type=Path), required=False)
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 def cp(name: str, out: Path | None, force: bool) -> None:
@@ -58,7 +61,7 @@ def cp(name: str, out: Path | None, force: bool) -> None:
     if target.is_dir():
         target = target / source.name
     copy_recipe(source, target, force=force)
-    click.echo(f"wrote {target}", err=True)
+    tell(f"wrote {target}")
 
 
 def _row(name: str, recipe: Recipe) -> list[object]:

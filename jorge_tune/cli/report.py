@@ -11,6 +11,7 @@ import click
 
 from jorge_tune.cli.compare import parse_target
 from jorge_tune.cli.contenders import side_by_side_option
+from jorge_tune.cli.output import tell
 from jorge_tune.cli.studies import runs_option, storage_option
 from jorge_tune.cli.tables import format_option_for, print_json
 from jorge_tune.errors import InputError
@@ -130,7 +131,7 @@ def _write(twin: dict[str, Any], out: Path, twin_path: Path, force: bool) -> Non
 
     write_whole(out, report_page(twin), force=force, make_folders=True)
     write_whole(twin_path, json.dumps(twin, indent=1, allow_nan=False) + "\n", force=force)
-    click.echo(f"wrote {out} and {twin_path}", err=True)
+    tell(f"wrote {out} and {twin_path}")
 
 
 def _draw(twin: dict[str, Any], folder: Path, force: bool) -> None:
@@ -145,4 +146,4 @@ def _draw(twin: dict[str, Any], folder: Path, force: bool) -> None:
     if there is not None and not force:
         raise InputError(f"{there}: exists already; give another --png, or --force to overwrite it")
     missing = write_pngs({paths[figure["key"]]: figure_for_picture(figure) for figure in figures})
-    click.echo(missing or f"wrote {len(figures)} figures to {folder}", err=True)
+    tell(missing or f"wrote {len(figures)} figures to {folder}")

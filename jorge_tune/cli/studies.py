@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from jorge_tune.cli.output import tell
 from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
@@ -86,10 +87,9 @@ def open_address(option: str | None, *, create: bool = False) -> tuple[Address, 
 def warn_of_password(option: str | None, address: Address) -> None:
     """Say on stderr that a password given as an option is no secret."""
     if option is not None and address.secrets():
-        click.echo(
+        tell(
             "--storage: other users of this machine can read the password in the list of processes; "
             "put the address into JORGE_TUNE_STORAGE instead (warning)",
-            err=True,
         )
 
 
@@ -148,7 +148,7 @@ def make_study(plan: StudyPlan, option: str | None, runs: Path | None = None, *,
     places = folders(plan.name, runs)
     opened = open_study(storage, plan, places, on_change="branch" if branch else "refuse")
     if opened.plan.name != plan.name:
-        click.echo(f"study {plan.name} is another one; this one goes on as {opened.plan.name}", err=True)
+        tell(f"study {plan.name} is another one; this one goes on as {opened.plan.name}")
     return Found(address, storage, opened, places)
 
 

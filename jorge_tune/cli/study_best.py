@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER
+from jorge_tune.cli.output import say, tell
 from jorge_tune.cli.studies import find_search, name_option, storage_option
 from jorge_tune.cli.tables import format_option, print_json
 
@@ -41,16 +42,16 @@ def command(name: str | None, storage: str | None, out: Path | None, force: bool
     evidence = gather(found.opened)
     best = best_of(evidence.rows, lower_is_better=evidence.lower_is_better)
     if best is None:
-        click.echo(f"study {found.name} has no best trial: {judge(evidence).why_no_best}", err=True)
+        tell(f"study {found.name} has no best trial: {judge(evidence).why_no_best}")
         return EXIT_NO_ANSWER
     recipe, derivations = recipe_of(best, found.opened.plan)
     if out is not None:
         write_recipe(out, recipe, derivations, force=force)
-        click.echo(f"wrote {out}", err=True)
+        tell(f"wrote {out}")
     if output_format == "json":
         data = {"number": best.number, "value": best.value, "point": best.point, "recipe": recipe_to_dict(recipe)}
         print_json(portable(data))
     elif out is None:
-        click.echo(f"# study {found.name}: trial {best.number}, {evidence.objective} {best.value:.6g}")
-        click.echo(render_recipe(recipe, derivations), nl=False)
+        say(f"# study {found.name}: trial {best.number}, {evidence.objective} {best.value:.6g}")
+        say(render_recipe(recipe, derivations), nl=False)
     return 0

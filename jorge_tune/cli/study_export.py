@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from jorge_tune.cli.output import tell
 from jorge_tune.cli.studies import find_study, name_option, storage_option
 from jorge_tune.errors import InputError
 
@@ -46,5 +47,5 @@ def command(name: str | None, storage: str | None, out: Path, kind: str | None, 
         export.write_trial(found.opened, out, trial, force=force)
     else:
         writers[kind](found.opened, out, force=force)
-    click.echo(f"wrote {out}", err=True)
+    tell(f"wrote {out}")
     return 0
