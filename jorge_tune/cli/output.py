@@ -103,7 +103,7 @@ def refuse_json_with_stdout(out: Path | None, output_format: str) -> None:
 
 
 def write_out(out: Path, content: str | bytes, *, force: bool = False, make_folders: bool = False) -> None:
-    """Write what `-o OUT` asks for, to stdout where OUT is `-`, and say so otherwise.
+    """Write what `-o OUT` asks for, to stdout where OUT is `-`.
 
     On a terminal the control characters of a text are written out; a file or a pipe gets it as it is.
 
@@ -115,7 +115,6 @@ def write_out(out: Path, content: str | bytes, *, force: bool = False, make_fold
 
     if not is_stdout(out):
         write_whole(out, content, force=force, make_folders=make_folders)
-        tell(f"wrote {out}")
         return
     if _State.is_stdout_closed:
         raise OutputError("stdout: is closed, so -o - cannot write to it; give a file name")
@@ -123,6 +122,13 @@ def write_out(out: Path, content: str | bytes, *, force: bool = False, make_fold
         content = content.encode()
     with _stdout_faults():
         click.echo(visible(content) if isinstance(content, str) else content, nl=False)
+
+
+def tell_written(*outs: Path) -> None:
+    """Say which files were written; stdout is none."""
+    files = [str(out) for out in outs if not is_stdout(out)]
+    if files:
+        tell(f"wrote {' and '.join(files)}")
 
 
 def open_streams() -> None:

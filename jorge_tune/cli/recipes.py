@@ -8,7 +8,7 @@ import click
 
 from jorge_tune.cli.lazy import SuggestingGroup
 from jorge_tune.cli.options import complete_recipe
-from jorge_tune.cli.output import tell
+from jorge_tune.cli.output import is_stdout, tell_written, write_out
 from jorge_tune.cli.tables import format_option, print_json, print_table
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.io import copy_recipe, read_recipe
@@ -50,18 +50,24 @@ def ls(output_format: str) -> None:
 @click.argument("out", type=click.Path(path_type=Path), required=False)
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 def cp(name: str, out: Path | None, force: bool) -> None:
-    """Copy the shipped recipe NAME, comments included, to OUT [default: its file name, in the current folder].
+    """Copy the shipped recipe NAME, comments included, to OUT [default: its file name, in the current directory].
+
+    With - for OUT it is printed on stdout.
 
     \b
     Example:
       jorge-tune recipes cp cifar10/resnet18-sgd sgd.yaml
+      jorge-tune recipes cp cifar10/resnet18-sgd - | less
     """
     source = resolve_shipped(name)
     target = out or Path(source.name)
     if target.is_dir():
         target = target / source.name
+    if is_stdout(target):
+        write_out(target, source.read_text(encoding="utf-8"))
+        return
     copy_recipe(source, target, force=force)
-    tell(f"wrote {target}")
+    tell_written(target)
 
 
 def _row(name: str, recipe: Recipe) -> list[object]:

@@ -11,7 +11,7 @@ import click
 
 from jorge_tune.cli.compare import parse_target
 from jorge_tune.cli.contenders import side_by_side_option
-from jorge_tune.cli.output import tell
+from jorge_tune.cli.output import is_stdout, refuse_json_with_stdout, tell, tell_written, write_out
 from jorge_tune.cli.studies import runs_option, storage_option
 from jorge_tune.cli.tables import format_option_for, print_json
 from jorge_tune.errors import InputError
@@ -28,7 +28,8 @@ _DEFAULT_OUT = Path("report.html")
     "-o",
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help=f"Page to write, its JSON twin beside it [default: {_DEFAULT_OUT}, unless --format json or --png is given].",
+    help="Page to write, its JSON twin beside it; - writes the page alone to stdout "
+    f"[default: {_DEFAULT_OUT}, unless --format json or --png is given].",
 )
 @storage_option
 @runs_option
@@ -72,13 +73,14 @@ def command(
       jorge-tune report digits -o digits.html
       jorge-tune report runs/cnn-sgd runs/cnn-jorge -o race.html
     """
+    refuse_json_with_stdout(out, output_format)
     if out is None and output_format == "table" and png is None:
         out = _DEFAULT_OUT
     twin_path = _check_out(out, force)
-    writes = [path for path in (out, twin_path) if path is not None]
+    writes = [path for path in (out, twin_path) if path is not None and not is_stdout(path)]
     report = _report(subjects, storage, runs, parse_target(target, metric), extra, side_by_side, writes)
     twin = report.to_json()
-    if out is not None and twin_path is not None:
+    if out is not None:
         _write(twin, out, twin_path, force)
     if png is not None:
         _draw(twin, png, force)
@@ -113,8 +115,8 @@ def _report(
 
 
 def _check_out(out: Path | None, force: bool) -> Path | None:
-    """The twin's path; refuses what could not be written in the end."""
-    if out is None:
+    """The twin's path, None where no twin is written; refuses what could not be written in the end."""
+    if out is None or is_stdout(out):
         return None
     if out.suffix != ".html":
         raise InputError(f"--out: must end in .html, got {str(out)!r}")
@@ -125,13 +127,13 @@ def _check_out(out: Path | None, force: bool) -> Path | None:
     return twin
 
 
-def _write(twin: dict[str, Any], out: Path, twin_path: Path, force: bool) -> None:
-    from jorge_tune.files import write_whole
+def _write(twin: dict[str, Any], out: Path, twin_path: Path | None, force: bool) -> None:
     from jorge_tune.reporting.report_page import report_page
 
-    write_whole(out, report_page(twin), force=force, make_folders=True)
-    write_whole(twin_path, json.dumps(twin, indent=1, allow_nan=False) + "\n", force=force)
-    tell(f"wrote {out} and {twin_path}")
+    write_out(out, report_page(twin), force=force, make_folders=True)
+    if twin_path is not None:
+        write_out(twin_path, json.dumps(twin, indent=1, allow_nan=False) + "\n", force=force)
+        tell_written(out, twin_path)
 
 
 def _draw(twin: dict[str, Any], folder: Path, force: bool) -> None:
