@@ -84,7 +84,8 @@ def test_a_study_runs_to_its_verdict_which_is_stored_and_shown_again(folder):
     assert [len(contender["values"]) for contender in verdict["contenders"]] == [2] * len(verdict["contenders"])
     best = max(rows, key=lambda row: (row.value, -row.number))
     assert (verdict["best"]["number"], verdict["best"]["value"]) == (best.number, best.value)
-    assert verdict["sentences"][0] == "4 trials in all: 4 completed."
+    assert verdict["sentences"][0] == verdict["headline"]
+    assert "4 trials in all: 4 completed." in verdict["sentences"]
     lines = err.splitlines()
     assert sum(line.startswith("[") for line in lines) == 1 + 4 + len(verdict["contenders"]) * 2
     assert not list((folder / "studies" / "tiny" / "workers").glob("w-*"))
