@@ -10,7 +10,7 @@ import click
 
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER, held_by
 from jorge_tune.cli.compare_study import Engine, Raced, race_as_study
-from jorge_tune.cli.contenders import parse_against, read_arguments, settle, side_by_side_option
+from jorge_tune.cli.contenders import parse_against, read_arguments, reference_option, settle, side_by_side_option
 from jorge_tune.cli.options import complete_recipe, device_options
 from jorge_tune.cli.output import is_talk_on_terminal, say, tell, tell_over
 from jorge_tune.cli.studies import EXIT_INTERRUPTED, runs_option, storage_option
@@ -69,6 +69,7 @@ def parse_seeds(ctx: click.Context | None, param: click.Parameter | None, value:
 @click.option("--name", help="The study that keeps the race [default: from the contenders' names].")
 @runs_option
 @side_by_side_option
+@reference_option
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the race: FILE.html, or FILE.png.")
 @click.option("--force", is_flag=True, help="Overwrite an existing plot.")
 @format_option
@@ -84,6 +85,7 @@ def command(
     download: bool,
     threads: int | None,
     side_by_side: bool,
+    reference: str | None,
     workers: int | None,
     storage: str | None,
     name: str | None,
@@ -94,10 +96,11 @@ def command(
 ) -> int:
     """Race A against B and others: who reaches the target first, in epochs and in seconds.
 
-    A, B are recipes (files or shipped names), which are trained on every seed, or run folders and folders of
-    them, which are only read. The first one is what the others are compared with. Runs of one seed share
-    initial weights and the order of the data. The target, if none is given, is that of the first recipe, else
-    the first contender's median final value. To lose a race is no error: the exit code is 0.
+    A, B are recipes (files or shipped names), which are trained on every seed, or run directories and directories
+    of them, which are only read. The reference, with which the others are compared, is the first of them; where there
+    are run directories alone it is SGD, if that is one of them. --reference names another. Runs of one seed share
+    initial weights and the order of the data. The target, if none is given, is that of the reference's recipe, else
+    the reference's median final value. Losing the race is not an error: the exit code is 0.
 
     --against derives contenders from the first recipe. With --workers, --storage, --name or --runs the race is a study
     that is kept: the same command goes on with it, more seeds add what is missing, and other machines join with
@@ -112,11 +115,13 @@ def command(
     share_the_cores()
     from jorge_tune.measure.compare import compare
     from jorge_tune.measure.race import Settings
+    from jorge_tune.measure.reference import reference_first
 
     metric, value = parse_target(target, metric)
     _check_plot(plot, force)
     engine = Engine(workers, storage, name, runs)
     entrants, notes, is_side_by_side = read_arguments(contenders, assignments, against), list[str](), False
+    reference_first(entrants, reference)  # a wrong name is refused before hours are spent
     _check_engine(engine, entrants, out)
     if any(not contender.runs for contender in entrants):
         where = Settings(device, download, threads)
@@ -127,9 +132,10 @@ def command(
         if isinstance(raced, int):
             return raced
         entrants, notes, is_side_by_side = raced
+    entrants, chosen = reference_first(entrants, reference)
     comparison = compare(entrants, metric=metric, target=value)
     shared = side_by_side or is_side_by_side
-    comparison = replace(comparison, notes=(*comparison.notes, *notes), is_side_by_side=shared)
+    comparison = replace(comparison, notes=(*chosen, *comparison.notes, *notes), is_side_by_side=shared)
     print_comparison(comparison, output_format)
     if plot is not None:
         _draw(comparison, plot)

@@ -27,6 +27,12 @@ def side_by_side_option(command: F) -> F:
     return click.option("--side-by-side", is_flag=True, help=text)(command)
 
 
+def reference_option(command: F) -> F:
+    """Add `--reference NAME`; the command receives it as `reference`, None where it is to be chosen."""
+    text = "The contender that the others are compared with [default: see above]."
+    return click.option("--reference", metavar="NAME", help=text)(command)
+
+
 def parse_against(ctx: click.Context | None, param: click.Parameter | None, value: str | None) -> tuple[str, ...]:
     """`control,jorge` as kinds of contenders."""
     from jorge_tune.recipe.contenders import contender_kinds

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jorge_tune.cli.compare import parse_target
-from jorge_tune.cli.contenders import side_by_side_option
+from jorge_tune.cli.contenders import reference_option, side_by_side_option
 from jorge_tune.cli.output import is_stdout, refuse_json_with_stdout, tell, tell_written, write_out
 from jorge_tune.cli.studies import runs_option, storage_option
 from jorge_tune.cli.tables import format_option_for, print_json
@@ -36,6 +36,7 @@ _DEFAULT_OUT = Path("report.html")
 @click.option("--target", metavar="[METRIC=]VALUE", help="What runs should reach, e.g. top1=0.9 [default: as compare].")
 @click.option("--metric", help="What to measure of runs [default: as compare].")
 @side_by_side_option
+@reference_option
 @click.option(
     "--with",
     "extra",
@@ -55,6 +56,7 @@ def command(
     target: str | None,
     metric: str | None,
     side_by_side: bool,
+    reference: str | None,
     extra: tuple[Path, ...],
     png: Path | None,
     force: bool,
@@ -65,8 +67,9 @@ def command(
     The page fetches nothing, opens anywhere, prints, and shows the verdict first; its JSON twin holds every number of
     it. It is made from what is stored alone, and changes nothing there. A name that is also a folder here is taken as
     the folder; the folder of a study's runs stands for the study. probe.json and calibration.json beside the runs are
-    shown too. A comparison that `compare` keeps as a study has the page of its runs. Run folders are compared with the
-    first one named, or the first by name in a folder of them.
+    shown too. A comparison that `compare` keeps as a study has the page of its runs. Runs are compared with those of
+    SGD, if there are any, else with the first one named, or the first by name in a directory of them; --reference
+    names another.
 
     \b
     Example:
@@ -78,7 +81,7 @@ def command(
         out = _DEFAULT_OUT
     twin_path = _check_out(out, force)
     writes = [path for path in (out, twin_path) if path is not None and not is_stdout(path)]
-    report = _report(subjects, storage, runs, parse_target(target, metric), extra, side_by_side, writes)
+    report = _report(subjects, storage, runs, parse_target(target, metric), extra, side_by_side, reference, writes)
     twin = report.to_json()
     if out is not None:
         _write(twin, out, twin_path, force)
@@ -95,15 +98,19 @@ def _report(
     wanted: tuple[str | None, float | None],
     extra: tuple[Path, ...],
     side_by_side: bool,
+    reference: str | None,
     writes: Sequence[Path],
 ) -> Report:
     from jorge_tune.cli.report_subjects import report_of_runs, report_of_study, study_at
 
     folders = [Path(subject) for subject in subjects]
     held = study_at(folders[0]) if len(folders) == 1 else None
+    is_study = held is not None or (len(folders) == 1 and not folders[0].exists())
+    if is_study and reference is not None:
+        raise InputError(f"--reference: is for directories of runs, and {subjects[0]} is a study")
     if held is not None and storage is None and runs is None:
         return report_of_study(held, storage, folders[0], wanted, extra, writes)
-    if held is not None or (len(folders) == 1 and not folders[0].exists()):
+    if is_study:
         runs = runs or (folders[0] if held else None)
         return report_of_study(held or subjects[0], storage, runs, wanted, extra, writes)
     missing = [subject for subject, folder in zip(subjects, folders, strict=True) if not folder.is_dir()]
@@ -111,7 +118,7 @@ def _report(
         raise InputError(f"{missing[0]}: no folder here; give folders of runs, or one study by its name")
     if storage is not None or runs is not None:
         raise InputError(f"--storage and --runs are for a study, and {subjects[0]} is a folder of runs")
-    return report_of_runs(folders, wanted, extra, is_side_by_side=side_by_side)
+    return report_of_runs(folders, wanted, extra, is_side_by_side=side_by_side, reference=reference)
 
 
 def _check_out(out: Path | None, force: bool) -> Path | None:

@@ -34,21 +34,32 @@ def report_of_runs(
     extra: Sequence[Path],
     *,
     is_side_by_side: bool = False,
+    reference: str | None = None,
 ) -> Report:
-    """The report of run folders; `is_side_by_side`: they shared a machine while they trained.
+    """The report of run folders.
+
+    Args:
+        folders: of runs, or of folders of them.
+        wanted: metric and target.
+        extra: files with further measurements.
+        is_side_by_side: they shared a machine while they trained.
+        reference: the contender that the others are compared with; None: SGD, else the first.
 
     Raises:
         InputError: nothing there can be compared; the message says why for each.
     """
     from jorge_tune.measure.compare import compare, read_contenders
+    from jorge_tune.measure.reference import reference_first
     from jorge_tune.reporting.report import runs_report
 
-    contenders = read_contenders(folders)
+    contenders, chosen = reference_first(read_contenders(folders), reference)
     metric, value = wanted
     comparison = compare(contenders, metric=metric, target=value)
     places = {run.folder for contender in contenders for run in contender.runs}
     around = sorted({*folders, *places, *(place.parent for place in places)})
-    return runs_report(replace(comparison, is_side_by_side=is_side_by_side), _measured(around, extra))
+    notes = (*chosen, *comparison.notes)
+    found = replace(comparison, is_side_by_side=is_side_by_side, notes=notes)
+    return runs_report(found, _measured(around, extra))
 
 
 def report_of_study(

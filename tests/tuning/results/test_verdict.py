@@ -313,8 +313,8 @@ def test_all_of_it_is_plain_data():
         (
             [0.9, 0.95],
             [0.95, 0.9],
-            "Whether the bootstrap is better than the baseline is undecided: best top1 0.925 against 0.925, better on 1, "
-            "level on 0, worse on 1 of 2 confirmation seeds; 2 seeds cannot rule out chance.",
+            "Whether the bootstrap is better than the baseline is undecided: best top1 0.925 against 0.925, better on "
+            "1, level on 0, worse on 1 of 2 confirmation seeds; 2 seeds cannot rule out chance.",
         ),
         (
             [0.9],
