@@ -115,7 +115,8 @@ def test_ctrl_c_leaves_a_study_that_the_same_command_takes_up(folder):
     out, err = run(folder, "run", "--name", "tiny", "--workers", "2")
     assert [row.state for row in read_rows(opened(folder).study)] == ["complete"] * 3
     assert len(records.read_bytes().splitlines()) > before > 1
-    assert out.startswith("Verdict\n3 trials in all: 3 completed.")
+    assert out.startswith("Verdict\nNothing is confirmed: the bootstrap has ")
+    assert "\n3 trials in all: 3 completed." in out
 
 
 def test_a_worker_from_elsewhere_joins_by_name(folder):
