@@ -23,7 +23,7 @@ _COMMANDS = {
     "plan": "Show what the optimizer will keep and compute for each parameter, without data.",
     "probe": "Measure the best length of a recipe's own steps, along its own training.",
     "recipes": "List the shipped recipes, or copy one.",
-    "report": "Write a page of a study, or of runs: verdict, figures, tables; nothing to fetch.",
+    "report": "Write a self-contained HTML report of a study, or of runs: verdict, figures, tables.",
     "study": "Search around a bootstrapped recipe, and see whether one shot was enough.",
     "train": "Train a recipe.",
     "validate": "Check recipe files and report every fault.",
@@ -43,10 +43,14 @@ def module_of(command: str) -> str:
 def _group(debug: bool) -> None:
     """From a tuned SGD recipe to Jorge, a second-order optimizer without inverses, and the proof that it pays.
 
+    Results go to stdout, messages and progress to stderr. Where COLUMNS is set, tables and sentences are fitted to
+    that width, also in a pipe.
+
     \b
     Example:
       jorge-tune demo
       jorge-tune bootstrap sgd.yaml -o jorge.yaml
+      eval "$(_JORGE_TUNE_COMPLETE=bash_source jorge-tune)"    # completion in bash; also zsh_source, fish_source
     """
 
 

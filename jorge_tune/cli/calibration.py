@@ -40,7 +40,7 @@ def overhead_option(command: F) -> F:
         callback=parse_overhead,
         default="10%",
         show_default=True,
-        help="What a step may take longer than the baseline's, as 10% or 0.1.",
+        help="Maximum step-time overhead over the baseline, as 10% or 0.1.",
     )
     return option(command)
 

@@ -62,11 +62,11 @@ def command(
     force: bool,
     output_format: str,
 ) -> None:
-    """Write one page that stands alone: a study's, by its name, or that of run folders and folders of them.
+    """Write a self-contained HTML report: of a study, by its name, or of run directories and directories of them.
 
-    The page fetches nothing, opens anywhere, prints, and shows the verdict first; its JSON twin holds every number of
-    it. It is made from what is stored alone, and changes nothing there. A name that is also a folder here is taken as
-    the folder; the folder of a study's runs stands for the study. probe.json and calibration.json beside the runs are
+    The page shows the verdict first; its JSON twin holds every number of it. It is made from what is stored, and
+    changes nothing there. A name that is also a directory here is taken as the directory; the directory of a study's
+    runs stands for the study. probe.json and calibration.json beside the runs are
     shown too. A comparison that `compare` keeps as a study has the page of its runs. Runs are compared with those of
     SGD, if there are any, else with the first one named, or the first by name in a directory of them; --reference
     names another.

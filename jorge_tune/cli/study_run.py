@@ -36,13 +36,13 @@ _STARTING = ("objective", "target", "seeds", "sampler", "pruner", "constraint", 
 @click.option("--target", metavar="[METRIC=]VALUE", help="The target of an objective that has one, e.g. top1=0.97.")
 @click.option("--seeds", metavar="SEEDS", help="Seeds of every trial, as 0-2 or 0,4 [default: 0].")
 @click.option("--confirm-seeds", type=click.IntRange(min=0), help="Seeds to confirm on; 0: none [default: 6].")
-@click.option("--sampler", type=click.Choice(_SAMPLERS), help="Who draws points [default: tpe].")
-@click.option("--pruner", type=click.Choice(_PRUNERS), help="Who ends hopeless trials early [default: median].")
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Begin no trial after so many hours.")
+@click.option("--sampler", type=click.Choice(_SAMPLERS), help="The sampler [default: tpe].")
 @click.option(
-    "--constraint", metavar="OVERHEAD", help="What a step may take longer than the baseline's [default: 10%]."
+    "--pruner", type=click.Choice(_PRUNERS), help="The pruner, which ends hopeless trials early [default: median]."
 )
-@click.option("--no-constraint", is_flag=True, help="Let a step take as long as it likes; nothing is calibrated.")
+@click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Begin no trial after so many hours.")
+@click.option("--constraint", metavar="OVERHEAD", help="Maximum step-time overhead over the baseline [default: 10%].")
+@click.option("--no-constraint", is_flag=True, help="Do not limit the time of a step; nothing is calibrated.")
 @click.option("--branch", is_flag=True, help="Go on as NAME-2 where NAME is another study by now.")
 @device_options(default=None)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run [default: the cores, shared out].")

@@ -25,8 +25,8 @@ _EXIT_INTERRUPTED = 130
 
 @click.command()
 @click.argument("recipe", shell_complete=complete_recipe)
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder [default: runs/<name>/seed-<n>].")
-@click.option("--resume", is_flag=True, help="Continue the run that the folder holds.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory [default: runs/<name>/seed-<n>].")
+@click.option("--resume", is_flag=True, help="Continue the run that the directory holds.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Replace a value; may be repeated.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the run [default: the recipe's].")
 @device_options()
@@ -48,10 +48,10 @@ def command(
     download: bool,
     output_format: str,
 ) -> int:
-    """Train RECIPE (a file or a shipped name) and leave a run folder: records, checkpoint, environment, log.
+    """Train RECIPE (a file or a shipped name) and leave a run directory: records, checkpoint, environment, log.
 
-    Ctrl-C finishes the step, writes a checkpoint and exits with 130; --resume goes on exactly there. A run whose
-    loss stops being a number ends as diverged, exit code 3. `refresh_interval: auto` is measured first, as by
+    Ctrl-C finishes the step, writes a checkpoint and exits with 130; --resume continues exactly there. A run whose
+    loss is no longer a number ends as diverged, with exit code 3. `refresh_interval: auto` is measured first, as by
     calibrate-freq, and ends with 4 where that has no answer.
 
     \b

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 from click.shell_completion import ShellComplete
 
+import jorge_tune
 from jorge_tune.cli import _COMMANDS, _group, main
 from jorge_tune.cli.study import _COMMANDS as STUDY_COMMANDS
 from jorge_tune.recipe.shipped import shipped_recipes

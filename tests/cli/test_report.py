@@ -269,5 +269,5 @@ def test_a_study_is_judged_by_its_records_where_they_are_edited_to_make_the_best
     assert set(after["data"]["study"]["confirmation"]["best"].values()) == {0.01}
     assert before["single_shot"]["outcome"] == "beaten"
     assert after["data"]["study"]["verdict"]["single_shot"]["outcome"] == "held"
-    assert after["verdict"][0]["outcome"] == "held"
+    assert after["verdict"][1]["outcome"] == "held"
     assert fresh_verdict(made.opened)["single_shot"] == before["single_shot"]  # nothing was written
