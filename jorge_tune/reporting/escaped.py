@@ -10,3 +10,8 @@ from jorge_tune.texts import visible
 def escape(text: str) -> str:
     """The text for HTML, its control characters written out."""
     return html.escape(visible(text))
+
+
+def in_figure(text: str) -> str:
+    """The text for plotly, which takes some HTML (links too) in its labels and unescapes it again."""
+    return html.escape(visible(text), quote=False)
