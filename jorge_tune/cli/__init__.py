@@ -87,6 +87,9 @@ def _run(arguments: list[str], debug: bool) -> int:
             tell(traceback.format_exc(), nl=False)
         tell(f"{error.filename or 'output'}: {error.strerror or error}")
         return 1
+    except Exception:  # a fault of ours: as Python ends, but for what the texts in it could do to a terminal
+        tell(traceback.format_exc(), nl=False)
+        return 1
 
 
 def _show_usage(error: click.ClickException) -> None:

@@ -168,6 +168,17 @@ def test_faults_of_files_and_arguments_are_shown_not_obeyed(tmp_path, monkeypatc
     assert not RAW.search((shown.out + shown.err).replace("\n", ""))
 
 
+def test_the_text_of_an_unexpected_exception_is_shown_not_obeyed(monkeypatch, capsys):
+    def fail(*arguments, **options):
+        raise RuntimeError(NASTY)
+
+    monkeypatch.setattr(jorge_tune.cli._group, "main", fail)
+    assert run("doctor") == 1
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback")
+    assert told.endswith(f"RuntimeError: {WRITTEN_OUT}\n")
+
+
 # Streams that are closed, full, or left.
 
 
