@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import traceback
 
@@ -10,6 +9,7 @@ import click
 
 from jorge_tune import __version__
 from jorge_tune.cli.lazy import LazyGroup
+from jorge_tune.cli.output import ReaderLeftError, close_streams, open_streams, tell
 from jorge_tune.errors import JorgeTuneError
 
 _COMMANDS = {
@@ -23,7 +23,7 @@ _COMMANDS = {
     "plan": "Show what the optimizer will keep and compute for each parameter, without data.",
     "probe": "Measure the best length of a recipe's own steps, along its own training.",
     "recipes": "List the shipped recipes, or copy one.",
-    "report": "Write a page of a study, or of runs: verdict, figures, tables; nothing to fetch.",
+    "report": "Write a self-contained HTML report of a study, or of runs: verdict, figures, tables.",
     "study": "Search around a bootstrapped recipe, and see whether one shot was enough.",
     "train": "Train a recipe.",
     "validate": "Check recipe files and report every fault.",
@@ -43,40 +43,63 @@ def module_of(command: str) -> str:
 def _group(debug: bool) -> None:
     """From a tuned SGD recipe to Jorge, a second-order optimizer without inverses, and the proof that it pays.
 
+    Results go to stdout, messages and progress to stderr. Where COLUMNS is set, tables and sentences are fitted to
+    that width, also in a pipe.
+
     \b
     Example:
       jorge-tune demo
       jorge-tune bootstrap sgd.yaml -o jorge.yaml
+      eval "$(_JORGE_TUNE_COMPLETE=bash_source jorge-tune)"    # completion in bash; also zsh_source, fish_source
     """
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 bad input, 3 diverged, 4 no answer, 130 interrupted."""
+    open_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]  # accepted before and after the command's name
+    status = _run(arguments, debug)
+    sys.exit(status if close_streams() else status or 1)
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    """The exit code, after a word on stderr on what went wrong."""
     try:
         status = _group.main(arguments, prog_name="jorge-tune", standalone_mode=False)
+        return status if isinstance(status, int) else 0
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        sys.exit(130)
+        tell("interrupted")
+        return 130
     except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        _show_usage(error)
+        return 2
+    except ReaderLeftError as error:
+        return error.exit_code
     except JorgeTuneError as error:
         if debug:
-            traceback.print_exc()
-        _say(str(error))
-        sys.exit(error.exit_code)
+            tell(traceback.format_exc(), nl=False)
+        tell(error)
+        return error.exit_code
     except OSError as error:
         if debug:
-            traceback.print_exc()
-        _say(f"{error.filename or 'output'}: {error.strerror or error}")
-        sys.exit(1)
-    sys.exit(status if isinstance(status, int) else 0)
+            tell(traceback.format_exc(), nl=False)
+        tell(f"{error.filename or 'output'}: {error.strerror or error}")
+        return 1
+    except Exception:  # a fault of ours: as Python ends, but for what the texts in it could do to a terminal
+        tell(traceback.format_exc(), nl=False)
+        return 1
 
 
-def _say(message: str) -> None:
-    """A last word on stderr, if there still is one to write to."""
-    with contextlib.suppress(OSError):
-        click.echo(message, err=True)
+def _show_usage(error: click.ClickException) -> None:
+    """What click says of wrong arguments, on stderr."""
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+        tell(error.format_message())
+        return
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is not None:
+        tell(context.get_usage())
+        if context.command.get_help_option(context) is not None:
+            tell(f"Try '{context.command_path} {context.help_option_names[0]}' for help.\n")
+    tell(f"Error: {error.format_message()}")

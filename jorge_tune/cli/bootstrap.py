@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +12,13 @@ import click
 
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER
 from jorge_tune.cli.curves import lr_curves
+from jorge_tune.cli.options import complete_recipe, device_options
+from jorge_tune.cli.output import data_on_stdout, is_stdout, refuse_json_with_stdout, say, tell, tell_written, write_out
 from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import Bootstrapped, bootstrap
 from jorge_tune.recipe.derivation import OURS, Derivation
-from jorge_tune.recipe.io import load, parse_recipe, render_recipe, write_recipe
+from jorge_tune.recipe.io import Loaded, load, parse_recipe, render_recipe
 from jorge_tune.recipe.render import scalar
 from jorge_tune.recipe.schedule_rule import ScheduleChoice
 from jorge_tune.recipe.schema import AdamW, Recipe
@@ -28,12 +32,12 @@ _INTERVAL = "optimizer.refresh_interval"
 
 
 @click.command()
-@click.argument("recipe", metavar="SGD")
+@click.argument("recipe", metavar="SGD", shell_complete=complete_recipe)
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
-    help="File to write [default: SGD's name with jorge for sgd, in the current folder].",
+    help="File to write, - for stdout [default: SGD's name with jorge for sgd, in the current directory].",
 )
 @click.option(
     "--schedule",
@@ -45,7 +49,8 @@ _INTERVAL = "optimizer.refresh_interval"
 @click.option(
     "--study", type=click.IntRange(min=1), metavar="N", help="Then search around it with N trials (study run)."
 )
-@click.option("--device", default="auto", show_default=True, help="Where to measure: auto, cpu, cuda or cuda:1.")
+@click.option("--all", "show_all", is_flag=True, help="Show the fields that are carried over, too.")
+@device_options("Where to measure")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads to measure with [default: torch's choice].")
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @format_option
@@ -56,6 +61,7 @@ def command(
     calibrate: bool,
     probe: bool,
     study: int | None,
+    show_all: bool,
     device: str,
     threads: int | None,
     force: bool,
@@ -63,33 +69,42 @@ def command(
 ) -> int:
     """Write the Jorge recipe that follows from SGD, a tuned SGD or AdamW recipe (a file or a shipped name).
 
+    The table shows what changes, and why. With -o - the recipe is printed on stdout and everything else on stderr.
+    With --study the search is run in any case; where --calibrate finds no interval it is run without the limit on
+    the step's time, and the exit code is still 4.
+
     \b
     Example:
       jorge-tune bootstrap cifar10/resnet18-sgd -o resnet18-jorge.yaml
-      jorge-tune bootstrap cifar10/resnet18-sgd --calibrate --device cuda
+      jorge-tune bootstrap cifar10/resnet18-sgd --calibrate --gpu
       jorge-tune bootstrap digits/cnn-sgd --calibrate --probe --study 20
     """
+    refuse_json_with_stdout(out, output_format)
     source = resolve_recipe(recipe)
     before = load(source)
     made = bootstrap(before.recipe, schedule=schedule)
     target = out or _default_out(source, before.recipe)
-    if (calibrate or probe or study) and target.exists() and not force:
+    if (calibrate or probe or study) and not is_stdout(target) and target.exists() and not force:
         raise InputError(f"{target}: exists already; give another name, or --force to overwrite it")
-    found = _calibrate(made.recipe, device, threads) if calibrate else None
-    made = made if found is None else _with_interval(made, found)
-    probed = _probe(made.recipe, device, threads) if probe else None
-    write_recipe(target, made.recipe, made.derivations, force=force)
-    written = parse_recipe(render_recipe(made.recipe, made.derivations), str(target))
-    for warning, name in [(w, str(source)) for w in before.warnings] + [(w, str(target)) for w in written.warnings]:
-        click.echo(f"{warning.located(name)} (warning)", err=True)
-    if output_format == "table":
-        _show(before.recipe, made)
-        _show_calibration(found)
-        _show_probe(probed)
-    click.echo(f"wrote {target}", err=True)
-    code, verdict = _exit_code(found, probed), None
-    if study is not None and (found is None or found.choice.interval is not None):
-        code, verdict = _search(recipe, before.recipe, made, study, device, threads, output_format)
+
+    with data_on_stdout(out):
+        found = _calibrate(made.recipe, device, threads) if calibrate else None
+        made = made if found is None else _with_interval(made, found)
+        probed = _probe(made.recipe, device, threads) if probe else None
+        text = render_recipe(made.recipe, made.derivations)
+        write_out(target, text, force=force)
+        _warn([(before, source), (parse_recipe(text, str(target)), target)])
+        if output_format == "table":
+            _show(before.recipe, made, show_all)
+            _show_calibration(found)
+            _show_probe(probed)
+        tell_written(target)
+
+        code, verdict = _exit_code(found, probed), None
+        if study is not None:
+            settings = {"trials": study, "device": device, "threads": threads}
+            ended, verdict = _study(recipe, before.recipe, made, settings, found, probed, output_format)
+            code = ended or code
     if output_format == "json":
         print_json(_as_data(target, made, found, probed) | ({} if verdict is None else {"study": verdict}))
     return code
@@ -106,16 +121,44 @@ def _exit_code(found: Calibrated | None, probed: Probed | None) -> int:
     return exit_code(probed)
 
 
-def _search(
-    source: str, before: Recipe, made: Bootstrapped, trials: int, device: str, threads: int | None, output_format: str
+def _warn(read: Sequence[tuple[Loaded, Path]]) -> None:
+    for loaded, path in read:
+        for warning in loaded.warnings:
+            tell(f"{warning.located(str(path))} (warning)")
+
+
+def _study(
+    source: str,
+    before: Recipe,
+    made: Bootstrapped,
+    settings: dict[str, Any],
+    found: Calibrated | None,
+    probed: Probed | None,
+    output_format: str,
 ) -> tuple[int, dict[str, Any] | None]:
-    """Search around the recipe, as `study run` would; its exit code and its verdict."""
+    """Search around the recipe, as `study run` would; its exit code and its verdict.
+
+    What was measured before does not keep it from being run, but for Ctrl-C: the limit on the step's time is left out
+    where no interval keeps it.
+    """
+    if probed is not None and probed.outcome == "interrupted":
+        way = f"`jorge-tune study run {shlex.quote(source)} --trials {settings['trials']}` runs it"
+        tell(f"study not started: the probe was interrupted; {way}")
+        return 0, None
+    if found is not None and found.choice.interval is None:
+        tell("the study runs without the limit on the step's time: the calibration found no refresh interval")
+        settings = settings | {"constraint": "none"}
+    return _search(source, before, made, settings, output_format)
+
+
+def _search(
+    source: str, before: Recipe, made: Bootstrapped, settings: dict[str, Any], output_format: str
+) -> tuple[int, dict[str, Any] | None]:
     from jorge_tune.cli.studies import make_study
     from jorge_tune.cli.study_end import exit_code, run, show_end
     from jorge_tune.tuning.planning.study_file import study_around
     from jorge_tune.tuning.results.confirm import stored_form
 
-    settings = {"trials": trials, "device": device, "threads": threads}
     plan = study_around(made.recipe, before, made.derivations, recipe=source, **settings)
     found = make_study(plan, None, branch=True)
     end = run(found, workers=1, hours=None, download=False)
@@ -162,7 +205,7 @@ def _show_calibration(found: Calibrated | None) -> None:
     if found is not None:
         from jorge_tune.reporting.calibration import advice, outcome_sentence
 
-        click.echo()
+        say()
         for line in (outcome_sentence(found), *advice(found)):
             print_text(line)
 
@@ -171,7 +214,7 @@ def _show_probe(probed: Probed | None) -> None:
     if probed is not None:
         from jorge_tune.cli.probe import show
 
-        click.echo()
+        say()
         show(probed)
 
 
@@ -181,21 +224,24 @@ def _default_out(source: Path, recipe: Recipe) -> Path:
     return Path(f"{stem}.yaml")
 
 
-def _show(before: Recipe, made: Bootstrapped) -> None:
+def _show(before: Recipe, made: Bootstrapped, show_all: bool) -> None:
     if isinstance(before.optimizer, AdamW):
-        click.echo("The paper has rules from SGD only; those from AdamW are ours.\n")
-    rows = [_row(derivation) for derivation in made.derivations]
-    print_table(["field", "before", "after", "why"], rows)
+        say("The paper has rules from SGD only; those from AdamW are ours.\n")
+    shown = [d for d in made.derivations if show_all or d.changed or d.before is None]
+    print_table(["field", "before", "after", "why"], [_row(derivation) for derivation in shown])
+    carried = len(made.derivations) - len(shown)
+    if carried:
+        say(f"\n{carried} {'field' if carried == 1 else 'fields'} carried over; --all shows them.")
     replaced = next((d for d in made.derivations if d.field == "schedule" and d.changed), None)
     if replaced is not None:
-        click.echo(
+        say(
             f"\nThe schedule CHANGES: {_cell(replaced.before)} is replaced by {_cell(replaced.after)}"
             f" ({replaced.source}).\nKeep yours with --schedule keep.\n"
         )
-        click.echo(lr_curves(before, made.recipe))
+        say(lr_curves(before, made.recipe))
     by_convention = next((d for d in made.derivations if d.field == "schedule" and d.source == OURS), None)
     if by_convention is not None:
-        click.echo(f"\nThe schedule is {by_convention.rule} (the paper replaces any; race both where you can).")
+        say(f"\nThe schedule is {by_convention.rule} (the paper replaces any; race both where you can).")
 
 
 def _row(derivation: Derivation) -> list[str]:

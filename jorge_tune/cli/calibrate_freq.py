@@ -14,6 +14,8 @@ from jorge_tune.cli.calibration import (
     calibration_progress,
     overhead_option,
 )
+from jorge_tune.cli.options import complete_recipe, device_options
+from jorge_tune.cli.output import say, tell
 from jorge_tune.cli.plots import check_plot
 from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
 from jorge_tune.cli.threads import share_the_cores
@@ -29,9 +31,8 @@ _CHECK_EXITS = {"inside": 0, "over": 1, "unstable": EXIT_NO_ANSWER}
 
 
 @click.command("calibrate-freq")
-@click.argument("recipe", required=False)
-@click.option("--gpu", is_flag=True, help="Measure on the GPU (the same as --device cuda).")
-@click.option("--device", help="auto, cpu, cuda or cuda:1 [default: auto].")
+@click.argument("recipe", required=False, shell_complete=complete_recipe)
+@device_options("Where to measure")
 @overhead_option
 @click.option("--write", is_flag=True, help="Put the interval into RECIPE, with where it was measured.")
 @click.option("--check", is_flag=True, help="Measure RECIPE's present interval instead; exit 1 if it is over budget.")
@@ -45,8 +46,7 @@ _CHECK_EXITS = {"inside": 0, "over": 1, "unstable": EXIT_NO_ANSWER}
 @format_option
 def command(
     recipe: str | None,
-    gpu: bool,
-    device: str | None,
+    device: str,
     overhead: float,
     write: bool,
     check: bool,
@@ -71,11 +71,10 @@ def command(
       jorge-tune calibrate-freq cifar10/resnet-small-sgd --device cpu
       jorge-tune calibrate-freq jorge.yaml --gpu --write
     """
-    asked = _device(gpu, device)
     _check_arguments(recipe, write, check, plot, force)
-    path, wanted = _read(recipe, asked, write)
+    path, wanted = _read(recipe, device, write)
     share_the_cores()
-    request = {"device": asked, "overhead": overhead, "threads": threads, "real_data": real_data, "cache": cache}
+    request = {"device": device, "overhead": overhead, "threads": threads, "real_data": real_data, "cache": cache}
     if seconds is not None:
         request["effort"] = _effort(seconds)
     if check:
@@ -87,12 +86,6 @@ def command(
     if write and path is not None and found.choice.interval is not None:
         _write(path, wanted, found)
     return 0 if found.choice.outcome == "interval" else EXIT_NO_ANSWER
-
-
-def _device(gpu: bool, device: str | None) -> str:
-    if gpu and device is not None and not device.startswith("cuda"):
-        raise InputError(f"--gpu and --device {device} contradict each other; give one of them")
-    return device or ("cuda" if gpu else "auto")
 
 
 def _check_arguments(recipe: str | None, write: bool, check: bool, plot: Path | None, force: bool) -> None:
@@ -115,7 +108,7 @@ def _read(argument: str | None, device: str, write: bool) -> tuple[Path | None, 
     path = resolve_recipe(argument or _BUILT_IN[kind])
     loaded = load(path)
     for warning in loaded.warnings:
-        click.echo(f"{warning.located(str(path))} (warning)", err=True)
+        tell(f"{warning.located(str(path))} (warning)")
     recipe = calibratable(loaded.recipe)
     bootstrapped = recipe is not loaded.recipe
     if write and bootstrapped:
@@ -127,10 +120,10 @@ def _read(argument: str | None, device: str, write: bool) -> tuple[Path | None, 
     if write and path in shipped_recipes().values():
         raise InputError(f"{path}: is a shipped recipe; copy it first with `jorge-tune recipes cp {argument} FILE`")
     if argument is None:
-        click.echo(f"no RECIPE given: {_BUILT_IN[kind]} is measured", err=True)
+        tell(f"no RECIPE given: {_BUILT_IN[kind]} is measured")
         recipe = override(recipe, [_BUILT_IN_SIZE]) if kind == "cpu" else recipe
     elif bootstrapped:
-        click.echo(f"{path}: trains with {loaded.recipe.optimizer.name}; its Jorge recipe is measured", err=True)
+        tell(f"{path}: trains with {loaded.recipe.optimizer.name}; its Jorge recipe is measured")
     return path, recipe
 
 
@@ -151,7 +144,7 @@ def _check(recipe: Recipe, request: dict[str, Any], output_format: str) -> int:
     if output_format == "json":
         print_json(_checked_data(checked))
     else:
-        click.echo(f"{checked.checked.judgement.outcome}: {checked.checked.judgement.reason}, on {checked.device}")
+        say(f"{checked.checked.judgement.outcome}: {checked.checked.judgement.reason}, on {checked.device}")
     return _CHECK_EXITS[checked.checked.judgement.outcome]
 
 
@@ -184,16 +177,16 @@ def _show(found: Calibrated, output_format: str) -> None:
     print_text(outcome_sentence(found))
     helpful = advice(found)
     if helpful:
-        click.echo("What would help:")
+        say("What would help:")
         for line in helpful:
             print_text(f"- {line}")
     if found.choice.outcome != "unstable":  # its figures are not to be read
         for table in (time_table(found), part_table(found)):
-            click.echo()
+            say()
             print_table(table.headings, table.rows, right=table.right)
-        click.echo()
-        click.echo(text_curve(found))
-    click.echo()
+        say()
+        say(text_curve(found))
+    say()
     for note in notes(found):
         print_text(f"Note: {note}")
 
@@ -204,14 +197,14 @@ def _draw(found: Calibrated, plot: Path) -> None:
     from jorge_tune.reporting.interval_curve import interval_figure, interval_page
 
     if found.choice.outcome == "unstable":
-        click.echo("no plot written: unstable timings make no curve", err=True)
+        tell("no plot written: unstable timings make no curve")
         return
     missing = None
     if plot.suffix == ".png":
         missing = write_pngs({plot: interval_figure(found)})
     else:
         write_whole(plot, interval_page(found), force=True, make_folders=True)
-    click.echo(missing or f"wrote {plot}", err=True)
+    tell(missing or f"wrote {plot}")
 
 
 def _write(path: Path, recipe: Recipe, found: Calibrated) -> None:
@@ -219,4 +212,4 @@ def _write(path: Path, recipe: Recipe, found: Calibrated) -> None:
     from jorge_tune.recipe.edit import write_interval
 
     kept = write_interval(path, with_interval(recipe, found))
-    click.echo(f"wrote {path}" + ("" if kept else " anew, without its comments"), err=True)
+    tell(f"wrote {path}" + ("" if kept else " anew, without its comments"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from jorge_tune.cli.output import is_talk_on_terminal, tell, tell_over
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.schema import KroneckerFields, Recipe
 
@@ -40,7 +40,7 @@ def overhead_option(command: F) -> F:
         callback=parse_overhead,
         default="10%",
         show_default=True,
-        help="What a step may take longer than the baseline's, as 10% or 0.1.",
+        help="Maximum step-time overhead over the baseline, as 10% or 0.1.",
     )
     return option(command)
 
@@ -63,22 +63,22 @@ def parse_overhead(ctx: click.Context | None, param: click.Parameter | None, val
 @contextmanager
 def calibration_progress() -> Iterator[Callable[[Progress], None]]:
     """A callback for a calibration: a live line on a terminal, a line per part off it."""
-    live, last = sys.stderr.isatty(), ""
+    live, last = is_talk_on_terminal(), ""
 
     def show(progress: Progress) -> None:
         nonlocal last
         where = f"{progress.part} {progress.done}/{progress.total}" if progress.total else progress.part
         if live:
-            click.echo(f"\r\x1b[K{where}", err=True, nl=False)
+            tell_over(where)
         elif progress.part != last:
-            click.echo(progress.part, err=True)
+            tell(progress.part)
         last = progress.part
 
     try:
         yield show
     finally:
         if live and last:
-            click.echo("\r\x1b[K", err=True, nl=False)
+            tell_over("")
 
 
 def calibrate(recipe: Recipe, **request: Any) -> Calibrated:
@@ -90,7 +90,7 @@ def calibrate(recipe: Recipe, **request: Any) -> Calibrated:
     with calibration_progress() as report:
         found = calibrate_recipe(recipe, Request(**request), report=report)
     for warning in found.warnings:
-        click.echo(f"{warning} (warning)", err=True)
+        tell(f"{warning} (warning)")
     return found
 
 
@@ -122,16 +122,16 @@ def settled(
             return replace(recipe, calibration=None)
         complaint = measured_elsewhere(recipe, device, threads)
         if complaint:
-            click.echo(f"{complaint} (warning)", err=True)
+            tell(f"{complaint} (warning)")
         return recipe
     if held is not None and isinstance(held.optimizer, KroneckerFields):
         known = replace(section, refresh_interval=held.optimizer.refresh_interval)
         return replace(recipe, optimizer=known, calibration=held.calibration)
-    click.echo("refresh_interval: auto is measured first", err=True)
+    tell("refresh_interval: auto is measured first")
     found = calibrate(recipe, device=device, threads=threads)
-    click.echo(outcome_sentence(found), err=True)
+    tell(outcome_sentence(found))
     if found.choice.interval is None:
-        click.echo("give a number (--set optimizer.refresh_interval=10), or a recipe that is feasible", err=True)
+        tell("give a number (--set optimizer.refresh_interval=10), or a recipe that is feasible")
         return None
     return with_interval(recipe, found)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,9 @@ import click
 
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER, held_by
 from jorge_tune.cli.compare_study import Engine, Raced, race_as_study
-from jorge_tune.cli.contenders import parse_against, read_arguments, settle, side_by_side_option
+from jorge_tune.cli.contenders import parse_against, read_arguments, reference_option, settle, side_by_side_option
+from jorge_tune.cli.options import complete_recipe, device_options
+from jorge_tune.cli.output import is_talk_on_terminal, say, tell, tell_over
 from jorge_tune.cli.studies import EXIT_INTERRUPTED, runs_option, storage_option
 from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
 from jorge_tune.cli.threads import share_the_cores
@@ -46,7 +47,7 @@ def parse_seeds(ctx: click.Context | None, param: click.Parameter | None, value:
 
 
 @click.command()
-@click.argument("contenders", metavar="A B...", nargs=-1, required=True)
+@click.argument("contenders", metavar="A B...", nargs=-1, required=True, shell_complete=complete_recipe)
 @click.option("--seeds", callback=parse_seeds, default="0-4", show_default=True, help="Seeds, as 0-4 or 0,2,7.")
 @click.option(
     "--against",
@@ -63,7 +64,7 @@ def parse_seeds(ctx: click.Context | None, param: click.Parameter | None, value:
 @click.option("--target", metavar="[METRIC=]VALUE", help="What to reach, e.g. top1=0.95 [default: see above].")
 @click.option("--metric", help="What to measure [default: the target's, else top1, else the loss].")
 @click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Change the recipes, e.g. epochs=5.")
-@click.option("--device", default="auto", show_default=True, help="Where to train: auto, cpu, cuda, cuda:1.")
+@device_options()
 @click.option("--download", is_flag=True, help="Fetch data sets that are not there.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run [default: all, shared out].")
 @click.option("--workers", type=click.IntRange(min=1), help="Runs side by side, each its own process [default: 1].")
@@ -71,6 +72,7 @@ def parse_seeds(ctx: click.Context | None, param: click.Parameter | None, value:
 @click.option("--name", help="The study that keeps the race [default: from the contenders' names].")
 @runs_option
 @side_by_side_option
+@reference_option
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the race: FILE.html, or FILE.png.")
 @click.option("--force", is_flag=True, help="Overwrite an existing plot.")
 @format_option
@@ -86,6 +88,7 @@ def command(
     download: bool,
     threads: int | None,
     side_by_side: bool,
+    reference: str | None,
     workers: int | None,
     storage: str | None,
     name: str | None,
@@ -96,10 +99,11 @@ def command(
 ) -> int:
     """Race A against B and others: who reaches the target first, in epochs and in seconds.
 
-    A, B are recipes (files or shipped names), which are trained on every seed, or run folders and folders of
-    them, which are only read. The first one is what the others are compared with. Runs of one seed share
-    initial weights and the order of the data. The target, if none is given, is that of the first recipe, else
-    the first contender's median final value. To lose a race is no error: the exit code is 0.
+    A, B are recipes (files or shipped names), which are trained on every seed, or run directories and directories
+    of them, which are only read. The reference, with which the others are compared, is the first of them; where there
+    are run directories alone it is SGD, if that is one of them. --reference names another. Runs of one seed share
+    initial weights and the order of the data. The target, if none is given, is that of the reference's recipe, else
+    the reference's median final value. Losing the race is not an error: the exit code is 0.
 
     --against derives contenders from the first recipe. With --workers, --storage, --name or --runs the race is a study
     that is kept: the same command goes on with it, more seeds add what is missing, and other machines join with
@@ -114,6 +118,7 @@ def command(
     share_the_cores()
     from jorge_tune.measure.compare import compare
     from jorge_tune.measure.race import Settings
+    from jorge_tune.measure.reference import reference_first
 
     metric, value = parse_target(target, metric)
     _check_plot(plot, force)
@@ -121,6 +126,7 @@ def command(
     damaged: list[str] = []
     entrants, notes = read_arguments(contenders, assignments, against, damaged.append), list[str]()
     is_side_by_side = False
+    reference_first(entrants, reference)  # a wrong name is refused before hours are spent
     _check_engine(engine, entrants, out)
     _check_target(metric, value, entrants)
     if any(not contender.runs for contender in entrants):
@@ -132,9 +138,11 @@ def command(
         if isinstance(raced, int):
             return raced
         entrants, notes, is_side_by_side = raced
+    entrants, chosen = reference_first(entrants, reference)
     comparison = compare(entrants, metric=metric, target=value)
     shared = side_by_side or is_side_by_side
-    comparison = replace(comparison, notes=(*damaged, *comparison.notes, *notes), is_side_by_side=shared)
+    said = (*chosen, *damaged, *comparison.notes, *notes)
+    comparison = replace(comparison, notes=said, is_side_by_side=shared)
     print_comparison(comparison, output_format)
     if plot is not None:
         _draw(comparison, plot)
@@ -182,7 +190,7 @@ def print_comparison(comparison: Comparison, output_format: str) -> None:
     table = comparison_table(comparison)
     print_text(target_sentence(comparison))
     print_table(table.headings, table.rows, right=table.right, turn=True)
-    click.echo("\nVerdict")
+    say("\nVerdict")
     print_text(verdict(comparison))
     for note in comparison.notes:
         print_text(f"Note: {note}")
@@ -191,13 +199,13 @@ def print_comparison(comparison: Comparison, output_format: str) -> None:
 def report_progress(progress: RaceProgress) -> None:
     """One line per run on stderr; on a terminal also a line that follows the run."""
     where = f"[{progress.number}/{progress.total}] {progress.name}, seed {progress.seed}"
-    live = sys.stderr.isatty()
+    live = is_talk_on_terminal()
     if progress.stage == "training" and live:
-        click.echo(f"\r\x1b[K{where}: {_standing(progress)}", err=True, nl=False)
+        tell_over(f"{where}: {_standing(progress)}")
     elif progress.stage == "ended":
-        click.echo(("\r\x1b[K" if live else "") + f"{where}: {progress.outcome}", err=True)
+        (tell_over if live else tell)(f"{where}: {progress.outcome}", nl=True)
     elif progress.stage == "reused":
-        click.echo(f"{where}: {progress.outcome} before, reused", err=True)
+        tell(f"{where}: {progress.outcome} before, reused")
 
 
 def _standing(progress: RaceProgress) -> str:
@@ -219,7 +227,7 @@ def _race_here(
         return EXIT_NO_ANSWER
     race = run_race(ready, seeds, out, settings=where, report=report_progress)
     if race.interrupted:
-        click.echo("interrupted; the same command takes the race up again", err=True)
+        tell("interrupted; the same command takes the race up again")
         return EXIT_INTERRUPTED
     return Raced(list(race.contenders), [])
 
@@ -255,4 +263,4 @@ def _draw(comparison: Comparison, plot: Path) -> None:
     else:
         names = ", ".join(standing.name for standing in comparison.standings)
         write_whole(plot, comparison_page(comparison, f"Comparison: {names}").encode(), force=True, make_folders=True)
-    click.echo(missing or f"wrote {plot}", err=True)
+    tell(missing or f"wrote {plot}")

@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import click
-
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER
 from jorge_tune.cli.contenders import settle
+from jorge_tune.cli.output import tell
 from jorge_tune.cli.studies import Found, folders, open_address
 from jorge_tune.cli.study_end import last_word, watching, why_left
 from jorge_tune.errors import JorgeTuneError
@@ -133,11 +132,11 @@ def _tell_what_is_there(found: Found, contenders: int, seeds: Sequence[int]) -> 
     rows = [row for row in rows_of(found.opened) if SEED in row.point]
     there = sum(row.state == "complete" and row.point[SEED] in seeds for row in rows)
     if there:
-        click.echo(f"study {found.name}: {there} of {contenders * len(seeds)} runs are there already", err=True)
+        tell(f"study {found.name}: {there} of {contenders * len(seeds)} runs are there already")
     others = sorted({row.point[SEED] for row in rows if row.state not in ENDED} - {*seeds})
     if others:
         listed = ", ".join(map(str, others))
-        click.echo(f"study {found.name} has runs of other seeds to make, and makes them too: {listed}", err=True)
+        tell(f"study {found.name} has runs of other seeds to make, and makes them too: {listed}")
 
 
 def _with_runs(contenders: Sequence[Contender], collected: Collected) -> Raced:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from jorge_tune.cli.calibration import settled
+from jorge_tune.cli.output import tell
 from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ def side_by_side_option(command: F) -> F:
     """Add `--side-by-side`; the command receives it as `side_by_side`."""
     text = "Run folders: they trained side by side on one machine, so do not compare their seconds."
     return click.option("--side-by-side", is_flag=True, help=text)(command)
+
+
+def reference_option(command: F) -> F:
+    """Add `--reference NAME`; the command receives it as `reference`, None where it is to be chosen."""
+    text = "The contender that the others are compared with [default: see above]."
+    return click.option("--reference", metavar="NAME", help=text)(command)
 
 
 def parse_against(ctx: click.Context | None, param: click.Parameter | None, value: str | None) -> tuple[str, ...]:
@@ -98,7 +105,7 @@ def _read_recipe(argument: str, assignments: tuple[str, ...]) -> Contender:
     path = resolve_recipe(argument)
     loaded = load(path)
     for warning in loaded.warnings:
-        click.echo(f"{warning.located(str(path))} (warning)", err=True)
+        tell(f"{warning.located(str(path))} (warning)")
     recipe = override(loaded.recipe, assignments) if assignments else loaded.recipe
     return Contender(recipe.name, recipe)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jorge_tune.cli.output import say, tell
 from jorge_tune.cli.studies import folders, patience_of, runs_option, storage_option, warn_of_password
 from jorge_tune.errors import InputError
 
@@ -119,9 +120,9 @@ def _serve(
     stop = threading.Event()
     storage.patience.unwanted = stop.is_set
     with DashboardServer(port, storage, artifacts, is_copy=attacher is None) as server, _keeping_up(attacher, stop):
-        click.echo(server.url)
+        say(server.url)
         if study_id is not None:
-            click.echo(server.study_url(study_id))
+            say(server.study_url(study_id))
         _say("Ctrl-C ends it")
         with contextlib.suppress(KeyboardInterrupt):
             signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -149,4 +150,4 @@ def _in_words(trials: int, files: int) -> str:
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    tell(text)

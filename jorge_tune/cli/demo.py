@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from jorge_tune.cli.compare import parse_seeds, print_comparison, report_progress
+from jorge_tune.cli.options import device_options
+from jorge_tune.cli.output import say, tell
 from jorge_tune.cli.tables import print_table
 from jorge_tune.cli.threads import share_the_cores
 from jorge_tune.errors import InputError
@@ -42,7 +44,7 @@ class Trio(NamedTuple):
 )
 @click.option("--seeds", callback=parse_seeds, default="0-2", show_default=True, help="Seeds, as 0-4 or 0,2,7.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Length of each run [default: the recipe's].")
-@click.option("--device", default="auto", show_default=True, help="Where to train: auto, cpu, cuda, cuda:1.")
+@device_options()
 def command(out: Path, seeds: tuple[int, ...], epochs: int | None, device: str) -> int:
     """Race SGD, its control and Jorge on scikit-learn's digits, and say what came out.
 
@@ -60,10 +62,10 @@ def command(out: Path, seeds: tuple[int, ...], epochs: int | None, device: str) 
 
     trio = _make_recipes(epochs)
     _write_recipes(out, trio)
-    click.echo(f"From {_SOURCE} to Jorge: what changes, and why\n")
+    say(f"From {_SOURCE} to Jorge: what changes, and why\n")
     rows = [_row(derivation) for derivation in trio.bootstrapped.derivations if derivation.changed]
     print_table(["field", "sgd", "jorge", "why"], rows)
-    click.echo(f"\nRacing three recipes on {len(seeds)} seeds ...", err=True)
+    tell(f"\nRacing three recipes on {len(seeds)} seeds ...")
     contenders = [
         Contender("sgd", trio.sgd),
         Contender("control", trio.control),
@@ -72,10 +74,10 @@ def command(out: Path, seeds: tuple[int, ...], epochs: int | None, device: str) 
     settings = Settings(device, threads=1)  # more of them slow such small models down
     race = run_race(contenders, seeds, out / "runs", settings=settings, report=report_progress)
     if race.interrupted:
-        click.echo("interrupted; the same command goes on from here", err=True)
+        tell("interrupted; the same command goes on from here")
         return 130
     comparison = compare(race.contenders)
-    click.echo("")
+    say("")
     print_comparison(comparison, "table")
     _draw(comparison, out)
     return 0
@@ -133,7 +135,7 @@ def _draw(comparison: Comparison, out: Path) -> None:
     from jorge_tune.reporting.text_plot import text_plot
 
     for axis in AXIS_TITLES:
-        click.echo("\n" + text_plot(comparison, axis))
+        say("\n" + text_plot(comparison, axis))
     page = comparison_page(comparison, "SGD, its control and Jorge on scikit-learn's digits")
     write_whole(out / _PLOT, page.encode(), force=True, make_folders=True)
-    click.echo(f"\nfigures: {out / _PLOT}\nrecipes: {out / 'sgd.yaml'}, {out / 'control.yaml'}, {out / 'jorge.yaml'}")
+    say(f"\nfigures: {out / _PLOT}\nrecipes: {out / 'sgd.yaml'}, {out / 'control.yaml'}, {out / 'jorge.yaml'}")

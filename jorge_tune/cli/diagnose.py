@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jorge_tune.cli.options import complete_recipe, device_options
+from jorge_tune.cli.output import say, tell
 from jorge_tune.cli.plots import check_plot
 from jorge_tune.cli.progress import training_progress
 from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
@@ -24,7 +26,7 @@ _EXIT_CODES = {"finished": 0, "diverged": 3, "interrupted": 130}
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("recipe", shell_complete=complete_recipe)
 @click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Length of the run.")
 @click.option("--every", type=click.IntRange(min=1), default=10, show_default=True, help="Steps between two readings.")
 @click.option(
@@ -40,7 +42,7 @@ _EXIT_CODES = {"finished": 0, "diverged": 3, "interrupted": 130}
 )
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Replace a value of the Jorge recipe.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the run [default: the recipe's].")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@device_options()
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice].")
 @click.option("--download", is_flag=True, help="Fetch a torchvision data set that is not there.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw it all: FILE.html.")
@@ -108,7 +110,7 @@ def _changed(recipe: Recipe, assignments: tuple[str, ...]) -> Recipe:
         return recipe
     changed = override(recipe, assignments)
     for field, what in warnings_of(changed):
-        click.echo(f"{changed.name} with --set: {field}: {what} (warning)", err=True)
+        tell(f"{changed.name} with --set: {field}: {what} (warning)")
     return changed
 
 
@@ -122,7 +124,7 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
 def _say_how_it_ended(diagnosis: Diagnosis) -> None:
     from jorge_tune.reporting.diagnosis_verdict import outcome_sentence
 
-    click.echo(f"{diagnosis.recipe}: {outcome_sentence(diagnosis)}", err=True)
+    tell(f"{diagnosis.recipe}: {outcome_sentence(diagnosis)}")
 
 
 def _show(diagnosis: Diagnosis, output_format: str) -> None:
@@ -135,9 +137,9 @@ def _show(diagnosis: Diagnosis, output_format: str) -> None:
         return
     print_text(heading(diagnosis))
     for title, table in tables(diagnosis):
-        click.echo()
+        say()
         print_table(table.headings, table.rows, title=title, right=table.right)
-    click.echo("\nVerdict")
+    say("\nVerdict")
     print_text("\n".join(lines))
     for note in diagnosis.notes:
         print_text(f"Note: {note}")
@@ -148,4 +150,4 @@ def _draw(diagnosis: Diagnosis, plot: Path) -> None:
     from jorge_tune.reporting.diagnosis_figures import diagnosis_page
 
     write_whole(plot, diagnosis_page(diagnosis, f"Diagnosis: {diagnosis.recipe}"), force=True, make_folders=True)
-    click.echo(f"wrote {plot}", err=True)
+    tell(f"wrote {plot}")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import click
 
 from jorge_tune import __version__
+from jorge_tune.cli.output import say
 from jorge_tune.cli.tables import format_option, print_json, print_table
 
 _PYTHON = (3, 11)
@@ -154,25 +155,25 @@ def _pip_line(lacking: list[dict[str, Any]]) -> str | None:
 def _show(report: dict[str, Any]) -> None:
     for name, version in report["versions"].items():
         note = "" if name != "python" or report["python_ok"] else " (too old: 3.11 or newer is needed)"
-        click.echo(f"{name} {version}{note}")
-    click.echo()
+        say(f"{name} {version}{note}")
+    say()
     rows = [[p["name"], p["version"], p["state"], p["purpose"]] for p in report["packages"]]
     print_table(["package", "version", "state", "for"], rows)
-    click.echo()
+    say()
     for device in report["devices"]:
         memory = f", {device['memory_bytes'] / 2**30:.0f} GiB" if "memory_bytes" in device else ""
-        click.echo(f"device {device['device']}: {device['name']}{memory}")
+        say(f"device {device['device']}: {device['name']}{memory}")
     if report["device_problem"]:
-        click.echo(f"no devices: {report['device_problem']}")
+        say(f"no devices: {report['device_problem']}")
     threads = report["threads"]
     omp = threads["OMP_NUM_THREADS"] or "not set"
-    click.echo(f"cores {threads['cores']}, torch threads {threads.get('torch', '-')}, OMP_NUM_THREADS {omp}")
+    say(f"cores {threads['cores']}, torch threads {threads.get('torch', '-')}, OMP_NUM_THREADS {omp}")
     for name, state in report["storage"].items():
-        click.echo(f"{name} {state}")
-    click.echo()
+        say(f"{name} {state}")
+    say()
     if report["pip"]:
-        click.echo(f"needed:   {report['pip']}")
+        say(f"needed:   {report['pip']}")
     if report["pip_optional"]:
-        click.echo(f"optional: {report['pip_optional']}")
+        say(f"optional: {report['pip_optional']}")
     if report["ready"]:
-        click.echo("ready")
+        say("ready")

@@ -1,15 +1,34 @@
-"""Groups whose commands are imported when they are asked for: `--help` of the whole needs none of them."""
+"""Groups of commands: a misspelt one gets a suggestion, and those of a lazy group are imported when asked for."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
-class LazyGroup(click.Group):
+
+class SuggestingGroup(click.Group):
+    """A group that knows what a misspelt command may have meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments name. Raises UsageError where there is none, with those of a similar name."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not ctx.resilient_parsing and not name.startswith("-"):
+            near = difflib.get_close_matches(name, self.list_commands(ctx))
+            hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"`{ctx.command_path} -h` lists them."
+            raise click.UsageError(f"No such command {name!r}. {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+class LazyGroup(SuggestingGroup):
     """A group by its commands' one-line texts; each command's module holds it as `command`.
 
     Args:
@@ -40,3 +59,10 @@ class LazyGroup(click.Group):
         """The texts, without a command being imported."""
         with formatter.section("Commands"):
             formatter.write_dl(sorted(self.texts.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands by their texts, without one being imported; options as click has them."""
+        from click.shell_completion import CompletionItem
+
+        commands = [CompletionItem(n, help=t) for n, t in sorted(self.texts.items()) if n.startswith(incomplete)]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jorge_tune.cli.amounts import share, show_bytes, show_operations
+from jorge_tune.cli.options import complete_recipe
+from jorge_tune.cli.output import say, tell
 from jorge_tune.cli.plan_fit import TOTALS, show_fit, total_cells
 from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
 from jorge_tune.errors import InputError
@@ -45,7 +47,7 @@ def parse_size(ctx: click.Context | None, param: click.Parameter | None, value: 
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("recipe", shell_complete=complete_recipe)
 @click.option("--memory-budget", metavar="SIZE", callback=parse_size, help="Bytes for the optimizer's state, as 2GiB.")
 @click.option("--top", type=click.IntRange(min=1), help="Only the rows with the most state.")
 @click.option("--each", is_flag=True, help="A row for every parameter, also where several are alike.")
@@ -78,13 +80,12 @@ def command(
 
     plan = plan_recipe(planned, budget=memory_budget)
     if plan.interval_is_assumed:
-        click.echo(f"refresh_interval is not set: means are taken over {plan.refresh_interval} steps", err=True)
+        tell(f"refresh_interval is not set: means are taken over {plan.refresh_interval} steps")
     for head in plan.long_heads:
         way_out = "tie it to the embedding, or put it into a group with precondition=False in a loop of your own"
-        click.echo(
+        tell(
             f"{head.name} has {head.shape[0]} rows, as an output layer over a vocabulary, and its L and R take "
-            f"{show_bytes(head.preconditioner_bytes)}: {way_out} (warning)",
-            err=True,
+            f"{show_bytes(head.preconditioner_bytes)}: {way_out} (warning)"
         )
     if output_format == "json":
         print_json(_as_data(planned.name, plan))
@@ -98,7 +99,7 @@ def _read(argument: str, assignments: tuple[str, ...]) -> Recipe:
     path = resolve_recipe(argument)
     recipe = load(path).recipe
     if isinstance(recipe.optimizer, (SGD, AdamW)):
-        click.echo(f"{path} trains with {recipe.optimizer.name}: planning what bootstrap makes of it", err=True)
+        tell(f"{path} trains with {recipe.optimizer.name}: planning what bootstrap makes of it")
         recipe = bootstrap(recipe).recipe
     if assignments:
         recipe = override(recipe, assignments)
@@ -106,7 +107,7 @@ def _read(argument: str, assignments: tuple[str, ...]) -> Recipe:
         way_out = "add task.model, as `task: {kind: classification, model: {name: resnet18}}`"
         raise InputError(f"{path}: task.model: the recipe names no model, so there is nothing to plan; {way_out}")
     for field, what in warnings_of(recipe):
-        click.echo(f"{path}: {field}: {what} (warning)", err=True)
+        tell(f"{path}: {field}: {what} (warning)")
     return recipe
 
 
@@ -124,7 +125,7 @@ def _show(name: str, plan: RecipePlan, top: int | None, each: bool) -> None:
         title=f"{name}: {plan.optimizer}, {blocks}{rank}, refreshed {steps}",
         right=("n", "state", "share", "refresh", "apply"),
     )
-    click.echo("")
+    say("")
     headings = ["optimizer", "rank", "L and R", *TOTALS]
     print_table(headings, [_rival_row(rival) for rival in plan.rivals], title="The same model with", right=headings[1:])
     print_text(
@@ -134,7 +135,7 @@ def _show(name: str, plan: RecipePlan, top: int | None, each: bool) -> None:
         "matrix products."
     )
     if plan.fit is not None:
-        click.echo("")
+        say("")
         show_fit(plan.fit, plan.rivals)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import click
-
 from jorge_tune.cli.amounts import share, show_bytes, show_operations
+from jorge_tune.cli.output import say
 from jorge_tune.cli.tables import print_table, print_text
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ def show_fit(fit: Fit, rivals: Sequence[Rival]) -> None:
     headings = [fit.field, "blocks", *TOTALS, "fits"]
     rows = [[_name(c, fit), c.num_blocks, *total_cells(c.total), _fits(c, fit)] for c in fit.candidates]
     print_table(headings, rows, title=f"State within {show_bytes(fit.budget)}", right=headings[:-1])
-    click.echo()
+    say()
     print_text("\n".join(_verdict(fit, rivals)))
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER
+from jorge_tune.cli.options import complete_recipe, device_options
+from jorge_tune.cli.output import say, tell
 from jorge_tune.cli.plots import check_plot
 from jorge_tune.cli.progress import training_progress
 from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
@@ -37,7 +39,7 @@ def parse_steps(context: click.Context, option: click.Parameter, text: str | Non
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("recipe", shell_complete=complete_recipe)
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path, file_okay=False),
@@ -56,7 +58,7 @@ def parse_steps(context: click.Context, option: click.Parameter, text: str | Non
 @click.option(
     "--seed", type=click.IntRange(min=0), help="Seed of the run [default: the recipe's, or the checkpoint's]."
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@device_options()
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice].")
 @click.option("--download", is_flag=True, help="Fetch a torchvision data set that is not there.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw it all: FILE.html.")
@@ -123,10 +125,10 @@ def show(probed: Probed, output_format: str = "table") -> None:
         print_json({**probed.to_json(), "words": words(probed)})
         return
     print_text(heading(probed))
-    click.echo()
+    say()
     cells = table(probed)
     print_table(cells.headings, cells.rows, right=cells.right)
-    click.echo()
+    say()
     print_text("\n".join(words(probed)))
     for note in probed.notes:
         print_text(f"Note: {note}")
@@ -138,7 +140,7 @@ def draw(probed: Probed, plot: Path) -> None:
     from jorge_tune.reporting.probe_figures import probe_page
 
     write_whole(plot, probe_page(probed, f"Probe: {probed.recipe}"), force=True, make_folders=True)
-    click.echo(f"wrote {plot}", err=True)
+    tell(f"wrote {plot}")
 
 
 def _with_seed_of(run: Path, recipe: Recipe) -> Recipe:

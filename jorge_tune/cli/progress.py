@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
+from jorge_tune.cli.output import is_talk_on_terminal, tell
+from jorge_tune.texts import visible
 
 if TYPE_CHECKING:
     from jorge_tune.training.journal import Progress
@@ -18,7 +18,7 @@ _WIDE = 110  # columns of a terminal that has room for a longer bar
 @contextmanager
 def training_progress(name: str) -> Iterator[Callable[[Progress], None]]:
     """A callback for `train`; the display lasts as long as the context."""
-    if not sys.stderr.isatty():
+    if not is_talk_on_terminal():
         yield plain_line
         return
     from rich.console import Console
@@ -26,6 +26,7 @@ def training_progress(name: str) -> Iterator[Callable[[Progress], None]]:
     from rich.progress import Progress as Bar
     from rich.table import Column
 
+    name = visible(name)
     console = Console(stderr=True)
     whole = Column(no_wrap=True, min_width=len(name))
     columns = (
@@ -39,8 +40,8 @@ def training_progress(name: str) -> Iterator[Callable[[Progress], None]]:
 
         def show(progress: Progress) -> None:
             if progress.data:
-                console.print(progress.data, markup=False, highlight=False, soft_wrap=True)
-            bar.update(line, completed=progress.step, total=progress.total_steps, numbers=numbers_of(progress))
+                console.print(visible(progress.data), markup=False, highlight=False, soft_wrap=True)
+            bar.update(line, completed=progress.step, total=progress.total_steps, numbers=visible(numbers_of(progress)))
 
         yield show
 
@@ -48,10 +49,10 @@ def training_progress(name: str) -> Iterator[Callable[[Progress], None]]:
 def plain_line(progress: Progress) -> None:
     """One line for the data and for each evaluation, nothing for anything else."""
     if progress.data:
-        click.echo(progress.data, err=True)
+        tell(progress.data)
     if progress.event == "evaluation":
         where = f"step {progress.step}/{progress.total_steps}  epoch {progress.epoch:.2f}"
-        click.echo(f"{where}  {numbers_of(progress)}", err=True)
+        tell(f"{where}  {numbers_of(progress)}")
 
 
 def numbers_of(progress: Progress) -> str:

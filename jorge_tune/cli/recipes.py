@@ -6,6 +6,9 @@ from pathlib import Path
 
 import click
 
+from jorge_tune.cli.lazy import SuggestingGroup
+from jorge_tune.cli.options import complete_recipe
+from jorge_tune.cli.output import is_stdout, tell_written, write_out
 from jorge_tune.cli.tables import format_option, print_json, print_table
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.checks import untrainable_because
@@ -16,7 +19,7 @@ from jorge_tune.recipe.shipped import resolve_shipped, shipped_recipes
 _HEADINGS = ("name", "task", "optimizer", "schedule", "length", "batch_size", "lr")
 
 
-@click.group()
+@click.group(cls=SuggestingGroup)
 def command() -> None:
     """List the shipped recipes, or copy one to start from.
 
@@ -51,22 +54,28 @@ def ls(output_format: str) -> None:
 
 
 @command.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_recipe)
 @click.argument("out", type=click.Path(path_type=Path), required=False)
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 def cp(name: str, out: Path | None, force: bool) -> None:
-    """Copy the shipped recipe NAME, comments included, to OUT [default: its file name, in the current folder].
+    """Copy the shipped recipe NAME, comments included, to OUT [default: its file name, in the current directory].
+
+    With - for OUT it is printed on stdout.
 
     \b
     Example:
       jorge-tune recipes cp cifar10/resnet18-sgd sgd.yaml
+      jorge-tune recipes cp cifar10/resnet18-sgd - | less
     """
     source = resolve_shipped(name)
     target = out or Path(source.name)
     if target.is_dir():
         target = target / source.name
+    if is_stdout(target):
+        write_out(target, source.read_text(encoding="utf-8"))
+        return
     copy_recipe(source, target, force=force)
-    click.echo(f"wrote {target}", err=True)
+    tell_written(target)
 
 
 def _row(name: str, recipe: Recipe) -> list[object]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jorge_tune.cli.compare import parse_target
-from jorge_tune.cli.contenders import side_by_side_option
+from jorge_tune.cli.contenders import reference_option, side_by_side_option
+from jorge_tune.cli.output import is_stdout, refuse_json_with_stdout, tell, tell_written, write_out
 from jorge_tune.cli.studies import runs_option, storage_option
 from jorge_tune.cli.tables import format_option_for, print_json
 from jorge_tune.errors import InputError
@@ -27,13 +28,15 @@ _DEFAULT_OUT = Path("report.html")
     "-o",
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help=f"Page to write, its JSON twin beside it [default: {_DEFAULT_OUT}, unless --format json or --png is given].",
+    help="Page to write, its JSON twin beside it; - writes the page alone to stdout "
+    f"[default: {_DEFAULT_OUT}, unless --format json or --png is given].",
 )
 @storage_option
 @runs_option
 @click.option("--target", metavar="[METRIC=]VALUE", help="What runs should reach, e.g. top1=0.9 [default: as compare].")
 @click.option("--metric", help="What to measure of runs [default: as compare].")
 @side_by_side_option
+@reference_option
 @click.option(
     "--with",
     "extra",
@@ -53,31 +56,34 @@ def command(
     target: str | None,
     metric: str | None,
     side_by_side: bool,
+    reference: str | None,
     extra: tuple[Path, ...],
     png: Path | None,
     force: bool,
     output_format: str,
 ) -> None:
-    """Write one page that stands alone: a study's, by its name, or that of run folders and folders of them.
+    """Write a self-contained HTML report: of a study, by its name, or of run directories and directories of them.
 
-    The page fetches nothing, opens anywhere, prints, and shows the verdict first; its JSON twin holds every number of
-    it. It is made from what is stored alone, and changes nothing there. A name that is also a folder here is taken as
-    the folder; the folder of a study's runs stands for the study. probe.json and calibration.json beside the runs are
-    shown too. A comparison that `compare` keeps as a study has the page of its runs. Run folders are compared with the
-    first one named, or the first by name in a folder of them.
+    The page shows the verdict first; its JSON twin holds every number of it. It is made from what is stored, and
+    changes nothing there. A name that is also a directory here is taken as the directory; the directory of a study's
+    runs stands for the study. probe.json and calibration.json beside the runs are
+    shown too. A comparison that `compare` keeps as a study has the page of its runs. Runs are compared with those of
+    SGD, if there are any, else with the first one named, or the first by name in a directory of them; --reference
+    names another.
 
     \b
     Example:
       jorge-tune report digits -o digits.html
       jorge-tune report runs/cnn-sgd runs/cnn-jorge -o race.html
     """
+    refuse_json_with_stdout(out, output_format)
     if out is None and output_format == "table" and png is None:
         out = _DEFAULT_OUT
     twin_path = _check_out(out, force)
-    writes = [path for path in (out, twin_path) if path is not None]
-    report = _report(subjects, storage, runs, parse_target(target, metric), extra, side_by_side, writes)
+    writes = [path for path in (out, twin_path) if path is not None and not is_stdout(path)]
+    report = _report(subjects, storage, runs, parse_target(target, metric), extra, side_by_side, reference, writes)
     twin = report.to_json()
-    if out is not None and twin_path is not None:
+    if out is not None:
         _write(twin, out, twin_path, force)
     if png is not None:
         _draw(twin, png, force)
@@ -92,15 +98,19 @@ def _report(
     wanted: tuple[str | None, float | None],
     extra: tuple[Path, ...],
     side_by_side: bool,
+    reference: str | None,
     writes: Sequence[Path],
 ) -> Report:
     from jorge_tune.cli.report_subjects import report_of_runs, report_of_study, study_at
 
     folders = [Path(subject) for subject in subjects]
     held = study_at(folders[0]) if len(folders) == 1 else None
+    is_study = held is not None or (len(folders) == 1 and not folders[0].exists())
+    if is_study and reference is not None:
+        raise InputError(f"--reference: is for directories of runs, and {subjects[0]} is a study")
     if held is not None and storage is None and runs is None:
         return report_of_study(held, storage, folders[0], wanted, extra, writes)
-    if held is not None or (len(folders) == 1 and not folders[0].exists()):
+    if is_study:
         runs = runs or (folders[0] if held else None)
         return report_of_study(held or subjects[0], storage, runs, wanted, extra, writes)
     missing = [subject for subject, folder in zip(subjects, folders, strict=True) if not folder.is_dir()]
@@ -108,12 +118,12 @@ def _report(
         raise InputError(f"{missing[0]}: no folder here; give folders of runs, or one study by its name")
     if storage is not None or runs is not None:
         raise InputError(f"--storage and --runs are for a study, and {subjects[0]} is a folder of runs")
-    return report_of_runs(folders, wanted, extra, is_side_by_side=side_by_side)
+    return report_of_runs(folders, wanted, extra, is_side_by_side=side_by_side, reference=reference)
 
 
 def _check_out(out: Path | None, force: bool) -> Path | None:
-    """The twin's path; refuses what could not be written in the end."""
-    if out is None:
+    """The twin's path, None where no twin is written; refuses what could not be written in the end."""
+    if out is None or is_stdout(out):
         return None
     if out.suffix != ".html":
         raise InputError(f"--out: must end in .html, got {str(out)!r}")
@@ -124,13 +134,13 @@ def _check_out(out: Path | None, force: bool) -> Path | None:
     return twin
 
 
-def _write(twin: dict[str, Any], out: Path, twin_path: Path, force: bool) -> None:
-    from jorge_tune.files import write_whole
+def _write(twin: dict[str, Any], out: Path, twin_path: Path | None, force: bool) -> None:
     from jorge_tune.reporting.report_page import report_page
 
-    write_whole(out, report_page(twin), force=force, make_folders=True)
-    write_whole(twin_path, json.dumps(twin, indent=1, allow_nan=False) + "\n", force=force)
-    click.echo(f"wrote {out} and {twin_path}", err=True)
+    write_out(out, report_page(twin), force=force, make_folders=True)
+    if twin_path is not None:
+        write_out(twin_path, json.dumps(twin, indent=1, allow_nan=False) + "\n", force=force)
+        tell_written(out, twin_path)
 
 
 def _draw(twin: dict[str, Any], folder: Path, force: bool) -> None:
@@ -145,4 +155,4 @@ def _draw(twin: dict[str, Any], folder: Path, force: bool) -> None:
     if there is not None and not force:
         raise InputError(f"{there}: exists already; give another --png, or --force to overwrite it")
     missing = write_pngs({paths[figure["key"]]: figure_for_picture(figure) for figure in figures})
-    click.echo(missing or f"wrote {len(figures)} figures to {folder}", err=True)
+    tell(missing or f"wrote {len(figures)} figures to {folder}")

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from jorge_tune.cli.output import tell
 from jorge_tune.errors import InputError, JorgeTuneError, shortened
 from jorge_tune.files import read_regular_bytes
 from jorge_tune.strict_json import parse_json, shown
@@ -47,25 +46,34 @@ def report_of_runs(
     extra: Sequence[Path],
     *,
     is_side_by_side: bool = False,
+    reference: str | None = None,
 ) -> Report:
-    """The report of run folders; `is_side_by_side`: they shared a machine while they trained.
+    """The report of run folders.
+
+    Args:
+        folders: of runs, or of folders of them.
+        wanted: metric and target.
+        extra: files with further measurements.
+        is_side_by_side: they shared a machine while they trained.
+        reference: the contender that the others are compared with; None: SGD, else the first.
 
     Raises:
         InputError: nothing there can be compared; the message says why for each.
     """
     from jorge_tune.measure.compare import compare, read_contenders
+    from jorge_tune.measure.reference import reference_first
     from jorge_tune.reporting.report import runs_report
 
     damaged: list[str] = []
-    contenders = read_contenders(folders, damaged.append)
+    contenders, chosen = reference_first(read_contenders(folders, damaged.append), reference)
     metric, value = wanted
     comparison = compare(contenders, metric=metric, target=value)
     places = {run.folder for contender in contenders for run in contender.runs}
     around = sorted({*folders, *places, *(place.parent for place in places)})
     measured = _measured(around, extra, damaged)
     for note in damaged:
-        click.echo(f"{note} (warning)", err=True)
-    comparison = replace(comparison, notes=(*damaged, *comparison.notes), is_side_by_side=is_side_by_side)
+        tell(f"{note} (warning)")
+    comparison = replace(comparison, notes=(*chosen, *damaged, *comparison.notes), is_side_by_side=is_side_by_side)
     return runs_report(comparison, measured)
 
 

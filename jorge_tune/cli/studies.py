@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from jorge_tune.cli.output import tell
 from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,16 +90,15 @@ def patience_of(address: Address) -> Patience:
     """How commands wait for a storage that is gone, as workers do; stderr says so meanwhile."""
     from jorge_tune.tuning.storages.patience import Patience
 
-    return Patience(address, told=lambda text: click.echo(text, err=True))
+    return Patience(address, told=tell)
 
 
 def warn_of_password(option: str | None, address: Address) -> None:
     """Say on stderr that a password given as an option is no secret."""
     if option is not None and address.secrets():
-        click.echo(
+        tell(
             "--storage: other users of this machine can read the password in the list of processes; "
             "put the address into JORGE_TUNE_STORAGE instead (warning)",
-            err=True,
         )
 
 
@@ -120,7 +120,7 @@ def say_unread(found: Found) -> None:
     from jorge_tune.tuning.results.history import rows_of
 
     for sentence in unread(found.opened, rows_of(found.opened)):
-        click.echo(f"{sentence.removesuffix('.')} (warning)", err=True)
+        tell(f"{sentence.removesuffix('.')} (warning)")
 
 
 def _open_to_read(option: str | None) -> tuple[Address, BaseStorage]:
@@ -166,7 +166,7 @@ def make_study(plan: StudyPlan, option: str | None, runs: Path | None = None, *,
     places = folders(plan.name, runs)
     opened = open_study(storage, plan, places, on_change="branch" if branch else "refuse")
     if opened.plan.name != plan.name:
-        click.echo(f"study {plan.name} is another one; this one goes on as {opened.plan.name}", err=True)
+        tell(f"study {plan.name} is another one; this one goes on as {opened.plan.name}")
     return Found(address, storage, opened, places)
 
 

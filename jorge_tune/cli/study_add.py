@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from jorge_tune.cli.output import say, tell
 from jorge_tune.cli.studies import find_search, name_option, storage_option
 from jorge_tune.cli.tables import format_option, print_json
 from jorge_tune.recipe.render import scalar
@@ -43,9 +44,9 @@ def command(name: str | None, storage: str | None, assignments: tuple[str, ...],
     twins = [row for row in rows_of(found.opened) if values_of(row, space) == values]
     number = add_point(found.opened, point)
     if twins:
-        click.echo(f"the same point as trial {twins[0].number} ({twins[0].state})", err=True)
+        tell(f"the same point as trial {twins[0].number} ({twins[0].state})")
     if output_format == "json":
         print_json({"study": found.name, "number": number, "point": point, "values": values})
     else:
         shown = ", ".join(f"{path} {scalar(value)}" for path, value in values.items())
-        click.echo(f"queued as trial {number}: {shown}")
+        say(f"queued as trial {number}: {shown}")

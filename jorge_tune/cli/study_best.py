@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER
+from jorge_tune.cli.output import STDOUT, is_stdout, refuse_json_with_stdout, say, tell, tell_written, write_out
 from jorge_tune.cli.studies import find_search, name_option, say_unread, storage_option
 from jorge_tune.cli.tables import format_option, print_json
 
@@ -14,7 +15,9 @@ from jorge_tune.cli.tables import format_option, print_json
 @click.command()
 @name_option
 @storage_option
-@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write the recipe to.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write the recipe to; - for stdout."
+)
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @format_option
 def command(name: str | None, storage: str | None, out: Path | None, force: bool, output_format: str) -> int:
@@ -27,7 +30,7 @@ def command(name: str | None, storage: str | None, out: Path | None, force: bool
     Example:
       jorge-tune study best --name digits -o best.yaml
     """
-    from jorge_tune.recipe.io import recipe_to_dict, render_recipe, write_recipe
+    from jorge_tune.recipe.io import recipe_to_dict, render_recipe
     from jorge_tune.records import portable
     from jorge_tune.tuning.results.confirm import gather
     from jorge_tune.tuning.results.export import recipe_of
@@ -35,23 +38,24 @@ def command(name: str | None, storage: str | None, out: Path | None, force: bool
     from jorge_tune.tuning.results.verdict import judge
     from jorge_tune.tuning.storages.own_files import keep_off
 
+    refuse_json_with_stdout(out, output_format)
     found = find_search(storage, name, to_read=True)
-    if out is not None:
+    if out is not None and not is_stdout(out):
         keep_off(found.address, out)
     say_unread(found)
     evidence = gather(found.opened)
     best = best_of(evidence.rows, lower_is_better=evidence.lower_is_better)
     if best is None:
-        click.echo(f"study {found.name} has no best trial: {judge(evidence).why_no_best}", err=True)
+        tell(f"study {found.name} has no best trial: {judge(evidence).why_no_best}")
         return EXIT_NO_ANSWER
     recipe, derivations = recipe_of(best, found.opened.plan)
     if out is not None:
-        write_recipe(out, recipe, derivations, force=force)
-        click.echo(f"wrote {out}", err=True)
+        write_out(out, render_recipe(recipe, derivations), force=force)
+        tell_written(out)
     if output_format == "json":
         data = {"number": best.number, "value": best.value, "point": best.point, "recipe": recipe_to_dict(recipe)}
         print_json(portable(data))
     elif out is None:
-        click.echo(f"# study {found.name}: trial {best.number}, {evidence.objective} {best.value:.6g}")
-        click.echo(render_recipe(recipe, derivations), nl=False)
+        say(f"# study {found.name}: trial {best.number}, {evidence.objective} {best.value:.6g}")
+        write_out(STDOUT, render_recipe(recipe, derivations))
     return 0

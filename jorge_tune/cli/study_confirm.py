@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER
+from jorge_tune.cli.options import device_options
+from jorge_tune.cli.output import tell
 from jorge_tune.cli.studies import find_search, goes_on, name_option, runs_option, storage_option
 from jorge_tune.cli.tables import format_option
 
@@ -18,7 +20,7 @@ from jorge_tune.cli.tables import format_option
 @runs_option
 @click.option("--confirm-seeds", type=click.IntRange(min=1), help="How many seeds [default: as planned, else 6].")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Runs side by side.")
-@click.option("--device", help="Where to train: auto, cpu, cuda, cuda:1 [default: the study's].")
+@device_options(default=None)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run [default: the cores, shared out].")
 @click.option("--download", is_flag=True, help="Fetch a torchvision data set that is not there.")
 @format_option
@@ -64,6 +66,6 @@ def command(
     with watching(found) as watch:
         end = confirm_whole(found.opened, found.address, found.runs, crew, watch)
     if end is None:
-        click.echo(f"study {found.name} has nothing to confirm: no trial has a value to be the best by", err=True)
+        tell(f"study {found.name} has nothing to confirm: no trial has a value to be the best by")
         return EXIT_NO_ANSWER
     return show_end(found, end, output_format)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from jorge_tune.cli.output import is_talk_on_terminal, tell
 from jorge_tune.cli.progress import clock_time
 from jorge_tune.errors import JorgeTuneError
+from jorge_tune.texts import visible
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -37,8 +36,8 @@ def study_display(label: str, read: Read) -> Iterator[Report]:
         read: looks at the study; called at a gentle pace.
     """
     board = Board(label, read)
-    if not sys.stderr.isatty():
-        yield board.printing(lambda line: click.echo(line, err=True))
+    if not is_talk_on_terminal():
+        yield board.printing(tell)
         return
     from rich.console import Console
     from rich.live import Live
@@ -47,7 +46,7 @@ def study_display(label: str, read: Read) -> Iterator[Report]:
     console = Console(stderr=True, highlight=False)
     live = Live(get_renderable=board.drawn, console=console, refresh_per_second=_FRAMES_PER_SECOND, transient=True)
     with live:
-        yield board.printing(lambda line: live.console.print(Text(line)))
+        yield board.printing(lambda line: live.console.print(Text(visible(line))))
 
 
 class Board:
@@ -100,7 +99,7 @@ class Board:
         from rich.text import Text
 
         lines = display_lines(self._label, self.look())
-        return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+        return Group(*(Text(visible(line), no_wrap=True, overflow="ellipsis") for line in lines))
 
 
 def display_lines(label: str, status: Status) -> list[str]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
-import click
-
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER
+from jorge_tune.cli.output import is_talk_on_terminal, say, tell
 from jorge_tune.cli.studies import EXIT_INTERRUPTED, Found, goes_on
 from jorge_tune.cli.study_display import Report, study_display
 from jorge_tune.cli.tables import print_json, print_text
+from jorge_tune.texts import visible
 
 if TYPE_CHECKING:
     from jorge_tune.tuning.running import Stage, StudyEnd
@@ -32,7 +31,7 @@ def watching(found: Found) -> Iterator[Watch]:
 
         def watch(stage: Stage, opened: OpenStudy) -> Report:
             shown.close()
-            click.echo(f"{stage}: study {opened.plan.name} in {found.address}", err=True)
+            tell(f"{stage}: study {opened.plan.name} in {found.address}")
             folder, seen = found.runs(opened.plan.name), opened.for_display()
             return shown.enter_context(study_display(stage, lambda: read_status(seen, folder, found.address)))
 
@@ -62,8 +61,8 @@ def last_word(goes_on: str) -> Callable[[], None]:
     Args:
         goes_on: what takes the work up again, in words.
     """
-    cursor = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # which the display hides
-    words = f"{cursor}ended at once by a second signal; {goes_on}\n".encode()
+    cursor = "\x1b[?25h\n" if is_talk_on_terminal() else ""  # which the display hides
+    words = f"{cursor}ended at once by a second signal; {visible(goes_on)}\n".encode()
 
     def say() -> None:
         with suppress(OSError):
@@ -83,7 +82,7 @@ def show_end(found: Found, end: StudyEnd, output_format: str) -> int:
     if output_format == "json":
         print_json(data)
     else:
-        click.echo("Verdict")
+        say("Verdict")
         for sentence in data["sentences"]:
             print_text(sentence)
     return code
@@ -106,11 +105,11 @@ def why_left(left: Left, what: str, goes_on: str) -> int:
         goes_on: what takes it up again, in words.
     """
     if left.kind in ("fault", "error"):
-        click.echo(left.reason, err=True)
+        tell(left.reason)
         return left.exit_code or 1
     if left.kind == "interrupted":
-        click.echo(f"{left.reason}; {goes_on}", err=True)
+        tell(f"{left.reason}; {goes_on}")
         return EXIT_INTERRUPTED
     if left.kind in ("stopped", "time"):
-        click.echo(f"{what} ended early: {left.reason}", err=True)
+        tell(f"{what} ended early: {left.reason}")
     return 0

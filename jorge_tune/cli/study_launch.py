@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from jorge_tune.cli.output import say
 from jorge_tune.cli.studies import find_study, name_option, runs_option, storage_option
 from jorge_tune.cli.tables import format_option, print_json
 from jorge_tune.errors import InputError
@@ -57,7 +58,7 @@ def command(
             {"study": found.name, "variable": "JORGE_TUNE_STORAGE", "address": str(found.address), "lines": lines}
         )
         return
-    click.echo(
+    say(
         "\n".join(
             [*lines[:1], f"# workers find the storage in {where}", *lines[1:]]
             if slurm

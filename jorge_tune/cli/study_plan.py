@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from jorge_tune.cli.output import say, tell
 from jorge_tune.cli.progress import clock_time
 from jorge_tune.cli.tables import print_json, print_table
 from jorge_tune.cli.threads import share_the_cores
@@ -31,7 +30,7 @@ def show_plan(plan: StudyPlan, workers: int, runs: Path, address: Address, outpu
     from jorge_tune.tuning.planning.estimate import estimate
 
     imported = ", ".join(_classes_of(plan.recipe))
-    click.echo("a few steps are timed" + (f", which imports and runs {imported}" if imported else ""), err=True)
+    tell("a few steps are timed" + (f", which imports and runs {imported}" if imported else ""))
     pace = _pace(plan, workers)
     known: dict[str, Any] = {}
     if pace is not None:
@@ -45,10 +44,10 @@ def show_plan(plan: StudyPlan, workers: int, runs: Path, address: Address, outpu
         print_json(_as_data(plan, workers, runs, address, found))
         return
     print_table(["study", plan.name], _rows(plan, workers, runs, address))
-    click.echo()
+    say()
     space = [(p.path, scalar(p.plain(p.bootstrap)), p.domain()) for p in plan.space]
     print_table(["searched", "bootstrapped", "space"], space)
-    click.echo()
+    say()
     print_table(["runs", "number", "at most"], _costs(found))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jorge_tune.cli.output import say
 from jorge_tune.cli.studies import find_study, name_option, runs_option, storage_option
 from jorge_tune.cli.tables import format_option, print_json
 
@@ -43,7 +44,7 @@ def command(name: str | None, storage: str | None, runs: Path | None, output_for
         return
     for study, numbers in put_back.items():
         listed = ", ".join(str(number) for number in numbers)
-        click.echo(f"study {study}: " + (f"trial {listed} put back" if numbers else "nothing is lost"))
+        say(f"study {study}: " + (f"trial {listed} put back" if numbers else "nothing is lost"))
 
 
 def _reap(opened: OpenStudy, runs: Path) -> list[int]:

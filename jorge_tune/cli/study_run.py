@@ -9,6 +9,8 @@ import click
 
 from jorge_tune.cli.calibration import parse_overhead
 from jorge_tune.cli.compare import parse_seeds, parse_target
+from jorge_tune.cli.options import complete_recipe, device_options
+from jorge_tune.cli.output import tell
 from jorge_tune.cli.studies import Found, find_search, folders, make_study, runs_option, storage_option
 from jorge_tune.cli.study_end import run, show_end
 from jorge_tune.cli.tables import format_option
@@ -24,7 +26,7 @@ _STARTING = ("objective", "target", "seeds", "sampler", "pruner", "constraint", 
 
 
 @click.command()
-@click.argument("source", metavar="[STUDY|RECIPE]", required=False)
+@click.argument("source", metavar="[STUDY|RECIPE]", required=False, shell_complete=complete_recipe)
 @click.option("--name", help="The study's name [default: the file's, or the recipe's].")
 @click.option("--trials", type=click.IntRange(min=1), help="Trials in all, those that are done included [default: 40].")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Runs side by side.")
@@ -34,15 +36,15 @@ _STARTING = ("objective", "target", "seeds", "sampler", "pruner", "constraint", 
 @click.option("--target", metavar="[METRIC=]VALUE", help="The target of an objective that has one, e.g. top1=0.97.")
 @click.option("--seeds", metavar="SEEDS", help="Seeds of every trial, as 0-2 or 0,4 [default: 0].")
 @click.option("--confirm-seeds", type=click.IntRange(min=0), help="Seeds to confirm on; 0: none [default: 6].")
-@click.option("--sampler", type=click.Choice(_SAMPLERS), help="Who draws points [default: tpe].")
-@click.option("--pruner", type=click.Choice(_PRUNERS), help="Who ends hopeless trials early [default: median].")
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Begin no trial after so many hours.")
+@click.option("--sampler", type=click.Choice(_SAMPLERS), help="The sampler [default: tpe].")
 @click.option(
-    "--constraint", metavar="OVERHEAD", help="What a step may take longer than the baseline's [default: 10%]."
+    "--pruner", type=click.Choice(_PRUNERS), help="The pruner, which ends hopeless trials early [default: median]."
 )
-@click.option("--no-constraint", is_flag=True, help="Let a step take as long as it likes; nothing is calibrated.")
+@click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Begin no trial after so many hours.")
+@click.option("--constraint", metavar="OVERHEAD", help="Maximum step-time overhead over the baseline [default: 10%].")
+@click.option("--no-constraint", is_flag=True, help="Do not limit the time of a step; nothing is calibrated.")
 @click.option("--branch", is_flag=True, help="Go on as NAME-2 where NAME is another study by now.")
-@click.option("--device", help="Where to train: auto, cpu, cuda, cuda:1 [default: auto, GPUs dealt out].")
+@device_options(default=None)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run [default: the cores, shared out].")
 @click.option("--download", is_flag=True, help="Fetch a torchvision data set that is not there.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and what it may take; run nothing.")
@@ -114,7 +116,7 @@ def _plan(source: str, name: str | None, options: dict[str, Any]) -> StudyPlan:
     path = resolve_recipe(source)
     plan = read_study(path, changes) if is_study(path) else default_study(source, are_options=True, **changes)
     for note in plan.notes:
-        click.echo(f"note: {note}", err=True)
+        tell(f"note: {note}")
     return plan
 
 

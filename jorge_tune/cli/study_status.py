@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jorge_tune.cli.output import say
 from jorge_tune.cli.progress import clock_time
 from jorge_tune.cli.studies import find_study, name_option, runs_option, storage_option
 from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
@@ -46,10 +47,10 @@ def command(name: str | None, storage: str | None, runs: Path | None, output_for
         return
     print_table(["study", status.study], _rows(status))
     if status.running:
-        click.echo()
+        say()
         print_table(["trial", "worker", "state", "seed", "epoch"], [_row(one, status) for one in status.running])
     if status.verdict is not None:
-        click.echo("\nVerdict")
+        say("\nVerdict")
         for sentence in status.verdict["sentences"]:
             print_text(sentence)
     else:

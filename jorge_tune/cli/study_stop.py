@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from jorge_tune.cli.output import say
 from jorge_tune.cli.studies import find_study, goes_on, name_option, storage_option
 
 
@@ -27,4 +28,4 @@ def command(name: str | None, storage: str | None, now: bool) -> None:
     for study in (found.opened, *beside(found.opened)):
         study.ask_to_stop("checkpoint" if now else "finish", "asked for by `study stop`")
     what = "checkpoint their runs" if now else "finish their trials"
-    click.echo(f"study {found.name}: workers {what} and leave; {goes_on(found)}")
+    say(f"study {found.name}: workers {what} and leave; {goes_on(found)}")

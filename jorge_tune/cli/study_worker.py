@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from jorge_tune.cli.options import device_options
+from jorge_tune.cli.output import tell
 from jorge_tune.cli.studies import EXIT_INTERRUPTED, find_study, goes_on, name_option, runs_option, storage_option
 
 
@@ -14,7 +16,7 @@ from jorge_tune.cli.studies import EXIT_INTERRUPTED, find_study, goes_on, name_o
 @name_option
 @storage_option
 @runs_option
-@click.option("--device", help="Where to train: auto, cpu, cuda, cuda:1 [default: the study's].")
+@device_options(default=None)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run [default: the study's].")
 @click.option("--download", is_flag=True, help="Fetch a torchvision data set that is not there.")
 def command(
@@ -57,5 +59,5 @@ def command(
     ):
         left = work_on(found.opened, found.folder, settings, orders, lambda told: report(told, None))
     if left.kind != "done":
-        click.echo(left.reason + (f"; {goes_on(found)}" if left.kind in ("stopped", "interrupted") else ""), err=True)
+        tell(left.reason + (f"; {goes_on(found)}" if left.kind in ("stopped", "interrupted") else ""))
     return EXIT_INTERRUPTED if left.kind == "interrupted" else left.exit_code

@@ -1,9 +1,8 @@
-"""One way to print a table: rich on a terminal, plain columns never wrapped off it, JSON on request."""
+"""One way to print a table: rich on a terminal, plain columns off it, whole unless COLUMNS is set; JSON on request."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Sequence
@@ -11,7 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
+from jorge_tune.cli.output import is_terminal, line_width, say, say_drawn
 from jorge_tune.records import portable
+from jorge_tune.texts import visible
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,34 +46,47 @@ def print_table(
 ) -> None:
     """Print rows to stdout: boxed by rich on a terminal, else as plain columns, whole and one line per row.
 
+    Where COLUMNS is set, a table that is wider is fitted to it, on a terminal and off it.
+
     Args:
         headings: one per column.
         rows: cells, shown with `str`; None is shown as "-".
         title: a line above the table.
         right: headings of the columns that are flush right (numbers).
-        turn: on a terminal too narrow for it, print the table turned, a column per row.
+        turn: where there is no room for it, print the table turned, a column per row.
     """
-    cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        if turn and _is_too_wide(plain_table(headings, cells)):
-            headings, cells = _turned(headings, cells)
-            right = headings[1:]
-        _print_rich(headings, cells, title, right)
+    headings = [visible(heading) for heading in headings]
+    right = {visible(heading) for heading in right}
+    cells = [["-" if cell is None else visible(cell) for cell in row] for row in rows]
+    title, width = visible(title), line_width()
+    if turn and _is_too_wide(plain_table(headings, cells), width):
+        headings, cells = _turned(headings, cells)
+        right = set(headings[1:])
+
+    plain = plain_table(headings, cells, title=title, right=right)
+    if not is_terminal() and not _is_too_wide(plain, width, -2):
+        say(plain)
     else:
-        click.echo(plain_table(headings, cells, title=title, right=right))
+        assert width is not None
+        _print_rich(headings, cells, title, right, width)
 
 
 def print_text(text: str) -> None:
-    """Lines of prose, broken between words on a terminal and never elsewhere."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-    for line in text.splitlines():
+    """Lines of prose, broken between words on a terminal, or where COLUMNS is set; whole elsewhere."""
+    width = line_width() or 0
+    for line in visible(text).splitlines():
         wrapped = textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False) if width > 20 else [line]
-        click.echo("\n".join(wrapped))
+        say("\n".join(wrapped))
 
 
 def print_json(data: object) -> None:
     """Print plain data to stdout as JSON; NaN and infinities become the strings "nan", "inf" and "-inf"."""
-    click.echo(json.dumps(portable(data), indent=2, allow_nan=False))
+    say(as_json(data))
+
+
+def as_json(data: object, indent: int | None = 2) -> str:
+    """Plain data as JSON in printable ASCII, so that no terminal takes any of it for a command."""
+    return json.dumps(portable(data), indent=indent, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def plain_table(
@@ -96,9 +110,9 @@ def _pad(cell: str, width: int, flush_right: bool) -> str:
     return cell.rjust(width) if flush_right else cell.ljust(width)
 
 
-def _is_too_wide(text: str, more: int = 0) -> bool:
-    """Whether a plain table, `more` characters wider in its box, is wider than the terminal."""
-    return max(len(line) for line in text.splitlines()) + 2 + more > shutil.get_terminal_size().columns
+def _is_too_wide(text: str, width: int | None, more: int = 0) -> bool:
+    """Whether a plain table, `more` characters wider in its box, has no room."""
+    return width is not None and max(len(line) for line in text.splitlines()) + 2 + more > width
 
 
 def _turned(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
@@ -107,14 +121,16 @@ def _turned(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> tuple[li
     return columns[0], columns[1:]
 
 
-def _print_rich(headings: Sequence[str], cells: Sequence[Sequence[str]], title: str, right: Collection[str]) -> None:
+def _print_rich(
+    headings: Sequence[str], cells: Sequence[Sequence[str]], title: str, right: Collection[str], width: int
+) -> None:
     """As it is where it fits; else words and numbers stay whole, and columns without room follow below."""
-    if not _is_too_wide(plain_table(headings, cells), len(headings)):
-        _print_box(headings, cells, title, right)
+    if not _is_too_wide(plain_table(headings, cells), width, len(headings)):
+        _print_box(headings, cells, title, right, width)
         return
-    for columns in _groups(_least_widths(headings, cells, right)):
+    for columns in _groups(_least_widths(headings, cells, right), width):
         part = [[row[column] for column in columns] for row in cells]
-        _print_box([headings[column] for column in columns], part, title, right, is_narrow=True)
+        _print_box([headings[column] for column in columns], part, title, right, width, is_narrow=True)
         title = ""
 
 
@@ -123,6 +139,7 @@ def _print_box(
     cells: Sequence[Sequence[str]],
     title: str,
     right: Collection[str],
+    width: int,
     *,
     is_narrow: bool = False,
 ) -> None:
@@ -139,7 +156,10 @@ def _print_box(
         table.add_column(text, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
-    Console(file=sys.stdout).print(table)
+    console = Console(file=sys.stdout, width=width, highlight=False)
+    with console.capture() as drawn:
+        console.print(table)
+    say_drawn(drawn.get())
 
 
 def _least_widths(headings: Sequence[str], cells: Sequence[Sequence[str]], right: Collection[str]) -> list[int]:
@@ -152,16 +172,16 @@ def _least_widths(headings: Sequence[str], cells: Sequence[Sequence[str]], right
     return widths
 
 
-def _groups(widths: Sequence[int]) -> list[list[int]]:
-    """Columns, as many side by side as the terminal has room for, the first one beside all of them."""
-    room = shutil.get_terminal_size().columns - 2
+def _groups(widths: Sequence[int], width: int) -> list[list[int]]:
+    """Columns, as many side by side as there is room for, the first one beside all of them."""
+    room = width - 2
     first = min(widths[0], room // 2)  # a longer name is folded
     groups: list[list[int]] = [[0]]
     taken = first
-    for column, width in enumerate(widths[1:], start=1):
-        taken += width + len(_GAP)
+    for column, needed in enumerate(widths[1:], start=1):
+        taken += needed + len(_GAP)
         if taken > room and len(groups[-1]) > 1:
             groups.append([0])
-            taken = first + width + len(_GAP)
+            taken = first + needed + len(_GAP)
         groups[-1].append(column)
     return groups

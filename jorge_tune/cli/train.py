@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jorge_tune.cli.calibration import EXIT_NO_ANSWER, held_by, settled
+from jorge_tune.cli.options import complete_recipe, device_options
+from jorge_tune.cli.output import tell
 from jorge_tune.cli.progress import clock_time, training_progress
 from jorge_tune.cli.tables import format_option, print_json, print_table
 from jorge_tune.cli.threads import share_the_cores
@@ -22,12 +24,12 @@ _EXIT_INTERRUPTED = 130
 
 
 @click.command()
-@click.argument("recipe")
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder [default: runs/<name>/seed-<n>].")
-@click.option("--resume", is_flag=True, help="Continue the run that the folder holds.")
+@click.argument("recipe", shell_complete=complete_recipe)
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory [default: runs/<name>/seed-<n>].")
+@click.option("--resume", is_flag=True, help="Continue the run that the directory holds.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Replace a value; may be repeated.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the run [default: the recipe's].")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@device_options()
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop after that many steps in all; --resume goes on.")
 @click.option("--log-every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps between readings.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice].")
@@ -46,10 +48,10 @@ def command(
     download: bool,
     output_format: str,
 ) -> int:
-    """Train RECIPE (a file or a shipped name) and leave a run folder: records, checkpoint, environment, log.
+    """Train RECIPE (a file or a shipped name) and leave a run directory: records, checkpoint, environment, log.
 
-    Ctrl-C finishes the step, writes a checkpoint and exits with 130; --resume goes on exactly there. A run whose
-    loss stops being a number ends as diverged, exit code 3. `refresh_interval: auto` is measured first, as by
+    Ctrl-C finishes the step, writes a checkpoint and exits with 130; --resume continues exactly there. A run whose
+    loss is no longer a number ends as diverged, with exit code 3. `refresh_interval: auto` is measured first, as by
     calibrate-freq, and ends with 4 where that has no answer.
 
     \b
@@ -96,7 +98,7 @@ def read_with_overrides(argument: str, assignments: tuple[str, ...], seed: int |
     else:
         warnings = [warning.located(str(path)) for warning in loaded.warnings]
     for warning in warnings:
-        click.echo(f"{warning} (warning)", err=True)
+        tell(f"{warning} (warning)")
     return recipe if seed is None else replace(recipe, seed=seed)
 
 

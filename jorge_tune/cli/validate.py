@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from jorge_tune.cli.options import complete_recipe
+from jorge_tune.cli.output import say
 from jorge_tune.cli.tables import format_option, print_json
 from jorge_tune.errors import Fault, FaultyFileError, InputError, first_faults
 from jorge_tune.recipe.io import load
@@ -11,7 +13,7 @@ from jorge_tune.recipe.shipped import resolve_recipe
 
 
 @click.command()
-@click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True)
+@click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True, shell_complete=complete_recipe)
 @format_option
 def command(recipes: tuple[str, ...], output_format: str) -> int:
     """Check each RECIPE (a file or a shipped name) and report all faults of all of them; exit 2 if there is one.
@@ -55,8 +57,8 @@ def _show(result: dict[str, object]) -> None:
     assert isinstance(faults, list)
     assert isinstance(warnings, list)
     for line in first_faults([fault["message"] for fault in faults], str(result["recipe"])):
-        click.echo(line)
+        say(line)
     for warning in warnings:
-        click.echo(f"{warning['message']} (warning)")
+        say(f"{warning['message']} (warning)")
     if not faults:
-        click.echo(f"{result['recipe']}: fine" + (", with warnings" if warnings else ""))
+        say(f"{result['recipe']}: fine" + (", with warnings" if warnings else ""))

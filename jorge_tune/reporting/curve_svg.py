@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 from typing import NamedTuple
 
 from jorge_tune.measure.runs import Run
+from jorge_tune.reporting.escaped import escape
 from jorge_tune.reporting.figures import COLOURS
 
 _WIDTH, _HEIGHT = 640, 360

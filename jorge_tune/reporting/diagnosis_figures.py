@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +10,7 @@ from jorge_tune.measure.diagnosis import NEWTON_CAPS, SIDES, TOP_DIRECTIONS, Dia
 from jorge_tune.measure.statistics import Spread, spread
 from jorge_tune.reporting.diagnosis import heading, tables
 from jorge_tune.reporting.diagnosis_verdict import diagnosis_verdict
+from jorge_tune.reporting.escaped import escape
 from jorge_tune.reporting.figures import COLOURS
 from jorge_tune.reporting.html import bullets, figure_grid, html_table, page
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 from jorge_tune import __version__
 from jorge_tune.measure.comparison import Comparison
 from jorge_tune.reporting.curves import AXIS_TITLES
+from jorge_tune.reporting.escaped import escape
 from jorge_tune.reporting.summary import Table, comparison_table, target_sentence
 from jorge_tune.reporting.verdict import verdict
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 from jorge_tune.measure.line import LineReading
 from jorge_tune.measure.probed import Probed, Reading
+from jorge_tune.reporting.escaped import escape
 from jorge_tune.reporting.figures import COLOURS
 from jorge_tune.reporting.html import bullets, figure_grid, html_table, page
 from jorge_tune.reporting.probe import heading, table, words

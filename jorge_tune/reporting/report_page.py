@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from jorge_tune.reporting.escaped import escape
 from jorge_tune.reporting.report_draw import PALETTES, drawn, with_colours
 
 Data = Mapping[str, Any]

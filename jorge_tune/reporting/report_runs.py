@@ -14,7 +14,7 @@ from jorge_tune.reporting.report_lines import Banded, banded, banded_curves
 from jorge_tune.reporting.report_parts import Axis, Figure, Section, Sentence, Series
 from jorge_tune.reporting.report_traces import RunTrace, schedule_line, trace_of
 from jorge_tune.reporting.summary import Table, comparison_table, show_value, target_sentence
-from jorge_tune.reporting.verdict import deciding, verdict, word
+from jorge_tune.reporting.verdict import deciding, details, headline, headline_outcome, word
 
 _LOG_RANGE = 20.0  # of learning rates, from which on their axis is logarithmic
 
@@ -34,12 +34,15 @@ def traced(comparison: Comparison) -> list[Traced]:
 
 
 def race_verdict(comparison: Comparison) -> list[Sentence]:
-    """The verdict's lines; those that set a contender against the first begin with the word for it."""
-    lines = verdict(comparison).splitlines()
+    """The headline, then the lines; those that set a contender against the first begin with the word for it."""
+    lines = details(comparison).splitlines()
     paired = [standing.against_first for standing in comparison.standings[1:]]
     outcomes = ["" if each is None else word(deciding(each), each.pairs) for each in paired]
     outcomes += [""] * (len(lines) - len(outcomes))
-    return [Sentence(line, told) for line, told in zip(lines, outcomes, strict=True)]  # type: ignore[arg-type]
+    told = [Sentence(line, word_of) for line, word_of in zip(lines, outcomes, strict=True)]  # type: ignore[arg-type]
+    if len(comparison.standings) == 1:
+        return told
+    return [Sentence(headline(comparison), headline_outcome(comparison)), *told]  # type: ignore[arg-type]
 
 
 def race_sections(comparison: Comparison, contenders: Sequence[Traced]) -> list[Section]:

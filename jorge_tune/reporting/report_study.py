@@ -23,12 +23,12 @@ _SINGLE_SHOT = "Single-shot tuning"  # how the sentence begins that sums all up
 
 
 def study_verdict(study: Study) -> list[Sentence]:
-    """Whether single-shot tuning held, and then everything else."""
+    """The headline, whether single-shot tuning held, and then everything else."""
     told = study["verdict"]
-    sentences = list(told["sentences"])
-    first = [text for text in sentences if text.startswith(_SINGLE_SHOT)]
-    rest = [text for text in sentences if not text.startswith(_SINGLE_SHOT)]
-    return [*(Sentence(text, told["single_shot"]["outcome"]) for text in first), *(Sentence(text) for text in rest)]
+    lead = told.get("headline")
+    outcomes = {text: told["single_shot"]["outcome"] for text in told["sentences"] if text.startswith(_SINGLE_SHOT)}
+    order = sorted(told["sentences"], key=lambda text: (text != lead, text not in outcomes))
+    return [Sentence(text, outcomes.get(text, "")) for text in order]
 
 
 def study_lead(study: Study) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from jorge_tune.reporting.escaped import in_figure
 from jorge_tune.reporting.report_parts import Axis, Figure, Series
 from jorge_tune.reporting.report_trials import LOOKS, Study, Trial, end_of, said
 
@@ -58,7 +59,7 @@ def _times(trial: Trial) -> tuple[float, float | None]:
 
 def _lanes(rows: Sequence[Trial], times: Mapping[int, tuple[float, float | None]], end: float) -> dict[int, str]:
     """A lane per worker; where there are too many, as few lanes as the trials need side by side."""
-    workers = {row["number"]: row["worker"] or "unknown worker" for row in rows}
+    workers = {row["number"]: in_figure(row["worker"] or "unknown worker") for row in rows}
     if len(set(workers.values())) <= _MOST_LANES:
         return workers
     free: list[float] = []

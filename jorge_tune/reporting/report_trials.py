@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jorge_tune.recipe.render import scalar
+from jorge_tune.reporting.escaped import in_figure
 from jorge_tune.reporting.report_parts import Look
 
 Trial = Mapping[str, Any]
@@ -42,4 +43,4 @@ def said(trial: Trial) -> str:
     """A trial in one line, for the pointer."""
     value = f", {trial['value']:.5g}" if has_value(trial) else ""
     point = ", ".join(f"{path.rpartition('.')[2]} {scalar(value)}" for path, value in trial["values"].items())
-    return f"trial {trial['number']}: {end_of(trial)}{value}" + (f" ({point})" if point else "")
+    return in_figure(f"trial {trial['number']}: {end_of(trial)}{value}" + (f" ({point})" if point else ""))

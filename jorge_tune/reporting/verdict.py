@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from jorge_tune.measure.comparison import Comparison, Paired, Standing, Tally
 from jorge_tune.measure.statistics import MIN_PAIRS, SIGNIFICANT
 from jorge_tune.reporting.summary import show_value
 
+_PLAIN = {"top1": "accuracy"}
+"""What a metric is called in the headline."""
+
 
 def verdict(comparison: Comparison) -> str:
-    """Who won, tied or lost against the first contender: one line each, from the numbers alone.
+    """One plain headline, and then who won, tied or lost: a line each, from the numbers alone."""
+    lines = details(comparison)
+    return lines if len(comparison.standings) == 1 else f"{headline(comparison)}\n{lines}"
+
+
+def headline(comparison: Comparison) -> str:
+    """Jorge against the reference in one sentence; another contender, where no Jorge recipe runs.
+
+    It says what the counts say: an outcome that chance could make is called undecided, or is said to rest on too few
+    seeds.
+    """
+    subject, other, paired = _main_contest(comparison)
+    names = f"{_shown_name(subject)} against {other.name}"
+    if paired is None:
+        idle = next((one for one in (subject, other) if not one.scores), None)
+        why = "no seed pairs them" if idle is None else f"{idle.name} has no run that ended"
+        return f"{names}: no verdict, {why}."
+    text = _headline_of(comparison, subject, other, paired)
+    diverged = [f"{_count(one.diverged, 'run')} of {one.name} diverged" for one in (subject, other) if one.diverged]
+    return "; ".join([text, *diverged]) + "."
+
+
+def headline_outcome(comparison: Comparison) -> str:
+    """The word for the headline's contest; "" where there is none."""
+    _, _, paired = _main_contest(comparison)
+    return "" if paired is None else word(deciding(paired), paired.pairs)
+
+
+def details(comparison: Comparison) -> str:
+    """Who won, tied or lost against the first contender: one line each.
 
     "won" takes a corrected p-value of at most 0.05 where there are pairs enough for one, else more than half of the
     paired seeds and none against; "lost" likewise; as many won as lost is "tied", the rest "undecided".
@@ -38,6 +71,107 @@ def outcome(paired: Paired) -> int:
 def deciding(paired: Paired) -> Tally:
     """The quantity that decides between two contenders."""
     return paired.epochs if paired.epochs.wins or paired.epochs.losses else paired.final
+
+
+def _main_contest(comparison: Comparison) -> tuple[Standing, Standing, Paired | None]:
+    """Who is set against whom in the headline, and how the first of the two stands.
+
+    Jorge against the reference; where Jorge is the reference itself, against SGD; without Jorge, whoever leads.
+    """
+    first, *others = comparison.standings
+    if _is_jorge(first):
+        sgd = next((one for one in others if one.contender.recipe.optimizer.name == "sgd"), None)
+        if sgd is not None:
+            held = sgd.against_first if sgd.scores and first.scores else None
+            return first, sgd, None if held is None else _turned(held)
+    jorges = sorted(filter(_is_jorge, others), key=lambda one: one.contender.recipe.schedule.name == "gen")
+    leader = min(others, key=lambda one: math.inf if one.mean_rank is None else one.mean_rank)
+    subject = jorges[0] if jorges else leader
+    return subject, first, subject.against_first if subject.scores and first.scores else None
+
+
+def _is_jorge(standing: Standing) -> bool:
+    return standing.contender.recipe.optimizer.name == "jorge"
+
+
+def _turned(paired: Paired) -> Paired:
+    """The same contest as the other one sees it."""
+
+    def turned(tally: Tally) -> Tally:
+        return replace(tally, wins=tally.losses, losses=tally.wins, leaning=-tally.leaning)
+
+    def inverse(ratio: float | None) -> float | None:
+        return None if ratio is None else math.inf if ratio == 0 else 1 / ratio
+
+    return replace(
+        paired,
+        epochs=turned(paired.epochs),
+        seconds=turned(paired.seconds),
+        final=turned(paired.final),
+        epoch_ratio=inverse(paired.epoch_ratio),
+        second_ratio=inverse(paired.second_ratio),
+        final_gain=-paired.final_gain,
+    )
+
+
+def _headline_of(comparison: Comparison, subject: Standing, other: Standing, paired: Paired) -> str:
+    tally, name, goal = deciding(paired), _shown_name(subject), _goal(comparison, other)
+    told, chance = word(tally, paired.pairs), _chance(tally, paired.pairs)
+    seeds, ratio = _count(paired.pairs, "seed"), paired.epoch_ratio
+    if tally is paired.final:
+        level = f"{name} and {other.name} reached {goal} in equally many epochs"
+        if ratio is None:
+            level = f"Neither {subject.name} nor {other.name} reached {goal}"
+        return f"{level}; {_final_headline(subject, other, paired)}{chance}"
+
+    if told == "won":
+        how = f"in {ratio:.2f}x the epochs of {other.name}, earlier" if ratio else f"earlier than {other.name}"
+        return f"{name} reached {goal} {how} on {tally.wins} of {seeds}{chance}"
+    if told == "lost":
+        is_known = ratio is not None and math.isfinite(ratio)
+        how = f"in {ratio:.2f}x the epochs, later" if is_known else "later or not at all"
+        return f"{name} lost to {other.name}: it reached {goal} {how} on {tally.losses} of {seeds}{chance}"
+    counts = f"earlier on {tally.wins}, level on {tally.ties}, later on {tally.losses} of {seeds}"
+    return f"{name} against {other.name} is {told}: it reached {goal} {counts}{chance}"
+
+
+def _final_headline(subject: Standing, other: Standing, paired: Paired) -> str:
+    mine, theirs = subject.spread_of("final"), other.spread_of("final")
+    assert mine is not None
+    assert theirs is not None
+    tally, seeds = paired.final, _count(paired.pairs, "seed")
+    medians = f"{show_value(mine.median)} against {show_value(theirs.median)}"
+    if tally.wins == tally.losses == 0:
+        return f"their final values are level ({medians})"
+    told = word(tally, paired.pairs)
+    if told == "won":
+        return f"{subject.name}'s final value is better on {tally.wins} of {seeds} ({medians})"
+    if told == "lost":
+        return f"{subject.name}'s final value is worse on {tally.losses} of {seeds} ({medians})"
+    return f"the final value is {told} ({medians}; better on {tally.wins}, worse on {tally.losses} of {seeds})"
+
+
+def _chance(tally: Tally, pairs: int) -> str:
+    """What is to be said of chance, where one of the two is ahead."""
+    if tally.p_corrected is not None:
+        rules = "" if tally.p_corrected <= SIGNIFICANT else ", which does not rule out chance"
+        return f" (p = {tally.p_corrected:.3g}{rules})"
+    if tally.wins == tally.losses == 0:
+        return ""
+    return f"; {_count(pairs, 'seed')} cannot rule out chance"
+
+
+def _goal(comparison: Comparison, other: Standing) -> str:
+    """The target in words: whose final value it is, or which value of the metric."""
+    metric, value = _PLAIN.get(comparison.metric, comparison.metric), show_value(comparison.target.value)
+    if other is comparison.standings[0] and comparison.target.origin == f"{other.name}'s median final value":
+        return f"{other.name}'s final {metric} ({value})"
+    return f"{metric} {value}"
+
+
+def _shown_name(standing: Standing) -> str:
+    """A name at the beginning of a sentence."""
+    return "Jorge" if standing.name == "jorge" else standing.name
 
 
 def _too_few(comparison: Comparison) -> list[str]:

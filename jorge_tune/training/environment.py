@@ -28,13 +28,36 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+    except RuntimeError as error:
+        reason = "torch knows no such device" + ("; use cuda" if name.lower().startswith("gpu") else "")
+        raise InputError(f"device: {name!r} cannot be used here ({reason}); {_usable_devices()}") from error
+    try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise InputError(f"device: {name!r} cannot be used here ({reason}); `auto` or `cpu` can") from error
+        raise InputError(
+            f"device: {name!r} cannot be used here ({_why_not(device, error)}); {_usable_devices()}"
+        ) from error
     if device.type == "meta":
         raise InputError("device: 'meta' holds no data, so nothing can be trained on it")
     return device
+
+
+def _why_not(device: torch.device, error: Exception) -> str:
+    """Why a device that torch knows cannot be used; torch's own words, where ours are no better, in one line."""
+    if isinstance(error, NotImplementedError):
+        return f"this torch is built without {device.type}"
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and torch.version.cuda is None and torch.version.hip is None:
+        return "the installed torch is built without CUDA"
+    if device.type == "cuda" and (device.index or 0) >= count:
+        return f"{count} found" if count else "no GPU found"
+    return (str(error).splitlines() or [""])[0].rstrip(".")
+
+
+def _usable_devices() -> str:
+    """What can be given instead."""
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return f"auto or {' or '.join(['cpu', *gpus])} can"
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
 from jorge_tune.cli import main
+from jorge_tune.cli.bootstrap import _study
 from jorge_tune.measure import batch_limit
+from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.recipe.io import read_recipe
 from tests.cli.test_calibrate_freq import RECIPE
 from tests.measure.scripted_bench import ScriptedBench, loaded_from, noisy
@@ -72,6 +75,28 @@ def test_bootstrap_without_an_answer_still_writes_the_recipe(here, script, capsy
     script["disturbance"] = loaded_from(15, 1.5)
     assert run("bootstrap", "sgd.yaml", "--calibrate", "-o", "other.yaml", "--threads", "1") == 4
     assert (here / "other.yaml").is_file()
+
+
+def test_the_study_is_run_without_its_limit_where_no_interval_is_found(here, script, capsys):
+    """Whoever asked for a study gets one; the exit code still says that the calibration has no answer."""
+    script["extra"] = 0.03
+    arguments = ("--calibrate", "--study", "1", "--threads", "1", "--format", "json")
+    assert run("bootstrap", "sgd.yaml", *arguments) == 4
+    shown = capsys.readouterr()
+    assert "the study runs without the limit on the step's time: the calibration found no refresh interval" in shown.err
+    data = json.loads(shown.out)
+    assert data["calibration"]["outcome"] == "infeasible"
+    assert (data["study"]["counts"]["complete"], data["study"]["constraint"]) == (1, None)
+    assert (here / "jorge.yaml").is_file()
+
+
+def test_a_study_is_not_started_after_ctrl_c_in_the_probe(here, capsys):
+    sgd = read_recipe("sgd.yaml")
+    interrupted = SimpleNamespace(outcome="interrupted")
+    assert _study("my sgd.yaml", sgd, bootstrap(sgd), {"trials": 7}, None, interrupted, "table") == (0, None)
+    assert "study not started: the probe was interrupted; " in (told := capsys.readouterr().err)
+    assert "`jorge-tune study run 'my sgd.yaml' --trials 7` runs it" in told
+    assert not (here / "studies").exists()
 
 
 def test_bootstrap_as_data(capsys):

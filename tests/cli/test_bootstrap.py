@@ -43,6 +43,28 @@ def test_it_writes_the_recipe_and_shows_why(here, capsys):
     assert "weight_decay: 5.0e-3  # 5.0e-4 x (1 - 0) / (1 - 0.9) (Jorge, Eq. 9)" in text
 
 
+def test_the_table_shows_what_changes_and_counts_the_rest(capsys):
+    assert run("digits/cnn-sgd") == 0
+    shown = capsys.readouterr().out
+    fields = [line.split()[0] for line in shown.splitlines()[2:] if line]
+    assert fields[: fields.index("19")] == [
+        "name",
+        "optimizer.name",
+        "optimizer.graft",
+        "optimizer.weight_decay",
+        "optimizer.decoupled",
+        "optimizer.refresh_interval",
+    ]
+    assert "\n19 fields carried over; --all shows them.\n" in shown
+    assert run("digits/cnn-sgd", "--all", "--force") == 0
+    shown = capsys.readouterr().out
+    assert "carried over; --all" not in shown
+    assert len([line for line in shown.splitlines() if line.startswith(("optimizer.", "task."))]) > 10
+    assert run("digits/cnn-sgd", "--force", "--format", "json") == 0
+    derivations = json.loads(capsys.readouterr().out)["derivations"]
+    assert len([d for d in derivations if d["before"] is not None and not d["changed"]]) == 19
+
+
 def test_a_replaced_schedule_is_announced_with_both_curves(capsys):
     run("cifar10/resnet18-sgd")
     shown = capsys.readouterr().out

@@ -98,8 +98,35 @@ def test_run_folders_alone_are_only_read(folders, tmp_path, capsys):
 
 
 def test_a_lost_race_is_no_error(folders, capsys):
-    assert run(folders[1], folders[0]) == 0
+    assert run(*folders, "--reference", "jorge") == 0
     assert "sgd against jorge: lost in epochs" in capsys.readouterr().out
+
+
+def test_of_run_directories_sgd_is_the_reference_and_that_is_said(folders, tmp_path, capsys):
+    headline = "Jorge reached sgd's final accuracy (0.8) in 0.67x the epochs of sgd, earlier on 2 of 2 seeds"
+    for given in (folders[::-1], [tmp_path / "runs"], [folders[1].parent]):
+        assert run(*given) == 0
+        shown = capsys.readouterr().out
+        assert shown.split("\nVerdict\n")[1].startswith(headline)
+        assert "jorge against sgd: won in epochs" in shown
+        assert "Note: sgd is the reference, since it is trained with SGD; --reference takes another" in shown
+    assert run(*folders) == 0  # given first: no choice was made
+    assert "is the reference" not in capsys.readouterr().out
+
+
+def test_without_sgd_the_first_given_is_the_reference(folders, tmp_path, capsys):
+    other = write_run(tmp_path / "adam" / "seed-0", [0.5, 0.6, 0.7], name="adam", optimizer="{name: adamw, lr: 0.1}")
+    assert run(folders[1], other.parent) == 0
+    shown = capsys.readouterr().out
+    assert "adam against jorge: lost" in shown
+    assert "is the reference" not in shown
+
+
+def test_a_reference_that_is_no_contender_is_refused_before_anything_is_trained(folders, tmp_path, capsys):
+    recipe = write_recipe(tmp_path / "mlp.yaml")
+    assert run(recipe, folders[0], "--reference", "sdg", "--out", tmp_path / "out") == 2
+    assert "--reference: must be one of mlp, sgd, got 'sdg'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_recipe_can_race_against_run_folders(folders, tmp_path, capsys):

@@ -55,6 +55,21 @@ def test_a_race_becomes_a_page_and_its_twin(race, tmp_path, capsys):
     assert sorted(path.name for path in out.parent.iterdir()) == ["race.html", "race.json"]
 
 
+def test_the_reference_of_a_directory_is_sgd_unless_another_is_named(race, tmp_path, capsys):
+    assert run(race[0].parent, "--format", "json") == 0
+    twin = json.loads(capsys.readouterr().out)
+    assert twin["title"] == "Comparison: sgd, jorge"
+    assert twin["verdict"][0] == {
+        "text": "Jorge reached sgd's final accuracy (0.8) in 0.67x the epochs of sgd, earlier on 2 of 2 seeds; "
+        "2 seeds cannot rule out chance.",
+        "outcome": "won",
+    }
+    (notes,) = [section["lines"] for section in twin["sections"] if section["name"] == "notes"]
+    assert notes[0].startswith("sgd is the reference, since it is trained with SGD")
+    assert run(race[0].parent, "--reference", "jorge", "--format", "json") == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "Comparison: jorge, sgd"
+
+
 def test_the_verdict_changes_with_the_records(race, tmp_path):
     out = tmp_path / "race.html"
     assert run(*race, "-o", out) == 0
@@ -254,5 +269,5 @@ def test_a_study_is_judged_by_its_records_where_they_are_edited_to_make_the_best
     assert set(after["data"]["study"]["confirmation"]["best"].values()) == {0.01}
     assert before["single_shot"]["outcome"] == "beaten"
     assert after["data"]["study"]["verdict"]["single_shot"]["outcome"] == "held"
-    assert after["verdict"][0]["outcome"] == "held"
+    assert after["verdict"][1]["outcome"] == "held"
     assert fresh_verdict(made.opened)["single_shot"] == before["single_shot"]  # nothing was written

@@ -65,14 +65,15 @@ def test_status_prints_what_is_stored(made, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "4 of 4 ended (4 complete)" in out
     assert "small.confirm" in out
-    assert "Verdict\n4 trials in all: 4 completed." in out
+    assert f"\nVerdict\n{data['verdict']['headline']}\nSingle-shot tuning" in out
+    assert "\n4 trials in all: 4 completed." in out
 
 
 def test_the_verdict_shown_is_that_of_all_trials_that_have_ended_since(made, tmp_path, capsys):
     add_point(made.opened, made.opened.plan.space.bootstrap_point())
     made.work(made.opened, EmptyRuns(by_rate))
     assert run("status", folder=tmp_path) == 0
-    assert "Verdict\n5 trials in all: 5 completed." in capsys.readouterr().out
+    assert "\n5 trials in all: 5 completed." in capsys.readouterr().out
     assert run("export", "-o", tmp_path / "all.json", folder=tmp_path) == 0
     assert json.loads((tmp_path / "all.json").read_text())["verdict"]["counts"]["complete"] == 5
 

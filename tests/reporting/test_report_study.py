@@ -276,3 +276,9 @@ def test_a_thousand_trials_stay_light():
     assert page.count("<tr>") > 1000
     assert_figures_equal_the_twin(page, twin)
     assert json.loads(json.dumps(twin, allow_nan=False))["data"]["study"]["trials"][2]["value"] == "-inf"
+
+
+def test_a_workers_name_is_no_link_in_the_timeline():
+    trials = [trial(0, "complete") | {"worker": "<a href='https://x'>w</a>\x1b[31m"}]
+    (series,) = by_key(report_of(study(trials)))["timeline"]["series"]
+    assert series["y"] == ["&lt;a href='https://x'&gt;w&lt;/a&gt;\\x1b[31m"]

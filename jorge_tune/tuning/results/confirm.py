@@ -29,7 +29,7 @@ from jorge_tune.tuning.results.importance import importances
 from jorge_tune.tuning.results.recorded import Recorded
 from jorge_tune.tuning.results.status import VERDICT
 from jorge_tune.tuning.results.verdict import BASELINE, BEST, BOOTSTRAP, MISSED, NO_NUMBER, Evidence, Verdict, judge
-from jorge_tune.tuning.results.words import sentences
+from jorge_tune.tuning.results.words import headline, sentences
 from jorge_tune.tuning.study import OpenStudy, add_point, open_study, present_study
 from jorge_tune.tuning.work.constraint import COST, KEPT, are_mixed, unread_costs, why_dropped
 
@@ -128,8 +128,8 @@ def fresh_verdict(opened: OpenStudy) -> dict[str, Any] | None:
 
 
 def stored_form(verdict: Verdict) -> dict[str, Any]:
-    """The verdict as plain data, sentences included."""
-    return {**verdict.to_json(), "sentences": list(sentences(verdict))}
+    """The verdict as plain data, with its headline and all its sentences, of which that is the first."""
+    return {**verdict.to_json(), "headline": headline(verdict), "sentences": list(sentences(verdict))}
 
 
 def gather(opened: OpenStudy, recorded: Recorded | None = None) -> Evidence:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jorge_tune.errors import InputError
 from jorge_tune.files import write_whole
 from jorge_tune.recipe.derivation import Derivation
-from jorge_tune.recipe.io import write_recipe
-from jorge_tune.recipe.render import scalar
+from jorge_tune.recipe.render import render_recipe, scalar
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import portable
 from jorge_tune.tuning.planning.comparison_plan import is_comparison
@@ -96,13 +95,13 @@ def recipe_of(row: TrialRow, plan: StudyPlan) -> tuple[Recipe, tuple[Derivation,
     return named, (*(derivation for derivation in searched if derivation.changed), *kept)
 
 
-def write_csv(opened: OpenStudy, path: Path, *, force: bool = False) -> None:
-    """All trials as CSV. Raises as `write_whole` does."""
-    write_whole(path, to_csv(rows_of(opened), opened.plan.space), force=force)
+def csv_of(opened: OpenStudy) -> str:
+    """All trials as CSV."""
+    return to_csv(rows_of(opened), opened.plan.space)
 
 
-def write_json(opened: OpenStudy, path: Path, *, force: bool = False) -> None:
-    """Plan, trials and, once there is one, the verdict on them, as JSON. Raises as `write_whole` does."""
+def json_of(opened: OpenStudy) -> str:
+    """Plan, trials and, once there is one, the verdict on them, as JSON."""
     rows = rows_of(opened)
     data = {
         "study": opened.plan.name,
@@ -111,7 +110,7 @@ def write_json(opened: OpenStudy, path: Path, *, force: bool = False) -> None:
         "trials": trials_to_json(rows, opened.plan.space),
         "verdict": fresh_verdict(opened),
     }
-    write_whole(path, json.dumps(portable(data), indent=2, allow_nan=False) + "\n", force=force)
+    return json.dumps(portable(data), indent=2, allow_nan=False) + "\n"
 
 
 def write_sqlite(opened: OpenStudy, path: Path, *, force: bool = False) -> None:
@@ -121,10 +120,15 @@ def write_sqlite(opened: OpenStudy, path: Path, *, force: bool = False) -> None:
 
 
 def write_trial(opened: OpenStudy, path: Path, number: int | None = None, *, force: bool = False) -> None:
-    """The recipe of one trial, or of the best one.
+    """Write the recipe of one trial, or of the best one. Raises as `trial_text` and `write_whole` do."""
+    write_whole(path, trial_text(opened, number), force=force)
+
+
+def trial_text(opened: OpenStudy, number: int | None = None) -> str:
+    """The recipe of one trial, or of the best one, as a file has it.
 
     Raises:
-        InputError: there is no such trial, it has no values yet, or the file cannot be written.
+        InputError: there is no such trial, or it has no values yet.
     """
     rows, plan = rows_of(opened), opened.plan
     if number is None and is_comparison(plan):
@@ -136,7 +140,7 @@ def write_trial(opened: OpenStudy, path: Path, number: int | None = None, *, for
     else:
         row = find_trial(rows, number, plan.name)
     recipe, derivations = recipe_of(row, plan)
-    write_recipe(path, recipe, derivations, force=force)
+    return render_recipe(recipe, derivations)
 
 
 def find_trial(rows: Sequence[TrialRow], number: int, study: str) -> TrialRow:

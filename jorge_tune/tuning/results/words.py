@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jorge_tune.measure.statistics import SIGNIFICANT
 from jorge_tune.recipe.render import scalar
 from jorge_tune.tuning.results.contest import Contender, Gain
 from jorge_tune.tuning.results.verdict import BASELINE, BEST, BOOTSTRAP, MISSED, NO_NUMBER, Chosen, Verdict
@@ -15,11 +16,30 @@ _WORDS = {MISSED: "miss", NO_NUMBER: "no number"}
 
 
 def sentences(verdict: Verdict) -> tuple[str, ...]:
-    """What was run, where the bootstrap stands, what is best, what the confirmation says, and what to beware of."""
-    lines = [_counts(verdict), _bootstrap(verdict), _best(verdict), _baseline(verdict)]
+    """The headline, whether one shot was enough, and then all that they rest on."""
+    lines = [headline(verdict), _single_shot(verdict)]
+    lines += [_counts(verdict), _bootstrap(verdict), _best(verdict), _baseline(verdict)]
     lines += _confirmation(verdict)
-    lines += [_single_shot(verdict), _importances(verdict), *_edges(verdict), *verdict.notes]
+    lines += [_importances(verdict), *_edges(verdict), *verdict.notes]
     return tuple(line for line in lines if line)
+
+
+def headline(verdict: Verdict) -> str:
+    """The bootstrap against the baseline in one sentence; on confirmation seeds, where it was run on any."""
+    gain = verdict.gain(BOOTSTRAP, BASELINE)
+    if gain is not None:
+        return _headline_of(gain, verdict)
+    trial = verdict.bootstrap
+    if verdict.baseline is None:
+        return "No baseline has ended, so there is nothing to compare the bootstrap with."
+    if trial is None or trial.value is None:
+        state = "missing" if trial is None else trial.state
+        return f"The bootstrap is not compared with the baseline yet: trial 0 is {state}."
+    values = f"{show(trial.value, verdict.worst)} against {show(verdict.baseline, verdict.worst)}"
+    return (
+        f"Nothing is confirmed: the bootstrap has {values} of the baseline in {verdict.objective}, on the seeds of the "
+        "search alone."
+    )
 
 
 def show(value: float, worst: str) -> str:
@@ -30,6 +50,29 @@ def show(value: float, worst: str) -> str:
 def show_point(point: Mapping[str, Any]) -> str:
     """`optimizer.lr 0.2, optimizer.weight_decay 0.005`, as recipes write values."""
     return ", ".join(f"{name} {scalar(value)}" for name, value in point.items())
+
+
+def _headline_of(gain: Gain, verdict: Verdict) -> str:
+    spreads = {contender.name: contender.spread for contender in verdict.contenders}
+    mine, theirs = spreads[BOOTSTRAP], spreads[BASELINE]
+    assert mine is not None
+    assert theirs is not None
+    seeds = _number(gain.pairs, "confirmation seed")
+    medians = f"{verdict.objective} {show(mine.median, verdict.worst)} against {show(theirs.median, verdict.worst)}"
+    if gain.wins == gain.losses == 0:
+        return f"The bootstrap and the baseline are level on {seeds} ({medians})."
+
+    is_clean = not min(gain.wins, gain.losses) and 2 * max(gain.wins, gain.losses) > gain.pairs
+    is_told = is_clean if gain.p_corrected is None else gain.p_corrected <= SIGNIFICANT
+    is_better = gain.wins > gain.losses if gain.p_corrected is None else gain.leaning > 0
+    chance = f"; {_number(gain.pairs, 'seed')} cannot rule out chance"
+    if gain.p_corrected is not None:
+        chance = f" (p = {gain.p_corrected:.2g}{'' if is_told else ', which does not rule out chance'})"
+    if not is_told:
+        counts = f"better on {gain.wins}, level on {gain.ties}, worse on {gain.losses} of {seeds}"
+        return f"Whether the bootstrap is better than the baseline is undecided: {medians}, {counts}{chance}."
+    word, number = ("better", gain.wins) if is_better else ("worse", gain.losses)
+    return f"The bootstrap is {word} than the baseline: {medians}, {word} on {number} of {seeds}{chance}."
 
 
 def _counts(verdict: Verdict) -> str:

@@ -7,7 +7,7 @@ import pytest
 from jorge_tune.tuning.results.history import TrialRow
 from jorge_tune.tuning.results.importance import Importances
 from jorge_tune.tuning.results.verdict import Evidence, judge
-from jorge_tune.tuning.results.words import sentences
+from jorge_tune.tuning.results.words import headline, sentences
 from tests.tuning.planning.spaces import small_space
 
 LIMIT = "iteration time <= 1.1 x the baseline's"
@@ -281,3 +281,69 @@ def test_all_of_it_is_plain_data():
     assert again["contenders"][2]["spread"]["median"] == pytest.approx(0.925)
     assert again["gains"][2]["p_corrected"] == 1.0
     assert again["notes"] == ["a note"]
+
+
+@pytest.mark.parametrize(
+    ("baseline", "bootstrap", "expected"),
+    [
+        (
+            [0.9] * 6,
+            [0.95] * 6,
+            "The bootstrap is better than the baseline: best top1 0.95 against 0.9, better on 6 of 6 "
+            "confirmation seeds (p = 0.031).",
+        ),
+        (
+            [0.95] * 6,
+            [0.9] * 6,
+            "The bootstrap is worse than the baseline: best top1 0.9 against 0.95, worse on 6 of 6 confirmation seeds "
+            "(p = 0.031).",
+        ),
+        (
+            [0.9] * 6,
+            [0.95] * 4 + [0.85] * 2,
+            "Whether the bootstrap is better than the baseline is undecided: best top1 0.95 against 0.9, better on 4, "
+            "level on 0, worse on 2 of 6 confirmation seeds (p = 0.69, which does not rule out chance).",
+        ),
+        (
+            [0.9] * 2,
+            [0.95] * 2,
+            "The bootstrap is better than the baseline: best top1 0.95 against 0.9, better on 2 of 2 confirmation "
+            "seeds; 2 seeds cannot rule out chance.",
+        ),
+        (
+            [0.9, 0.95],
+            [0.95, 0.9],
+            "Whether the bootstrap is better than the baseline is undecided: best top1 0.925 against 0.925, better on "
+            "1, level on 0, worse on 1 of 2 confirmation seeds; 2 seeds cannot rule out chance.",
+        ),
+        (
+            [0.9],
+            [0.9],
+            "The bootstrap and the baseline are level on 1 confirmation seed (best top1 0.9 against 0.9).",
+        ),
+        (
+            [0.9],
+            [-math.inf],
+            "The bootstrap is worse than the baseline: best top1 no number against 0.9, worse on 1 of 1 confirmation "
+            "seed; 1 seed cannot rule out chance.",
+        ),
+    ],
+)
+def test_the_headline_sets_the_bootstrap_against_the_baseline(baseline, bootstrap, expected):
+    found = verdict([row(0, 0.9), row(1, 0.8, 2.0)], {"baseline": baseline, "bootstrap": bootstrap}, baseline=0.9)
+    assert headline(found) == expected
+    assert sentences(found)[0] == expected
+    assert sentences(found)[1].startswith("Single-shot tuning")
+
+
+def test_a_headline_before_anything_is_confirmed():
+    assert headline(verdict([row(0, 0.95)], baseline=0.9)) == (
+        "Nothing is confirmed: the bootstrap has 0.95 against 0.9 of the baseline in best top1, on the seeds of the "
+        "search alone."
+    )
+    assert headline(verdict([row(0, 0.95)])) == (
+        "No baseline has ended, so there is nothing to compare the bootstrap with."
+    )
+    assert headline(verdict([row(0, None, state="failed")], baseline=0.9)) == (
+        "The bootstrap is not compared with the baseline yet: trial 0 is failed."
+    )
