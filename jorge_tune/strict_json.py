@@ -11,7 +11,7 @@ from typing import Any
 
 DEEPEST = 24  # levels of nesting; a report's twin, the deepest of ours, has 9
 LARGEST_INTEGER = 2**63 - 1
-_MOST_SHOWN = 40
+_MOST_SHOWN = 60
 
 
 def parse_json(content: bytes | str) -> Any:
@@ -43,8 +43,12 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def shown(value: object) -> str:
-    """A value as messages quote it: on one line, printable, and short however long it is."""
-    text = ascii(value) if not isinstance(value, int) or abs(value) <= LARGEST_INTEGER else "an integer too large"
+    """A value as a message shows it: printable, in one line, and short."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # a number of thousands of digits has no text
+        return f"a value of type {type(value).__name__}"
+    text = text if text.isprintable() else ascii(text)
     return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 3] + "..."
 
 

@@ -22,7 +22,8 @@ from jorge_tune.recipe.metrics import metric_fault, target_fault, usual_metric
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jorge_tune.measure.compare import Comparison, Contender
+    from jorge_tune.measure.compare import Comparison
+    from jorge_tune.measure.runs import Contender
     from jorge_tune.measure.race import RaceProgress, Settings
 
 _DEFAULT_OUT = Path("runs")

@@ -14,7 +14,8 @@ from jorge_tune.files import read_regular_bytes
 from jorge_tune.strict_json import parse_json, shown
 
 if TYPE_CHECKING:
-    from jorge_tune.measure.compare import Comparison, Contender
+    from jorge_tune.measure.compare import Comparison
+    from jorge_tune.measure.runs import Contender
     from jorge_tune.reporting.report_parts import Report
     from jorge_tune.tuning.results.compared import Collected
     from jorge_tune.tuning.results.report_data import ShownRuns

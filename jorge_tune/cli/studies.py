@@ -195,7 +195,7 @@ def folders(name: str | None, runs: Path | None) -> Callable[[str], Path]:
 
 
 def _only_one(storage: BaseStorage) -> str:
-    from jorge_tune.recipe.plain_values import shown
+    from jorge_tune.strict_json import shown
     from jorge_tune.tuning.planning.parts import BASELINE_SUFFIX, CONFIRM_SUFFIX
     from jorge_tune.tuning.planning.stored_plan import is_study_name
     from jorge_tune.tuning.study import study_names

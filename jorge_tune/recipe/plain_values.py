@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-DEEPEST = 50
+from jorge_tune.strict_json import shown
+
+DEEPEST_STORED = 50
 """Levels of nesting; our own data have a dozen."""
-_SHOWN = 60
 
 
-def is_shallow(value: object, deepest: int = DEEPEST) -> bool:
+def is_shallow(value: object, deepest: int = DEEPEST_STORED) -> bool:
     """Whether plain data is nested no deeper than that; asked without recursion."""
     level = [value]
     for _ in range(deepest + 1):
@@ -34,16 +35,6 @@ def is_number(value: object) -> bool:
         return not math.isnan(float(value))
     except OverflowError:
         return False
-
-
-def shown(value: object) -> str:
-    """A value as a message shows it: printable, in one line, and short."""
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # a number of thousands of digits has no text
-        return f"a value of type {type(value).__name__}"
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 def must_be(what: str, rule: str, value: object) -> str:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import jorge_tune
 from jorge_tune.errors import InputError, shortened
-from jorge_tune.recipe.plain_values import shown
 from jorge_tune.records import from_portable, portable
+from jorge_tune.strict_json import shown
 from jorge_tune.tuning.planning.comparison_plan import comparison_changes, is_comparison
 from jorge_tune.tuning.planning.plan import StudyPlan, changes_between
 from jorge_tune.tuning.planning.plan_json import plan_from_json, plan_to_json, read_stored

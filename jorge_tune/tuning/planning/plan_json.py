@@ -11,16 +11,16 @@ from jorge_tune.recipe.decode import decode
 from jorge_tune.recipe.derivation import Derivation
 from jorge_tune.recipe.io import parse_recipe, render_recipe
 from jorge_tune.recipe.nodes import node_of
-from jorge_tune.recipe.plain_values import DEEPEST, is_number, is_shallow, must_be, shown
+from jorge_tune.recipe.plain_values import DEEPEST_STORED, is_number, is_shallow, must_be
 from jorge_tune.records import from_portable, portable
+from jorge_tune.strict_json import shown
 from jorge_tune.tuning.planning.comparison_plan import is_comparison
 from jorge_tune.tuning.planning.fields import searchable_fields
 from jorge_tune.tuning.planning.objective import Objective
 from jorge_tune.tuning.planning.parameters import ChoiceParameter, FactorParameter, Parameter, same
 from jorge_tune.tuning.planning.parts import CONTENDER, ComparisonSpace, SeedParameter, space_of
 from jorge_tune.tuning.planning.plan import StudyPlan
-from jorge_tune.tuning.planning.stored_plan import FORMAT, StoredPlan
-from jorge_tune.tuning.planning.stored_plan import STORED_PARAMETERS as _STORED
+from jorge_tune.tuning.planning.stored_plan import FORMAT, STORED_PARAMETERS, StoredPlan
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ def read_stored(cls: type[T], data: object) -> T:
         InputError: it is not; the message has the first few faults.
     """
     if not is_shallow(data):
-        raise InputError(f"must be nested no deeper than {DEEPEST} levels")
+        raise InputError(f"must be nested no deeper than {DEEPEST_STORED} levels")
     faults: list[Fault] = []
     made = decode(cls, node_of(data), faults)
     if made is None:
@@ -149,9 +149,9 @@ def _parameter_from_json(data: object) -> Any:
         InputError: it is of no kind, or its fields do not fit.
     """
     kind = data.get("kind") if isinstance(data, Mapping) else None
-    if not isinstance(data, Mapping) or not isinstance(kind, str) or kind not in _STORED:
-        raise InputError(must_be("space: the kind of a parameter", f"one of {', '.join(_STORED)}", kind))
-    stored = read_stored(_STORED[kind], {key: value for key, value in data.items() if key != "kind"})
+    if not isinstance(data, Mapping) or not isinstance(kind, str) or kind not in STORED_PARAMETERS:
+        raise InputError(must_be("space: the kind of a parameter", f"one of {', '.join(STORED_PARAMETERS)}", kind))
+    stored = read_stored(STORED_PARAMETERS[kind], {key: value for key, value in data.items() if key != "kind"})
     fields = {key: tuple(value) if isinstance(value, list) else value for key, value in asdict(stored).items()}
     if kind == "choice":
         _check_choice(fields)

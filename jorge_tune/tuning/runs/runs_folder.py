@@ -16,7 +16,7 @@ from jorge_tune.files import read_regular_bytes, write_whole
 
 _MARKER = "study.json"
 _KEYS = ("study", "study_name", "folder")
-_MOST_BYTES = 1 << 16
+_MOST_MARKER_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _read(marker: Path) -> dict[str, str] | None:
         InputError: it is damaged, or no regular file.
     """
     try:
-        held = json.loads(read_regular_bytes(marker, most=_MOST_BYTES))
+        held = json.loads(read_regular_bytes(marker, most=_MOST_MARKER_BYTES))
         if not isinstance(held, dict) or not all(isinstance(held.get(key), str) for key in _KEYS):
             raise ValueError
         return {key: held[key] for key in _KEYS}

@@ -15,7 +15,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from jorge_tune.recipe.plain_values import is_number, is_shallow, must_be, shown
+from jorge_tune.recipe.plain_values import is_number, is_shallow, must_be
+from jorge_tune.strict_json import shown
 
 UNREAD = "jorge:unread"
 """System attribute of a trial as it is handed out, never stored: what of it could not be read, a sentence each."""

@@ -29,7 +29,7 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Integer, String, select, type_coerce
 
-from jorge_tune.recipe.plain_values import shown
+from jorge_tune.strict_json import shown
 from jorge_tune.tuning.storages.contents import UNREAD, faults_in, parse_json, read_json
 
 _TRIALS = TrialModel.__table__

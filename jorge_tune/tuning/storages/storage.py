@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage, JournalStorage, _CachedStorage
 
 from jorge_tune.errors import InputError
 from jorge_tune.files import is_disk_full
-from jorge_tune.recipe.plain_values import shown
+from jorge_tune.strict_json import shown
 from jorge_tune.tuning.storages import servers, sqlite
 from jorge_tune.tuning.storages.address import Address
 from jorge_tune.tuning.storages.database import Database

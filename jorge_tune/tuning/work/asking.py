@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jorge_tune.errors import InputError, shortened
-from jorge_tune.recipe.plain_values import shown
+from jorge_tune.strict_json import shown
 from jorge_tune.tuning.runs.faults import FIRST, Starts, starts_from_json
 from jorge_tune.tuning.storages.claims import Claim
 from jorge_tune.tuning.storages.contents import unread_of

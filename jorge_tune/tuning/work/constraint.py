@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 from jorge_tune.errors import InputError, shortened
 from jorge_tune.measure.fingerprint import facts_of, fingerprint_of, resolve_device
-from jorge_tune.recipe.plain_values import must_be, shown
+from jorge_tune.recipe.plain_values import must_be
 from jorge_tune.recipe.ranges import NotNegative, Positive
 from jorge_tune.recipe.schema import KroneckerFields, Recipe
+from jorge_tune.strict_json import shown
 from jorge_tune.tuning.planning.fields import trained_interval, trained_warm_refreshes
 from jorge_tune.tuning.planning.parameters import ChoiceParameter, FactorParameter
 from jorge_tune.tuning.planning.plan import StudyPlan
