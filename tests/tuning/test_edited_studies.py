@@ -27,7 +27,7 @@ from jorge_tune.tuning.results.confirm import (
     open_baseline,
     open_confirmation,
 )
-from jorge_tune.tuning.results.export import write_csv, write_json, write_trial
+from jorge_tune.tuning.results.export import csv_of, json_of, write_trial
 from jorge_tune.tuning.results.recorded import Recorded
 from jorge_tune.tuning.results.report_data import recipes_of, run_places, study_data
 from jorge_tune.tuning.results.status import read_status
@@ -130,8 +130,8 @@ def looked_at(folder: Path) -> dict[str, str]:
                 read_status(opened, runs("small"), place(folder), beside(opened)).to_json(), allow_nan=False
             ),
             "report": lambda: report_data(opened, runs, folder),
-            "csv": lambda: write_csv(opened, folder / "out.csv", force=True),
-            "json": lambda: write_json(opened, folder / "out.json", force=True),
+            "csv": lambda: csv_of(opened),
+            "json": lambda: json_of(opened),
             "best": lambda: write_trial(opened, folder / "out.yaml", force=True),
             "attach": lambda: (
                 TrialFiles(
