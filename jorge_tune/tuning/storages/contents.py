@@ -96,8 +96,11 @@ def unread_of(trial: FrozenTrial) -> list[str]:
 def _with_sections(trial: FrozenTrial) -> tuple[FrozenTrial, list[str]]:
     """The trial with a section, empty perhaps, wherever one belongs: a journal's line may hold anything instead."""
     names = {
-        **{"_user_attrs": "attributes", "_system_attrs": "system attributes", "_params": "parameters"},
-        **{"_distributions": "distributions", "intermediate_values": "reports"},
+        "_user_attrs": "attributes",
+        "_system_attrs": "system attributes",
+        "_params": "parameters",
+        "_distributions": "distributions",
+        "intermediate_values": "reports",
     }
     wrong = [name for name in names if not isinstance(getattr(trial, name), dict)]
     if not wrong:
