@@ -46,7 +46,7 @@ from tests.tuning.empty_runs import FINISHED, EmptyRuns
 from tests.tuning.searched import Searched
 from tests.tuning.small_studies import small_plan
 
-FEW, SECONDS = 60, 60  # edits in the default suite; after which a command hangs
+FEW, SECONDS = 12, 60  # edits in the default suite; after which a command hangs
 
 
 @pytest.fixture(scope="module")

@@ -118,6 +118,8 @@ def _read(marker: Path) -> dict[str, str] | None:
     Raises:
         InputError: it is damaged, or no regular file.
     """
+    if marker.parent.is_file():
+        raise InputError(f"{marker.parent}: is a file; a folder is expected (give another --runs)")
     try:
         held = json.loads(read_regular_bytes(marker, most=_MOST_MARKER_BYTES))
         if not isinstance(held, dict) or not all(isinstance(held.get(key), str) for key in _KEYS):
@@ -125,7 +127,5 @@ def _read(marker: Path) -> dict[str, str] | None:
         return {key: held[key] for key in _KEYS}
     except FileNotFoundError:
         return None
-    except NotADirectoryError as error:
-        raise InputError(f"{marker.parent}: is a file; a folder is expected (give another --runs)") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{marker}: is damaged; move the folder away, or give another --runs") from error
