@@ -51,11 +51,13 @@ def frequent_directions(B: Tensor, Y: Tensor, *, tolerance: float = 0.0) -> tupl
     return U[..., :columns] * lengths.unsqueeze(-2), last[..., 0].double() ** 2
 
 
-def sketched_root(B: Tensor, rho: Tensor, G: Tensor, *, eps: float, exponent: float) -> Tensor:
+def sketched_root(B: Tensor, rho: Tensor, G: Tensor, *, eps: float, exponent: float, tolerance: float = 0.0) -> Tensor:
     """(B B^T + x I)^(-exponent) G with x = rho + eps (tr B B^T + d rho) / d, without a d x d matrix.
 
     U ((lambda + x)^(-p) - x^(-p)) U^T G + x^(-p) G. At full rank this is (A + eps (tr A / d) I)^(-p) G. A zero
-    eigenvalue (only with eps 0) is left out, as in the pseudo-inverse; a sketch of nothing is the identity.
+    eigenvalue (only with eps 0) is left out, as in the pseudo-inverse; a sketch of nothing is the identity. What of a
+    column of G is outside the sketch counts as 0 up to `tolerance` times the column: it is rounding then, and x^(-p)
+    is so large beside (lambda + x)^(-p) that the result would be.
 
     Shape:
         B: (..., d, k) with orthogonal columns. rho: (...), float64. G: (..., d, n). Returns as G.
@@ -71,7 +73,13 @@ def sketched_root(B: Tensor, rho: Tensor, G: Tensor, *, eps: float, exponent: fl
     gain = _power(values + x, -exponent) - outside
     outside, gain = (torch.where(mean[..., None] > 0, c, start) for c, start in ((outside, 1.0), (gain, 0.0)))
     U = B / torch.where(lengths > 0, lengths, 1.0).to(B.dtype).unsqueeze(-2)
-    inside = gain.to(G.dtype).unsqueeze(-1) * (U.mT @ G)
+    within = U.mT @ G
+    if tolerance > 0:
+        rest = G - U @ within
+        real = torch.linalg.vector_norm(rest, dim=-2) > tolerance * torch.linalg.vector_norm(G, dim=-2)
+        rest = torch.where(real.unsqueeze(-2) | (mean == 0)[..., None, None], rest, 0.0)
+        return outside.to(G.dtype).unsqueeze(-1) * rest + U @ ((gain + outside).to(G.dtype).unsqueeze(-1) * within)
+    inside = gain.to(G.dtype).unsqueeze(-1) * within
     return outside.to(G.dtype).unsqueeze(-1) * G + U @ inside
 
 

@@ -107,17 +107,23 @@ class SketchyAdaGrad(KroneckerOptimizer):
         return initial_sketch(size, group["rank"], dtype, device)
 
     def _refresh_side(self, side: SideState, grads: Tensor, group: Group) -> SideState:
-        size, columns = side[""].shape[-2:]
-        rounding = min(size, columns + 1) * torch.finfo(grads.dtype).eps
-        return observe(side, grads, keep=1.0, take=1.0, tolerance=rounding)
+        return observe(side, grads, keep=1.0, take=1.0, tolerance=_rounding(side[""]))
 
     def _apply_side(self, side: SideState, grads: Tensor, group: Group, *, right: bool) -> Tensor:
         factor = torch.where(side["scale"] > 0, side["scale"], 1.0) ** (-1 / 2)
         g = grads * factor.to(grads.dtype)[..., None, None]
-        return sketched_root(side[""], side["escaped"], g, eps=group["eps"], exponent=1 / 2)
+        return sketched_root(
+            side[""], side["escaped"], g, eps=group["eps"], exponent=1 / 2, tolerance=_rounding(side[""])
+        )
 
     def _refresh_cost(self, size: int, other: int, group: Group) -> int:
         return sketch_cost(size, other, group["rank"])
 
     def _apply_cost(self, size: int, other: int, group: Group) -> int:
         return product_cost(size, other, group["rank"])
+
+
+def _rounding(B: Tensor) -> float:
+    """K u: what rounding leaves of a direction that is none, relative to the largest."""
+    size, columns = B.shape[-2:]
+    return min(size, columns + 1) * torch.finfo(B.dtype).eps
