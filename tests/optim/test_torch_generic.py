@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -555,11 +557,18 @@ def test_step_all_hooks(setting):
     assert calls == 3 * once
 
 
-def test_every_member_has_its_settings():
-    assert {setting.info.name for setting in SETTINGS} == {
-        "DecoupledSGD",
-        "Jorge",
-        "Shampoo",
-        "SketchyAdaGrad",
-        "SketchyShampoo",
-    }
+PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="an installed package has no docs/")
+def test_the_documents_tables_are_these():
+    page = PAGE.read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
+    shown = {row[0].strip("`"): int(row[1]) for row in rows if len(row) == 7 and row[1].isdigit()}
+    assert shown == Counter(setting.info.name for setting in SETTINGS)
+    run = len(TORCH_NAMES) - len(NOT_RUN)
+    assert f"Of torch's {len(TORCH_NAMES)} names {run} are run" in page
+    assert {row[5] for row in rows if len(row) == 7 and row[1].isdigit()} == {str(len(NOT_RUN))}
+    reasons = {name.strip(" `"): row[1] for row in rows if len(row) == 2 for name in row[0].split(",")}
+    for name, reason in NOT_RUN.items():
+        assert reason.startswith(reasons[name])
