@@ -12,6 +12,7 @@ from types import ModuleType
 
 import click
 import pytest
+import torch
 import yaml
 
 import jorge_tune
@@ -70,7 +71,8 @@ def anchors_of(text: str) -> set[str]:
     outside = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     titles = re.findall(r"^#+ (.+)$", outside, flags=re.MULTILINE)
     plain = [re.sub(r"[^\w\s-]", "", title.lower()).strip() for title in titles]
-    return {re.sub(r"[-\s]+", "-", title) for title in plain}
+    generated = re.findall(r"^::: (\S+)$", text, flags=re.MULTILINE)
+    return {*(re.sub(r"[-\s]+", "-", title) for title in plain), *generated}
 
 
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
@@ -162,6 +164,35 @@ def test_public_names_are_documented_and_named_with_their_parameters(name):
     named = {each for line in listed for each in line.split(", ")}
     if named:
         assert set(inspect.signature(item).parameters) <= named, name
+
+
+# Your own code
+
+
+def test_the_snippets_of_own_code_run(tmp_path, monkeypatch):
+    """One after another, in one namespace, on a recipe without a task."""
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / "own-code.md").read_text()
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    Path("mine-sgd.yaml").write_text(recipe)
+    with pytest.raises(SystemExit) as ended:
+        main(["bootstrap", "mine-sgd.yaml", "-o", "mine-jorge.yaml"])
+    assert ended.value.code == 0
+    torch.manual_seed(0)
+    images, labels = torch.randn(64, 1, 8, 8), torch.randint(0, 10, (64,))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    loader = list(zip(images.split(16), labels.split(16), strict=True))
+    names = {"torch": torch, "model": model, "loader": loader, "epochs": 2}
+    snippets = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(snippets) == 3
+    seen = []
+    for snippet in snippets:
+        before = model[1].weight.clone()
+        exec(snippet, names)
+        seen.append((type(names["optimizer"]).__name__, bool((model[1].weight != before).any())))
+    assert seen == [("Jorge", True), ("Jorge", False), ("Jorge", True)]  # the second only makes an optimizer
+    assert names["scheduler"].last_epoch == 2 * len(loader)
+    assert names["gen"].optimizer is names["optimizer"]
 
 
 # Commands
