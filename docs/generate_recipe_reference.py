@@ -221,7 +221,7 @@ schedule:
         """
 schedule:
   name: cosine
-  warmup: {epochs: 5, kind: linear, start_factor: 0.01}   # or steps: 500
+  warmup: {epochs: 5, kind: linear, start_factor: 0.01, per: step}   # or steps: 500
 """,
     ),
     Section(schema.Constant, "`schedule`: constant", "\nschedule: {name: constant}\n"),

@@ -41,13 +41,24 @@ class Fault(NamedTuple):
         return f"{source}:{self.line}:{self.column}: {where}{self.what}"
 
 
+SHOWN_FAULTS = 20  # more of them bury the first, which often causes the others
+
+
+def first_faults(lines: Sequence[str], source: str) -> list[str]:
+    """The first lines of many, and how many more there are."""
+    more = len(lines) - SHOWN_FAULTS
+    if more <= 0:
+        return list(lines)
+    return [*lines[:SHOWN_FAULTS], f"{source}: {len(lines)} faults in all, {more} more than these; mend them first"]
+
+
 class FaultyFileError(InputError):
-    """A file with one or more faults, all of them reported together."""
+    """A file with one or more faults: all of them are in `faults`, and the first twenty in the message."""
 
     def __init__(self, source: str, faults: tuple[Fault, ...]) -> None:
         self.source = source
         self.faults = faults
-        super().__init__("\n".join(fault.located(source) for fault in faults))
+        super().__init__("\n".join(first_faults([fault.located(source) for fault in faults], source)))
 
 
 class RunFolderError(InputError):

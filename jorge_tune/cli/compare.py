@@ -16,8 +16,11 @@ from jorge_tune.cli.studies import EXIT_INTERRUPTED, runs_option, storage_option
 from jorge_tune.cli.tables import format_option, print_json, print_table, print_text
 from jorge_tune.cli.threads import share_the_cores
 from jorge_tune.errors import InputError
+from jorge_tune.recipe.metrics import metric_fault, target_fault, usual_metric
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jorge_tune.measure.compare import Comparison, Contender
     from jorge_tune.measure.race import RaceProgress, Settings
 
@@ -117,6 +120,7 @@ def command(
     engine = Engine(workers, storage, name, runs)
     entrants, notes, is_side_by_side = read_arguments(contenders, assignments, against), list[str](), False
     _check_engine(engine, entrants, out)
+    _check_target(metric, value, entrants)
     if any(not contender.runs for contender in entrants):
         where = Settings(device, download, threads)
         if engine.is_wanted:
@@ -153,6 +157,16 @@ def parse_target(target: str | None, metric: str | None) -> tuple[str | None, fl
     if name and metric and name.strip() != metric:
         raise InputError(f"--target names {name.strip()!r} and --metric {metric!r}; give one of them")
     return name.strip() or metric, value
+
+
+def _check_target(metric: str | None, value: float | None, entrants: Sequence[Contender]) -> None:
+    """Refuse a metric that is not measured, and a target that no run can reach, before anything is trained."""
+    new = [contender.recipe for contender in entrants if not contender.runs]
+    wrong_metric = [what for recipe in new if metric and (what := metric_fault(recipe, metric)) is not None]
+    if wrong_metric:
+        raise InputError(f"--metric: {wrong_metric[0]}")
+    if new and value is not None and (what := target_fault(metric or usual_metric(entrants[0].recipe), value)):
+        raise InputError(f"--target: {what}")
 
 
 def print_comparison(comparison: Comparison, output_format: str) -> None:

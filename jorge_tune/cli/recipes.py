@@ -8,6 +8,7 @@ import click
 
 from jorge_tune.cli.tables import format_option, print_json, print_table
 from jorge_tune.errors import InputError
+from jorge_tune.recipe.checks import untrainable_because
 from jorge_tune.recipe.io import copy_recipe, read_recipe
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.recipe.shipped import resolve_shipped, shipped_recipes
@@ -31,15 +32,22 @@ def command() -> None:
 def ls(output_format: str) -> None:
     """List the shipped recipes; each name can stand wherever a recipe file is asked for.
 
+    "bootstrap only": this version cannot train such a task; `bootstrap` turns the recipe into Jorge's all the same.
+
     \b
     Example:
       jorge-tune recipes ls --format json
     """
-    rows = [_row(name, read_recipe(path)) for name, path in shipped_recipes().items()]
+    shipped = {name: read_recipe(path) for name, path in shipped_recipes().items()}
+    rows = [_row(name, recipe) for name, recipe in shipped.items()]
+    trained = [untrainable_because(recipe) is None for recipe in shipped.values()]
     if output_format == "json":
-        print_json([dict(zip(_HEADINGS, row, strict=True)) for row in rows])
-    else:
-        print_table(_HEADINGS, rows, right=("batch_size", "lr"))
+        pairs = zip(rows, trained, strict=True)
+        print_json([{**dict(zip(_HEADINGS, row, strict=True)), "can_be_trained": can} for row, can in pairs])
+        return
+    for row, can in zip(rows, trained, strict=True):
+        row[1] = row[1] if can else f"{row[1]} (bootstrap only)"
+    print_table(_HEADINGS, rows, right=("batch_size", "lr"))
 
 
 @command.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from jorge_tune.cli.tables import format_option, print_json
-from jorge_tune.errors import Fault, FaultyFileError, InputError
+from jorge_tune.errors import Fault, FaultyFileError, InputError, first_faults
 from jorge_tune.recipe.io import load
 from jorge_tune.recipe.shipped import resolve_recipe
 
@@ -16,7 +16,8 @@ from jorge_tune.recipe.shipped import resolve_recipe
 def command(recipes: tuple[str, ...], output_format: str) -> int:
     """Check each RECIPE (a file or a shipped name) and report all faults of all of them; exit 2 if there is one.
 
-    The form is checked, not whether its model, data or device exist: `train` finds that out.
+    The form is checked, not whether its model, data or device exist: `train` finds that out. A recipe whose kind of
+    task this version cannot train has a fault, and can still be bootstrapped.
 
     \b
     Example:
@@ -35,8 +36,9 @@ def _check(recipe: str) -> dict[str, object]:
     result: dict[str, object] = {"recipe": recipe, "faults": [], "warnings": []}
     try:
         path = resolve_recipe(recipe)
-        warnings = load(path).warnings
-        result["warnings"] = [_as_data(str(path), warning) for warning in warnings]
+        loaded = load(path)
+        result["warnings"] = [_as_data(str(path), warning) for warning in loaded.warnings]
+        result["faults"] = [_as_data(str(path), fault) for fault in loaded.untrainable]
     except FaultyFileError as error:
         result["faults"] = [_as_data(error.source, fault) for fault in error.faults]
     except InputError as error:
@@ -52,8 +54,8 @@ def _show(result: dict[str, object]) -> None:
     faults, warnings = result["faults"], result["warnings"]
     assert isinstance(faults, list)
     assert isinstance(warnings, list)
-    for fault in faults:
-        click.echo(fault["message"])
+    for line in first_faults([fault["message"] for fault in faults], str(result["recipe"])):
+        click.echo(line)
     for warning in warnings:
         click.echo(f"{warning['message']} (warning)")
     if not faults:

@@ -19,6 +19,7 @@ from jorge_tune.measure.comparison import Comparison, Paired, Score, Standing, T
 from jorge_tune.measure.contests import contests, pair, ranked
 from jorge_tune.measure.pairing import unpaired_because, worth_a_note
 from jorge_tune.measure.runs import Contender, Run, find_runs, read_contenders, read_run
+from jorge_tune.recipe.metrics import is_lower_better, target_fault
 
 __all__ = [
     "Comparison",
@@ -37,13 +38,6 @@ __all__ = [
     "read_run",
 ]
 
-_LOWER_IS_BETTER = frozenset({"loss", "perplexity", "error", "mae", "mse", "rmse"})
-
-
-def is_lower_better(metric: str) -> bool:
-    """Whether smaller values of the metric are better: losses, perplexity, errors."""
-    return metric in _LOWER_IS_BETTER or metric.endswith(("_loss", "_error"))
-
 
 def compare(contenders: Sequence[Contender], *, metric: str | None = None, target: float | None = None) -> Comparison:
     """Measure every contender's runs against one target.
@@ -54,7 +48,7 @@ def compare(contenders: Sequence[Contender], *, metric: str | None = None, targe
         target: None: the first recipe's target, else the first contender's median final value.
 
     Raises:
-        InputError: nothing to measure, or nothing that all runs have measured.
+        InputError: nothing to measure, nothing that all runs have measured, or a target outside the metric's range.
     """
     assert contenders
     usable = [tuple(run for run in contender.runs if _why_left_out(run) is None) for contender in contenders]
@@ -174,6 +168,8 @@ def _by_rank(metric: str) -> tuple[object, ...]:
 
 def _target_line(first: Contender, runs: Sequence[Run], part: str, metric: str, given: float | None) -> TargetLine:
     if given is not None:
+        if (what := target_fault(metric, given)) is not None:
+            raise InputError(f"--target: {what}")
         return TargetLine(given, "given")
     target = first.recipe.target
     if target is not None and target.metric == metric:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jorge_tune.errors import InputError
+from jorge_tune.recipe.checks import check_trainable
 from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import Data, Recipe
 
@@ -71,8 +72,9 @@ def trainable_data(recipe: Recipe) -> Data:
     task = recipe.task
     if task is None:
         raise InputError(f"the recipe {recipe.name!r} has no task: there is no iteration to measure")
-    if task.kind != "classification" or task.data is None or task.model is None:
-        raise InputError(f"task.kind: {task.kind!r} cannot be calibrated by this version; 'classification' can")
+    check_trainable(recipe)
+    if task.data is None or task.model is None:
+        raise InputError(f"task: the recipe {recipe.name!r} names no model or no data, so there is nothing to measure")
     return task.data
 
 

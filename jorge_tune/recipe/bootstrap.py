@@ -96,7 +96,7 @@ def _from_sgd(sgd: SGD) -> tuple[Jorge, list[Derivation]]:
     jorge = Jorge(
         lr=sgd.lr,
         momentum=sgd.momentum,
-        dampening=sgd.dampening,
+        dampening=_dampening(sgd),
         nesterov=sgd.nesterov,
         weight_decay=decay,
         no_decay=sgd.no_decay,
@@ -107,7 +107,16 @@ def _from_sgd(sgd: SGD) -> tuple[Jorge, list[Derivation]]:
     )
     momentum = Derivation("optimizer.momentum", sgd.momentum, sgd.momentum, _CARRIED, "", "Jorge, Table 6")
     graft = Derivation("optimizer.graft", None, "sgd", "the length of each step is SGD's", "", "Jorge, A.2")
-    return jorge, [_optimizer_name(sgd), graft, lr, momentum, *decay_reasons, _interval()]
+    unread = "dropped: without momentum nothing reads it"
+    dampening = (
+        [] if _dampening(sgd) == sgd.dampening else [Derivation("optimizer.dampening", sgd.dampening, None, unread)]
+    )
+    return jorge, [_optimizer_name(sgd), graft, lr, momentum, *dampening, *decay_reasons, _interval()]
+
+
+def _dampening(sgd: SGD) -> float:
+    """torch's SGD without momentum ignores its dampening."""
+    return sgd.dampening if sgd.momentum else 0.0
 
 
 def _decay_from_sgd(sgd: SGD) -> tuple[float, list[Derivation]]:
@@ -119,13 +128,12 @@ def _decay_from_sgd(sgd: SGD) -> tuple[float, list[Derivation]]:
         return before, [Derivation("optimizer.weight_decay", before, before, rule, "", "Jorge, A.3"), gone]
     if before == 0:
         return 0.0, [Derivation("optimizer.weight_decay", before, 0.0, "no decay to scale", "", "Jorge, Eq. 9")]
-    dampening = sgd.dampening if sgd.momentum else 0.0  # torch's SGD without momentum ignores its dampening
-    exact = _exact(before) * (1 - _exact(dampening)) / (1 - _exact(sgd.momentum))
+    exact = _exact(before) * (1 - _exact(_dampening(sgd))) / (1 - _exact(sgd.momentum))
     try:
         after = _readable(exact)
     except OverflowError as error:
         raise InputError(f"optimizer.weight_decay: {number(before)} is too large to be scaled") from error
-    formula = f"{number(before)} x (1 - {_short(dampening)}) / (1 - {_short(sgd.momentum)})"
+    formula = f"{number(before)} x (1 - {_short(_dampening(sgd))}) / (1 - {_short(sgd.momentum)})"
     rule = "scaled: decoupled decay is not amplified by momentum"
     gone_rule = "Jorge's decay is always decoupled"
     return after, [
@@ -135,9 +143,11 @@ def _decay_from_sgd(sgd: SGD) -> tuple[float, list[Derivation]]:
 
 
 def _from_adamw(adamw: AdamW) -> tuple[Jorge, list[Derivation]]:
+    """Momentum stays at its default: grafting AdamW, ours reads the first of `graft_betas` instead."""
+    if adamw.eps == 0:
+        raise InputError("optimizer.eps: must be greater than 0 to graft from AdamW, got 0; AdamW's default is 1.0e-8")
     jorge = Jorge(
         lr=adamw.lr,
-        momentum=adamw.betas[0],
         weight_decay=adamw.weight_decay,
         no_decay=adamw.no_decay,
         groups=adamw.groups,
@@ -151,7 +161,6 @@ def _from_adamw(adamw: AdamW) -> tuple[Jorge, list[Derivation]]:
         ("optimizer.graft", None, "adamw", "the length of each step is AdamW's"),
         ("optimizer.graft_betas", betas, betas, "carried over from betas"),
         ("optimizer.graft_eps", adamw.eps, adamw.eps, "carried over from eps (Jorge's own eps is another thing)"),
-        ("optimizer.momentum", None, betas[0], "AdamW's first beta"),
         ("optimizer.lr", adamw.lr, adamw.lr, "carried over: grafted steps have AdamW's length"),
         ("optimizer.weight_decay", decay, decay, "carried over: AdamW's decay is decoupled too"),
     ]

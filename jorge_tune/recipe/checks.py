@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
+from typing import Final
 
+from jorge_tune.errors import InputError
+from jorge_tune.recipe.metrics import metric_fault, target_fault
 from jorge_tune.recipe.schema import (
     SGD,
+    AdamW,
     Cosine,
     Gen,
+    GroupRule,
     KroneckerFields,
     PlainSchedule,
     Recipe,
     ScheduleFields,
+    SketchyAdaGrad,
     Step,
     Task,
+    TaskKind,
     Warmup,
 )
+from jorge_tune.recipe.unread import unread_fields
 
 Finding = tuple[str, str]  # dotted path, what
 _WITH_MODEL_AND_DATA = ("classification", "segmentation", "detection", "language")
+TRAINABLE_KINDS: Final[tuple[TaskKind, ...]] = ("classification",)
 
 
 def faults_of(recipe: Recipe) -> Iterator[Finding]:
@@ -28,6 +38,8 @@ def faults_of(recipe: Recipe) -> Iterator[Finding]:
         yield ("epochs" if given == "both" else "", f"exactly one of epochs and steps must be given, got {given}")
     if recipe.task is not None:
         yield from _task_faults(recipe.task)
+    if recipe.target is not None:
+        yield from _target_faults(recipe)
     yield from _optimizer_faults(recipe)
     if isinstance(recipe.schedule, Gen):
         yield from _schedule_faults(recipe, recipe.schedule.base, "schedule.base")
@@ -41,8 +53,35 @@ def warnings_of(recipe: Recipe) -> Iterator[Finding]:
     schedule = base_schedule(recipe)
     if schedule.warmup is not None:
         yield from _endless_warmup(recipe, schedule.warmup, path)
+        yield from _flat_warmup(schedule.warmup, path)
     if isinstance(schedule, Step):
         yield from _idle_milestones(recipe, schedule, path)
+    yield from _overwhelming_decay(recipe)
+    yield from _unread(recipe)
+
+
+def untrainable_because(recipe: Recipe) -> Finding | None:
+    """Why this version cannot train the recipe, by the kind of its task; None where it can, or where it has no task.
+
+    Such a recipe is a good one all the same: the bootstrap rules apply to it.
+    """
+    if recipe.task is None or recipe.task.kind in TRAINABLE_KINDS:
+        return None
+    kinds = " and ".join(TRAINABLE_KINDS)
+    way_out = "your own loop can, with jorge_tune.optimizer_from_recipe"
+    if isinstance(recipe.optimizer, (SGD, AdamW)):
+        way_out = f"`bootstrap` takes the recipe all the same, and {way_out}"
+    return "task.kind", f"this version cannot train a {recipe.task.kind} task, only {kinds}; {way_out}"
+
+
+def check_trainable(recipe: Recipe) -> None:
+    """Refuse a recipe whose kind of task this version cannot train.
+
+    Raises:
+        InputError: naming the kind.
+    """
+    if (untrainable := untrainable_because(recipe)) is not None:
+        raise InputError(f"recipe {recipe.name}: {untrainable[0]}: {untrainable[1]}")
 
 
 def _endless_warmup(recipe: Recipe, warmup: Warmup, path: str) -> Iterator[Finding]:
@@ -50,6 +89,57 @@ def _endless_warmup(recipe: Recipe, warmup: Warmup, path: str) -> Iterator[Findi
         length, last = getattr(warmup, unit), getattr(recipe, unit)
         if length is not None and last is not None and length >= last:
             yield f"{path}.warmup", f"lasts {length:g} {unit}, as long as the training or longer"
+
+
+def _flat_warmup(warmup: Warmup, path: str) -> Iterator[Finding]:
+    """A staircase with one stair, and a start at which nothing is trained for an epoch or for all of the warm-up."""
+    stands_still = warmup.kind == "linear" and warmup.per == "epoch"
+    if stands_still and warmup.epochs is not None and warmup.epochs <= 1:
+        yield (
+            f"{path}.warmup.per",
+            f"a warm-up of {warmup.epochs:g} epochs never rises with per: epoch, it stays at start_factor "
+            f"({warmup.start_factor:g}) for an epoch; leave per out",
+        )
+    if warmup.start_factor == 0 and (stands_still or warmup.kind == "constant"):
+        lasts = "the first epoch" if stands_still else "the warm-up"
+        way_out = "leave per out" if stands_still else "take kind linear"
+        yield f"{path}.warmup.start_factor", f"0 through {lasts}: nothing is trained; give more than 0, or {way_out}"
+
+
+def _overwhelming_decay(recipe: Recipe) -> Iterator[Finding]:
+    """Decoupled decay takes w to (1 - lr weight_decay) w at the full rate, which a warm-up ends at."""
+    optimizer = recipe.optimizer
+    is_decoupled = isinstance(optimizer, (AdamW, KroneckerFields, SketchyAdaGrad)) or (
+        isinstance(optimizer, SGD) and optimizer.decoupled
+    )
+    is_searched = isinstance(recipe.schedule, Gen) and recipe.schedule.initial_lr == "search"
+    if not is_decoupled or is_searched:
+        return
+    whole = GroupRule(pattern="")
+    places = [("optimizer.weight_decay", whole)]
+    places += [(f"optimizer.groups[{index}]", rule) for index, rule in enumerate(optimizer.groups)]
+    for path, rule in places:
+        lr, decay = optimizer.lr * rule.lr_scale, optimizer.weight_decay * rule.weight_decay_scale
+        product = lr * decay
+        same_as_all = rule is not whole and rule.lr_scale == rule.weight_decay_scale == 1
+        if product < 1 or same_as_all:
+            continue
+        effect = "sets the weights to 0" if product == 1 else "turns every weight's sign"
+        effect += " and makes it grow" if product > 2 else ""
+        yield (
+            path,
+            f"lr x weight_decay is {lr:g} x {decay:g} = {product:g}, 1 or more: the decay alone takes w to "
+            f"(1 - {product:g}) w at each step, which {effect}; lower the decay or the rate, to a product far below 1",
+        )
+
+
+def _unread(recipe: Recipe) -> Iterator[Finding]:
+    """A hyperparameter that is set to something, and that nothing reads."""
+    defaults = {field.name: field.default for field in dataclasses.fields(recipe.optimizer)}
+    for entry in unread_fields(recipe):
+        name = entry.path.removeprefix("optimizer.")
+        if entry.is_told and getattr(recipe.optimizer, name) != defaults[name]:
+            yield entry.path, f"is read by nothing {entry.why}; leave it out"
 
 
 def _idle_milestones(recipe: Recipe, schedule: Step, path: str) -> Iterator[Finding]:
@@ -88,9 +178,23 @@ def _task_faults(task: Task) -> Iterator[Finding]:
         yield "task.command", f"belongs to kind command, not to {task.kind}"
 
 
+def _target_faults(recipe: Recipe) -> Iterator[Finding]:
+    assert recipe.target is not None
+    faults = {
+        "target.metric": metric_fault(recipe, recipe.target.metric),
+        "target.value": target_fault(recipe.target.metric, recipe.target.value),
+    }
+    for path, what in faults.items():
+        if what is not None:
+            yield path, what
+
+
 def _optimizer_faults(recipe: Recipe) -> Iterator[Finding]:
     optimizer = recipe.optimizer
     if isinstance(optimizer, (SGD, KroneckerFields)) and optimizer.nesterov:
+        if isinstance(optimizer, KroneckerFields) and optimizer.graft != "sgd":
+            yield "optimizer.nesterov", f"needs graft sgd, got {optimizer.graft}"
+            return
         if optimizer.momentum == 0:
             yield "optimizer.nesterov", "needs momentum greater than 0"
         if optimizer.dampening != 0:
@@ -115,3 +219,5 @@ def _warmup_faults(schedule: ScheduleFields, recipe: Recipe, path: str) -> Itera
     if (warmup.epochs is None) == (warmup.steps is None):
         given = "neither" if warmup.epochs is None else "both"
         yield f"{path}.warmup", f"exactly one of epochs and steps must be given, got {given}"
+    if warmup.per == "epoch" and warmup.steps is not None:
+        yield f"{path}.warmup.per", "must be step for a warm-up in steps; give its length in epochs, or leave per out"

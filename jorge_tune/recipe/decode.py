@@ -13,7 +13,15 @@ from typing import Annotated, Any, Literal, Union
 
 from jorge_tune.errors import Fault
 from jorge_tune.recipe import schema
-from jorge_tune.recipe.nodes import Node, shown_key
+from jorge_tune.recipe.characters import (
+    bool_hint,
+    lookalike_hint,
+    looks_like_number,
+    number_hint,
+    opens_with_odd_quote,
+)
+from jorge_tune.recipe.hints import unknown_key
+from jorge_tune.recipe.nodes import Node, resolved, shown_key
 from jorge_tune.recipe.ranges import Rule
 
 T = typing.TypeVar("T")
@@ -36,7 +44,7 @@ class Place(typing.NamedTuple):
 def decode(cls: type[T], root: Node, faults: list[Fault]) -> T | None:
     """The `cls` (a dataclass) under `root`, or None where it has faults (they are appended to `faults`)."""
     before = len(faults)
-    value: T = _Decoder(faults).value(cls, root, Place(root.line, root.column, ""))
+    value: T = _Decoder(faults, cls).value(cls, root, Place(root.line, root.column, ""))
     return value if len(faults) == before else None
 
 
@@ -71,8 +79,9 @@ def is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 class _Decoder:
-    def __init__(self, faults: list[Fault]) -> None:
+    def __init__(self, faults: list[Fault], root: type) -> None:
         self._faults = faults
+        self._in_recipe = root is schema.Recipe
 
     def value(self, hint: Any, node: Node, place: Place) -> Any:
         """The node read as `hint` says, or `FAULTY`."""
@@ -91,6 +100,8 @@ class _Decoder:
         if bare is Any or typing.get_origin(bare) is Mapping:
             return self._mapping(bare, node, place)
         reading = _read_any(tuple(member for member in members if member not in classes), node)
+        if isinstance(reading, _Mismatch) and type(None) in members and node.value == "None" and not node.is_quoted:
+            reading = dataclasses.replace(reading, hint=" (write null)")
         if isinstance(reading, _Mismatch) and classes:
             reading = dataclasses.replace(reading, expected=(*reading.expected, _SECTION))
         return self._fault(node, place.path, reading.sentence()) if isinstance(reading, _Mismatch) else reading
@@ -126,17 +137,21 @@ class _Decoder:
                 for key, entry in (node.section or {}).items()
             }
             return FAULTY if any(item is FAULTY for item in items.values()) else items
-        infinite = [scalar for scalar in _scalars(node) if isinstance(scalar.value, float)]
-        infinite = [scalar for scalar in infinite if not math.isfinite(scalar.value)]  # type: ignore[arg-type]
-        for scalar in infinite:
-            self._fault(scalar, place.path, f"must be finite, got {scalar.shown}")
-        return FAULTY if infinite else node.plain()
+        faulty = False
+        for scalar in _scalars(node):
+            value = scalar.value
+            if isinstance(value, float) and not math.isfinite(value):
+                faulty = self._fault(scalar, place.path, f"must be finite, got {scalar.shown}")
+            elif isinstance(value, str) and not scalar.is_quoted and looks_like_number(value):
+                what = f"must be a number or a text in quotes, got {scalar.shown}{number_hint(value)}"
+                faulty = self._fault(scalar, place.path, what)
+        return FAULTY if faulty else node.plain()
 
     def _section(self, classes: list[Any], node: Node, place: Place) -> Any:
         if node.section is None:
             return self._fault(node, place.path, f"must be {_SECTION}, got {node.shown}")
         cls = classes[0] if len(classes) == 1 else self._chosen(classes, node, place)
-        return self._fields(cls, node, place)
+        return self._fields(cls, node, place, classes)
 
     def _chosen(self, classes: list[Any], node: Node, place: Place) -> Any:
         """The class that the section's `name` asks for; where it asks for none, what its members share."""
@@ -159,7 +174,7 @@ class _Decoder:
         self._fault(entry.node, path, f"must be {expected}, got {entry.node.shown}{hint}")
         return by_name[near] if near else _SHARED[bool(custom)]
 
-    def _fields(self, cls: Any, node: Node, place: Place) -> Any:
+    def _fields(self, cls: Any, node: Node, place: Place, siblings: list[Any]) -> Any:
         hints = hints_of(cls)
         fields = {field.name: field for field in dataclasses.fields(cls)}
         undecided = cls in _SHARED  # the section's name was no good (and is noted), so its keys are not judged
@@ -172,7 +187,8 @@ class _Decoder:
                 values[key] = self.value(hints[key], entry.node, below)
             elif not undecided:
                 values[key] = FAULTY
-                what = f"unknown key{suggestion(key, fields)}"
+                owners = [c.name for c in siblings if hasattr(c, "name") and key in hints_of(c)]
+                what = unknown_key(key, place.path, fields, owners, in_recipe=self._in_recipe)
                 self._faults.append(Fault(below.line, below.column, below.path, what))
         for name, field in fields.items():
             if is_required(field) and name not in values and not (undecided and name == "name"):
@@ -226,7 +242,8 @@ def _read_any(members: tuple[Any, ...], node: Node) -> Any:
         if mismatch.decisive:
             return mismatch
     expected = tuple(words for mismatch in mismatches for words in mismatch.expected if words != _NULL)
-    return _Mismatch(expected, node.shown, hint="".join(mismatch.hint for mismatch in mismatches))
+    got = max((mismatch.got for mismatch in mismatches), key=len)  # one that says `the text` says more
+    return _Mismatch(expected, got, hint="".join(dict.fromkeys(mismatch.hint for mismatch in mismatches)))
 
 
 def _read(hint: Any, node: Node) -> Any:
@@ -240,24 +257,27 @@ def _read(hint: Any, node: Node) -> Any:
         choices = typing.get_args(hint)
         if isinstance(node.value, str) and node.value in choices:
             return node.value
-        hint_text = suggestion(node.value, choices) if isinstance(node.value, str) else ""
+        hint_text = suggestion(node.value, choices) or lookalike_hint(node.value) if isinstance(node.value, str) else ""
         return _Mismatch(choices, node.shown, hint=hint_text)
     return _READERS[hint](node)
 
 
 def _read_int(node: Node) -> Any:
-    value = node.value
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        value = int(value)  # 64e3 is a float to YAML and a whole number to its writer
+    value = _whole(node.value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value if abs(value) < _LARGEST else _Mismatch(("smaller than 10^15",), node.shown, decisive=True)
-    return _Mismatch(("a whole number",), node.shown)
+    return _no_scalar("a whole number", node, lambda plain: type(_whole(plain)) is int)
+
+
+def _whole(value: Any) -> Any:
+    """64e3 is a float to YAML and a whole number to its writer."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 def _read_float(node: Node) -> Any:
     value = node.value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return _Mismatch(("a number",), node.shown)
+        return _no_scalar("a number", node, lambda plain: type(plain) in (int, float))
     try:
         number = float(value)
     except OverflowError:
@@ -266,11 +286,28 @@ def _read_float(node: Node) -> Any:
 
 
 def _read_bool(node: Node) -> Any:
-    return node.value if isinstance(node.value, bool) else _Mismatch(("true", "false"), node.shown)
+    if isinstance(node.value, bool):
+        return node.value
+    mismatch = _no_scalar("true", node, lambda plain: isinstance(plain, bool))
+    hint = mismatch.hint or bool_hint(str(node.value))
+    return dataclasses.replace(mismatch, expected=("true", "false"), hint=hint)
+
+
+def _no_scalar(expected: str, node: Node, would_do: typing.Callable[[Any], bool]) -> _Mismatch:
+    """A number or boolean that is none: the quotes are the fault, or the way it is written."""
+    if not isinstance(node.value, str):
+        return _Mismatch((expected,), node.shown)
+    if node.is_quoted:
+        way_out = " (take the quotes away)" if would_do(resolved(node.value)) else ""
+        return _Mismatch((expected,), f"the text {node.shown}", hint=way_out)
+    hint = number_hint(node.value) if expected != "true" else ""
+    return _Mismatch((expected,), node.shown, hint=hint or lookalike_hint(node.value))
 
 
 def _read_text(node: Node) -> Any:
     if isinstance(node.value, str):
+        if opens_with_odd_quote(node.value) and not node.is_quoted:
+            return _Mismatch(("text",), node.shown, decisive=True, hint=lookalike_hint(node.value))
         return node.value
     scalar = isinstance(node.value, (bool, int, float))
     return _Mismatch(("text",), node.shown, hint=" (put it in quotes)" if scalar else "")

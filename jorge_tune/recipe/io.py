@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jorge_tune.errors import Fault, InputError
+from jorge_tune.errors import Fault, InputError, first_faults
 from jorge_tune.files import write_whole
-from jorge_tune.recipe.checks import faults_of, warnings_of
-from jorge_tune.recipe.decode import decode
+from jorge_tune.recipe.checks import faults_of, untrainable_because, warnings_of
+from jorge_tune.recipe.decode import decode, hints_of
+from jorge_tune.recipe.hints import meant_path
 from jorge_tune.recipe.nodes import Entry, Node, node_of, quoted, read_tree
 from jorge_tune.recipe.reader import located, parse, text_of
 from jorge_tune.recipe.render import recipe_to_dict, render_recipe
@@ -34,10 +35,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Loaded:
-    """A recipe, and what its file says that is allowed but most likely not meant."""
+    """A recipe, what its file says that is allowed but most likely not meant, and why it cannot be trained, if so."""
 
     recipe: Recipe
     warnings: tuple[Fault, ...] = ()
+    untrainable: tuple[Fault, ...] = ()
 
 
 def load(path: str | Path) -> Loaded:
@@ -62,7 +64,12 @@ def parse_recipe(text: str, source: str) -> Loaded:
         FaultyFileError: the text has faults.
     """
     recipe, root = parse(Recipe, text, source, "recipe", faults_of)
-    return Loaded(recipe, tuple(located(finding, root) for finding in warnings_of(recipe)))
+    untrainable = untrainable_because(recipe)
+    return Loaded(
+        recipe,
+        tuple(located(finding, root) for finding in warnings_of(recipe)),
+        () if untrainable is None else (located(untrainable, root),),
+    )
 
 
 def write_recipe(
@@ -103,7 +110,7 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
     for fault in faults:
         complaints.append(f"{_blamed(fault.path, assignments)}: {fault.path}: {fault.what}".replace(": : ", ": "))
     if complaints or changed is None:
-        raise InputError("\n".join(complaints))
+        raise InputError("\n".join(first_faults(complaints, f"recipe {recipe.name}")))
     return changed
 
 
@@ -113,6 +120,9 @@ def _assign(root: Node, assignment: str) -> list[str]:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         return ["must be written as dotted.path=value, e.g. optimizer.lr=0.2"]
+    meant = None if keys[0] in hints_of(Recipe) else meant_path(path)
+    if meant is not None:
+        return [f"no field of a recipe; write --set {quoted(f'{meant}={text.strip()}')}"]
     tree = read_tree(text) if text.strip() else read_tree('""')
     if tree.root is None or tree.faults:
         return [fault.what for fault in tree.faults]

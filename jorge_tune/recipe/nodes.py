@@ -2,7 +2,8 @@
 
 PyYAML composes (it never constructs objects here); every node is turned into one of ours at once. Scalars are
 resolved by rules of our own: null, booleans, decimal integers, and floats that include `1e-4`, which YAML 1.1
-reads as text. Aliases, foreign tags, duplicate keys, deep nesting and files beyond `LARGEST_FILE` are faults.
+reads as text. What else some reader takes for a number (`0x10`, `010`, `1_000`, `1:30`) is text here, and refused where
+a number is wanted. Aliases, foreign tags, duplicate keys, deep nesting and files beyond `LARGEST_FILE` are faults.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, NoReturn, TypeAlias
 import yaml
 
 from jorge_tune.errors import Fault
+from jorge_tune.recipe.characters import lookalike_faults, unseen_fault, unseen_in, without_odd_spaces
 
 LARGEST_FILE = 64 * 1024  # bytes; the longest shipped recipe has under 2,000
 DEEPEST = 20  # levels of nesting; the schema itself needs 6
@@ -30,6 +32,7 @@ class Node:
     line: int = 1
     column: int = 1
     shown: str = ""  # what messages quote
+    is_quoted: bool = False  # as the writer has it
 
     @property
     def section(self) -> dict[str, Entry] | None:
@@ -65,6 +68,11 @@ class Tree:
 def read_tree(text: str, kind: str = "recipe") -> Tree:
     """Compose a text, collecting faults; after a fault of syntax there is no root. `kind` is what it should be."""
     tree = Tree()
+    unseen = unseen_in(text)
+    tree.faults += [unseen_fault(text, run) for run in unseen]
+    if not all(run.is_space for run in unseen):
+        return tree  # what cannot be seen may part or join words, so places behind it would be wrong
+    text = without_odd_spaces(text, unseen)
     try:
         composed = yaml.compose(text, Loader=_Loader)
         if composed is None:
@@ -74,7 +82,9 @@ def read_tree(text: str, kind: str = "recipe") -> Tree:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        tree.faults.append(Fault(line, column, "", f"not valid YAML: {_first_line(error.problem)}"))
+        problem = _first_line(error.problem)
+        tree.faults.append(Fault(line, column, "", f"not valid YAML: {problem}{_way_out(text, line, problem)}"))
+        tree.faults += lookalike_faults(text)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         column = error.position - (text.rfind("\n", 0, error.position) + 1) + 1
@@ -103,6 +113,21 @@ def quoted(text: str) -> str:
 def _first_line(problem: str | None) -> str:
     first = (problem or "unreadable").split("\n")[0]
     return first if first.isprintable() else ascii(first)
+
+
+_UNSPACED = re.compile(r"\s*(?:- )?([A-Za-z_]\w*)(?::(?=[^\s:])|\s*=)")
+
+
+def _way_out(text: str, line: int, problem: str) -> str:
+    """What most likely broke the file, looked for in the line that the parser stumbled over and the one before it."""
+    lines = text.split("\n")
+    if "\\t" in problem or "\t" in re.match(r"\s*", lines[min(line, len(lines)) - 1])[0]:  # type: ignore[index]
+        return "; there is a tab: indent with spaces"
+    for number in (line - 1, line):
+        found = _UNSPACED.match(lines[number - 1]) if 0 < number <= len(lines) else None
+        if found:
+            return f"; in line {number}, write '{found[1]}: value', with a colon and a space"
+    return ""
 
 
 class _Loader(yaml.SafeLoader):
@@ -137,7 +162,7 @@ _FLOAT = r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0
 _RESOLVERS = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     "bool": (r"true|True|TRUE|yes|Yes|YES|on|On|ON|false|False|FALSE|no|No|NO|off|Off|OFF", list("tTyYoOfFnN")),
-    "int": (r"[-+]?[0-9]+", list("-+0123456789")),
+    "int": (r"[-+]?(?:0|[1-9][0-9]*)", list("-+0123456789")),  # 010 is 8 to some readers of YAML, 10 to others
     "float": (rf"{_FLOAT}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", list("-+.0123456789")),
 }
 for _name, (_pattern, _first) in _RESOLVERS.items():
@@ -192,7 +217,19 @@ class _Converter:
         except ValueError:
             self._faults.append(Fault(line, column, path, f"{quoted(text)} is not a readable {kind}"))
             value = None
-        return Node(value, line, column, quoted(text) if text else "nothing")
+        shown = quoted(text) if text or node.style else "nothing"
+        return Node(value, line, column, shown, is_quoted=node.style in ("'", '"'))
+
+
+def resolved(text: str) -> Scalar:
+    """What a text would be without its quotes."""
+    for kind, (pattern, _) in _RESOLVERS.items():
+        if re.fullmatch(pattern, text):
+            try:
+                return _construct(kind, text)
+            except ValueError:
+                return text
+    return text
 
 
 def shown_key(key: str) -> str:

@@ -115,7 +115,7 @@ class KroneckerFields(OptimizerFields):
     nesterov: bool = False
     graft: Literal["sgd", "adamw", "none"] = "sgd"
     graft_betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
-    graft_eps: NotNegative = 1e-8
+    graft_eps: Positive = 1e-8
     refresh_interval: Interval = None
     warm_refreshes: Whole = 100
     stagger: bool = True

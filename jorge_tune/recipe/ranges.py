@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from jorge_tune.recipe.characters import looks_like_number
+
 _LONGEST_PATTERN = 1000  # characters; keeps the compiling of a hostile expression short
 
 
@@ -57,6 +59,10 @@ FACTOR = Rule("greater than 0 and at most 1", lambda value: 0 < value <= 1)
 SEED = Rule("between 0 and 4294967295", lambda value: 0 <= value < 2**32)
 NOT_EMPTY = Rule("not empty", lambda value: len(value) > 0)
 REGULAR_EXPRESSION = Rule(f"a regular expression of at most {_LONGEST_PATTERN} characters", _compiles)
+SPLIT = Rule(
+    "a fraction without quotes, or the name of a split",
+    lambda value: value not in ("", "None") and not looks_like_number(value),
+)
 IMPORTABLE = Rule("written as module:name", _matches(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"))
 FILE_NAME = Rule(
     "1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit (it names run folders)",

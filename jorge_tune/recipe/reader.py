@@ -80,12 +80,33 @@ def text_of(path: Path, kind: str) -> str:
         raise InputError(f"{str(path)!r}: cannot be read ({reason})") from error
     if len(content) > LARGEST_FILE:
         raise InputError(f"{path}: larger than {LARGEST_FILE} bytes, so this is no {kind}")
+    if (encoding := _wide_encoding(content)) is not None:
+        what = f"{encoding} text, and not UTF-8; save the file as UTF-8 (in Notepad: Save as, Encoding)"
+        raise FaultyFileError(str(path), (Fault(1, 1, "", what),))
     if b"\x00" in content:
         raise InputError(f"{path}: a binary file; a {kind} is a text file in YAML")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        column = error.start - (content.rfind(b"\n", 0, error.start) + 1) + 1
-        fault = Fault(line, column, "", f"not UTF-8 text (byte 0x{content[error.start]:02x})")
+        column = len(content[content.rfind(b"\n", 0, error.start) + 1 : error.start].decode()) + 1
+        byte = content[error.start : error.start + 1]
+        meant = byte.decode("cp1252", errors="ignore")
+        latin = f", which is {meant} in Latin-1" if meant.isprintable() and meant else ""
+        what = f"not UTF-8 text (byte 0x{byte[0]:02x}{latin}); save the file as UTF-8"
+        fault = Fault(line, column, "", what)
         raise FaultyFileError(str(path), (fault,)) from error
+
+
+_MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+
+
+def _wide_encoding(content: bytes) -> str | None:
+    """UTF-16 or UTF-32, by its mark, or by where the zero bytes of its first letters are; None for anything else."""
+    marked = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), None)
+    if marked is not None or b"\x00" not in content[:8] or len(content) < 8:
+        return marked
+    zeros = tuple(byte == 0 for byte in content[:8])
+    if zeros in ((False, True, True, True) * 2, (True, True, True, False) * 2):
+        return "UTF-32"
+    return "UTF-16" if zeros in ((False, True) * 4, (True, False) * 4) else None

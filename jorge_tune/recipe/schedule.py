@@ -6,7 +6,10 @@ T   length of the training in that unit
 
 t < W: the warm-up, from `start_factor` to 1. After it cosine, polynomial and linear run over p = (t - W) / (T - W);
 step and exponential count from 0, so milestones are absolute, warm-up included.
-A warm-up given in steps advances at every step, whatever the unit.
+
+The warm-up has a clock of its own. It advances at every step, whatever the unit: at step s of S warm-up steps (W epochs
+are W times an epoch's steps) the factor is start + (1 - start) s/S. With `per: epoch` s is the epoch's first step, so
+the factor stands still within an epoch.
 """
 
 from __future__ import annotations
@@ -43,16 +46,19 @@ def lr_factor(recipe: Recipe, steps_per_epoch: int) -> Callable[[int], float]:
     schedule = base_schedule(recipe)
     steps_per_unit = steps_per_epoch if schedule_unit(recipe) == "epoch" else 1
     length = total_steps(recipe, steps_per_epoch) / steps_per_unit
+
     warmup = schedule.warmup
-    warmup_length = 0.0 if warmup is None else warmup_steps(warmup, steps_per_epoch) / steps_per_unit
-    after = _after_warmup(schedule, warmup_length, length, recipe.optimizer.lr)
+    if warmup is None:
+        after = _after_warmup(schedule, 0.0, length, recipe.optimizer.lr)
+        return lambda step: after(step // steps_per_unit)
+
+    warming = warmup_steps(warmup, steps_per_epoch)
+    stride = steps_per_epoch if warmup.per == "epoch" else 1
+    after = _after_warmup(schedule, warming / steps_per_unit, length, recipe.optimizer.lr)
 
     def factor(step: int) -> float:
-        t = step // steps_per_unit
-        if warmup is None:
-            return after(t)
-        fine = step / steps_per_unit if warmup.steps is not None else t
-        return warmup_factor(warmup, fine / warmup_length) if fine < warmup_length else after(t)
+        reached = step - step % stride
+        return warmup_factor(warmup, reached / warming) if reached < warming else after(step // steps_per_unit)
 
     return factor
 

@@ -66,10 +66,8 @@ def _same_rates(one: Recipe, other: Recipe, milestones: tuple[int, ...]) -> bool
 def _warmup(recipe: Recipe, made: Step) -> list[Derivation]:
     if made.warmup is None:
         return []
-    by_epoch = made.warmup.epochs is not None and recipe.steps is None and schedule_unit(recipe) == "step"
-    rule = "kept, but it now rises from epoch to epoch, not from step to step" if by_epoch else "kept"
     warmup = _plain_schedule(replace(recipe, schedule=made))["warmup"]
-    return [Derivation("schedule.warmup", warmup, warmup, rule, "", "Jorge, Table 6")]
+    return [Derivation("schedule.warmup", warmup, warmup, "kept", "", "Jorge, Table 6")]
 
 
 def _plain_schedule(recipe: Recipe) -> dict[str, Any]:

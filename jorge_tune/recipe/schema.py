@@ -29,6 +29,7 @@ from jorge_tune.recipe.ranges import (
     INCREASING,
     INSIDE_ONE,
     SEED,
+    SPLIT,
     UP_TO_ONE,
     Count,
     Factor,
@@ -78,7 +79,7 @@ class Data:
 
     name: Text
     root: Text = "data"
-    validation: Annotated[float, INSIDE_ONE] | Text | None = None
+    validation: Annotated[float, INSIDE_ONE] | Annotated[str, SPLIT] | None = None
     augment: Text = "standard"
     subset: Count | None = None
     workers: Whole = 0
@@ -115,12 +116,14 @@ class Warmup:
         steps: Length in optimizer steps.
         kind: `linear` rises evenly; `constant` stays at `start_factor` and then jumps to the full rate.
         start_factor: The first rate as a fraction of the full one.
+        per: How often the rate rises: at every optimizer `step`, or once an `epoch` for a warm-up in epochs.
     """
 
     epochs: Positive | None = None
     steps: Count | None = None
     kind: Literal["linear", "constant"] = "linear"
     start_factor: Annotated[float, UP_TO_ONE] = 0.01
+    per: Unit = "step"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from jorge_tune.optim import (
     param_groups,
 )
 from jorge_tune.recipe import schema
+from jorge_tune.recipe.checks import check_trainable
 from jorge_tune.recipe.io import read_recipe
 from jorge_tune.recipe.schedule import lr_factor
 from jorge_tune.training.models import OWN_MODELS
@@ -37,8 +38,9 @@ def build_model(recipe: schema.Recipe) -> nn.Module:
     """The recipe's model on the CPU. Its initial weights depend on the recipe's seed only.
 
     Raises:
-        InputError: the recipe names no model, an unknown one, or arguments it does not take.
+        InputError: a kind of task that cannot be trained, no model, an unknown one, or arguments it does not take.
     """
+    check_trainable(recipe)
     if recipe.task is None or recipe.task.model is None:
         raise InputError(f"task.model: the recipe {recipe.name!r} names no model, so it cannot be trained")
     model = recipe.task.model

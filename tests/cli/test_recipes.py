@@ -20,6 +20,9 @@ def test_ls_names_every_shipped_recipe_once(capsys):
     assert [line.split()[0] for line in lines[2:]] == list(shipped_recipes())
     assert "imagenet/resnet50-1024-jorge" in lines[-4]
     assert "90 epochs" in lines[-4]
+    assert [line.split()[0] for line in lines if "(bootstrap only)" in line] == [
+        name for name in shipped_recipes() if name.startswith("coco/")
+    ]
 
 
 def test_ls_as_json(capsys):
@@ -33,6 +36,10 @@ def test_ls_as_json(capsys):
         "length": "26 epochs",
         "batch_size": 32,
         "lr": 0.02,
+        "can_be_trained": False,
+    }
+    assert {name for name, row in rows.items() if not row["can_be_trained"]} == {
+        name for name in rows if name.startswith("coco/")
     }
 
 

@@ -50,6 +50,36 @@ def test_a_warning_is_told_and_passes(files, capsys):
     ]
 
 
+def test_a_kind_that_cannot_be_trained_is_a_fault_and_can_still_be_bootstrapped(files, capsys):
+    (files / "own.yaml").write_text(GOOD + "task: {kind: python, factory: 'a:b'}\n")
+    assert run("coco/deeplabv3-sgd", "coco/maskrcnn-jorge", "own.yaml", "digits/mlp-sgd") == 2
+    lines = capsys.readouterr().out.splitlines()
+    bootstrapped = "`bootstrap` takes the recipe all the same"
+    own_loop = "your own loop can, with jorge_tune.optimizer_from_recipe"
+    assert [line.partition("this version")[2] for line in lines[:3]] == [
+        f" cannot train a segmentation task, only classification; {bootstrapped}, and {own_loop}",
+        f" cannot train a detection task, only classification; {own_loop}",
+        f" cannot train a python task, only classification; {bootstrapped}, and {own_loop}",
+    ]
+    assert "own.yaml:5:8: task.kind: this version" in lines[2]
+    assert lines[3:] == ["digits/mlp-sgd: fine"]
+    with pytest.raises(SystemExit) as ended:
+        main(["bootstrap", "coco/deeplabv3-sgd", "-o", "made.yaml"])
+    assert ended.value.code in (0, None)
+    assert (files / "made.yaml").exists()
+
+
+def test_of_many_faults_the_first_twenty_are_shown_and_the_rest_counted(files, capsys):
+    (files / "many.yaml").write_text(GOOD + "".join(f"odd{number}: 1\n" for number in range(30)))
+    assert run("many.yaml") == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 21
+    assert lines[19].startswith("many.yaml:24:1: odd19: unknown key")
+    assert lines[20] == "many.yaml: 30 faults in all, 10 more than these; mend them first"
+    assert run("many.yaml", "--format", "json") == 2
+    assert len(json.loads(capsys.readouterr().out)[0]["faults"]) == 30
+
+
 def test_json_has_every_fault_with_its_place(files, capsys):
     assert run("bad.yaml", "late.yaml", "--format", "json") == 2
     bad, late = json.loads(capsys.readouterr().out)

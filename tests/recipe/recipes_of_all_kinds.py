@@ -2,6 +2,7 @@
 
 from hypothesis import strategies as st
 
+from jorge_tune.recipe.ranges import SPLIT
 from jorge_tune.recipe.schema import (
     SGD,
     AdamW,
@@ -99,7 +100,8 @@ optimizers = st.one_of(
     st.builds(CustomOptimizer, **shared, name=st.just("torch.optim:RMSprop"), args=arguments),
 )
 warmups = st.none() | st.one_of(
-    st.builds(Warmup, epochs=positive, start_factor=factor), st.builds(Warmup, steps=counts, kind=st.just("constant"))
+    st.builds(Warmup, epochs=positive, start_factor=factor, per=st.sampled_from(["step", "epoch"])),
+    st.builds(Warmup, steps=counts, kind=st.just("constant")),
 )
 
 
@@ -135,7 +137,7 @@ data = st.builds(
     Data,
     name=text,
     root=text,
-    validation=st.none() | text | st.floats(0, 1, exclude_min=True, exclude_max=True),
+    validation=st.none() | text.filter(SPLIT.holds) | st.floats(0, 1, exclude_min=True, exclude_max=True),
     augment=text,
     subset=st.none() | counts,
     workers=st.integers(0, 8),
@@ -156,7 +158,9 @@ others = {
     "batch_size": counts,
     "precision": st.sampled_from(["fp32", "tf32", "bf16", "fp16"]),
     "seed": st.integers(0, 2**32 - 1),
-    "target": st.none() | st.builds(Target, metric=text, value=finite),
+    "target": st.none()
+    | st.builds(Target, metric=st.sampled_from(["top1", "top5"]), value=factor)
+    | st.builds(Target, metric=st.just("loss"), value=positive),
     "calibration": st.none() | st.builds(Calibration, fingerprint=text, device=text, overhead=finite),
 }
 in_epochs = st.builds(Recipe, **others, epochs=counts, schedule=schedules(st.sampled_from([None, "epoch", "step"])))

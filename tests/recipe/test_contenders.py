@@ -62,7 +62,7 @@ def test_shampoo_and_sketch_take_all_that_jorge_shares_with_them(kind):
 
 def test_an_adamw_recipe_gives_shampoo_its_graft():
     section = derived("shampoo", ADAMW).optimizer
-    assert (section.lr, section.weight_decay, section.momentum) == (3e-3, 0.05, 0.8)
+    assert (section.lr, section.weight_decay, section.graft_betas[0]) == (3e-3, 0.05, 0.8)
     assert (section.graft, section.graft_betas) == ("adamw", (0.8, 0.99))
 
 

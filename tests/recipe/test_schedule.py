@@ -104,12 +104,82 @@ def test_within_an_epoch_the_factor_is_constant_and_in_steps_it_is_not():
     assert factors(Cosine(), steps=6, steps_per_epoch=2) == by_step
 
 
-def test_a_warmup_in_epochs_rises_by_epoch_or_by_step_as_the_unit_says():
+@pytest.mark.parametrize("unit", ["epoch", "step"])
+def test_a_warmup_in_epochs_rises_at_every_step_and_as_a_staircase_where_it_says_so(unit):
     warmup = Warmup(epochs=2, start_factor=0.5)
-    assert factors(Constant(warmup=warmup), epochs=3, steps_per_epoch=2) == [0.5, 0.5, 0.75, 0.75, 1, 1]
-    assert factors(Constant(warmup=warmup, unit="step"), epochs=3, steps_per_epoch=2) == [
-        0.5, 0.625, 0.75, 0.875, 1, 1,
-    ]  # fmt: skip
+    rising = factors(Constant(warmup=warmup, unit=unit), epochs=3, steps_per_epoch=2)
+    assert rising == [0.5, 0.625, 0.75, 0.875, 1, 1]
+    stairs = Constant(warmup=replace(warmup, per="epoch"), unit=unit)
+    assert factors(stairs, epochs=3, steps_per_epoch=2) == [0.5, 0.5, 0.75, 0.75, 1, 1]
+
+
+def test_a_warmup_of_one_epoch_rises_and_the_schedule_behind_it_stands_still_within_an_epoch():
+    made = factors(Cosine(warmup=Warmup(epochs=1, start_factor=0.2)), epochs=3, steps_per_epoch=4)
+    assert made == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5])
+
+
+def test_a_milestone_stands_where_it_stood_whatever_the_warmup():
+    plain = factors(Step(milestones=(3, 5)), epochs=7, steps_per_epoch=4)
+    for warmup in (Warmup(epochs=2), Warmup(epochs=2, per="epoch"), Warmup(epochs=2.5), Warmup(steps=9)):
+        made = factors(Step(milestones=(3, 5), warmup=warmup), epochs=7, steps_per_epoch=4)
+        assert made[10:] == plain[10:]
+        assert made[7] < 1
+        assert made[11:13] == [1, 0.1]
+
+
+PLAIN_SCHEDULES = [
+    Constant(),
+    Step(milestones=(2, 4), gamma=0.5),
+    Step(step_size=2, gamma=0.3),
+    Cosine(min_lr=0.05),
+    Polynomial(power=2.0),
+    Linear(),
+    Exponential(gamma=0.8),
+]
+WARMUPS = [
+    None,
+    *(Warmup(epochs=w, start_factor=0.1, per=per) for w in (0.5, 1, 1.75, 3, 9) for per in ("step", "epoch")),
+    *(Warmup(epochs=w, kind="constant", start_factor=0.3) for w in (1, 1.75)),
+    Warmup(epochs=2, start_factor=0.0),
+    *(Warmup(steps=n, start_factor=0.25) for n in (1, 7, 40)),
+    Warmup(steps=7, kind="constant", start_factor=0.5),
+]
+
+
+def by_hand(schedule, unit, lr, step, steps_per_epoch, epochs):
+    """One factor in float64, written down from the definition and sharing no code with the package."""
+    spe, warmup = steps_per_epoch, schedule.warmup
+    time = float(step // spe) if unit == "epoch" else float(step)
+    end = float(epochs) if unit == "epoch" else float(epochs * spe)
+    warm = 0.0
+    if warmup is not None:
+        steps = float(warmup.steps) if warmup.steps is not None else warmup.epochs * spe
+        now = float(spe * (step // spe)) if warmup.per == "epoch" else float(step)
+        if now < steps:
+            rise = 0.0 if warmup.kind == "constant" else now / steps
+            return warmup.start_factor * (1 - rise) + rise
+        warm = steps / spe if unit == "epoch" else steps
+    done = 1.0 if end <= warm else min(1.0, max(0.0, (time - warm) / (end - warm)))
+    if schedule.name == "step":
+        passed = [m for m in schedule.milestones if m <= time] or range(int(time // (schedule.step_size or 1e9)))
+        return schedule.gamma ** len(passed)
+    if schedule.name == "cosine":
+        return schedule.min_lr / lr + (1 - schedule.min_lr / lr) * math.cos(math.pi * done / 2) ** 2
+    if schedule.name == "exponential":
+        return schedule.gamma**time
+    return {"constant": 1.0, "linear": 1 - done}.get(schedule.name, (1 - done) ** getattr(schedule, "power", 1.0))
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "gen"])
+@pytest.mark.parametrize("unit", ["epoch", "step"])
+@pytest.mark.parametrize("warmup", WARMUPS, ids=str)
+def test_every_schedule_with_every_warmup_is_what_the_definition_says(warmup, unit, wrapped):
+    for plain in PLAIN_SCHEDULES:
+        schedule = replace(plain, unit=unit, warmup=warmup)
+        for spe in (1, 4, 5):
+            made = factors(Gen(base=schedule) if wrapped else schedule, epochs=6, steps_per_epoch=spe, lr=0.5)
+            wanted = [by_hand(schedule, unit, 0.5, step, spe, 6) for step in range(6 * spe)]
+            assert made == pytest.approx(wanted, abs=1e-14), (schedule, spe)  # roundings of one: 4e-16 seen
 
 
 def test_a_warmup_in_steps_rises_at_every_step_whatever_the_unit():

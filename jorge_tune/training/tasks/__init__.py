@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from jorge_tune.errors import InputError
+from jorge_tune.recipe.checks import check_trainable
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.training.data import PartName
 from jorge_tune.training.loader import Batch, Batches
@@ -78,8 +79,7 @@ def open_task(recipe: Recipe, device: torch.device, *, download: bool = False) -
     """
     if recipe.task is None:
         raise InputError(f"the recipe {recipe.name!r} has no task: it can be bootstrapped, but not trained")
-    if recipe.task.kind != "classification":
-        raise InputError(f"task.kind: {recipe.task.kind!r} cannot be trained by this version; 'classification' can")
+    check_trainable(recipe)
     from jorge_tune.training.tasks.classification import Classification
 
     return Classification(recipe, device, download=download)

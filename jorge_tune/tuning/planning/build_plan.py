@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from jorge_tune.measure.compare import is_lower_better
 from jorge_tune.measure.pairing import unpaired_because, worth_a_note
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.recipe.checks import Finding
-from jorge_tune.recipe.decode import suggestion
+from jorge_tune.recipe.checks import Finding, untrainable_because
 from jorge_tune.recipe.derivation import Derivation
+from jorge_tune.recipe.metrics import metric_fault, target_fault, usual_metric
 from jorge_tune.recipe.schema import SGD, AdamW, KroneckerFields, Recipe
 from jorge_tune.tuning.planning.estimate import evaluations_of
-from jorge_tune.tuning.planning.objective import Objective, usual_metric
+from jorge_tune.tuning.planning.objective import Objective
 from jorge_tune.tuning.planning.plan import StudyPlan
 from jorge_tune.tuning.planning.space import Space
 from jorge_tune.tuning.planning.space_file import build_space
@@ -23,7 +22,6 @@ WILCOXON_SEEDS = 4  # of fewer pairs no one-sided signed-rank test falls below 0
 HALVING_EVALUATIONS = 3  # the first rung and one reading beyond it
 _LARGEST_GRID = 100_000
 _DEFAULT_TRIALS = 40
-_CLASSIFICATION = ("top1", "top5", "loss")
 _LAST_SEED = 2**32 - 1
 
 
@@ -38,6 +36,8 @@ def build_plan(
     before = len(findings)
     if recipe.task is None:
         findings.append(("recipe", f"recipe {recipe.name} has no task, so it cannot be trained"))
+    if (untrainable := untrainable_because(recipe)) is not None:
+        findings.append(("recipe", f"recipe {recipe.name}: {untrainable[0]}: {untrainable[1]}"))
     if baseline is not None and (why := unpaired_because(baseline, recipe)) is not None:
         findings.append(("baseline", f"recipe {baseline.name} cannot be compared with {recipe.name}: {why}"))
     space = build_space(file.space, recipe, findings)
@@ -91,7 +91,6 @@ def _objective(file: StudyFile, recipe: Recipe, findings: list[Finding]) -> Obje
     section = file.objective
     asked = section if isinstance(section, ObjectiveSection) else ObjectiveSection(kind=section)
     of_recipe = recipe.target
-    is_classification = recipe.task is not None and recipe.task.kind == "classification"
     metric = asked.metric or usual_metric(recipe)
     target = asked.target
     if target is None and of_recipe is not None and of_recipe.metric == metric:
@@ -100,17 +99,11 @@ def _objective(file: StudyFile, recipe: Recipe, findings: list[Finding]) -> Obje
     if made.needs_target and target is None:
         what = f"{asked.kind} needs a target: give objective: {{kind: {asked.kind}, metric: {metric}, target: ...}}"
         findings.append(("objective", f"{what}, or a target for {metric} in the recipe"))
-    if is_classification and metric not in _CLASSIFICATION:
-        what = (
-            f"must be {', '.join(_CLASSIFICATION[:-1])} or {_CLASSIFICATION[-1]} for a classification, got {metric!r}"
-        )
-        findings.append(("objective.metric", what + suggestion(metric, _CLASSIFICATION)))
-    if metric.startswith("top") and target is not None and not 0 < target <= 1:
-        findings.append(("objective.target", f"must be a fraction for {metric}, such as 0.97, got {target:g}"))
-    if is_lower_better(metric) and target is not None and target <= 0:
-        findings.append(
-            ("objective.target", f"must be greater than 0 for {metric}, which never gets there, got {target:g}")
-        )
+    complaints = {
+        "objective.metric": metric_fault(recipe, metric),
+        "objective.target": None if target is None else target_fault(metric, target),
+    }
+    findings += [(path, complaint) for path, complaint in complaints.items() if complaint is not None]
     return made
 
 

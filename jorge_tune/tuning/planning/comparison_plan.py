@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from jorge_tune.errors import InputError
+from jorge_tune.recipe.checks import check_trainable
 from jorge_tune.recipe.io import render_recipe
+from jorge_tune.recipe.metrics import usual_metric
 from jorge_tune.recipe.schema import Recipe
-from jorge_tune.tuning.planning.objective import Objective, usual_metric
+from jorge_tune.tuning.planning.objective import Objective
 from jorge_tune.tuning.planning.parameters import ChoiceParameter, Value
 from jorge_tune.tuning.planning.parts import CONTENDER, SEED, ComparisonSpace, SeedParameter
 from jorge_tune.tuning.planning.plan import StudyPlan
@@ -52,6 +54,7 @@ def comparison_plan(
     for contender, recipe in contenders.items():
         if recipe.task is None:
             raise InputError(f"recipe {contender} has no task, so it cannot be trained; give it one, or leave it out")
+        check_trainable(recipe)
     seed = SeedParameter(bootstrap=seeds[0])
     if not all(seed.contains(one) for one in seeds):
         raise InputError(f"--seeds: must be between {seed.low} and {seed.high}, got {max(seeds)}")

@@ -6,6 +6,7 @@ from typing import Any
 
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.schema import KroneckerFields, Recipe
+from jorge_tune.recipe.unread import unread_fields
 from jorge_tune.tuning.planning.fields import INTERVAL, SCHEDULE, plain_schedule, trained_interval
 from jorge_tune.tuning.planning.schedule_choices import schedule_of
 
@@ -16,7 +17,8 @@ _INTERVALS = (1, 5, 10, 50)
 
 def default_space(centre: Recipe, tuned: Recipe) -> dict[str, Any]:
     """The `space` section of a study file around `centre`, which came from `tuned` (or is the same)."""
-    space: dict[str, Any] = {"optimizer.lr": {"factor": _RATES}}
+    unread = {entry.path for entry in unread_fields(centre)}
+    space: dict[str, Any] = {} if "optimizer.lr" in unread else {"optimizer.lr": {"factor": _RATES}}
     if centre.optimizer.weight_decay > 0:
         space["optimizer.weight_decay"] = {"factor": _DECAYS}
     if isinstance(centre.optimizer, KroneckerFields):

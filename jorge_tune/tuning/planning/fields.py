@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from jorge_tune.recipe.decode import suggestion
+from jorge_tune.recipe.hints import meant_path
 from jorge_tune.recipe.render import recipe_to_dict
 from jorge_tune.recipe.schema import Jorge, KroneckerFields, Recipe
 
@@ -70,7 +71,9 @@ def why_not(path: str, recipe: Recipe) -> str:
     if path.partition(".")[0] in ("task", "target", "name", "version", "calibration"):
         return "is not searched: all trials of a study have one task"
     ending = [field for field in known if field.endswith(f".{path}")]
-    hint = f" (did you mean '{ending[0]}'?)" if ending else suggestion(path, known)
+    meant = meant_path(path)
+    guess = ending[0] if ending else meant if meant in known else None
+    hint = f" (did you mean '{guess}'?)" if guess else suggestion(path, known)
     return f"is no field of the recipe, which trains with {recipe.optimizer.name}{hint}"
 
 

@@ -6,18 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from jorge_tune.measure.compare import is_lower_better
-from jorge_tune.recipe.schema import Recipe
+from jorge_tune.recipe.metrics import is_lower_better
 
 Kind = Literal["best", "final", "time-to-target", "epochs-to-target"]
 Direction = Literal["minimize", "maximize"]
-
-
-def usual_metric(recipe: Recipe) -> str:
-    """The metric of the recipe's target, else what suits its task."""
-    if recipe.target is not None:
-        return recipe.target.metric
-    return "top1" if recipe.task is not None and recipe.task.kind == "classification" else "loss"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jorge_tune.errors import Fault
@@ -12,6 +12,7 @@ from jorge_tune.recipe.change import with_values
 from jorge_tune.recipe.checks import Finding
 from jorge_tune.recipe.render import scalar
 from jorge_tune.recipe.schema import Recipe
+from jorge_tune.recipe.unread import UNREAD, Unread
 from jorge_tune.tuning.planning.fields import INTERVAL, SCHEDULE, is_overruled, plain_value, searchable_fields, why_not
 from jorge_tune.tuning.planning.parameters import ChoiceParameter, FactorParameter, Parameter, Value, same
 from jorge_tune.tuning.planning.schedule_choices import schedule_of
@@ -37,6 +38,7 @@ def build_space(sections: Mapping[str, ParameterSection], recipe: Recipe, findin
             )
     if len(findings) == before:
         _check_pairs(recipe, parameters, findings)
+    _check_read(recipe, parameters, findings)
     return Space(recipe, tuple(parameters)) if len(findings) == before else None
 
 
@@ -190,3 +192,27 @@ def _check_pairs(recipe: Recipe, parameters: list[Parameter], findings: list[Fin
                 pair = ", ".join(f"{path} {scalar(value)}" for path, value in values.items())
                 findings.append((f"space.{other.path}", f"no recipe with {pair}: {faults[0].path} {faults[0].what}"))
                 break
+
+
+def _check_read(recipe: Recipe, parameters: list[Parameter], findings: list[Finding]) -> None:
+    """A dimension that nothing reads, at whatever point of the space, would train one run again and again."""
+    for parameter in parameters:
+        entries = [entry for entry in UNREAD if entry.path == parameter.path]
+        reasons = [_unread_at(entries, made) for made in _ruling(recipe, parameters, entries)]
+        if reasons and None not in reasons:
+            findings.append((f"space.{parameter.path}", f"is read by nothing {reasons[0]}; leave it out"))
+
+
+def _unread_at(entries: list[Unread], recipe: Recipe) -> str | None:
+    """Why nothing reads the entries' field in this recipe; None where something does."""
+    return next((entry.why for entry in entries if entry.applies(recipe)), None)
+
+
+def _ruling(recipe: Recipe, parameters: list[Parameter], entries: list[Unread]) -> Iterator[Recipe]:
+    """The recipe with every combination of those searched values that decide whether a field is read."""
+    rulers = [p for p in parameters if any(entry.ruled_by == p.path for entry in entries)]
+    for values in itertools.product(*(ruler.ends() for ruler in rulers)):
+        changes = {ruler.path: ruler.plain(value) for ruler, value in zip(rulers, values, strict=True)}
+        made, _ = with_values(recipe, changes)
+        if made is not None:
+            yield made

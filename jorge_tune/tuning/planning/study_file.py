@@ -81,7 +81,7 @@ def _of_option(path: str, what: str) -> str:
 def _hinted(fault: Fault) -> Fault:
     """A recipe's section written into the space, where fields stand by their dotted names, gets the way out."""
     nested = re.fullmatch(r"space\.(\w+)\.(\w+)", fault.path)
-    if nested is None or fault.what != "unknown key" or nested[1] not in hints_of(Recipe):
+    if nested is None or not fault.what.startswith("unknown key") or nested[1] not in hints_of(Recipe):
         return fault
     return fault._replace(
         what=f"unknown key; write {nested[1]}.{nested[2]}: {{...}}, the field's whole name as one key"

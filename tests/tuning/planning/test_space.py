@@ -17,12 +17,12 @@ WIDE = study(
     space="{optimizer.lr: {factor: [0.25, 4], steps: 3}, optimizer.weight_decay: {factor: [0.1, 10], steps: 3}, "
     "optimizer.warm_refreshes: {factor: [0.1, 4], steps: 2}, optimizer.refresh_interval: {choices: [1, 5, 10, 50]}, "
     "optimizer.momentum: {choices: [0.8, 0.9, 0.95]}, optimizer.block_size: {choices: [512, 1024, null]}, "
-    "optimizer.nesterov: {choices: [false, true]}, optimizer.graft_betas: {choices: [[0.9, 0.999], [0.8, 0.99]]}, "
+    "optimizer.nesterov: {choices: [false, true]}, optimizer.no_decay: {choices: [[], [norm, bias]]}, "
     "schedule: {choices: [keep, step, linear, {name: exponential, gamma: 0.9}]}}"
 ).space
 POINT = {
     "lr_factor": 0.7312, "weight_decay_factor": 3.0, "warm_refreshes_factor": 0.5, "refresh_interval": 50,
-    "momentum": 0.95, "block_size": None, "nesterov": True, "graft_betas": "[0.8, 0.99]", "schedule": "step",
+    "momentum": 0.95, "block_size": None, "nesterov": True, "no_decay": "[norm, bias]", "schedule": "step",
 }  # fmt: skip
 
 positions = st.lists(st.floats(0, 1, exclude_max=True), min_size=len(WIDE), max_size=len(WIDE))
@@ -39,7 +39,7 @@ def test_a_point_is_a_recipe():
     optimizer = recipe.optimizer
     assert (optimizer.lr, optimizer.weight_decay, optimizer.warm_refreshes) == (0.07312, 0.015, 50)
     assert (optimizer.refresh_interval, optimizer.momentum, optimizer.block_size) == (50, 0.95, None)
-    assert (optimizer.nesterov, optimizer.graft_betas) == (True, (0.8, 0.99))
+    assert (optimizer.nesterov, optimizer.no_decay) == (True, ("norm", "bias"))
     assert (recipe.schedule.name, recipe.schedule.milestones, recipe.schedule.warmup.epochs) == ("step", (6, 12), 2.0)
     assert "lr: 0.07312\n" in render_recipe(recipe)
     assert parse_recipe(render_recipe(recipe), "x").recipe == recipe
@@ -128,7 +128,7 @@ def test_products_are_of_the_decimal_digits():
         (["schedule=step"], {"schedule": "step"}),
         (["schedule={name: exponential, gamma: 0.9}"], {"schedule": "{name: exponential, gamma: 0.9}"}),
         (["schedule={name: cosine, warmup: {epochs: 2}}"], {"schedule": "keep"}),
-        (["graft_betas=[0.8, 0.99]"], {"graft_betas": "[0.8, 0.99]"}),
+        (["no_decay=[norm, bias]"], {"no_decay": "[norm, bias]"}),
     ],
 )
 def test_assignments_take_values_as_the_recipe_has_them(assignments, point):

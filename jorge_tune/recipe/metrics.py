@@ -1,0 +1,62 @@
+"""Metrics: which way is better, and which values one can have. The one place that judges a target.
+
+A score that a task of this package measures is a fraction, a loss is never negative, and a perplexity is e to the power
+of a loss. A metric that the package does not know can be anything.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from jorge_tune.recipe.decode import suggestion
+from jorge_tune.recipe.nodes import quoted
+from jorge_tune.recipe.schema import Recipe
+
+CLASSIFICATION_METRICS: Final = ("top1", "top5", "loss")
+_LOWER_IS_BETTER: Final = frozenset({"loss", "perplexity", "error", "mae", "mse", "rmse"})
+_FRACTION: Final = re.compile(r"top\d+|mean_iou|pixel_accuracy|box_map|mask_map")
+_OTHER_NAMES: Final = {
+    "top1": ("accuracy", "acc", "acc1", "acc@1", "top_1", "top-1", "top1_accuracy", "val_accuracy", "val_acc"),
+    "top5": ("acc5", "acc@5", "top_5", "top-5", "top5_accuracy"),
+    "loss": ("val_loss", "cross_entropy", "nll"),
+}
+
+
+def is_lower_better(metric: str) -> bool:
+    """Whether smaller values of the metric are better: losses, perplexity, errors."""
+    return metric in _LOWER_IS_BETTER or metric.endswith(("_loss", "_error"))
+
+
+def usual_metric(recipe: Recipe) -> str:
+    """The metric of the recipe's target, else what suits its task."""
+    if recipe.target is not None:
+        return recipe.target.metric
+    return "top1" if recipe.task is not None and recipe.task.kind == "classification" else "loss"
+
+
+def target_fault(metric: str, value: float) -> str | None:
+    """What is wrong with `value` as a target for `metric`: no run could reach it, or every run has it. Else None.
+
+    Example:
+        >>> target_fault("top1", 95)
+        'must be a fraction for top1, greater than 0 and at most 1, got 95 (95 looks like percent: write 0.95)'
+    """
+    if _FRACTION.fullmatch(metric) and not 0 < value <= 1:
+        percent = f" ({value:g} looks like percent: write {value / 100:g})" if 1 < value <= 100 else ""
+        return f"must be a fraction for {metric}, greater than 0 and at most 1, got {value:g}{percent}"
+    if metric == "perplexity" and value < 1:
+        return f"must be 1 or more for perplexity, which is e to the power of the loss, got {value:g}"
+    if is_lower_better(metric) and value <= 0:
+        return f"must be greater than 0 for {metric}, got {value:g}"
+    return None
+
+
+def metric_fault(recipe: Recipe, metric: str) -> str | None:
+    """What is wrong with a metric that the recipe's task is to be judged by; None where nothing is known to be."""
+    if recipe.task is None or recipe.task.kind != "classification" or metric in CLASSIFICATION_METRICS:
+        return None
+    known = f"{', '.join(CLASSIFICATION_METRICS[:-1])} or {CLASSIFICATION_METRICS[-1]}"
+    meant = next((name for name, others in _OTHER_NAMES.items() if metric.lower() in others), None)
+    hint = f" (write {meant})" if meant else suggestion(metric, CLASSIFICATION_METRICS)
+    return f"must be {known} for a classification, got {quoted(metric)}{hint}"

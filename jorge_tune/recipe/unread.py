@@ -1,0 +1,84 @@
+"""Hyperparameters that nothing reads while another one has a certain value: one table, for `validate` and for studies.
+
+The optimizers ignore them silently, as torch's own do (a dampening without momentum), so a recipe that sets one
+deserves a word, and a study that searches one would train the same run again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from jorge_tune.recipe.optimizers import SGD, Jorge, KroneckerFields, Shampoo
+from jorge_tune.recipe.schema import Cosine, Gen, Recipe
+
+
+class Unread(NamedTuple):
+    """A field, what it depends on, and the reason; `is_told`: `validate` warns where a recipe sets it."""
+
+    path: str
+    ruled_by: str  # the field whose value decides
+    applies: Callable[[Recipe], bool]
+    why: str
+    is_told: bool = True
+
+
+def _grafts(*grafts: str) -> Callable[[Recipe], bool]:
+    return lambda recipe: isinstance(recipe.optimizer, KroneckerFields) and recipe.optimizer.graft in grafts
+
+
+def _has_no_momentum(recipe: Recipe) -> bool:
+    optimizer = recipe.optimizer
+    return (isinstance(optimizer, SGD) or _grafts("sgd")(recipe)) and getattr(optimizer, "momentum", 0.0) == 0
+
+
+def _is_refreshed_always(recipe: Recipe) -> bool:
+    optimizer = recipe.optimizer
+    if isinstance(optimizer, Jorge) and optimizer.preset == "paper" and optimizer.refresh_interval is None:
+        return True
+    return isinstance(optimizer, KroneckerFields) and optimizer.refresh_interval == 1
+
+
+def _searches_its_rate(recipe: Recipe) -> bool:
+    """GeN's first step finds the rate; only a floor that is a rate, cosine's, is then set against the given one."""
+    schedule = recipe.schedule
+    if not isinstance(schedule, Gen) or schedule.initial_lr != "search":
+        return False
+    return not isinstance(schedule.base, Cosine) or schedule.base.min_lr == 0
+
+
+_GRAFT: Final = "optimizer.graft"
+_INTERVAL: Final = "optimizer.refresh_interval"
+UNREAD: Final = (
+    Unread("optimizer.momentum", _GRAFT, _grafts("adamw"), "with graft adamw, whose first graft_betas is the momentum"),
+    Unread("optimizer.dampening", _GRAFT, _grafts("adamw", "none"), "unless graft is sgd"),
+    Unread("optimizer.dampening", "optimizer.momentum", _has_no_momentum, "with momentum 0"),
+    Unread("optimizer.graft_betas", _GRAFT, _grafts("sgd", "none"), "unless graft is adamw"),
+    Unread("optimizer.graft_eps", _GRAFT, _grafts("sgd", "none"), "unless graft is adamw"),
+    Unread(
+        "optimizer.series_terms",
+        "optimizer.form",
+        lambda recipe: isinstance(recipe.optimizer, Jorge) and recipe.optimizer.form == "congruence",
+        "with form congruence, which sums no series",
+    ),
+    Unread(
+        "optimizer.root_iterations",
+        "optimizer.root",
+        lambda recipe: isinstance(recipe.optimizer, Shampoo) and recipe.optimizer.root == "eigh",
+        "unless root is newton",
+    ),
+    Unread("optimizer.warm_refreshes", _INTERVAL, _is_refreshed_always, "with refresh_interval 1", is_told=False),
+    Unread("optimizer.stagger", _INTERVAL, _is_refreshed_always, "with refresh_interval 1", is_told=False),
+    Unread(
+        "optimizer.lr",
+        "schedule.initial_lr",
+        _searches_its_rate,
+        "with initial_lr: search, which finds the rate at the first step",
+        is_told=False,
+    ),
+)
+
+
+def unread_fields(recipe: Recipe) -> Iterator[Unread]:
+    """The fields of this recipe that nothing reads."""
+    return (entry for entry in UNREAD if entry.applies(recipe))
