@@ -187,7 +187,7 @@ BAD_INPUT = {
     "a plot": (["tiny.yaml", "--plot", "curve.pdf"], "must end in .html or .png"),
     "no such recipe": (["no-such-recipe"], "neither a file nor a shipped recipe"),
     "a shipped one": (["imagenet/resnet50-256-jorge", "--write"], "is a shipped recipe; copy it first"),
-    "another kind": (["coco/deeplabv3-jorge"], "cannot be calibrated by this version"),
+    "another kind": (["coco/deeplabv3-jorge"], "this version cannot train a segmentation task"),
 }
 
 

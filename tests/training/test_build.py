@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -149,6 +150,21 @@ def test_a_loop_of_ones_own_follows_the_recipe(tmp_path: Path) -> None:
         scheduler.step()
     factor = lr_factor(recipe, 4)
     assert rates == [pytest.approx(0.1 * factor(step)) for step in range(12)]
+
+
+@pytest.mark.parametrize(("per", "rises"), [("step", [0.02, 0.04, 0.06, 0.08]), ("epoch", [0.02, 0.02, 0.02, 0.02])])
+def test_a_loop_of_ones_own_warms_up_from_step_to_step(tmp_path: Path, per: Any, rises: list[float]) -> None:
+    warmup = schema.Warmup(epochs=1, start_factor=0.2, per=per)
+    path = tmp_path / "sgd.yaml"
+    write_recipe(path, digits_recipe(schedule=schema.Step(milestones=(2,), warmup=warmup), epochs=3))
+    optimizer = optimizer_from_recipe(path, _model())
+    scheduler = scheduler_from_recipe(path, optimizer, steps_per_epoch=4)
+    rates = []
+    for _ in range(12):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([*rises, *[0.1] * 4, *[0.01] * 4])
 
 
 def test_a_loop_of_ones_own_with_gen(tmp_path: Path) -> None:

@@ -5,13 +5,26 @@ from __future__ import annotations
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
-from jorge_tune.recipe.schema import SGD, AdamW, Jorge, Optimizer, Recipe, Shampoo, SketchyAdaGrad, SketchyShampoo
+from jorge_tune.recipe.schema import (
+    SGD,
+    AdamW,
+    Cosine,
+    Gen,
+    Jorge,
+    Optimizer,
+    Recipe,
+    Shampoo,
+    SketchyAdaGrad,
+    SketchyShampoo,
+    Warmup,
+)
 from jorge_tune.records import RunFolder, of_kind, read_records
 from jorge_tune.training import Progress, train
 from jorge_tune.training.checkpoint import Checkpoint, load_checkpoint
@@ -103,6 +116,16 @@ def test_stopped_anywhere(tmp_path: Path, optimizer: Optimizer, event: str, step
     assert whole.outcome == resumed.outcome == "finished"
     assert whole.metrics == resumed.metrics
     assert whole.test_metrics == resumed.test_metrics
+    _assert_same_run(tmp_path / "whole", tmp_path / "resumed")
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), Gen(base=Cosine(), interval=3)], ids=["plain", "gen"])
+@pytest.mark.parametrize("per", ["step", "epoch"])
+def test_stopped_within_the_warmup(tmp_path: Path, schedule: Cosine | Gen, per: Literal["step", "epoch"]) -> None:
+    warm = Cosine(warmup=Warmup(epochs=1.5, start_factor=0.1, per=per))
+    recipe = digits_recipe(schedule=replace(schedule, base=warm) if isinstance(schedule, Gen) else warm)
+    train(recipe, tmp_path / "whole", log_every=4)
+    _train_with_a_stop(recipe, tmp_path / "resumed", "step", 5)
     _assert_same_run(tmp_path / "whole", tmp_path / "resumed")
 
 

@@ -13,7 +13,7 @@ import torch
 
 from jorge_tune.errors import InputError, RunFolderError, TrainingError
 from jorge_tune.recipe.io import read_recipe
-from jorge_tune.recipe.schema import SGD, Jorge, Model, Recipe, Target, Task
+from jorge_tune.recipe.schema import SGD, Data, Jorge, Model, Recipe, Target, Task
 from jorge_tune.records import RunFolder, of_kind, outcome_of, read_records
 from jorge_tune.training import Progress, train
 from jorge_tune.training.checkpoint import load_checkpoint
@@ -180,7 +180,16 @@ def test_a_damaged_checkpoint_is_an_input_error(tmp_path: Path) -> None:
     ("recipe", "arguments", "message"),
     [
         (digits_recipe(task=None), {}, r"names no model"),
-        (digits_recipe(task=Task(kind="command", command=("sh",))), {}, r"names no model"),
+        (
+            digits_recipe(task=Task(kind="command", command=("sh",))),
+            {},
+            r"task\.kind: this version cannot train a command",
+        ),
+        (
+            digits_recipe(task=Task(kind="segmentation", model=Model(name="deeplabv3"), data=Data(name="coco"))),
+            {},
+            r"cannot train a segmentation task",
+        ),
         (digits_recipe(model=Model(name="small_cmn")), {}, r"unknown model 'small_cmn'; did you mean 'small_cnn'"),
         (digits_recipe(model=Model(name="mlp", args={"num_classes": 7})), {}, r"has 10 classes; set .* to 10"),
         (digits_recipe(model=Model(name="cifar_resnet")), {}, r"does not take images of shape \(1, 8, 8\)"),

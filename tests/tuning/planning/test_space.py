@@ -11,6 +11,7 @@ from jorge_tune.recipe.io import parse_recipe, render_recipe
 from jorge_tune.tuning.planning.fields import plain_value
 from jorge_tune.tuning.planning.parameters import ChoiceParameter, FactorParameter
 from jorge_tune.tuning.planning.space import Space
+from jorge_tune.tuning.planning.study_file import default_study
 from tests.tuning.planning.study_texts import faults, study
 
 WIDE = study(
@@ -127,7 +128,7 @@ def test_products_are_of_the_decimal_digits():
         (["refresh_interval=5", "momentum=0.8"], {"refresh_interval": 5, "momentum": 0.8}),
         (["schedule=step"], {"schedule": "step"}),
         (["schedule={name: exponential, gamma: 0.9}"], {"schedule": "{name: exponential, gamma: 0.9}"}),
-        (["schedule={name: cosine, warmup: {epochs: 2}}"], {"schedule": "keep"}),
+        (["schedule={name: cosine, warmup: {epochs: 2, per: epoch}}"], {"schedule": "keep"}),
         (["no_decay=[norm, bias]"], {"no_decay": "[norm, bias]"}),
     ],
 )
@@ -241,9 +242,62 @@ def test_the_bootstrap_lies_in_the_middle_of_an_even_axis(exponent):
         assert parameter.is_bootstrap_on_axis() == (1 in parameter.axis())
 
 
+ADAMW = "digits/cnn-adamw"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "space", "told"),
+    [
+        (ADAMW, "optimizer.momentum: {choices: [0.9, 0.8]}", "optimizer.momentum: is read by nothing with graft adamw"),
+        (
+            ADAMW,
+            "optimizer.dampening: {choices: [0, 0.5]}",
+            "optimizer.dampening: is read by nothing unless graft is sgd",
+        ),
+        ("digits/cnn-sgd", "optimizer.graft_betas: {choices: [[0.9, 0.999], [0.8, 0.9]]}", "unless graft is adamw"),
+        ("digits/cnn-sgd", "optimizer.graft_eps: {factor: [0.1, 10]}", "graft_eps: is read by nothing unless graft is"),
+        (
+            "digits/cnn-sgd",
+            "optimizer.graft_eps: {factor: [0.1, 10]}, optimizer.graft: {choices: [sgd, none]}",
+            "graft_eps: is read by nothing unless graft is adamw; leave it out",
+        ),
+    ],
+)
+def test_a_dimension_that_nothing_reads_is_refused(recipe, space, told):
+    [line] = faults(recipe=recipe, space=f"{{optimizer.lr: {{factor: [0.5, 2]}}, {space}}}")
+    assert "s.yaml:3:" in line
+    assert told in line
+
+
+def test_a_dimension_that_something_reads_somewhere_is_searched():
+    space = study(space="{optimizer.graft: {choices: [sgd, adamw]}, optimizer.graft_eps: {factor: [0.1, 10]}}").space
+    assert [parameter.path for parameter in space] == ["optimizer.graft", "optimizer.graft_eps"]
+    always = "{optimizer.refresh_interval: {choices: [10, 1]}, optimizer.warm_refreshes: {factor: [0.1, 2]}}"
+    assert len(study(space=always).space) == 2
+
+
+def test_with_a_rate_that_gen_searches_for_the_rate_is_no_dimension(tmp_path):
+    path = tmp_path / "gen.yaml"
+    path.write_text(
+        "name: gen-jorge\ntask: {kind: classification, model: {name: mlp}, data: {name: digits}}\n"
+        "optimizer: {name: jorge, lr: 0.1, weight_decay: 1.0e-3}\nepochs: 9\nbatch_size: 64\n"
+        "schedule: {name: gen, initial_lr: search, base: {name: linear}}\n"
+    )
+    [line] = faults(recipe=str(path), space="{optimizer.lr: {factor: [0.5, 2]}}")
+    assert "optimizer.lr: is read by nothing with initial_lr: search, which finds the rate at the first step" in line
+    assert "optimizer.lr" not in [parameter.path for parameter in default_study(str(path)).space]
+
+
+@pytest.mark.parametrize("recipe", ["coco/deeplabv3-sgd", "coco/maskrcnn-jorge"])
+def test_a_recipe_that_cannot_be_trained_is_no_study(recipe):
+    told = faults(recipe=recipe, space="{optimizer.lr: {factor: [0.5, 2]}}")
+    assert any("task.kind: this version cannot train a" in line for line in told)
+
+
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
+        ("optimizer.wd: {factor: [0.5, 2]}", "trains with jorge (did you mean 'optimizer.weight_decay'?)"),
         ("lr: {factor: [0.5, 2]}", "space.lr: is no field of the recipe, which trains with jorge (did you mean"),
         ("optimizer.momentun: {choices: [0.9, 0.8]}", "trains with jorge (did you mean 'optimizer.momentum'?)"),
         ("optimizer: {choices: [1, 2]}", "is searched field by field"),

@@ -141,7 +141,7 @@ def test_every_fault_of_the_meaning_is_told_in_one_go():
         ({"constraint": "{overhead: 12}"}, "must be greater than 0 and at most 1000%, written as 10% or 0.1, got '12'"),
         ({"constraint": "{overhead: -1%}"}, "must be greater than 0 and at most 1000%"),
         ({"objective": "{metric: topp1}"}, "objective.metric: must be top1, top5 or loss for a classification"),
-        ({"objective": "{kind: time-to-target, target: 97}"}, "must be a fraction for top1, such as 0.97, got 97"),
+        ({"objective": "{kind: time-to-target, target: 97}"}, "(97 looks like percent: write 0.97)"),
         ({"objective": "{kind: time-to-target, metric: loss, target: -1}"}, "must be greater than 0 for loss"),
         ({"seeds": "3"}, "seeds: must be a list, got '3'"),
         ({"seeds": "[]"}, "seeds: must be one seed or more"),
