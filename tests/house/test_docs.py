@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -61,6 +62,12 @@ def test_the_site_asks_for_nothing_from_elsewhere():
     for key in ("extra_css", "extra_javascript"):
         assert not [path for path in settings.get(key, []) if "//" in path]  # type: ignore[attr-defined]
     assert not [page.name for page in PAGES if "```mermaid" in page.read_text()]  # drawn by a script from elsewhere
+
+
+def test_every_extra_for_users_is_on_the_first_page():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    shown = set(re.findall(r"`jorge-tune\[(\w+)\]`", (DOCS / "index.md").read_text()))
+    assert shown == set(project["optional-dependencies"]) - {"bench", "dev", "test"}
 
 
 # Links
