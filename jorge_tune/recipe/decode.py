@@ -308,6 +308,8 @@ def _read_text(node: Node) -> Any:
     if isinstance(node.value, str):
         if opens_with_odd_quote(node.value) and not node.is_quoted:
             return _Mismatch(("text",), node.shown, decisive=True, hint=lookalike_hint(node.value))
+        if looks_like_number(node.value) and not node.is_quoted:
+            return _Mismatch(("text",), node.shown, hint=" (put it in quotes)")
         return node.value
     scalar = isinstance(node.value, (bool, int, float))
     return _Mismatch(("text",), node.shown, hint=" (put it in quotes)" if scalar else "")

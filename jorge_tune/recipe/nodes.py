@@ -16,7 +16,14 @@ from typing import Any, NoReturn, TypeAlias
 import yaml
 
 from jorge_tune.errors import Fault
-from jorge_tune.recipe.characters import lookalike_faults, unseen_fault, unseen_in, without_odd_spaces
+from jorge_tune.recipe.characters import (
+    lookalike_faults,
+    looks_like_number,
+    opens_with_odd_quote,
+    unseen_fault,
+    unseen_in,
+    without_odd_spaces,
+)
 
 LARGEST_FILE = 64 * 1024  # bytes; the longest shipped recipe has under 2,000
 DEEPEST = 20  # levels of nesting; the schema itself needs 6
@@ -101,7 +108,12 @@ def node_of(value: Any, line: int = 1, column: int = 1) -> Node:
         return Node(entries, line, column, "a mapping")
     if isinstance(value, Sequence) and not isinstance(value, str):
         return Node([node_of(item, line, column) for item in value], line, column, "a list")
-    return Node(value, line, column, quoted(str(value)))
+    return Node(value, line, column, quoted(str(value)), is_quoted=isinstance(value, str) and _needs_quotes(value))
+
+
+def _needs_quotes(text: str) -> bool:
+    """Whether a text would be, or look like, something else without them."""
+    return resolved(text) != text or looks_like_number(text) or opens_with_odd_quote(text)
 
 
 def quoted(text: str) -> str:

@@ -1,10 +1,14 @@
 """Values replaced from the command line: `--set dotted.path=value`, with the reader's own messages."""
 
+from dataclasses import replace
+
 import pytest
+from hypothesis import given, settings
 
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.io import override
-from jorge_tune.recipe.schema import SGD, Cosine, Recipe, Warmup
+from jorge_tune.recipe.schema import SGD, Cosine, Data, Model, Recipe, Task, Warmup
+from tests.recipe.recipes_of_all_kinds import recipes
 
 RECIPE = Recipe(
     name="x",
@@ -23,6 +27,22 @@ def test_values_are_overridden():
     assert override(RECIPE, ["epochs=null", "steps=50"]).steps == 50
     assert override(RECIPE, ["target.metric=loss", "target.value=1"]).target.metric == "loss"
     assert override(RECIPE, []) == RECIPE
+
+
+@given(recipes)
+@settings(max_examples=100, deadline=None)
+def test_what_is_not_overridden_stays_whatever_it_looks_like(recipe):
+    assert override(recipe, ["seed=3"]) == replace(recipe, seed=3)
+
+
+def test_texts_that_look_like_numbers_stay_texts():
+    task = Task(
+        kind="classification",
+        model=Model(name="010", args={"a": "1_000", "b": ["0x10", "1:30", "true", "\u201cx"]}),
+        data=Data(name="007", root="\u2018x"),
+    )
+    recipe = replace(RECIPE, task=task)
+    assert override(recipe, ["optimizer.lr=0.2"]).task == task
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The recipes that come with the package: all good, found from a wheel and from an editable install."""
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,10 @@ import pytest
 
 import jorge_tune
 from jorge_tune.errors import InputError
+from jorge_tune.recipe.bootstrap import bootstrap
+from jorge_tune.recipe.checks import base_schedule
 from jorge_tune.recipe.io import load
+from jorge_tune.recipe.schedule import lr_factor
 from jorge_tune.recipe.shipped import resolve_recipe, resolve_shipped, shipped_recipes
 
 NAMES = [
@@ -94,3 +98,30 @@ def test_an_argument_that_is_neither_is_told(argument, told):
 def test_a_file_is_no_shipped_recipe(tmp_path):
     with pytest.raises(InputError, match="no shipped recipe"):
         resolve_shipped(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["imagenet/resnet50-1024-sgd", "imagenet/resnet50-1024-jorge"])
+def test_the_papers_warm_up_rises_from_step_to_step_and_its_milestones_stand(name):
+    recipe, epoch = load(shipped_recipes()[name]).recipe, 1252
+    factor = lr_factor(recipe, epoch)
+    warming = [factor(step) for step in range(5 * epoch)]
+    assert warming[0] == 0.01
+    assert all(earlier < later for earlier, later in itertools.pairwise(warming))
+    steps = {5: 1, 30: 0.1, 60: 0.01}
+    for milestone, value in steps.items():
+        assert factor(milestone * epoch) == pytest.approx(value)
+        assert factor(milestone * epoch - 1) > factor(milestone * epoch) or milestone == 5
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if name.endswith("-sgd")])
+def test_bootstrap_keeps_a_warm_up_step_by_step(name):
+    recipe = load(shipped_recipes()[name]).recipe
+    before, after = lr_factor(recipe, 7), lr_factor(bootstrap(recipe, schedule="step").recipe, 7)
+    warmup = base_schedule(recipe).warmup
+    warming = 0 if warmup is None else int(7 * (warmup.epochs or 0))
+    assert [before(step) for step in range(warming + 1)] == [after(step) for step in range(warming + 1)]
+
+
+def test_what_was_measured_with_a_warm_up_in_stairs_still_has_it():
+    factor = lr_factor(load(shipped_recipes()["digits/cnn-sgd"]).recipe, 17)
+    assert [factor(step) for step in range(35)] == [0.01] * 17 + [0.505] * 17 + [1.0]

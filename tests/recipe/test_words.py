@@ -159,6 +159,7 @@ def test_every_word_that_is_known_leads_to_a_field():
         ),
         ("name: mlp", "name: mlp, args: {depth: 010}", "must be a number or a text in quotes, got '010' (8 to some"),
         ("name: mlp", "name: mlp, args: {depth: 1_0}", "got '1_0' (write 10)"),
+        ("name: good", "name: 010", "1:7: name: must be text, got '010' (put it in quotes)"),
         (
             "name: digits",
             "name: \u201cdigits\u201d",

@@ -100,7 +100,8 @@ def test_every_fault_of_the_form_is_told_in_one_go():
         "s.yaml:6:8: seeds: must be one seed or more, none of them twice, got [0, 0]",
         "s.yaml:7:19: objective.kind: must be best, final, time-to-target or epochs-to-target, got 'bst' "
         "(did you mean 'best'?)",
-        "s.yaml:8:1: budget: unknown key",
+        "s.yaml:8:1: budget: unknown key; there are version, name, recipe, baseline, space, objective, sampler, "
+        "sampler_seed, pruner, trials, hours, seeds, confirm_seeds, constraint, device, threads",
     ]
 
 
