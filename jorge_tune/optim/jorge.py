@@ -173,16 +173,17 @@ class Jorge(KroneckerOptimizer):
         graft: Whose step length: "sgd", "adamw", or "none".
         graft_betas: AdamW's betas, for graft "adamw".
         graft_eps: AdamW's eps, for graft "adamw".
-        refresh_interval: Steps between two refreshes of a block, >= 1.
-        warm_refreshes: Refresh at each of this many first steps; it nearly recovers interval 1.
-        stagger: Spread the refreshes over the interval so that steps cost about the same.
-        block_size: Cut sides longer than this; None never cuts.
-        eps: Start of the statistics, > 0: L_0 = eps^(-1/4) I if absolute; times ||G_1 G_1^T||_F if relative.
-        eps_kind: "relative" or "absolute".
+        refresh_interval: Steps between two refreshes of a block, >= 1; without a preset 10.
+        warm_refreshes: Refresh at each of this many first steps, nearly as good as interval 1; without a preset 100.
+        stagger: Spread the refreshes over the interval so that steps cost about the same; without a preset True.
+        block_size: Cut sides longer than this; None never cuts; without a preset 1024.
+        eps: Start of the statistics, > 0: L_0 = eps^(-1/4) I if absolute; times ||G_1 G_1^T||_F if relative; without a
+            preset 1.
+        eps_kind: "relative" or "absolute"; without a preset "relative".
         b2_floor: Lower bound of the averaging weight b2, in [0, 1).
         series_terms: Highest power of X, 1 to 3.
         form: "series" is the paper's; "congruence" is ours: the same update in a symmetric form that does not drift
-            with the number of refreshes (see `congruence.py`; `series_terms` does not apply).
+            with the number of refreshes (`series_terms` does not apply).
         product_precision: Of the products that make the refresh's correction: "fp32", "tf32" (on CUDA) or "bf16";
             L and R stay in float32, and what is applied too.
         nonfinite: "skip" leaves a parameter with a NaN or infinite gradient untouched; "raise" stops.

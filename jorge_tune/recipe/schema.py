@@ -48,7 +48,12 @@ Unit = Literal["epoch", "step"]
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model by name, with its constructor's arguments."""
+    """A model by name, with its constructor's arguments.
+
+    Attributes:
+        name: `small_cnn`, `mlp`, `cifar_resnet`, or a classification model of torchvision such as `resnet50`.
+        args: Arguments of the model's constructor, such as `{num_classes: 100}`.
+    """
 
     name: Text
     args: Mapping[str, Any] = field(default_factory=dict)
@@ -58,8 +63,19 @@ class Model:
 class Data:
     """A data set, what is held out of it, and how it is augmented.
 
-    `validation` is a fraction of the training part, a split's name, or None (then evaluation reads the test part).
-    `subset` keeps that many training examples, class-balanced, first in file order.
+    Attributes:
+        name: `digits`, `cifar10`, `cifar100`, `fashion_mnist`, or `imagefolder` for a directory of your own images.
+        root: The directory where the files lie; `digits` needs none.
+        validation: What selects the best state: a fraction of the training part, a part's name, or unset, in which
+            case the test part is evaluated (`digits` has a fixed validation part).
+        augment: `standard` shifts or crops and flips training images as is usual for the data set; `none` leaves them
+            alone.
+        subset: Keep only that many training images, the same number per class, the first in file order; unset keeps
+            all.
+        workers: Processes that load images; 0 loads them in the training process.
+        drop_last: Leave out the last batch of an epoch where it is smaller than the others.
+        evaluate_every: Epochs between two evaluations.
+        args: Arguments of an `imagefolder`: `size` in pixels, `mean` and `std` of the three colours.
     """
 
     name: Text
@@ -75,7 +91,15 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is trained on what. `factory` belongs to kind python, `command` to kind command."""
+    """What is trained on what.
+
+    Attributes:
+        kind: The kind of task; this version trains `classification`, the others can be bootstrapped but not trained.
+        model: The model; tasks of kind classification, segmentation, detection and language need it.
+        data: The data set; the same tasks need it.
+        factory: For kind python: the function that makes the task.
+        command: For kind command: the program and its arguments.
+    """
 
     kind: TaskKind
     model: Model | None = None
@@ -86,9 +110,14 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Warmup:
-    """From `start_factor` to 1 over `epochs` or `steps` (one of them); `constant` stays at start_factor.
+    """The rate rises from `start_factor` to the full rate; give `epochs` or `steps`, not both.
 
-    It rises from step to step, whatever the schedule's unit; a warm-up in epochs rises once an epoch with `per: epoch`.
+    Attributes:
+        epochs: Length in epochs.
+        steps: Length in optimizer steps.
+        kind: `linear` rises evenly; `constant` stays at `start_factor` and then jumps to the full rate.
+        start_factor: The first rate as a fraction of the full one.
+        per: How often the rate rises: at every optimizer `step`, or once an `epoch` for a warm-up in epochs.
     """
 
     epochs: Positive | None = None
@@ -100,7 +129,13 @@ class Warmup:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleFields:
-    """What every schedule has. `unit` None: step where the recipe's length is in steps, else epoch."""
+    """What every schedule has.
+
+    Attributes:
+        name: Which schedule it is; it decides which other fields there are.
+        unit: What the schedule counts; unset counts steps where the recipe's length is in steps, else epochs.
+        warmup: A warm-up before the schedule; unset starts at the full rate.
+    """
 
     name: str
     unit: Unit | None = None
@@ -109,14 +144,20 @@ class ScheduleFields:
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(ScheduleFields):
-    """The rate as given."""
+    """The rate stays as given."""
 
     name: Literal["constant"] = "constant"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step(ScheduleFields):
-    """Times `gamma` at each milestone (absolute, warm-up included), or every `step_size` units."""
+    """The rate is multiplied by `gamma` at each milestone, or after every `step_size` units.
+
+    Attributes:
+        milestones: Units at which the rate drops, counted from the start of training; give these or `step_size`.
+        step_size: Units between two drops; give this or `milestones`.
+        gamma: The factor of each drop.
+    """
 
     name: Literal["step"] = "step"
     milestones: Annotated[tuple[Count, ...], INCREASING] = ()
@@ -126,7 +167,11 @@ class Step(ScheduleFields):
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(ScheduleFields):
-    """Half a cosine down to `min_lr` (a rate, not a factor)."""
+    """The rate falls along half a cosine.
+
+    Attributes:
+        min_lr: The rate at the end (a rate, not a factor); at most `optimizer.lr`.
+    """
 
     name: Literal["cosine"] = "cosine"
     min_lr: NotNegative = 0.0
@@ -134,7 +179,11 @@ class Cosine(ScheduleFields):
 
 @dataclass(frozen=True, kw_only=True)
 class Polynomial(ScheduleFields):
-    """(1 - progress) ** power."""
+    """The rate is multiplied by (1 - progress) ** power.
+
+    Attributes:
+        power: The exponent; 1 is a straight line.
+    """
 
     name: Literal["polynomial"] = "polynomial"
     power: Positive = 1.0
@@ -142,14 +191,18 @@ class Polynomial(ScheduleFields):
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(ScheduleFields):
-    """Straight down to zero."""
+    """The rate falls in a straight line to zero."""
 
     name: Literal["linear"] = "linear"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exponential(ScheduleFields):
-    """gamma ** t."""
+    """The rate is multiplied by gamma ** t.
+
+    Attributes:
+        gamma: The factor per unit.
+    """
 
     name: Literal["exponential"] = "exponential"
     gamma: Factor = 0.95
@@ -160,11 +213,16 @@ PlainSchedule = Constant | Step | Cosine | Polynomial | Linear | Exponential
 
 @dataclass(frozen=True, kw_only=True)
 class Gen:
-    """GeN: the rate from forward passes along the optimizer's own direction, on top of `base` (GeN, Alg. 1).
+    """GeN sets the rate from forward passes along the optimizer's own step, on top of `base` (GeN, Algorithm 1).
 
-    `interval` is in steps. `initial_lr: search` lets the first step look for the rate that `optimizer.lr` gives else.
-    The loss is read on the step's own batch, as the paper does, or on as many `earlier_batches`, which the step does
-    not know: that takes points x batches forward passes, and lower rates.
+    Attributes:
+        interval: Steps between two probes of the loss.
+        smoothing: How much of the present factor a probe keeps; 0 takes the new value, 1 never changes.
+        points: Points at which the loss is read; 3 cannot tell a parabola from noise, 5 can.
+        initial_lr: `given` starts from `optimizer.lr`; `search` lets the first step look for the rate.
+        earlier_batches: How many earlier batches the loss is read on; 0 reads it on the step's own batch, as the
+            paper does. More batches give lower rates and cost points x batches forward passes.
+        base: The schedule that GeN's factor multiplies; one that ends at zero is needed for a good end.
     """
 
     name: Literal["gen"] = "gen"
@@ -181,7 +239,12 @@ Schedule = PlainSchedule | Gen
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The metric value a race is measured against."""
+    """The metric value that a race is measured against.
+
+    Attributes:
+        metric: The metric's name, such as `top1` or `loss`.
+        value: The value to reach.
+    """
 
     metric: Text
     value: float
@@ -189,7 +252,14 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Where and how a refresh interval was measured."""
+    """Where and how a refresh interval was measured; `calibrate-freq --write` fills it in.
+
+    Attributes:
+        fingerprint: A digest of device, versions, threads, model, batch size and precision; `train` warns where it is
+            another.
+        device: The processor or GPU it was measured on.
+        overhead: The step-time overhead over the baseline that was allowed, 0.1 for 10 %.
+    """
 
     fingerprint: Text
     device: Text
@@ -198,7 +268,22 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One recipe. Either `epochs` or `steps` is given; without a task it can be bootstrapped but not trained."""
+    """One recipe. Give `epochs` or `steps`, not both; without a task a recipe can be bootstrapped but not trained.
+
+    Attributes:
+        version: The version of the format.
+        name: The recipe's name; run directories and studies are named after it.
+        task: What is trained on what; unset for a recipe that only your own training loop uses.
+        optimizer: The optimizer and its settings.
+        schedule: How the learning rate changes over the training.
+        epochs: Length in epochs.
+        steps: Length in optimizer steps.
+        batch_size: Training examples per optimizer step.
+        precision: The arithmetic of model and loss: float32, TF32 products, or autocast in bfloat16 or float16.
+        seed: Seed of the initial weights, of the data's order and of augmentation.
+        target: What a race should reach; unset: the first contender's median final value.
+        calibration: Where the refresh interval was measured; written by `calibrate-freq --write`.
+    """
 
     version: Annotated[int, one_of(1)] = 1
     name: Annotated[str, FILE_NAME]

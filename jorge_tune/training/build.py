@@ -105,6 +105,10 @@ def build_gen(recipe: schema.Recipe, optimizer: torch.optim.Optimizer) -> GeN | 
 def optimizer_from_recipe(path: str | Path, model: nn.Module) -> torch.optim.Optimizer:
     """The recipe's optimizer over your own model's parameters.
 
+    Args:
+        path: The recipe file; it needs no task.
+        model: Your model. Its parameters are grouped as the recipe's `no_decay` and `groups` say.
+
     Example:
         >>> optimizer = optimizer_from_recipe("jorge.yaml", model)  # doctest: +SKIP
         >>> scheduler = scheduler_from_recipe("jorge.yaml", optimizer, len(loader))  # doctest: +SKIP
@@ -116,9 +120,13 @@ def optimizer_from_recipe(path: str | Path, model: nn.Module) -> torch.optim.Opt
 
 
 def gen_from_recipe(path: str | Path, optimizer: torch.optim.Optimizer) -> GeN:
-    """GeN around `optimizer`, as the recipe's `gen` schedule asks for; step it in the optimizer's stead.
+    """GeN around `optimizer`, as the recipe's `gen` schedule asks for; step it instead of the optimizer.
 
-    Its closure, which is yours, decides on which batches the loss is read, so `earlier_batches` is up to it.
+    Your closure decides on which batches the loss is read, so the recipe's `earlier_batches` has no effect here.
+
+    Args:
+        path: The recipe file; its schedule must be `gen`.
+        optimizer: The optimizer to wrap, usually from `optimizer_from_recipe`.
 
     Example:
         >>> gen = gen_from_recipe("gen.yaml", optimizer)  # doctest: +SKIP
@@ -139,9 +147,9 @@ def scheduler_from_recipe(path: str | Path, optimizer: torch.optim.Optimizer | G
     """The recipe's schedule for `optimizer`; call its `step` once after each optimizer step.
 
     Args:
-        path: the recipe file.
-        optimizer: usually from `optimizer_from_recipe`; for a `gen` schedule, from `gen_from_recipe`.
-        steps_per_epoch: optimizer steps in one epoch of your loop, at least 1.
+        path: The recipe file.
+        optimizer: Usually from `optimizer_from_recipe`; for a `gen` schedule, from `gen_from_recipe`.
+        steps_per_epoch: Optimizer steps in one epoch of your loop, at least 1.
 
     Raises:
         InputError: a missing or faulty file, or a `gen` schedule for an optimizer that is not wrapped.
