@@ -1,7 +1,6 @@
 """Is the SGD baseline well tuned? Train a recipe over a grid of learning rates and weight decays, and store it.
 
-    python benchmarks/baseline_grid.py digits/cnn-sgd --lr 0.03,0.1,0.3 --decay 1e-4,5e-4,2e-3 --seeds 0-2 \
-        --out studies/digits-cnn-sgd-grid
+    python benchmarks/baseline_grid.py digits/cnn-sgd --lr 0.03,0.1,0.3 --decay 1e-4,5e-4,2e-3 --seeds 0-2         --out studies/digits-cnn-sgd-grid
 
 OUT gets grid.json (every run's values, the environment, the command) and grid.md (a table of medians over seeds of the
 final value of the selecting part; the recipe's own cell is marked).
@@ -19,9 +18,8 @@ from pathlib import Path
 
 import torch
 
-from jorge_tune.recipe.io import override, read_recipe
+from jorge_tune.recipe.recipe_files import override, read_recipe, resolve_recipe
 from jorge_tune.recipe.schema import Recipe
-from jorge_tune.recipe.shipped import resolve_recipe
 from jorge_tune.records import of_kind, read_records
 from jorge_tune.training.runner import train
 

@@ -3,8 +3,7 @@
     python benchmarks/calibration_repeats.py cifar10/resnet-small-sgd --repeats 10 --out studies/calibration-cpu
     python benchmarks/calibration_repeats.py digits/cnn-sgd --repeats 5 --out studies/calibration-digits
     python benchmarks/calibration_repeats.py cifar10/resnet-small-sgd --load --repeats 5 --out studies/calibration-load
-    python benchmarks/calibration_repeats.py imagenet/resnet50-256-sgd --device cuda --set precision=bf16 --repeats 3 \
-        --out studies/calibration-resnet50-bf16
+    python benchmarks/calibration_repeats.py imagenet/resnet50-256-sgd --device cuda --set precision=bf16 --repeats 3         --out studies/calibration-resnet50-bf16
 
 Nothing else may run meanwhile. Every repeat calibrates anew and, where there is an answer, runs `--check` on it: a
 second measurement that knows nothing of the first. With --load a program that keeps every core busy starts half-way
@@ -26,11 +25,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jorge_tune.measure.calibrate import DEFAULT_EFFORT
-from jorge_tune.measure.instrument import calibratable
-from jorge_tune.recipe.io import override, read_recipe, write_recipe
+from jorge_tune.calibrate.calibrate_recipe import calibratable
+from jorge_tune.calibrate.measure import DEFAULT_EFFORT
+from jorge_tune.recipe.recipe_files import override, read_recipe, resolve_recipe, write_recipe
 from jorge_tune.recipe.schema import Recipe
-from jorge_tune.recipe.shipped import resolve_recipe
 
 TOOL = [sys.executable, "-u", "-m", "jorge_tune", "calibrate-freq"]
 BUSY = [sys.executable, "-c", "while True: pass"]

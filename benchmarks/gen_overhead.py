@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jorge_tune import GeN, Jorge
-from jorge_tune.cli.tables import plain_table
+from jorge_tune.cli.output import plain_table
 from jorge_tune.files import write_whole
-from jorge_tune.training.environment import choose_device, describe_environment
+from jorge_tune.training.device import choose_device, describe_environment
 from jorge_tune.training.models import OWN_MODELS
 
 INTERVALS = (8, 20)

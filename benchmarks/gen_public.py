@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from jorge_tune import GeN
-from jorge_tune.cli.tables import plain_table
+from jorge_tune.cli.output import plain_table
 from jorge_tune.files import write_whole
 
 STEPS = 60

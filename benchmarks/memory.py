@@ -27,11 +27,11 @@ from optimizer_step import block_size, names
 from optimizer_step_contenders import CONTENDERS, Contender, LeftOutError, Problem, Subject, family, state_bytes
 from shapes import MODELS, shapes_of
 
-from jorge_tune.cli.tables import plain_table
+from jorge_tune.cli.output import plain_table
 from jorge_tune.files import write_whole
 from jorge_tune.optim import KroneckerOptimizer, SketchyShampoo
 from jorge_tune.optim.costs import account, total
-from jorge_tune.training.environment import choose_device, describe_environment
+from jorge_tune.training.device import choose_device, describe_environment
 
 RANKS = (16, 64, 256)
 MEASURED = {name: CONTENDERS[name] for name in ("sgd", "adamw", "jorge")}

@@ -23,9 +23,9 @@ from optimizer_step_contenders import CONTENDERS, Problem
 from optimizer_step_timing import Row, as_data, flat_steps, race
 from shapes import MODELS, shapes_of
 
-from jorge_tune.cli.tables import plain_table
+from jorge_tune.cli.output import plain_table
 from jorge_tune.files import write_whole
-from jorge_tune.training.environment import choose_device, describe_environment
+from jorge_tune.training.device import choose_device, describe_environment
 
 REFERENCE = "jorge"
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from jorge_tune.optim import Jorge, Shampoo, SketchyShampoo, series_refresh
-from jorge_tune.optim.blocks import MAX_SIDE, collapse, partition
+from jorge_tune.optim.stacks import MAX_SIDE, collapse, partition
 
 NEVER = 10**9  # steps, or refreshes
 LR = 1e-4

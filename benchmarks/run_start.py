@@ -17,11 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from jorge_tune.recipe.io import parse_recipe
-from jorge_tune.recipe.shipped import resolve_recipe
-from jorge_tune.records import RunFolder
-from jorge_tune.tuning.runs.children import Child, RunJob, RunServer
-from jorge_tune.tuning.runs.run_server_start import find_place, knock, server_of
+from jorge_tune.recipe.recipe_files import parse_recipe, resolve_recipe
+from jorge_tune.records import RunDirectory
+from jorge_tune.study.jobs.client import Child, RunJob, RunLauncher, find_place, knock, server_of
 
 _SERVER = {"idle_seconds": 10.0, "grace_seconds": 9.0}  # one of the benchmark's own
 _MIB = 1024.0
@@ -38,7 +36,7 @@ def main() -> None:
         for number in range(3):
             end_server()
             firsts.append(timed_start(None, recipe, Path(folder) / f"first-{number}"))
-        server = RunServer.connect(**_SERVER)
+        server = RunLauncher.connect(**_SERVER)
         for number in range(runs):
             laters.append(timed_start(server, recipe, Path(folder) / f"later-{number}"))
         data = seconds_to_read_data(recipe)
@@ -51,13 +49,13 @@ def main() -> None:
     end_server()
 
 
-def timed_start(server: RunServer | None, recipe: str, out: Path) -> tuple[float, float]:
+def timed_start(server: RunLauncher | None, recipe: str, out: Path) -> tuple[float, float]:
     """Seconds until the run's process answers and until its first record, which is written where training begins."""
     started = time.perf_counter()
-    server = server or RunServer.connect(**_SERVER)
+    server = server or RunLauncher.connect(**_SERVER)
     with server.start(RunJob(recipe, str(out), "cpu", 1)) as child:
         answered = time.perf_counter() - started
-        records = RunFolder(out).records
+        records = RunDirectory(out).records
         while not records.exists() or not records.stat().st_size:
             assert child.poll(0.0005) is None
         trained = time.perf_counter() - started
@@ -91,7 +89,7 @@ def show(name: str, values: list[float]) -> None:
 
 
 def show_memory(recipe: str, out: Path) -> None:
-    server = RunServer.connect(**_SERVER)
+    server = RunLauncher.connect(**_SERVER)
     pid = server_pid()
     print(
         f"{'server, resident':28s} {resident(pid, 'Rss') / _MIB:.0f} MiB, {resident(pid, 'Private') / _MIB:.0f} its own"

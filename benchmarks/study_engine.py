@@ -41,23 +41,21 @@ from optuna.trial import FrozenTrial, TrialState
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for what tests and benchmarks share
 
-from jorge_tune.cli.tables import plain_table
+from jorge_tune.cli.output import plain_table
 from jorge_tune.files import write_whole
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.tuning.planning.objective import Objective
-from jorge_tune.tuning.planning.parameters import ChoiceParameter, FactorParameter
-from jorge_tune.tuning.planning.plan import StudyPlan
-from jorge_tune.tuning.planning.space import Space
-from jorge_tune.tuning.runs.orders import Orders
-from jorge_tune.tuning.sampling.samplers import seed_of
-from jorge_tune.tuning.storages.address import Address, find_address
-from jorge_tune.tuning.storages.claiming import claims_for
-from jorge_tune.tuning.storages.storage import open_storage, silence_optuna
-from jorge_tune.tuning.study import join_study, open_study
-from jorge_tune.tuning.work.constraint import IterationTimes
-from jorge_tune.tuning.work.worker import Told, Worker, WorkerSettings
+from jorge_tune.study.constraint import IterationTimes
+from jorge_tune.study.plan import StudyPlan
+from jorge_tune.study.samplers import seed_of
+from jorge_tune.study.space import ChoiceParameter, FactorParameter, SearchSpace
+from jorge_tune.study.stop import WorkerStops
+from jorge_tune.study.storage.address import Address, find_address
+from jorge_tune.study.storage.open import claims_for, open_storage, silence_optuna
+from jorge_tune.study.study import join_study, open_study
+from jorge_tune.study.study_schema import Objective
+from jorge_tune.study.worker import Worker, WorkerMessage, WorkerSettings
+from tests.study.empty_runs import EmptyRuns
 from tests.training.small_recipes import digits_recipe
-from tests.tuning.empty_runs import EmptyRuns
 
 PARAMETERS, REPORTS, ATTRIBUTES = 5, 5, 3
 CONTENDERS = ("engine", "worker", "bare", "bare-tuned", "bare-pruned")
@@ -164,7 +162,7 @@ def five_parameters(name: str, trials: int, sampler: str) -> StudyPlan:
         name=name,
         recipe=recipe,
         baseline=baseline,
-        space=Space(recipe, tuple(parameters)),
+        space=SearchSpace(recipe, tuple(parameters)),
         objective=Objective(kind="final", metric="top1"),
         sampler=sampler,
         pruner="median",
@@ -180,14 +178,14 @@ def worker_loop(address: Address, name: str, folder: str, ready: Any) -> Done:
     done = Done([], [], [], 0.0)
     began: dict[int, float] = {}
 
-    def hear(told: Told) -> None:
+    def hear(told: WorkerMessage) -> None:
         if told.what == "began" and told.trial is not None:
             began[told.trial] = time.monotonic()
         elif told.trial is not None:
             done.numbers.append(told.trial)
             done.seconds.append(time.monotonic() - began[told.trial])
 
-    orders = Orders()
+    orders = WorkerStops()
     settings, costs = WorkerSettings(device="cpu", threads=1), IterationTimes(opened, device="cpu", threads=1)
     runs = EmptyRuns(lambda lr, seed, evaluation: 0.5)
     worker = Worker(opened, opened.enter(Path(folder)), runs, orders, settings, costs, hear)
@@ -353,9 +351,7 @@ def main() -> None:
     parser.add_argument("--folder", help="where the files are; default a temporary folder")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    multiprocessing.get_context("forkserver").set_forkserver_preload(
-        ["jorge_tune.tuning.work.worker", "alembic.command"]
-    )
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["jorge_tune.study.worker", "alembic.command"])
     rows, results = [], []
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         known = addresses(arguments, folder)

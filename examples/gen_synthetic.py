@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from jorge_tune import GeN
-from jorge_tune.cli.tables import plain_table
+from jorge_tune.cli.output import plain_table
+from jorge_tune.compare.verdict import Table
 from jorge_tune.files import write_whole
-from jorge_tune.reporting.figures import COLOURS
-from jorge_tune.reporting.html import figure_grid, html_table, page
-from jorge_tune.reporting.summary import Table
+from jorge_tune.report.figures import COLOURS
+from jorge_tune.report.html import figure_grid, html_table, page
 
 GRID = [factor * 10.0**k for k in range(-5, 1) for factor in (1, 2, 5)]
 OPTIMIZERS: dict[str, Callable[[list[Tensor], float], torch.optim.Optimizer]] = {

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
+Finding = tuple[str, str]  # dotted path, what
+
 
 def shortened(items: Sequence[str], shown: int = 3) -> str:
     """The first of a list as messages say it, and how many more there are."""
@@ -61,7 +63,7 @@ class FaultyFileError(InputError):
         super().__init__("\n".join(first_faults([fault.located(source) for fault in faults], source)))
 
 
-class RunFolderError(InputError):
+class RunDirectoryError(InputError):
     """A run folder that holds another run, no run, or a damaged one."""
 
 

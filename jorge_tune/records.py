@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from jorge_tune.errors import RunFolderError
+from jorge_tune.errors import RunDirectoryError
 from jorge_tune.files import open_regular
-from jorge_tune.strict_json import parse_json, shown
+from jorge_tune.untrusted import parse_json, shown
 
 Record = dict[str, Any]
 Outcome = Literal["finished", "diverged", "interrupted", "failed"]
@@ -43,7 +43,7 @@ _MOST_STEPS_PER_EPOCH = 2**40
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunDirectory:
     """The paths inside one run folder; nothing is created by naming them."""
 
     root: Path
@@ -81,7 +81,7 @@ class RecordWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = open_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, error=RunFolderError)
+        self._descriptor = open_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, error=RunDirectoryError)
         _cut_torn_line(self._descriptor)
 
     def write(self, record: Mapping[str, object]) -> None:
@@ -142,7 +142,7 @@ def parse_record(line: bytes, where: str) -> Record:
             raise ValueError(f"kind must be one of {', '.join(_KINDS)}, got {shown(kind)}")
         return _typed(record, _KINDS[kind])
     except ValueError as error:
-        raise RunFolderError(f"{where}: not a record: {error}") from error
+        raise RunDirectoryError(f"{where}: not a record: {error}") from error
 
 
 def of_kind(records: list[Record], kind: str, part: str | None = None) -> Iterator[Record]:
@@ -190,18 +190,18 @@ def from_portable(value: Any) -> Any:
 def _lines(path: Path) -> Iterator[bytes]:
     """The whole lines of a file; what follows the last newline is either nothing or torn."""
     try:
-        with os.fdopen(open_regular(path, error=RunFolderError), "rb") as file:
+        with os.fdopen(open_regular(path, error=RunDirectoryError), "rb") as file:
             if os.fstat(file.fileno()).st_size > LARGEST_FILE:
-                raise RunFolderError(f"{path}: must have at most {LARGEST_FILE} bytes, and has more")
+                raise RunDirectoryError(f"{path}: must have at most {LARGEST_FILE} bytes, and has more")
             number = 0
             while line := file.readline(LONGEST_LINE + 1):
                 number += 1
                 if len(line) > LONGEST_LINE:
-                    raise RunFolderError(f"{path}:{number}: not a record: must have at most {LONGEST_LINE} bytes")
+                    raise RunDirectoryError(f"{path}:{number}: not a record: must have at most {LONGEST_LINE} bytes")
                 if line.endswith(b"\n"):
                     yield line[:-1]
     except OSError as error:
-        raise RunFolderError(f"{path}: the records cannot be read ({error.strerror})") from error
+        raise RunDirectoryError(f"{path}: the records cannot be read ({error.strerror})") from error
 
 
 def _cut_torn_line(descriptor: int) -> None:
@@ -286,34 +286,35 @@ def _metrics(value: object) -> dict[str, float]:
         raise ValueError("an object of numbers by name") from error
 
 
-class _Field(NamedTuple):
+class RecordField(NamedTuple):
     """How a field is read; one that need not be there may be null too."""
 
     read: Callable[[object], Any]
     is_needed: bool = True
 
 
-_PLACE = {"step": _Field(_count), "epoch": _Field(_amount), "train_seconds": _Field(_amount)}
-_SPENT = _Field(_amount, is_needed=False)
-_KINDS: Mapping[str, Mapping[str, _Field]] = {
-    "start": _PLACE | {"seed": _Field(_seed), "world_size": _Field(_count, False), "resumed": _Field(_flag, False)},
+_PLACE = {"step": RecordField(_count), "epoch": RecordField(_amount), "train_seconds": RecordField(_amount)}
+_SPENT = RecordField(_amount, is_needed=False)
+_KINDS: Mapping[str, Mapping[str, RecordField]] = {
+    "start": _PLACE
+    | {"seed": RecordField(_seed), "world_size": RecordField(_count, False), "resumed": RecordField(_flag, False)},
     "step": _PLACE
     | {
-        "loss": _Field(_number, is_needed=False),
-        "lr": _Field(_numbers, is_needed=False),
+        "loss": RecordField(_number, is_needed=False),
+        "lr": RecordField(_numbers, is_needed=False),
         "forward_seconds": _SPENT,
         "optimizer_seconds": _SPENT,
-        "graft_ratio": _Field(_number, is_needed=False),
-        "skipped": _Field(_count, is_needed=False),
+        "graft_ratio": RecordField(_number, is_needed=False),
+        "skipped": RecordField(_count, is_needed=False),
     },
-    "rate": _PLACE | {"lr": _Field(_numbers)},
-    "evaluation": _PLACE | {"part": _Field(_name), "metrics": _Field(_metrics), "evaluation_seconds": _SPENT},
-    "end": _PLACE | {"outcome": _Field(_outcome), "reason": _Field(_text)},
+    "rate": _PLACE | {"lr": RecordField(_numbers)},
+    "evaluation": _PLACE | {"part": RecordField(_name), "metrics": RecordField(_metrics), "evaluation_seconds": _SPENT},
+    "end": _PLACE | {"outcome": RecordField(_outcome), "reason": RecordField(_text)},
 }
 """The kinds of records; fields that are not listed are kept as they are."""
 
 
-def _typed(record: Mapping[str, Any], fields: Mapping[str, _Field]) -> Record:
+def _typed(record: Mapping[str, Any], fields: Mapping[str, RecordField]) -> Record:
     """The record with its fields read.
 
     Raises:

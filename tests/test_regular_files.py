@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jorge_tune.errors import InputError, RunFolderError
+from jorge_tune.errors import InputError, RunDirectoryError
 from jorge_tune.files import open_regular, read_regular_bytes
 
 
@@ -62,8 +62,8 @@ def test_a_link_in_place_of_a_folder_on_the_way_is_refused_but_not_the_folder_th
         read_regular_bytes(path, below=tmp_path)
     (root / "checkpoint").rename(root / "elsewhere")
     (root / "checkpoint").symlink_to("elsewhere")
-    with pytest.raises(RunFolderError, match="got a symbolic link"):
-        read_regular_bytes(path, below=root, error=RunFolderError)
+    with pytest.raises(RunDirectoryError, match="got a symbolic link"):
+        read_regular_bytes(path, below=root, error=RunDirectoryError)
 
 
 def test_what_is_missing_is_for_the_caller_to_judge_and_what_is_too_large_is_refused(tmp_path: Path) -> None:

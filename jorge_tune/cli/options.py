@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -43,7 +47,7 @@ def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str)
     """Shipped names and recipe files that begin so; any file where there is neither."""
     from click.shell_completion import CompletionItem
 
-    from jorge_tune.recipe.shipped import shipped_recipes
+    from jorge_tune.recipe.recipe_files import shipped_recipes
 
     names = [name for name in shipped_recipes() if name.startswith(incomplete)]
     folder, _, start = incomplete.rpartition("/")
@@ -70,3 +74,27 @@ def _parse_device(ctx: click.Context, param: click.Parameter, value: str | None)
     if given and value is not None and not value.startswith("cuda"):
         raise click.UsageError(f"--gpu and --device {value} contradict each other; give one of them", ctx)
     return value if given else "cuda"
+
+
+def check_plot(plot: Path | None, force: bool, endings: tuple[str, ...] = (".html",)) -> None:
+    """Refuse a plot that could not be written in the end.
+
+    Raises:
+        InputError: another ending than `endings`, or a file that exists, without `force`.
+    """
+    if plot is None:
+        return
+    if plot.suffix not in endings:
+        raise InputError(f"--plot: must end in {' or '.join(endings)}, got {str(plot)!r}")
+    if plot.exists() and not force:
+        raise InputError(f"{plot}: exists already; give another name, or --force to overwrite it")
+
+
+def share_the_cores() -> None:
+    """Let OpenMP's idle threads sleep instead of spin, unless the environment says otherwise.
+
+    Spinning threads take the cores from whatever else runs: on two cores with other work on them, training steps
+    of two threads took up to ten times as long. Has no effect once torch is loaded.
+    """
+    if "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from jorge_tune.cli.output import is_talk_on_terminal, tell
-from jorge_tune.cli.progress import clock_time
+from jorge_tune.cli.calibration_options import EXIT_NO_ANSWER
+from jorge_tune.cli.output import clock_time, is_talk_on_terminal, print_json, print_text, say, tell
+from jorge_tune.cli.study_options import EXIT_INTERRUPTED, FoundStudy, goes_on
 from jorge_tune.errors import JorgeTuneError
-from jorge_tune.texts import visible
+from jorge_tune.untrusted import visible
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from jorge_tune.tuning.results.status import Running, Status
-    from jorge_tune.tuning.work.worker import Told
+    from jorge_tune.study.run_study import Stage, StudyEnd
+    from jorge_tune.study.status import RunningTrial, StudyStatus
+    from jorge_tune.study.study import OpenStudy
+    from jorge_tune.study.worker import WorkerExit, WorkerMessage
 
 _READ_SECONDS = 2.0  # between two looks at the storage
 _FRAMES_PER_SECOND = 2
 _BAR = 24
 
-Read = Callable[[], "Status"]
-Report = Callable[["Told", "int | None"], None]
+Read = Callable[[], "StudyStatus"]
+Report = Callable[["WorkerMessage", "int | None"], None]
 
 
 @contextmanager
@@ -64,14 +68,14 @@ class Board:
     def printing(self, out: Callable[[str], None]) -> Report:
         """What hears the workers, and writes a line of whatever is worth one."""
 
-        def report(told: Told, worker: int | None) -> None:
+        def report(told: WorkerMessage, worker: int | None) -> None:
             line = self.line_of(told, worker)
             if line is not None:
                 out(line)
 
         return report
 
-    def line_of(self, told: Told, worker: int | None) -> str | None:
+    def line_of(self, told: WorkerMessage, worker: int | None) -> str | None:
         """A line for a trial that ended, went back or told something; None for one that merely began."""
         if told.trial is None:
             return told.what if worker is None else f"worker {worker + 1}: {told.what}"
@@ -85,7 +89,7 @@ class Board:
         what = _value(status, told.trial, told.what) if told.state == "complete" else _ending(told)
         return f"[{status.ended}/{status.total}] {where}: {what}{_best_so_far(status, told.trial)}"
 
-    def look(self, *, at_once: bool = False) -> Status:
+    def look(self, *, at_once: bool = False) -> StudyStatus:
         """The study as it was seen last, or is now."""
         if at_once or time.monotonic() - self._read_at >= _READ_SECONDS:
             with suppress(JorgeTuneError):  # the storage is away: what was seen last stays
@@ -102,7 +106,7 @@ class Board:
         return Group(*(Text(visible(line), no_wrap=True, overflow="ellipsis") for line in lines))
 
 
-def display_lines(label: str, status: Status) -> list[str]:
+def display_lines(label: str, status: StudyStatus) -> list[str]:
     """The display's lines, what matters most first in each."""
     filled = round(_BAR * status.ended / max(status.total, 1))
     bar = "#" * filled + "-" * (_BAR - filled)
@@ -118,7 +122,7 @@ def display_lines(label: str, status: Status) -> list[str]:
     return lines
 
 
-def _value(status: Status, number: int, told: str) -> str:
+def _value(status: StudyStatus, number: int, told: str) -> str:
     """A completed trial's value as it was told; an infinite one in words."""
     row = next((row for row in status.rows if row.number == number), None)
     if row is None or row.value is None or math.isfinite(row.value):
@@ -126,19 +130,19 @@ def _value(status: Status, number: int, told: str) -> str:
     return "diverged" if row.diverged else status.worst
 
 
-def _ending(told: Told) -> str:
+def _ending(told: WorkerMessage) -> str:
     return told.state + (f", {told.what}" if told.what else "")
 
 
-def _trial(status: Status, number: int) -> str:
+def _trial(status: StudyStatus, number: int) -> str:
     """`trial 3`, and in a confirmation or comparison whose run it is."""
-    from jorge_tune.tuning.results.confirm import run_in_words
+    from jorge_tune.study.confirm import run_in_words
 
     words = run_in_words(status.rows, number, named=status.is_comparison)
     return f"trial {number}" + (f" ({words})" if words else "")
 
 
-def _running(status: Status, one: Running) -> str:
+def _running(status: StudyStatus, one: RunningTrial) -> str:
     text = _trial(status, one.number)
     if one.is_lost:
         return f"{text}: lost, waits to be put back"
@@ -148,7 +152,7 @@ def _running(status: Status, one: Running) -> str:
     return text + "".join(f"  {name} {_short(value)}" for name, value in scores.items())
 
 
-def _best_so_far(status: Status, number: int) -> str:
+def _best_so_far(status: StudyStatus, number: int) -> str:
     if status.best is None or status.best.value is None or not _has_best(status):
         return ""
     if status.best.number == number:
@@ -156,7 +160,7 @@ def _best_so_far(status: Status, number: int) -> str:
     return f" (best {status.best.value:.4g}, trial {status.best.number})"
 
 
-def _has_best(status: Status) -> bool:
+def _has_best(status: StudyStatus) -> bool:
     """Whether its trials are points of a search, of which one is the best."""
     return not status.study.endswith((".sgd", ".confirm"))
 
@@ -165,3 +169,99 @@ def _short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if math.isfinite(value) else str(value)
     return "null" if value is None else str(value)
+
+
+Watch = Callable[["Stage", "OpenStudy"], Report]
+
+
+@contextmanager
+def watching(found: FoundStudy) -> Iterator[Watch]:
+    """Shows each stage as it begins; the last one's display ends with the context."""
+    from jorge_tune.study.status import read_status
+
+    with ExitStack() as shown:
+
+        def watch(stage: Stage, opened: OpenStudy) -> Report:
+            shown.close()
+            tell(f"{stage}: study {opened.plan.name} in {found.address}")
+            folder, seen = found.runs(opened.plan.name), opened.for_display()
+            return shown.enter_context(study_display(stage, lambda: read_status(seen, folder, found.address)))
+
+        yield watch
+
+
+def run(found: FoundStudy, *, workers: int, hours: float | None, download: bool) -> StudyEnd:
+    """Work on a study on this machine, to its verdict or until there is a reason to leave; told on stderr."""
+    from jorge_tune.study.run_study import Crew, run_whole
+
+    plan = found.opened.plan
+    crew = Crew(
+        workers=workers,
+        device=plan.device,
+        threads=plan.threads,
+        download=download,
+        hours=plan.hours if hours is None else hours,
+        last_word=last_word(goes_on(found)),
+    )
+    with watching(found) as watch:
+        return run_whole(found.opened, found.address, found.runs, crew, watch)
+
+
+def last_word(goes_on: str) -> Callable[[], None]:
+    """What is left on stderr where a second signal ends the command at once, in a signal's handler.
+
+    Args:
+        goes_on: what takes the work up again, in words.
+    """
+    cursor = "\x1b[?25h\n" if is_talk_on_terminal() else ""  # which the display hides
+    words = f"{cursor}ended at once by a second signal; {visible(goes_on)}\n".encode()
+
+    def say() -> None:
+        with suppress(OSError):
+            os.write(2, words)
+
+    return say
+
+
+def show_end(found: FoundStudy, end: StudyEnd, output_format: str) -> int:
+    """The verdict on stdout, unless something broke the study off; the exit code."""
+    from jorge_tune.study.confirm import stored_form
+
+    code = exit_code(found, end)
+    if end.verdict is None:
+        return code
+    data = stored_form(end.verdict)
+    if output_format == "json":
+        print_json(data)
+    else:
+        say("Verdict")
+        for sentence in data["sentences"]:
+            print_text(sentence)
+    return code
+
+
+def exit_code(found: FoundStudy, end: StudyEnd) -> int:
+    """What the command ends with; why it ended early is said on stderr."""
+    broken_off = why_left(end.left, end.stage, goes_on(found))
+    if broken_off:
+        return broken_off
+    return 0 if end.verdict is not None and end.verdict.has_answer else EXIT_NO_ANSWER
+
+
+def why_left(left: WorkerExit, what: str, goes_on: str) -> int:
+    """Say on stderr why workers left early; the exit code of what broke them off, 0 where nothing did.
+
+    Args:
+        left: why the last of them left.
+        what: they worked on.
+        goes_on: what takes it up again, in words.
+    """
+    if left.kind in ("fault", "error"):
+        tell(left.reason)
+        return left.exit_code or 1
+    if left.kind == "interrupted":
+        tell(f"{left.reason}; {goes_on}")
+        return EXIT_INTERRUPTED
+    if left.kind in ("stopped", "time"):
+        tell(f"{what} ended early: {left.reason}")
+    return 0

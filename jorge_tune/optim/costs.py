@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from jorge_tune.optim.blocks import MAX_SIDE, BlockShape
-from jorge_tune.optim.checks import Group, state_dtype
+from jorge_tune.optim.argument_checks import Group, state_dtype
+from jorge_tune.optim.grafting import graft_buffers
 from jorge_tune.optim.kronecker import KroneckerOptimizer
-from jorge_tune.optim.momenta import graft_buffers
+from jorge_tune.optim.stacks import MAX_SIDE, BlockShape
 
 FROZEN = "frozen"
 EXCLUDED = "not preconditioned by its group"

@@ -6,9 +6,11 @@ x* where its parabola is lowest; s the one factor on all learning rates; gamma t
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 from weakref import WeakSet
 
@@ -16,19 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from jorge_tune.optim.checks import plain, read_rate, require
-from jorge_tune.optim.gen_checks import check_arguments, check_own_state, check_rates
-from jorge_tune.optim.gen_probe import (
+from jorge_tune.optim.argument_checks import is_count, is_number, plain, read_rate, require
+from jorge_tune.optim.gen_line import (
     Loss,
     LossClosure,
+    ProbeState,
     StepLine,
-    Surroundings,
     fingerprint,
     fit_losses,
     measure,
     read_loss,
 )
-from jorge_tune.optim.gen_search import RATES, search_rate
 from jorge_tune.optim.parabola import MIN_POINTS, Parabola
 
 _SEARCH_STEP = 1e-2  # rate of the step whose line is searched: in the middle, where D is not lost in rounding
@@ -163,7 +163,7 @@ class GeN:
                 return
             watch = self._watched < _WATCHED_PROBES or not self._modules
             self._watched += watch
-            with Surroundings({p.device for p in params}, self._modules, watch=watch) as around:
+            with ProbeState({p.device for p in params}, self._modules, watch=watch) as around:
                 try:
                     measured = self._search if searching else self._probe
                     self.last_probe = measured(line, around, loss_closure, loss)
@@ -226,7 +226,7 @@ class GeN:
             return note
         return ""
 
-    def _probe(self, line: StepLine, around: Surroundings, closure: LossClosure, loss: Tensor | float | None) -> Probe:
+    def _probe(self, line: StepLine, around: ProbeState, closure: LossClosure, loss: Tensor | float | None) -> Probe:
         """Algorithm 1, lines 5 to 8."""
         found = measure(line, around, closure, (-1, 1) if self.points == MIN_POINTS else (-2, -1, 1, 2))
         found[0] = self._middle(line, around, closure, loss)
@@ -245,7 +245,7 @@ class GeN:
         self.scale *= ratio
         return Probe(self.steps, losses, fit, True, self.scale, fit.sentence)
 
-    def _middle(self, line: StepLine, around: Surroundings, closure: LossClosure, loss: Tensor | float | None) -> Loss:
+    def _middle(self, line: StepLine, around: ProbeState, closure: LossClosure, loss: Tensor | float | None) -> Loss:
         """L(0): the given loss where it is what the closure gives at w_t, else by the closure."""
         usable = loss is not None and not around.drew
         if usable and self._trusts_loss:
@@ -263,7 +263,7 @@ class GeN:
                 )
         return own
 
-    def _search(self, line: StepLine, around: Surroundings, closure: LossClosure, loss: Tensor | float | None) -> Probe:
+    def _search(self, line: StepLine, around: ProbeState, closure: LossClosure, loss: Tensor | float | None) -> Probe:
         """The first rate, by a search along a step of rate `_SEARCH_STEP` (C.4.2)."""
         self._searching = False
         scheduled, base = self._leading_rates()
@@ -300,3 +300,84 @@ class GeN:
         if about not in self._said:
             self._said.add(about)
             warnings.warn(f"GeN: {message}", stacklevel=3)
+
+
+def check_arguments(
+    optimizer: object, interval: object, smoothing: Any, points: object, clamp: Any, initial_lr: object
+) -> None:
+    """Check the constructor's arguments, NumPy's scalars made plain before."""
+    kind = type(optimizer).__name__
+    require(isinstance(optimizer, Optimizer), "optimizer", "be a torch optimizer", kind)
+    require(_steps_alone(optimizer), "optimizer", "take its step without a closure", kind)
+    require(is_count(interval, 1), "interval", "be an int >= 1", interval)
+    require(is_number(smoothing) and 0 <= smoothing <= 1, "smoothing", "be in [0, 1]", smoothing)
+    require(points in (3, 5), "points", "be 3 or 5", points)
+    require(is_number(clamp) and clamp >= 1, "clamp", "be >= 1", clamp)
+    require(initial_lr in ("given", "search"), "initial_lr", "be 'given' or 'search'", initial_lr)
+
+
+def check_rates(groups: Sequence[dict[str, Any]]) -> None:
+    """Check that every group has a learning rate."""
+    for index, group in enumerate(groups):
+        lr = group.get("lr")
+        numeric = lr.numel() == 1 if isinstance(lr, Tensor) else isinstance(lr, Real) and not isinstance(lr, bool)
+        require(numeric, f"param_groups[{index}]['lr']", "be a number, which GeN scales", lr)
+
+
+def check_own_state(state_dict: Any, keys: set[str]) -> None:
+    """Check that a state is GeN's, with numbers that it could have saved.
+
+    Raises:
+        ValueError: what is wrong.
+    """
+    require(isinstance(state_dict, Mapping), "state_dict", "be a dict", type(state_dict).__name__)
+    found = sorted(map(str, state_dict))
+    require(found == ["gen", "optimizer"], "state_dict", "be GeN's own, not the optimizer's", found)
+    own = state_dict["gen"]
+    form = isinstance(own, Mapping) and own.keys() == keys
+    require(form, "state_dict['gen']", "be GeN's own", sorted(own) if isinstance(own, Mapping) else own)
+    sound = is_number(own["scale"]) and own["scale"] > 0
+    require(sound, "state_dict['gen']['scale']", "be a finite number > 0", own["scale"])
+    require(is_count(own["steps"], 0), "state_dict['gen']['steps']", "be an int >= 0", own["steps"])
+    require(isinstance(own["searching"], bool), "state_dict['gen']['searching']", "be True or False", own["searching"])
+    trusts = own["trusts"]
+    require(trusts is None or isinstance(trusts, bool), "state_dict['gen']['trusts']", "be True, False or None", trusts)
+
+
+def _steps_alone(optimizer: Any) -> bool:
+    """Whether the class's `step` can do without arguments (the instance's may be wrapped by a scheduler)."""
+    _, *parameters = inspect.signature(type(optimizer).step).parameters.values()
+    return all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+
+
+RATES = tuple(10.0**k for k in range(-6, 3))
+_REFINED = (10**-0.5, 10**0.5)  # how far the parabola may move the grid's best: half the way to its neighbours
+
+
+class Search(NamedTuple):
+    """The rate found, if any lowers the loss; the finite losses by rate; the parabola that refined it."""
+
+    rate: float | None
+    losses: dict[float, float]
+    fit: Parabola | None
+
+
+def search_rate(measure: Callable[[Sequence[float]], dict[float, Loss]]) -> Search:
+    """The best of `RATES`, then the lowest point of the parabola through the losses at -rate, 0 and rate.
+
+    Args:
+        measure: Losses at learning rates along the line; 0 is where the step starts.
+    """
+    found = measure((0.0, *RATES))
+    finite = {rate: loss for rate, loss in found.items() if math.isfinite(loss.value)}
+    losses = {rate: loss.value for rate, loss in finite.items()}
+    best = min(losses, key=losses.__getitem__, default=0.0)
+    if best == 0 or 0.0 not in finite:
+        return Search(None, losses, None)
+    mirrored = measure((-best,))[-best]
+    fit = None
+    if math.isfinite(mirrored.value):
+        fit = fit_losses({-1: mirrored, 0: finite[0.0], 1: finite[best]})
+    if fit is None or fit.optimum is None:
+        return Search(best, losses, fit)
+    return Search(best * min(max(fit.optimum, _REFINED[0]), _REFINED[1]), losses, fit)

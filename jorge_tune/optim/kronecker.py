@@ -12,6 +12,7 @@ import functools
 import inspect
 import itertools
 import warnings
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias, overload
@@ -20,14 +21,103 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from jorge_tune.optim import grafting, momenta
-from jorge_tune.optim.blocks import is_due
-from jorge_tune.optim.checks import Group, check_dtype, check_group, plain, read_rate, state_dtype, usable_gradient
-from jorge_tune.optim.loading import Loading, Target, unwrapped
-from jorge_tune.optim.preconditioner import Preconditioner
-from jorge_tune.optim.shards import check_shards, place_of, refuse_dtensor
-from jorge_tune.optim.stacks import Stack, build_stacks, expose, pick
-from jorge_tune.optim.unread import unread
+from jorge_tune.optim import grafting
+from jorge_tune.optim.argument_checks import (
+    Group,
+    check_dtype,
+    check_group,
+    check_shards,
+    place_of,
+    plain,
+    read_rate,
+    refuse_dtensor,
+    state_dtype,
+    unread,
+    usable_gradient,
+)
+from jorge_tune.optim.loading import Loading, LoadTarget, unwrapped
+from jorge_tune.optim.stacks import (
+    Block,
+    BlockShape,
+    SideState,
+    Stack,
+    build_stacks,
+    collapse,
+    expose,
+    is_due,
+    partition,
+    pick,
+    side_key,
+)
+
+
+class Preconditioner(ABC):
+    """Abstract: the part in which the members of the family differ."""
+
+    @abstractmethod
+    def _check_member(self, group: Group) -> None:
+        """Raise ValueError for a hyperparameter of the member out of its range."""
+
+    @abstractmethod
+    def _initial_side(self, size: int, group: Group, dtype: torch.dtype, device: torch.device) -> SideState:
+        """State of one side before any gradient, unbatched: tensors by name, "" being the first."""
+
+    def _observes(self, step: int, group: Group) -> bool:
+        """Whether the gradient of a parameter's `step` (from 1) enters statistics outside a refresh."""
+        return False
+
+    def _observe_side(self, side: SideState, grads: Tensor, group: Group) -> SideState:
+        """What gradients (batch, size, other) add to the statistics, where `_observes` says so."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def _refresh_side(self, side: SideState, grads: Tensor, group: Group) -> SideState:
+        """What a refresh changes, given gradients (batch, size, other)."""
+
+    @abstractmethod
+    def _apply_side(self, side: SideState, grads: Tensor, group: Group, *, right: bool) -> Tensor:
+        """L G, or G R if `right`, for gradients (batch, m, n)."""
+
+    # What a side costs, in floating-point operations.
+
+    @abstractmethod
+    def _refresh_cost(self, size: int, other: int, group: Group) -> int:
+        """Of one refresh; refreshes are spread over the interval by it."""
+
+    def _apply_cost(self, size: int, other: int, group: Group) -> int:
+        """Of one product with the gradient."""
+        return 2 * size * size * other
+
+    def _observe_cost(self, size: int, other: int, group: Group) -> int:
+        """Of one update of the statistics outside a refresh."""
+        return 0
+
+    # How a parameter becomes blocks.
+
+    def _matrix(self, grad: Tensor) -> Tensor:
+        """A gradient as the matrix that is cut into blocks, without a copy where the memory allows it."""
+        return grad.reshape(collapse(grad.shape))
+
+    def _blocks(self, param: Tensor, group: Group) -> tuple[Block, ...]:
+        """The blocks of a parameter; none if it takes the grafted optimizer's step."""
+        return partition(param.shape, group["block_size"]) if group["precondition"] else ()
+
+    def _block_refresh_cost(self, shape: BlockShape, group: Group) -> int:
+        left = self._refresh_cost(shape.rows, shape.columns, group) if shape.left else 0
+        return left + (self._refresh_cost(shape.columns, shape.rows, group) if shape.right else 0)
+
+    def _side_shapes(self, param: Tensor, group: Group) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor of a parameter's sides, by state key."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for number, block in enumerate(self._blocks(param, group)):
+            for side, size, has in (
+                ("left", block.shape.rows, block.shape.left),
+                ("right", block.shape.columns, block.shape.right),
+            ):
+                tensors = self._initial_side(size, group, torch.float32, torch.device("meta")) if has else {}
+                shapes.update({side_key(side, number, name): tuple(t.shape) for name, t in tensors.items()})
+        return shapes
+
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -41,7 +131,7 @@ class Counters(NamedTuple):
     skipped: int  # gradients left out because they were not finite, since construction
 
 
-class Gathered(NamedTuple):
+class GroupGradients(NamedTuple):
     """The parameters of a group that have a gradient, on one device: gradients in state precision, checked."""
 
     params: list[Tensor]
@@ -154,7 +244,7 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
                 its range. Nothing was changed.
         """
         loading = Loading(
-            Target(self.param_groups, self._names, self._class_default, self._check_member, self._side_shapes)
+            LoadTarget(self.param_groups, self._names, self._class_default, self._check_member, self._side_shapes)
         )
         last = self.register_load_state_dict_pre_hook(loading)
         try:
@@ -198,7 +288,7 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         """Whether non-finite gradients are masked on the device, so that the host need not know of them."""
         return device.type != "cpu"
 
-    def _gather(self, index: int, group: Group, params: list[Tensor]) -> Gathered:
+    def _gather(self, index: int, group: Group, params: list[Tensor]) -> GroupGradients:
         """Check the gradients; nothing is changed."""
         places = [f"param_groups[{index}], parameter of shape {tuple(p.shape)}" for p in params]
         grads = [usable_gradient(p, place) for p, place in zip(params, places, strict=True)]
@@ -209,9 +299,9 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
             check_dtype(self.state.get(p, {}), grad, place)
         if group["nonfinite"] == "raise" and not all(keep := finite.tolist()):
             raise FloatingPointError(f"{places[keep.index(False)]}: the gradient is not finite")
-        return Gathered(params, grads, finite)
+        return GroupGradients(params, grads, finite)
 
-    def _skip(self, group: Group, gathered: Gathered) -> tuple[list[Tensor], list[Tensor], list[Tensor] | None]:
+    def _skip(self, group: Group, gathered: GroupGradients) -> tuple[list[Tensor], list[Tensor], list[Tensor] | None]:
         """Leave non-finite gradients out on the CPU; elsewhere make them zero, with a flag for each parameter."""
         params, grads, finite = gathered
         if group["nonfinite"] == "raise":
@@ -227,29 +317,29 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
                 self._state_of(p, grad, group)["step"] += 1
         return list(itertools.compress(params, keep)), list(itertools.compress(grads, keep)), None
 
-    def _step_group(self, index: int, group: Group, gathered: Gathered, lr: float) -> None:
+    def _step_group(self, index: int, group: Group, gathered: GroupGradients, lr: float) -> None:
         params, grads, finite = self._skip(group, gathered)
         if not params:
             return
         states = [self._state_of(p, grad, group) for p, grad in zip(params, grads, strict=True)]
-        before = momenta.copies(params, states) if finite is not None else []
+        before = grafting.copies(params, states) if finite is not None else []
         for state in states:
             state["step"] += 1
-        lengths = momenta.grafted_steps_(states, grads, group)
+        lengths = grafting.grafted_steps_(states, grads, group)
         directions = list(lengths)
         chosen = [i for i, state in enumerate(states) if "momentum" in state]
         if chosen:
             flags = None if finite is None else {params[i]: finite[i] for i in chosen}
             ps = self._precondition(index, group, {params[i]: grads[i] for i in chosen}, flags)
-            moved = momenta.with_momentum_([states[i] for i in chosen], ps, group)
+            moved = grafting.with_momentum_([states[i] for i in chosen], ps, group)
             if group["graft"] != "none":
                 moved, ratios = grafting.scale_to(moved, [lengths[i] for i in chosen])
                 self._graft_ratios.append(ratios)
             for i, direction in zip(chosen, moved, strict=True):
                 directions[i] = direction
-        momenta.descend_(params, directions, lr=lr, weight_decay=group["weight_decay"])
+        grafting.descend_(params, directions, lr=lr, weight_decay=group["weight_decay"])
         if finite is not None:
-            momenta.restore_(params, states, before, finite)
+            grafting.restore_(params, states, before, finite)
 
     def _state_of(self, param: Tensor, grad: Tensor, group: Group) -> dict[str, Any]:
         """A parameter's state; at its first gradient the momenta are created (preconditioners, with their stack)."""
@@ -258,7 +348,7 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
             state["step"] = torch.zeros((), dtype=torch.int64)
             if self._blocks(param, group):
                 state["momentum"] = torch.zeros_like(grad)
-        for name in momenta.graft_buffers(group):  # also where a group's momentum or graft was changed on the way
+        for name in grafting.graft_buffers(group):  # also where a group's momentum or graft was changed on the way
             if f"graft.{name}" not in state:
                 state[f"graft.{name}"] = torch.zeros_like(grad)
         return state

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from jorge_tune.optim.checks import Group, check_group, is_count, plain, require, require_rate
+from jorge_tune.optim.argument_checks import Group, check_group, is_count, plain, require, require_rate
 
 # By these a member's states are told from another's: they are in the groups of every version of the members that have
 # them. What else a group lacks was added since.
@@ -30,7 +30,7 @@ class Kept:
     tensor: Tensor
 
 
-class Target(NamedTuple):
+class LoadTarget(NamedTuple):
     """The optimizer that a state is loaded into, as far as the checks go.
 
     `names` are its hyperparameters; `default` gives the class's default of one; `check_member` and `side_shapes` are
@@ -50,7 +50,7 @@ class Loading:
     `filled` then holds the hyperparameters that the state lacked, with the values taken.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: LoadTarget) -> None:
         self._target = target
         self.filled: dict[str, Any] = {}
 

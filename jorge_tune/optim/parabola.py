@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from jorge_tune.optim.checks import require
+from jorge_tune.optim.argument_checks import require
 
 Verdict = Literal["convex descent", "concave", "ascent", "noise"]
 

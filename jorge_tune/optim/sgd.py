@@ -7,7 +7,7 @@ from typing import Literal, NoReturn
 import torch
 from torch import Tensor
 
-from jorge_tune.optim.checks import Group, without_torch_switches
+from jorge_tune.optim.argument_checks import Group, without_torch_switches
 from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
 from jorge_tune.optim.stacks import SideState
 

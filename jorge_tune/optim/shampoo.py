@@ -14,9 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from jorge_tune.optim.checks import Group, is_count, require, without_torch_switches
+from jorge_tune.optim.argument_checks import Group, is_count, require, without_torch_switches
 from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
-from jorge_tune.optim.scaling import largest, plus_transpose
+from jorge_tune.optim.numerics import largest, plus_transpose
 from jorge_tune.optim.stacks import SideState
 
 

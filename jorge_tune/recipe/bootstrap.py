@@ -11,11 +11,20 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from jorge_tune.errors import InputError
+from jorge_tune.recipe.checks import base_schedule
 from jorge_tune.recipe.derivation import OURS, Derivation
-from jorge_tune.recipe.leaves import leaves
-from jorge_tune.recipe.render import number, recipe_to_dict
-from jorge_tune.recipe.schedule_rule import ScheduleChoice, derive_schedule
-from jorge_tune.recipe.schema import SGD, AdamW, Jorge, KroneckerFields, Precision, Recipe
+from jorge_tune.recipe.render import leaves, number, recipe_to_dict
+from jorge_tune.recipe.schedule import lr_factor, schedule_unit, total_steps
+from jorge_tune.recipe.schema import (
+    AdamWSection,
+    JorgeSection,
+    KroneckerFields,
+    Precision,
+    Recipe,
+    Schedule,
+    SGDSection,
+    Step,
+)
 
 _CARRIED = "carried over"
 _OTHER_MEANING = frozenset({"optimizer.eps"})  # AdamW's is a floor of the step, Jorge's the scale of L_0
@@ -23,14 +32,14 @@ _DIGITS = 6  # significant digits of a derived number whose decimal form does no
 
 
 @dataclass(frozen=True)
-class Bootstrapped:
+class BootstrapResult:
     """A Jorge recipe, and how each of its values came about: changed ones first."""
 
     recipe: Recipe
     derivations: tuple[Derivation, ...]
 
 
-def bootstrap(recipe: Recipe, *, schedule: ScheduleChoice | None = None) -> Bootstrapped:
+def bootstrap(recipe: Recipe, *, schedule: ScheduleChoice | None = None) -> BootstrapResult:
     """The Jorge recipe that follows from a tuned SGD or AdamW recipe.
 
     Args:
@@ -41,10 +50,10 @@ def bootstrap(recipe: Recipe, *, schedule: ScheduleChoice | None = None) -> Boot
     Raises:
         InputError: the recipe's optimizer is neither.
     """
-    if isinstance(recipe.optimizer, SGD):
+    if isinstance(recipe.optimizer, SGDSection):
         optimizer, reasons = _from_sgd(recipe.optimizer)
         choice = schedule
-    elif isinstance(recipe.optimizer, AdamW):
+    elif isinstance(recipe.optimizer, AdamWSection):
         optimizer, reasons = _from_adamw(recipe.optimizer)
         choice = schedule or "keep"
     else:
@@ -59,7 +68,7 @@ def bootstrap(recipe: Recipe, *, schedule: ScheduleChoice | None = None) -> Boot
         named.append(Derivation("calibration", before, None, "dropped: it was measured for another optimizer"))
     stated = [*named, *reasons, *product_reasons, *schedule_reasons]
     ordered = sorted([*stated, *_carried(recipe, made, stated)], key=lambda derivation: not derivation.changed)
-    return Bootstrapped(made, tuple(ordered))
+    return BootstrapResult(made, tuple(ordered))
 
 
 def control(recipe: Recipe) -> Recipe:
@@ -71,17 +80,17 @@ def control(recipe: Recipe) -> Recipe:
         InputError: the recipe is no Jorge recipe, or grafts from nothing.
     """
     jorge = recipe.optimizer
-    if not isinstance(jorge, Jorge) or jorge.graft == "none":
-        what = "grafts from nothing" if isinstance(jorge, Jorge) else f"trains with {jorge.name}"
+    if not isinstance(jorge, JorgeSection) or jorge.graft == "none":
+        what = "grafts from nothing" if isinstance(jorge, JorgeSection) else f"trains with {jorge.name}"
         raise InputError(f"recipe {recipe.name}: a control needs a Jorge recipe that grafts, and this one {what}")
     shared = {
         "lr": jorge.lr, "weight_decay": jorge.weight_decay, "no_decay": jorge.no_decay, "groups": jorge.groups,
     }  # fmt: skip
-    optimizer: SGD | AdamW
+    optimizer: SGDSection | AdamWSection
     if jorge.graft == "adamw":
-        optimizer = AdamW(**shared, betas=jorge.graft_betas, eps=jorge.graft_eps)  # type: ignore[arg-type]
+        optimizer = AdamWSection(**shared, betas=jorge.graft_betas, eps=jorge.graft_eps)  # type: ignore[arg-type]
     else:
-        optimizer = SGD(
+        optimizer = SGDSection(
             **shared,  # type: ignore[arg-type]
             momentum=jorge.momentum,
             dampening=jorge.dampening,
@@ -91,9 +100,9 @@ def control(recipe: Recipe) -> Recipe:
     return replace(recipe, name=renamed(recipe.name, "jorge", "control"), optimizer=optimizer, calibration=None)
 
 
-def _from_sgd(sgd: SGD) -> tuple[Jorge, list[Derivation]]:
+def _from_sgd(sgd: SGDSection) -> tuple[JorgeSection, list[Derivation]]:
     decay, decay_reasons = _decay_from_sgd(sgd)
-    jorge = Jorge(
+    jorge = JorgeSection(
         lr=sgd.lr,
         momentum=sgd.momentum,
         dampening=_dampening(sgd),
@@ -114,12 +123,12 @@ def _from_sgd(sgd: SGD) -> tuple[Jorge, list[Derivation]]:
     return jorge, [_optimizer_name(sgd), graft, lr, momentum, *dampening, *decay_reasons, _interval()]
 
 
-def _dampening(sgd: SGD) -> float:
+def _dampening(sgd: SGDSection) -> float:
     """torch's SGD without momentum ignores its dampening."""
     return sgd.dampening if sgd.momentum else 0.0
 
 
-def _decay_from_sgd(sgd: SGD) -> tuple[float, list[Derivation]]:
+def _decay_from_sgd(sgd: SGDSection) -> tuple[float, list[Derivation]]:
     """lambda_Jorge = lambda_SGD (1 - dampening) / (1 - momentum) (Jorge, Eq. 9, with SGD's dampening taken in)."""
     before = sgd.weight_decay
     if sgd.decoupled:
@@ -142,11 +151,11 @@ def _decay_from_sgd(sgd: SGD) -> tuple[float, list[Derivation]]:
     ]
 
 
-def _from_adamw(adamw: AdamW) -> tuple[Jorge, list[Derivation]]:
+def _from_adamw(adamw: AdamWSection) -> tuple[JorgeSection, list[Derivation]]:
     """Momentum stays at its default: grafting AdamW, ours reads the first of `graft_betas` instead."""
     if adamw.eps == 0:
         raise InputError("optimizer.eps: must be greater than 0 to graft from AdamW, got 0; AdamW's default is 1.0e-8")
-    jorge = Jorge(
+    jorge = JorgeSection(
         lr=adamw.lr,
         weight_decay=adamw.weight_decay,
         no_decay=adamw.no_decay,
@@ -168,7 +177,7 @@ def _from_adamw(adamw: AdamW) -> tuple[Jorge, list[Derivation]]:
     return jorge, [_optimizer_name(adamw), *derivations, _interval()]
 
 
-def _optimizer_name(optimizer: SGD | AdamW) -> Derivation:
+def _optimizer_name(optimizer: SGDSection | AdamWSection) -> Derivation:
     return Derivation("optimizer.name", optimizer.name, "jorge", "the optimizer changes")
 
 
@@ -177,7 +186,7 @@ def _interval() -> Derivation:
     return Derivation("optimizer.refresh_interval", None, None, rule, "", "Jorge, Sec. 4")
 
 
-def _with_products(jorge: Jorge, precision: Precision) -> tuple[Jorge, list[Derivation]]:
+def _with_products(jorge: JorgeSection, precision: Precision) -> tuple[JorgeSection, list[Derivation]]:
     """Under reduced precision the products of a refresh's correction are taken so too, which changes no direction."""
     if precision == "fp32":
         return jorge, []
@@ -233,7 +242,7 @@ def renamed(name: str, old: str, new: str) -> str:
 def _refusal(recipe: Recipe) -> str:
     optimizer = recipe.optimizer
     start = f"recipe {recipe.name}: "
-    if isinstance(optimizer, Jorge):
+    if isinstance(optimizer, JorgeSection):
         return start + "is a Jorge recipe already; bootstrap the SGD or AdamW recipe it came from"
     if isinstance(optimizer, KroneckerFields):
         return (
@@ -241,3 +250,76 @@ def _refusal(recipe: Recipe) -> str:
             "its grafted optimizer's recipe will do"
         )
     return start + f"trains with {optimizer.name}, and there are rules for sgd and adamw only"
+
+
+ScheduleChoice = Literal["step", "keep"]
+
+SHORT_EPOCHS = 26  # the length of the paper's shortest task (Mask R-CNN, Table 6)
+SHORT_STEPS = 10_000  # our longest trainings so far had 1,360 steps, the paper's tens of thousands
+
+
+def derive_schedule(recipe: Recipe, choice: ScheduleChoice | None) -> tuple[Schedule, list[Derivation]]:
+    """Step decay by 10 at one and two thirds of the training (Jorge, Sec. 4), or the schedule as it is.
+
+    With no choice a training from SGD shorter than `SHORT_EPOCHS` or `SHORT_STEPS` keeps its schedule: our
+    convention, since the paper has no shorter one and keeping was better in ours (studies/LOG.md). Whatever the
+    choice, the schedule stays where the first third ends within the warm-up: the full rate would never be reached.
+    """
+    before = _plain_schedule(recipe)
+    in_steps = recipe.steps is not None
+    length = recipe.steps if in_steps else recipe.epochs
+    assert length is not None
+    unit = "steps" if in_steps else "epochs"
+    k = length // 3
+    made = Step(milestones=(k, 2 * k), gamma=0.1, warmup=base_schedule(recipe).warmup)
+    short = SHORT_STEPS if in_steps else SHORT_EPOCHS
+    if choice == "keep":
+        kept, source = "kept", ""
+    elif length < 3:
+        kept, source = f"kept: {length} {unit} have no thirds to step at", "Jorge, Sec. 4"
+    elif _warms_up_past(recipe, k):
+        kept, source = f"kept: the warm-up goes past {k} {unit}, the first third", OURS
+    elif choice is None and length < short and not isinstance(recipe.schedule, Step):
+        kept, source = f"kept: shorter than {short} {unit}, where step decay did worse; --schedule step has it", OURS
+    else:
+        kept, source = "", ""
+    if kept:
+        return recipe.schedule, [Derivation("schedule", before, before, kept, "", source)]
+    if _same_rates(recipe, replace(recipe, schedule=made), (k, 2 * k)):
+        rule = "carried over: it steps at one and two thirds already"
+        return recipe.schedule, [Derivation("schedule", before, before, rule, "", "Jorge, Sec. 4")]
+    after = _plain_schedule(replace(recipe, schedule=made))
+    rule = f"step decay at one and two thirds of {length} {unit}"
+    formula = f"k = floor({length} / 3) = {k}, milestones k and 2k, gamma 0.1"
+    return made, [Derivation("schedule", before, after, rule, formula, "Jorge, Sec. 4"), *_warmup(recipe, made)]
+
+
+def _same_rates(one: Recipe, other: Recipe, milestones: tuple[int, ...]) -> bool:
+    """Whether two step schedules of one length agree throughout (at 1000 points and around the milestones)."""
+    if not isinstance(one.schedule, Step) or schedule_unit(one) != schedule_unit(other):
+        return False
+    first, second = lr_factor(one, 1), lr_factor(other, 1)
+    last = total_steps(one, 1)
+    points = [*range(0, last, max(1, last // 1000)), *milestones, *(milestone - 1 for milestone in milestones)]
+    return all(first(point) == second(point) for point in points)
+
+
+def _warmup(recipe: Recipe, made: Step) -> list[Derivation]:
+    if made.warmup is None:
+        return []
+    warmup = _plain_schedule(replace(recipe, schedule=made))["warmup"]
+    return [Derivation("schedule.warmup", warmup, warmup, "kept", "", "Jorge, Table 6")]
+
+
+def _plain_schedule(recipe: Recipe) -> dict[str, Any]:
+    plain: dict[str, Any] = recipe_to_dict(recipe).get("schedule", {"name": "constant"})
+    return plain
+
+
+def _warms_up_past(recipe: Recipe, k: int) -> bool:
+    """Whether the factor is still rising when the first step down would come."""
+    warmup = base_schedule(recipe).warmup
+    if warmup is None:
+        return False
+    length = warmup.steps if recipe.steps is not None else warmup.epochs
+    return length is not None and length >= k

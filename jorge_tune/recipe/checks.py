@@ -6,27 +6,26 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Final
 
-from jorge_tune.errors import InputError
+from jorge_tune.errors import Finding, InputError
 from jorge_tune.recipe.metrics import metric_fault, target_fault
 from jorge_tune.recipe.schema import (
-    SGD,
-    AdamW,
+    AdamWSection,
     Cosine,
     Gen,
-    GroupRule,
+    GroupSection,
     KroneckerFields,
     PlainSchedule,
     Recipe,
     ScheduleFields,
-    SketchyAdaGrad,
+    SGDSection,
+    SketchyAdaGradSection,
     Step,
-    Task,
     TaskKind,
+    TaskSection,
     Warmup,
 )
 from jorge_tune.recipe.unread import unread_fields
 
-Finding = tuple[str, str]  # dotted path, what
 _WITH_MODEL_AND_DATA = ("classification", "segmentation", "detection", "language")
 TRAINABLE_KINDS: Final[tuple[TaskKind, ...]] = ("classification",)
 
@@ -69,7 +68,7 @@ def untrainable_because(recipe: Recipe) -> Finding | None:
         return None
     kinds = " and ".join(TRAINABLE_KINDS)
     way_out = "your own loop can, with jorge_tune.optimizer_from_recipe"
-    if isinstance(recipe.optimizer, (SGD, AdamW)):
+    if isinstance(recipe.optimizer, (SGDSection, AdamWSection)):
         way_out = f"`bootstrap` takes the recipe all the same, and {way_out}"
     return "task.kind", f"this version cannot train a {recipe.task.kind} task, only {kinds}; {way_out}"
 
@@ -109,13 +108,13 @@ def _flat_warmup(warmup: Warmup, path: str) -> Iterator[Finding]:
 def _overwhelming_decay(recipe: Recipe) -> Iterator[Finding]:
     """Decoupled decay takes w to (1 - lr weight_decay) w at the full rate, which a warm-up ends at."""
     optimizer = recipe.optimizer
-    is_decoupled = isinstance(optimizer, (AdamW, KroneckerFields, SketchyAdaGrad)) or (
-        isinstance(optimizer, SGD) and optimizer.decoupled
+    is_decoupled = isinstance(optimizer, (AdamWSection, KroneckerFields, SketchyAdaGradSection)) or (
+        isinstance(optimizer, SGDSection) and optimizer.decoupled
     )
     is_searched = isinstance(recipe.schedule, Gen) and recipe.schedule.initial_lr == "search"
     if not is_decoupled or is_searched:
         return
-    whole = GroupRule(pattern="")
+    whole = GroupSection(pattern="")
     places = [("optimizer.weight_decay", whole)]
     places += [(f"optimizer.groups[{index}]", rule) for index, rule in enumerate(optimizer.groups)]
     for path, rule in places:
@@ -163,7 +162,7 @@ def base_schedule(recipe: Recipe) -> PlainSchedule:
     return recipe.schedule.base if isinstance(recipe.schedule, Gen) else recipe.schedule
 
 
-def _task_faults(task: Task) -> Iterator[Finding]:
+def _task_faults(task: TaskSection) -> Iterator[Finding]:
     if task.kind in _WITH_MODEL_AND_DATA:
         for key in ("model", "data"):
             if getattr(task, key) is None:
@@ -191,7 +190,7 @@ def _target_faults(recipe: Recipe) -> Iterator[Finding]:
 
 def _optimizer_faults(recipe: Recipe) -> Iterator[Finding]:
     optimizer = recipe.optimizer
-    if isinstance(optimizer, (SGD, KroneckerFields)) and optimizer.nesterov:
+    if isinstance(optimizer, (SGDSection, KroneckerFields)) and optimizer.nesterov:
         if isinstance(optimizer, KroneckerFields) and optimizer.graft != "sgd":
             yield "optimizer.nesterov", f"needs graft sgd, got {optimizer.graft}"
             return

@@ -19,11 +19,19 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
 
+from jorge_tune.config.decode import suggestion
+from jorge_tune.config.tree import quoted
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import bootstrap, control, renamed
-from jorge_tune.recipe.decode import suggestion
-from jorge_tune.recipe.nodes import quoted
-from jorge_tune.recipe.schema import SGD, AdamW, Gen, KroneckerFields, Recipe, Shampoo, SketchyShampoo
+from jorge_tune.recipe.schema import (
+    AdamWSection,
+    Gen,
+    KroneckerFields,
+    Recipe,
+    SGDSection,
+    ShampooSection,
+    SketchyShampooSection,
+)
 
 KINDS: Final = ("control", "jorge", "shampoo", "sketchy", "gen-sgd", "gen-jorge", "gen-adamw", "adamw")
 _NOT_SHARED = frozenset({"name"})
@@ -61,10 +69,10 @@ def derive_contenders(recipes: Sequence[Recipe], kinds: Sequence[str]) -> list[R
 def _derived(recipes: Sequence[Recipe], kind: str) -> Recipe | None:
     """One contender; None where it is there already."""
     if kind in ("adamw", "gen-adamw"):
-        given = _first_with(recipes, AdamW, kind, "no rule leads from SGD to AdamW, whose rate has to be tuned")
+        given = _first_with(recipes, AdamWSection, kind, "no rule leads from SGD to AdamW, whose rate has to be tuned")
         return None if kind == "adamw" else _with_gen(given, kind)
     if kind == "gen-sgd":
-        return _with_gen(_first_with(recipes, SGD, kind, "GeN goes on top of a recipe's own optimizer"), kind)
+        return _with_gen(_first_with(recipes, SGDSection, kind, "GeN goes on top of a recipe's own optimizer"), kind)
     first = recipes[0]
     jorge = bootstrap(first).recipe
     if kind == "control":
@@ -73,13 +81,13 @@ def _derived(recipes: Sequence[Recipe], kind: str) -> Recipe | None:
             raise InputError(f"control: is recipe {first.name} itself, whose schedule and decay are kept; leave it out")
         return made
     if kind == "shampoo":
-        return _with_optimizer(jorge, Shampoo(**_shared(jorge)))
+        return _with_optimizer(jorge, ShampooSection(**_shared(jorge)))
     if kind == "sketchy":
-        return _with_optimizer(jorge, SketchyShampoo(**_shared(jorge)))
+        return _with_optimizer(jorge, SketchyShampooSection(**_shared(jorge)))
     return _with_gen(jorge, kind) if kind == "gen-jorge" else jorge
 
 
-def _first_with(recipes: Sequence[Recipe], optimizer: type[SGD | AdamW], kind: str, why: str) -> Recipe:
+def _first_with(recipes: Sequence[Recipe], optimizer: type[SGDSection | AdamWSection], kind: str, why: str) -> Recipe:
     """The first recipe with that optimizer."""
     found = next((recipe for recipe in recipes if isinstance(recipe.optimizer, optimizer)), None)
     if found is None:
@@ -93,7 +101,7 @@ def _shared(jorge: Recipe) -> dict[str, Any]:
     return {name: getattr(jorge.optimizer, name) for name in names}
 
 
-def _with_optimizer(jorge: Recipe, optimizer: Shampoo | SketchyShampoo) -> Recipe:
+def _with_optimizer(jorge: Recipe, optimizer: ShampooSection | SketchyShampooSection) -> Recipe:
     return replace(jorge, name=renamed(jorge.name, "jorge", optimizer.name), optimizer=optimizer)
 
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from jorge_tune.recipe.characters import lookalike_hint, named
-from jorge_tune.recipe.nodes import shown_key
+from jorge_tune.config.characters import lookalike_hint, named
+from jorge_tune.config.tree import shown_key
 
 _LISTED: Final = 40  # valid keys that a message lists at most
 _PATHS: Final = {
@@ -112,7 +112,7 @@ def unknown_key(key: str, section: str, fields: Iterable[str], owners: Iterable[
         return "unknown key; " + (
             f"it belongs under {parent}, as {meant}" if parent else f"{meant} is at the top level"
         )
-    from jorge_tune.recipe.decode import suggestion
+    from jorge_tune.config.decode import suggestion
 
     return "unknown key" + (suggestion(key, known) or f"; {_valid(known)}")
 
@@ -143,7 +143,7 @@ def _places() -> dict[str, tuple[str, ...]]:
 def _walk(cls: Any, path: str) -> Iterator[str]:
     import dataclasses
 
-    from jorge_tune.recipe.decode import alternatives, hints_of
+    from jorge_tune.config.decode import alternatives, hints_of
 
     for name, hint in hints_of(cls).items():
         below = f"{path}.{name}" if path else name

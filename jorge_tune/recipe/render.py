@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from jorge_tune.recipe.decode import is_required
+from jorge_tune.config.decode import is_required
 from jorge_tune.recipe.schema import Recipe, Warmup
 
 if TYPE_CHECKING:
@@ -166,3 +166,19 @@ def _comment(note: str, indent: int) -> list[str]:
 
 def _one_line(note: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(note.split()))
+
+
+def leaves(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted path -> value of everything that is no section itself; empty sections leave nothing.
+
+    Example:
+        >>> leaves({"optimizer": {"lr": 0.1}, "seed": 0})
+        {'optimizer.lr': 0.1, 'seed': 0}
+    """
+    found: dict[str, Any] = {}
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{path}": leaf for path, leaf in leaves(value).items()}
+        else:
+            found[key] = value
+    return found

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from jorge_tune.recipe.optimizers import SGD, Jorge, KroneckerFields, Shampoo
-from jorge_tune.recipe.schema import Cosine, Gen, Recipe
+from jorge_tune.recipe.schema import Cosine, Gen, JorgeSection, KroneckerFields, Recipe, SGDSection, ShampooSection
 
 
-class Unread(NamedTuple):
+class UnreadField(NamedTuple):
     """A field, what it depends on, and the reason; `is_told`: `validate` warns where a recipe sets it."""
 
     path: str
@@ -29,12 +28,12 @@ def _grafts(*grafts: str) -> Callable[[Recipe], bool]:
 
 def _has_no_momentum(recipe: Recipe) -> bool:
     optimizer = recipe.optimizer
-    return (isinstance(optimizer, SGD) or _grafts("sgd")(recipe)) and getattr(optimizer, "momentum", 0.0) == 0
+    return (isinstance(optimizer, SGDSection) or _grafts("sgd")(recipe)) and getattr(optimizer, "momentum", 0.0) == 0
 
 
 def _is_refreshed_always(recipe: Recipe) -> bool:
     optimizer = recipe.optimizer
-    if isinstance(optimizer, Jorge) and optimizer.preset == "paper" and optimizer.refresh_interval is None:
+    if isinstance(optimizer, JorgeSection) and optimizer.preset == "paper" and optimizer.refresh_interval is None:
         return True
     return isinstance(optimizer, KroneckerFields) and optimizer.refresh_interval == 1
 
@@ -50,26 +49,28 @@ def _searches_its_rate(recipe: Recipe) -> bool:
 _GRAFT: Final = "optimizer.graft"
 _INTERVAL: Final = "optimizer.refresh_interval"
 UNREAD: Final = (
-    Unread("optimizer.momentum", _GRAFT, _grafts("adamw"), "with graft adamw, whose first graft_betas is the momentum"),
-    Unread("optimizer.dampening", _GRAFT, _grafts("adamw", "none"), "unless graft is sgd"),
-    Unread("optimizer.dampening", "optimizer.momentum", _has_no_momentum, "with momentum 0"),
-    Unread("optimizer.graft_betas", _GRAFT, _grafts("sgd", "none"), "unless graft is adamw"),
-    Unread("optimizer.graft_eps", _GRAFT, _grafts("sgd", "none"), "unless graft is adamw"),
-    Unread(
+    UnreadField(
+        "optimizer.momentum", _GRAFT, _grafts("adamw"), "with graft adamw, whose first graft_betas is the momentum"
+    ),
+    UnreadField("optimizer.dampening", _GRAFT, _grafts("adamw", "none"), "unless graft is sgd"),
+    UnreadField("optimizer.dampening", "optimizer.momentum", _has_no_momentum, "with momentum 0"),
+    UnreadField("optimizer.graft_betas", _GRAFT, _grafts("sgd", "none"), "unless graft is adamw"),
+    UnreadField("optimizer.graft_eps", _GRAFT, _grafts("sgd", "none"), "unless graft is adamw"),
+    UnreadField(
         "optimizer.series_terms",
         "optimizer.form",
-        lambda recipe: isinstance(recipe.optimizer, Jorge) and recipe.optimizer.form == "congruence",
+        lambda recipe: isinstance(recipe.optimizer, JorgeSection) and recipe.optimizer.form == "congruence",
         "with form congruence, which sums no series",
     ),
-    Unread(
+    UnreadField(
         "optimizer.root_iterations",
         "optimizer.root",
-        lambda recipe: isinstance(recipe.optimizer, Shampoo) and recipe.optimizer.root == "eigh",
+        lambda recipe: isinstance(recipe.optimizer, ShampooSection) and recipe.optimizer.root == "eigh",
         "unless root is newton",
     ),
-    Unread("optimizer.warm_refreshes", _INTERVAL, _is_refreshed_always, "with refresh_interval 1", is_told=False),
-    Unread("optimizer.stagger", _INTERVAL, _is_refreshed_always, "with refresh_interval 1", is_told=False),
-    Unread(
+    UnreadField("optimizer.warm_refreshes", _INTERVAL, _is_refreshed_always, "with refresh_interval 1", is_told=False),
+    UnreadField("optimizer.stagger", _INTERVAL, _is_refreshed_always, "with refresh_interval 1", is_told=False),
+    UnreadField(
         "optimizer.lr",
         "schedule.initial_lr",
         _searches_its_rate,
@@ -79,6 +80,6 @@ UNREAD: Final = (
 )
 
 
-def unread_fields(recipe: Recipe) -> Iterator[Unread]:
+def unread_fields(recipe: Recipe) -> Iterator[UnreadField]:
     """The fields of this recipe that nothing reads."""
     return (entry for entry in UNREAD if entry.applies(recipe))

@@ -9,10 +9,10 @@ from jorge_tune.training.build import (
     optimizer_from_recipe,
     scheduler_from_recipe,
 )
-from jorge_tune.training.runner import Progress, RunResult, train
+from jorge_tune.training.runner import RunProgress, RunResult, train
 
 __all__ = [
-    "Progress",
+    "RunProgress",
     "RunResult",
     "build_gen",
     "build_model",

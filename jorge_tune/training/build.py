@@ -27,7 +27,7 @@ from jorge_tune.optim import (
 )
 from jorge_tune.recipe import schema
 from jorge_tune.recipe.checks import check_trainable
-from jorge_tune.recipe.io import read_recipe
+from jorge_tune.recipe.recipe_files import read_recipe
 from jorge_tune.recipe.schedule import lr_factor
 from jorge_tune.training.models import OWN_MODELS
 
@@ -185,21 +185,21 @@ def _model_factory(name: str) -> Callable[..., nn.Module]:
 def _optimizer_factory(section: schema.Optimizer) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The class and its arguments besides the groups and lr."""
     match section:
-        case schema.SGD(decoupled=True):
+        case schema.SGDSection(decoupled=True):
             return DecoupledSGD, _own_arguments(section)
-        case schema.SGD():
+        case schema.SGDSection():
             return torch.optim.SGD, _own_arguments(section)
-        case schema.AdamW():
+        case schema.AdamWSection():
             return torch.optim.AdamW, _own_arguments(section)
-        case schema.Jorge():
+        case schema.JorgeSection():
             return Jorge, _kronecker_arguments(section)
-        case schema.Shampoo():
+        case schema.ShampooSection():
             return Shampoo, _kronecker_arguments(section)
-        case schema.SketchyShampoo():
+        case schema.SketchyShampooSection():
             return SketchyShampoo, _kronecker_arguments(section)
-        case schema.SketchyAdaGrad():
+        case schema.SketchyAdaGradSection():
             return SketchyAdaGrad, _own_arguments(section)
-        case schema.CustomOptimizer():
+        case schema.CustomOptimizerSection():
             return _imported(section.name), dict(section.args)
 
 
@@ -214,8 +214,8 @@ def _own_arguments(section: schema.OptimizerFields) -> dict[str, Any]:
 def _kronecker_arguments(section: schema.KroneckerFields) -> dict[str, Any]:
     """All fields; under a preset only those that differ from the defaults, because a given value would win over it."""
     arguments = _own_arguments(section)
-    if isinstance(section, schema.Jorge) and section.preset is not None:
-        plain = _own_arguments(schema.Jorge(lr=section.lr))
+    if isinstance(section, schema.JorgeSection) and section.preset is not None:
+        plain = _own_arguments(schema.JorgeSection(lr=section.lr))
         arguments = {key: value for key, value in arguments.items() if value != plain[key]}
     if section.refresh_interval == "auto":
         raise InputError(

@@ -19,9 +19,9 @@ from typing import Any, BinaryIO
 
 import torch
 
-from jorge_tune.errors import RunFolderError
+from jorge_tune.errors import RunDirectoryError
 from jorge_tune.files import open_regular
-from jorge_tune.strict_json import shown
+from jorge_tune.untrusted import shown
 
 _FORMAT = 2
 _FORMAT_WITHOUT_CHECKSUM = 1
@@ -100,7 +100,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()  # left by a process that was killed
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-        with os.fdopen(open_regular(partial, flags, below=folder.parent, error=RunFolderError), "w+b") as file:
+        with os.fdopen(open_regular(partial, flags, below=folder.parent, error=RunDirectoryError), "w+b") as file:
             _save({"format": _FORMAT, **content}, file)
             file.flush()
             os.fsync(file.fileno())
@@ -126,15 +126,15 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         return _read(last)
     except FileNotFoundError:
         pass
-    except RunFolderError as error:
-        raise RunFolderError(f"{error}; {_way_on(last, previous)}") from error
+    except RunDirectoryError as error:
+        raise RunDirectoryError(f"{error}; {_way_on(last, previous)}") from error
 
     try:
         found = _read(previous)
     except FileNotFoundError:
         return None
-    except RunFolderError as error:
-        raise RunFolderError(f"{error}; remove {folder}, and --resume trains the run anew") from error
+    except RunDirectoryError as error:
+        raise RunDirectoryError(f"{error}; remove {folder}, and --resume trains the run anew") from error
     missing = f"{_LAST} is missing, so the run goes on from {_PREVIOUS}, of step {found.position.step}"
     return replace(found, note="; ".join(filter(None, (missing, found.note))))
 
@@ -146,7 +146,7 @@ def _way_on(last: Path, previous: Path) -> str:
         step = _read(previous).position.step
     except FileNotFoundError:
         return f"there is no other: {anew}"
-    except RunFolderError:
+    except RunDirectoryError:
         return f"{previous.name} beside it is damaged too: {anew}"
     return f"{previous.name} beside it is whole: remove {last.name}, and --resume goes on from there, step {step}"
 
@@ -158,25 +158,25 @@ def _read(path: Path) -> Checkpoint:
         FileNotFoundError: there is none.
         RunFolderError: it is damaged, of another format, or no regular file.
     """
-    with os.fdopen(open_regular(path, below=path.parent.parent, error=RunFolderError), "rb") as file:
+    with os.fdopen(open_regular(path, below=path.parent.parent, error=RunDirectoryError), "rb") as file:
         try:
             has_checksum = _verify(file)
             file.seek(0)
             content = torch.load(file, map_location="cpu", weights_only=True)
         except _DamagedError as error:
-            raise RunFolderError(f"{path}: damaged: {error}") from error
+            raise RunDirectoryError(f"{path}: damaged: {error}") from error
         except OSError as error:
-            raise RunFolderError(f"{path}: cannot be read ({error.strerror})") from error
+            raise RunDirectoryError(f"{path}: cannot be read ({error.strerror})") from error
         except Exception as error:  # torch and pickle raise whatever comes of a file that was made to be wrong
-            raise RunFolderError(f"{path}: no checkpoint ({type(error).__name__} while it was read)") from error
+            raise RunDirectoryError(f"{path}: no checkpoint ({type(error).__name__} while it was read)") from error
 
     expected = _FORMAT if has_checksum else _FORMAT_WITHOUT_CHECKSUM
     if not isinstance(content, dict) or content.pop("format", None) != expected:
-        raise RunFolderError(f"{path}: not a checkpoint of this version of jorge-tune")
+        raise RunDirectoryError(f"{path}: not a checkpoint of this version of jorge-tune")
     try:
         found = _decoded(content)
     except ValueError as error:
-        raise RunFolderError(f"{path}: not a whole checkpoint: {error}") from error
+        raise RunDirectoryError(f"{path}: not a whole checkpoint: {error}") from error
     note = "" if has_checksum else f"{path.name} is of an earlier version, without a checksum; its data are as written"
     return replace(found, source=path, note=note)
 

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from jorge_tune.errors import InputError
-from jorge_tune.training.augment import Integers, shuffled
-from jorge_tune.training.examples import Examples
+from jorge_tune.training.images import Examples, Integers, shuffled
 
 Batch = tuple[Tensor, Tensor]
 

@@ -8,31 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from types import FrameType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from jorge_tune.errors import RunFolderError
+from jorge_tune.errors import RunDirectoryError
 from jorge_tune.optim import KroneckerOptimizer
 from jorge_tune.recipe.schema import Precision
 from jorge_tune.records import Outcome
-from jorge_tune.strict_json import shown
 from jorge_tune.training.checkpoint import Best, Checkpoint, Position, better, check_state
-from jorge_tune.training.journal import Event, Journal, Moment, Progress, ProgressCallback
+from jorge_tune.training.device import PhaseTimer, Stopwatch, autocast, grad_scaler, step_schedule
+from jorge_tune.training.gen_stepper import BatchLoss, RateLog, Stepper
 from jorge_tune.training.loader import Batch, Batches
-from jorge_tune.training.precision import autocast, grad_scaler, step_schedule
-from jorge_tune.training.signals import StopRequest
-from jorge_tune.training.stepping import BatchLoss, RateLog, Stepper
+from jorge_tune.training.run_journal import Event, Moment, ProgressCallback, RunJournal, RunProgress
 from jorge_tune.training.tasks import Task
-from jorge_tune.training.timing import PhaseTimer, Stopwatch
+from jorge_tune.untrusted import shown
 
 
-class Ending(NamedTuple):
+class RunEnding(NamedTuple):
     """How a stretch of training ended."""
 
     outcome: Outcome
@@ -40,7 +41,7 @@ class Ending(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoopPlan:
     """How long a run is and how often it looks up."""
 
     total_steps: int
@@ -59,9 +60,9 @@ class Loop:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         scheduler: LambdaLR,
-        plan: Plan,
+        plan: LoopPlan,
         device: torch.device,
-        journal: Journal,
+        journal: RunJournal,
         save: Callable[[Checkpoint], object],
         stop: StopRequest,
         progress: ProgressCallback | None = None,
@@ -103,7 +104,7 @@ class Loop:
         except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             what = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
             where = checkpoint.source or "the checkpoint"
-            raise RunFolderError(
+            raise RunDirectoryError(
                 f"{where}: not a checkpoint of this run ({what}); remove it, or choose another --out"
             ) from error
         self._position, self._best = checkpoint.position, checkpoint.best
@@ -145,7 +146,7 @@ class Loop:
         if checkpoint.cuda_rng is not None and self._device.type == "cuda":
             torch.cuda.set_rng_state(checkpoint.cuda_rng, self._device)
 
-    def run(self) -> Ending:
+    def run(self) -> RunEnding:
         """Train to the end, to `stop_at`, or until something stops it."""
         self._tell("start")
         self._model.train()
@@ -154,12 +155,12 @@ class Loop:
             if ending is not None:
                 return ending
         if self._position.step < self._plan.total_steps:
-            return Ending("interrupted", f"stopped after {self._position.step} steps, as asked")
+            return RunEnding("interrupted", f"stopped after {self._position.step} steps, as asked")
         if self._task.final_test is not None and self._evaluate("test", self._task.final_test) is None:
             return self._interrupted()
-        return Ending("finished", "")
+        return RunEnding("finished", "")
 
-    def _train_stretch(self) -> Ending | None:
+    def _train_stretch(self) -> RunEnding | None:
         """The remaining steps of this epoch, or of the run."""
         if self._position.step >= self._plan.stop_at or self._position.step_in_epoch >= self._steps_per_epoch:
             return None
@@ -230,7 +231,7 @@ class Loop:
         }
         self._journal.step(self.moment, values)
 
-    def _close_stretch(self) -> Ending | None:
+    def _close_stretch(self) -> RunEnding | None:
         """The evaluation and the checkpoint that follow an epoch, or the last step."""
         here = self._position
         epoch_done = here.step_in_epoch >= self._steps_per_epoch
@@ -271,22 +272,22 @@ class Loop:
         self._tell("evaluation")
         return metrics
 
-    def _interrupted(self) -> Ending:
-        return self._checkpoint() or Ending("interrupted", self._stop.reason or "")
+    def _interrupted(self) -> RunEnding:
+        return self._checkpoint() or RunEnding("interrupted", self._stop.reason or "")
 
-    def _diverged(self) -> Ending | None:
+    def _diverged(self) -> RunEnding | None:
         step = int(self._first_bad)
         return self._divergence(f"the loss was first not finite at step {step}") if step else None
 
-    def _divergence(self, what: str) -> Ending:
+    def _divergence(self, what: str) -> RunEnding:
         good = (
             "no checkpoint was written before"
             if self._saved_step is None
             else (f"the last good checkpoint is of step {self._saved_step}")
         )
-        return Ending("diverged", f"{what}; {good}")
+        return RunEnding("diverged", f"{what}; {good}")
 
-    def _checkpoint(self) -> Ending | None:
+    def _checkpoint(self) -> RunEnding | None:
         """Save, unless the state is no longer good."""
         ending = self._diverged()
         if ending is None and not _all_finite(list(self._model.parameters())):
@@ -320,7 +321,7 @@ class Loop:
         size = self._task.train.batch_size
         part, metrics = self._last_evaluation or (None, {})
         self._progress(
-            Progress(
+            RunProgress(
                 event=event,
                 step=at.step,
                 total_steps=self._plan.total_steps,
@@ -352,3 +353,33 @@ def _is_alike(mine: object, theirs: object) -> bool:
 def _all_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether no tensor holds NaN or infinity; one read from the device."""
     return not tensors or bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Listens while it is entered (in the main thread; elsewhere only `ask` works). A second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def ask(self, reason: str) -> None:
+        """Ask the run to stop after its current step."""
+        self.reason = self.reason or reason
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.reason is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.ask(f"stopped by {signal.Signals(number).name}")

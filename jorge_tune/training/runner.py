@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from jorge_tune.errors import InputError, JorgeTuneError, RunFolderError, TrainingError
+from jorge_tune.errors import InputError, JorgeTuneError, RunDirectoryError, TrainingError
 from jorge_tune.files import is_disk_full, write_whole
-from jorge_tune.recipe.io import write_recipe
+from jorge_tune.recipe.recipe_files import recipe_of_run, write_recipe
+from jorge_tune.recipe.render import leaves
 from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import Recipe
-from jorge_tune.records import Outcome, RunFolder, of_kind, read_records
+from jorge_tune.records import Outcome, RunDirectory, of_kind, outcome_of, read_records
 from jorge_tune.training.build import build_model, build_optimizer, build_scheduler
 from jorge_tune.training.checkpoint import Best, Checkpoint, better, load_checkpoint, save_checkpoint
-from jorge_tune.training.data import PartName
 from jorge_tune.training.data_summary import DataSummary
-from jorge_tune.training.environment import choose_device, describe_environment
-from jorge_tune.training.holding import Holding, inspect_folder
-from jorge_tune.training.journal import Journal, Progress, ProgressCallback
-from jorge_tune.training.loop import Loop, Plan
-from jorge_tune.training.precision import backends_for
-from jorge_tune.training.signals import StopRequest
-from jorge_tune.training.stepping import build_stepper
+from jorge_tune.training.datasets import PartName
+from jorge_tune.training.device import backends_for, choose_device, describe_environment
+from jorge_tune.training.gen_stepper import build_stepper
+from jorge_tune.training.loop import Loop, LoopPlan, StopRequest
+from jorge_tune.training.run_journal import ProgressCallback, RunJournal, RunProgress
 from jorge_tune.training.tasks import Task, open_task
 
-__all__ = ["Progress", "RunResult", "train"]
+__all__ = ["RunProgress", "RunResult", "train"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class RunResult:
 
     outcome: Outcome
     reason: str
-    folder: RunFolder
+    folder: RunDirectory
     step: int
     epoch: float
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -83,18 +84,18 @@ def train(
     """
     if log_every < 1 or (max_steps is not None and max_steps < 1):
         raise InputError(f"log_every and max_steps must be 1 or more, got {log_every!r} and {max_steps!r}")
-    folder = RunFolder(out)
+    folder = RunDirectory(out)
     holding = inspect_folder(folder, recipe, resume=resume)
-    if holding is Holding.ENDED:
+    if holding is ResumeState.ENDED:
         return read_result(folder, recipe)
     chosen = choose_device(device)
     stop = stop or StopRequest()
     with _full_disk_in_words(folder), _own_random_state(chosen), contextlib.ExitStack() as stack:
         stack.enter_context(backends_for(recipe.precision))
         journal, checkpoint = None, None
-        if holding is not Holding.NOTHING:
-            journal = stack.enter_context(Journal(folder))
-            if inspect_folder(folder, recipe, resume=resume) is Holding.ENDED:  # by whoever had the lock until now
+        if holding is not ResumeState.NOTHING:
+            journal = stack.enter_context(RunJournal(folder))
+            if inspect_folder(folder, recipe, resume=resume) is ResumeState.ENDED:  # by whoever had the lock until now
                 return read_result(folder, recipe)
             checkpoint = load_checkpoint(folder.checkpoint)
         model = build_model(recipe)
@@ -119,7 +120,7 @@ def train(
     return read_result(folder, recipe)
 
 
-def read_result(folder: RunFolder, recipe: Recipe) -> RunResult:
+def read_result(folder: RunDirectory, recipe: Recipe) -> RunResult:
     """The result of a run of `recipe` that has ended, from its records."""
     records = read_records(folder.records)
     end = records[-1]
@@ -131,7 +132,7 @@ def read_result(folder: RunFolder, recipe: Recipe) -> RunResult:
     metric = recipe.target.metric if recipe.target else "top1"
     for record in judged:
         if metric not in record["metrics"]:
-            raise RunFolderError(f"{folder.records}: the evaluation at step {record['step']} has no {metric}")
+            raise RunDirectoryError(f"{folder.records}: the evaluation at step {record['step']} has no {metric}")
         best = better(best, Best(metric, record["metrics"][metric], record["step"], record["epoch"]))
     return RunResult(
         outcome=end["outcome"],
@@ -149,10 +150,10 @@ def read_result(folder: RunFolder, recipe: Recipe) -> RunResult:
 
 def _run(
     loop: Loop,
-    journal: Journal,
+    journal: RunJournal,
     checkpoint: Checkpoint | None,
     recipe: Recipe,
-    folder: RunFolder,
+    folder: RunDirectory,
     data: DataSummary,
 ) -> None:
     """Train, and record how it ended, whatever happens short of a kill."""
@@ -164,7 +165,7 @@ def _run(
         resumed = checkpoint is not None
         journal.start(loop.moment, seed=recipe.seed, resumed=resumed, about=recipe.name, data=data)
         ending = loop.run()
-    except RunFolderError:
+    except RunDirectoryError:
         raise  # of a checkpoint that was not taken, or a folder that is not to be written to
     except JorgeTuneError as error:
         _record_failure(loop, journal, str(error))
@@ -178,17 +179,17 @@ def _run(
     journal.end(loop.moment, *ending)
 
 
-def _record_failure(loop: Loop, journal: Journal, reason: str) -> None:
+def _record_failure(loop: Loop, journal: RunJournal, reason: str) -> None:
     """That it broke off, unless that cannot be written either."""
     with contextlib.suppress(OSError):
         journal.end(loop.moment, "failed", reason)
 
 
-def _plan(recipe: Recipe, task: Task, max_steps: int | None, log_every: int) -> Plan:
+def _plan(recipe: Recipe, task: Task, max_steps: int | None, log_every: int) -> LoopPlan:
     assert recipe.task is not None
     assert recipe.task.data is not None
     total = total_steps(recipe, len(task.train))
-    return Plan(
+    return LoopPlan(
         total_steps=total,
         stop_at=total if max_steps is None else min(total, max_steps),
         evaluate_every=recipe.task.data.evaluate_every,
@@ -197,13 +198,13 @@ def _plan(recipe: Recipe, task: Task, max_steps: int | None, log_every: int) -> 
     )
 
 
-def _first_data(folder: RunFolder) -> object:
+def _first_data(folder: RunDirectory) -> object:
     """What the run found in its data when it began; None where its records do not say."""
     start = next(of_kind(read_records(folder.records), "start"), {})
     return start.get("data")
 
 
-def _create(folder: RunFolder, recipe: Recipe, device: torch.device) -> Journal:
+def _create(folder: RunDirectory, recipe: Recipe, device: torch.device) -> RunJournal:
     """The folder with its recipe and environment, in which nobody else trains.
 
     Raises:
@@ -212,12 +213,12 @@ def _create(folder: RunFolder, recipe: Recipe, device: torch.device) -> Journal:
     """
     try:
         folder.root.mkdir(parents=True, exist_ok=True)
-        journal = Journal(folder)
+        journal = RunJournal(folder)
     except OSError as error:
         raise InputError(f"{folder.root}: the run folder cannot be written ({error.strerror})") from error
     try:
-        if inspect_folder(folder, recipe, resume=True) is not Holding.NOTHING:
-            raise RunFolderError(f"{folder.root}: another process has begun this run meanwhile; --resume goes on")
+        if inspect_folder(folder, recipe, resume=True) is not ResumeState.NOTHING:
+            raise RunDirectoryError(f"{folder.root}: another process has begun this run meanwhile; --resume goes on")
         write_recipe(folder.recipe, recipe, force=True)
         environment = json.dumps(describe_environment(device), indent=2)
         write_whole(folder.environment, environment + "\n", force=True)
@@ -228,7 +229,7 @@ def _create(folder: RunFolder, recipe: Recipe, device: torch.device) -> Journal:
 
 
 @contextlib.contextmanager
-def _full_disk_in_words(folder: RunFolder) -> Iterator[None]:
+def _full_disk_in_words(folder: RunDirectory) -> Iterator[None]:
     """One message wherever the room for the run's files is missing."""
     try:
         yield
@@ -245,3 +246,71 @@ def _own_random_state(device: torch.device) -> Iterator[None]:
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         yield
+
+
+class ResumeState(Enum):
+    """A folder that may be used holds nothing, this run unfinished, or this run ended."""
+
+    NOTHING = "nothing"
+    UNFINISHED = "unfinished"
+    ENDED = "ended"
+
+
+def inspect_folder(folder: RunDirectory, recipe: Recipe, *, resume: bool) -> ResumeState:
+    """Look before anything is read or written.
+
+    Raises:
+        RunFolderError: the folder holds another run, or something else, or this run and `resume` is not set.
+    """
+    root = folder.root
+    if not root.exists():
+        return ResumeState.NOTHING
+    if not root.is_dir():
+        raise RunDirectoryError(f"{root}: is a file; a run folder is expected (choose another --out)")
+    if not os.path.lexists(folder.recipe):
+        if all(_is_of_a_beginning(path, folder) for path in root.iterdir()):
+            return ResumeState.NOTHING
+        raise RunDirectoryError(f"{root}: is not empty and holds no run; choose another --out")
+    try:
+        held = recipe_of_run(folder)
+        outcome = outcome_of(read_records(folder.records)) if os.path.lexists(folder.records) else None
+    except RunDirectoryError as error:
+        raise RunDirectoryError(f"{error}; mend it, or choose another --out") from error
+    differences = what_differs(held, recipe)
+    if differences:
+        raise RunDirectoryError(f"{root}: holds another run ({'; '.join(differences)}); choose another --out")
+    if not resume:
+        state = f"which is {outcome}" if outcome else "which has not ended"
+        raise RunDirectoryError(f"{root}: holds this run already, {state}; give --resume, or choose another --out")
+    return ResumeState.ENDED if outcome in ("finished", "diverged") else ResumeState.UNFINISHED
+
+
+def _is_of_a_beginning(path: Path, folder: RunDirectory) -> bool:
+    """Whether a run that was killed before it had its recipe leaves this."""
+    if path == folder.log:
+        return not path.is_symlink() and path.is_file() and path.stat().st_size == 0
+    return path.name.startswith(f".{folder.recipe.name}.") and path.suffix == ".partial"
+
+
+def what_differs(held: Recipe, asked: Recipe) -> list[str]:
+    """What makes two recipes two runs, at most three of them; where the data lie and who loads them does not."""
+    before, after = (_flat(recipe) for recipe in (held, asked))
+    paths = [path for path in {**before, **after} if before.get(path) != after.get(path)]
+    shown = [f"{path} is {before.get(path)!r} there, {after.get(path)!r} here" for path in paths[:3]]
+    return shown + ([f"and {len(paths) - 3} more"] if len(paths) > 3 else [])
+
+
+def _without_places(recipe: Recipe) -> Recipe:
+    if recipe.task is None or recipe.task.data is None:
+        return recipe
+    data = replace(recipe.task.data, root="", workers=0)
+    return replace(recipe, task=replace(recipe.task, data=data))
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    return {path: _as_lists(value) for path, value in leaves(asdict(_without_places(recipe))).items()}
+
+
+def _as_lists(value: Any) -> Any:
+    """Tuples and lists are one thing in a file."""
+    return [_as_lists(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -12,20 +12,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from jorge_tune.errors import RunFolderError, TrainingError
-from jorge_tune.recipe.of_run import recipe_of_run
+from jorge_tune.errors import RunDirectoryError, TrainingError
+from jorge_tune.recipe.recipe_files import recipe_of_run
 from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import Recipe
-from jorge_tune.records import Record, RunFolder, read_records
+from jorge_tune.records import Record, RunDirectory, read_records
 from jorge_tune.training.build import build_model, build_optimizer, build_scheduler
 from jorge_tune.training.checkpoint import Checkpoint, load_checkpoint
-from jorge_tune.training.environment import choose_device
-from jorge_tune.training.holding import what_differs
-from jorge_tune.training.journal import Journal, Progress, ProgressCallback
-from jorge_tune.training.loop import Ending, Loop, Plan
-from jorge_tune.training.precision import backends_for
-from jorge_tune.training.signals import StopRequest
-from jorge_tune.training.stepping import Stepper, build_stepper
+from jorge_tune.training.device import backends_for, choose_device
+from jorge_tune.training.gen_stepper import Stepper, build_stepper
+from jorge_tune.training.loop import Loop, LoopPlan, RunEnding, StopRequest
+from jorge_tune.training.run_journal import ProgressCallback, RunJournal, RunProgress
+from jorge_tune.training.runner import what_differs
 from jorge_tune.training.tasks import Task, open_task
 
 
@@ -58,7 +56,7 @@ class Snapshot:
         *,
         progress: ProgressCallback | None = None,
         stop: StopRequest | None = None,
-    ) -> tuple[Ending, list[Record]]:
+    ) -> tuple[RunEnding, list[Record]]:
         """Train to `stop_at` steps in all, bitwise as the run itself would; no evaluation, no checkpoint, no folder.
 
         Args:
@@ -71,7 +69,7 @@ class Snapshot:
             TrainingError: the training broke off.
         """
         scheduler = build_scheduler(self.recipe, self.optimizer, len(self.task.train))
-        plan = Plan(  # short of its end by a step, so that the loop neither evaluates nor reads the test part
+        plan = LoopPlan(  # short of its end by a step, so that the loop neither evaluates nor reads the test part
             total_steps=stop_at + 1,
             stop_at=stop_at,
             evaluate_every=stop_at + 1,
@@ -79,8 +77,8 @@ class Snapshot:
             precision=self.recipe.precision,
         )
         with contextlib.ExitStack() as stack:
-            folder = RunFolder(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jorge-tune-"))))
-            journal = stack.enter_context(Journal(folder))
+            folder = RunDirectory(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jorge-tune-"))))
+            journal = stack.enter_context(RunJournal(folder))
             stop = stack.enter_context(stop or StopRequest())
             told = _told(progress, stop_at)
             save: Callable[[object], None] = _keep_nothing
@@ -117,7 +115,7 @@ def open_snapshot(
         InputError: recipe, data or device cannot be used.
         RunFolderError: `run` holds another run, none, no checkpoint, or one that has ended.
     """
-    checkpoint = None if run is None else _checkpoint_of(recipe, RunFolder(run))
+    checkpoint = None if run is None else _checkpoint_of(recipe, RunDirectory(run))
     chosen = choose_device(device)
     devices = [chosen] if chosen.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), backends_for(recipe.precision), contextlib.ExitStack() as stack:
@@ -131,17 +129,17 @@ def open_snapshot(
         stepper = build_stepper(recipe, optimizer, task.train)
         snapshot = Snapshot(recipe, chosen, task, model, optimizer, stepper, checkpoint)
         if snapshot.step >= snapshot.total_steps:
-            raise RunFolderError(f"{run}: the run has ended after its {snapshot.step} steps: there is no step ahead")
+            raise RunDirectoryError(f"{run}: the run has ended after its {snapshot.step} steps: there is no step ahead")
         yield snapshot
 
 
-def _checkpoint_of(recipe: Recipe, folder: RunFolder) -> Checkpoint:
+def _checkpoint_of(recipe: Recipe, folder: RunDirectory) -> Checkpoint:
     apart = what_differs(recipe_of_run(folder), recipe)
     if apart:
-        raise RunFolderError(f"{folder.root}: holds another run ({'; '.join(apart)}); give its own recipe and seed")
+        raise RunDirectoryError(f"{folder.root}: holds another run ({'; '.join(apart)}); give its own recipe and seed")
     checkpoint = load_checkpoint(folder.checkpoint)
     if checkpoint is None:
-        raise RunFolderError(f"{folder.root}: the run has no checkpoint yet; leave it away to start from the recipe")
+        raise RunDirectoryError(f"{folder.root}: the run has no checkpoint yet; leave it away to start from the recipe")
     return checkpoint
 
 
@@ -154,7 +152,7 @@ def _told(progress: ProgressCallback | None, steps: int) -> ProgressCallback | N
     if progress is None:
         return None
 
-    def tell(moment: Progress) -> None:
+    def tell(moment: RunProgress) -> None:
         progress(replace(moment, total_steps=steps))
 
     return tell

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from jorge_tune.optim.blocks import collapse, partition
 from jorge_tune.optim.jorge import refresh_flops
+from jorge_tune.optim.stacks import collapse, partition
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 BLOCK = 16

@@ -9,9 +9,8 @@ import pytest
 
 from jorge_tune.cli import main
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.recipe.io import read_recipe
-from jorge_tune.recipe.schema import Cosine, Jorge, Step
-from jorge_tune.recipe.shipped import shipped_recipes
+from jorge_tune.recipe.recipe_files import read_recipe, shipped_recipes
+from jorge_tune.recipe.schema import Cosine, JorgeSection, Step
 
 HEAVY = ("torch", "torchvision", "numpy", "optuna", "sqlalchemy", "plotly", "sklearn", "rich")
 
@@ -38,7 +37,7 @@ def test_it_writes_the_recipe_and_shows_why(here, capsys):
     assert row.search(shown.out)
     made = read_recipe(here / "resnet18-jorge.yaml")
     assert made == bootstrap(read_recipe(shipped_recipes()["cifar10/resnet18-sgd"])).recipe
-    assert isinstance(made.optimizer, Jorge)
+    assert isinstance(made.optimizer, JorgeSection)
     text = (here / "resnet18-jorge.yaml").read_text()
     assert "weight_decay: 5.0e-3  # 5.0e-4 x (1 - 0) / (1 - 0.9) (Jorge, Eq. 9)" in text
 

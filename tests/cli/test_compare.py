@@ -10,10 +10,10 @@ import time
 import pytest
 
 from jorge_tune.cli import main
-from jorge_tune.cli.compare import parse_target
+from jorge_tune.cli.cmd_compare import parse_target
 from jorge_tune.errors import InputError
 from jorge_tune.records import read_records
-from tests.measure.race_folders import COSINE, JORGE, SGD, STEP, write_race, write_run
+from tests.compare.race_folders import COSINE, JORGE, SGD, STEP, write_race, write_run
 
 RECIPE = """\
 version: 1

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from jorge_tune.cli import main
-from jorge_tune.cli.compare_study import default_name
+from jorge_tune.cli.cmd_compare import default_name
 from jorge_tune.records import read_records
-from tests.measure.race_folders import SGD, write_run
+from tests.compare.race_folders import SGD, write_run
 
 RECIPE = """\
 version: 1

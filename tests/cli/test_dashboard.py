@@ -17,17 +17,17 @@ import urllib.request
 import pytest
 
 from jorge_tune.cli import main
-from jorge_tune.cli.dashboard_sync import Attacher
-from jorge_tune.cli.report_subjects import report_of_study
+from jorge_tune.cli.cmd_dashboard import Attacher
+from jorge_tune.cli.cmd_report import report_of_study
 from jorge_tune.errors import InputError
-from jorge_tune.tuning.dashboard.folders import ArtifactFolders
-from jorge_tune.tuning.dashboard.server import DashboardServer
-from jorge_tune.tuning.storages.patience import StorageError
-from jorge_tune.tuning.storages.storage import open_storage
-from jorge_tune.tuning.study import present_study
-from tests.tuning.empty_runs import EmptyRuns
-from tests.tuning.results.test_confirm import by_rate, searched
-from tests.tuning.searched import Searched
+from jorge_tune.study.dashboard.attachments import ArtifactFolders
+from jorge_tune.study.dashboard.server import DashboardServer
+from jorge_tune.study.storage.open import open_storage
+from jorge_tune.study.storage.retry import StorageError
+from jorge_tune.study.study import present_study
+from tests.study.empty_runs import EmptyRuns
+from tests.study.results.test_confirm import by_rate, searched
+from tests.study.searched import Searched
 
 
 def run(*arguments):
@@ -364,7 +364,7 @@ def test_every_call_of_the_dashboard_that_changes_something_is_decided(made):
     """Its own table of routes: a version that brings another one shows here."""
     from optuna_dashboard._app import create_app
 
-    from jorge_tune.tuning.dashboard.guard import _why_not
+    from jorge_tune.study.dashboard.server import _why_not
 
     with contextlib.closing(open_storage(made.address)) as storage:
         routes = {(route.method, route.rule) for route in create_app(storage, object()).routes if route.method != "GET"}

@@ -3,8 +3,8 @@
 import re
 
 from tests.cli.test_dashboard import detail, place, run, served
-from tests.reporting.browser import needs_browser, rendered
-from tests.tuning.results.test_confirm import searched
+from tests.report.browser import needs_browser, rendered
+from tests.study.results.test_confirm import searched
 
 
 def seen(page, profile):

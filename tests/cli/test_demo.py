@@ -4,7 +4,7 @@ import pytest
 
 from jorge_tune.cli import main
 from jorge_tune.recipe.bootstrap import bootstrap, control
-from jorge_tune.recipe.io import read_recipe
+from jorge_tune.recipe.recipe_files import read_recipe
 
 
 def demo(out, *arguments):

@@ -118,7 +118,7 @@ def test_ctrl_c_in_the_quadratics_keeps_the_run_and_the_plot(
     def interrupted(refreshes: int, power: int) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr("jorge_tune.measure.diagnose.study_quadratic", interrupted)
+    monkeypatch.setattr("jorge_tune.diagnose.diagnose.study_quadratic", interrupted)
     assert _run("tiny.yaml", *_SHORT, "--plot", "d.html") == 130
     out, err = capsys.readouterr()
     sentence = "The diagnosis was interrupted: stopped by SIGINT in the convex quadratics, after the whole run."

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jorge_tune.cli import doctor, main
+from jorge_tune.cli import cmd_doctor as doctor
+from jorge_tune.cli import main
 
 
 def run(*arguments):

@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from jorge_tune.cli import main
-from jorge_tune.recipe.io import write_recipe
+from jorge_tune.recipe.recipe_files import write_recipe
 from jorge_tune.training import train
 from jorge_tune.training.checkpoint import load_checkpoint
-from tests.measure.race_folders import JORGE, write_run
+from tests.compare.race_folders import JORGE, write_run
 from tests.training.small_recipes import digits_recipe
 
 _HOSTILE: list[str] = [

@@ -12,8 +12,8 @@ from click.shell_completion import ShellComplete
 
 import jorge_tune
 from jorge_tune.cli import _COMMANDS, _group, main
-from jorge_tune.cli.study import _COMMANDS as STUDY_COMMANDS
-from jorge_tune.recipe.shipped import shipped_recipes
+from jorge_tune.cli.cmd_study import _COMMANDS as STUDY_COMMANDS
+from jorge_tune.recipe.recipe_files import shipped_recipes
 
 WITH_DEVICE = ["bootstrap", "calibrate-freq", "compare", "demo", "diagnose", "probe", "train"]
 WITH_DEVICE += ["study run", "study worker", "study confirm"]

@@ -15,15 +15,14 @@ import pytest
 
 import jorge_tune.cli
 from jorge_tune.cli import main
-from jorge_tune.cli.tables import print_json, print_table, print_text
-from jorge_tune.recipe.io import parse_recipe
-from jorge_tune.recipe.shipped import shipped_recipes
-from jorge_tune.texts import visible
-from jorge_tune.tuning.dashboard.study_notes import study_note
-from jorge_tune.tuning.results.confirm import conclude
+from jorge_tune.cli.output import print_json, print_table, print_text
+from jorge_tune.recipe.recipe_files import parse_recipe, shipped_recipes
+from jorge_tune.study.confirm import conclude
+from jorge_tune.study.dashboard.notes import study_note
+from jorge_tune.untrusted import visible
 from tests.cli.test_report import made, place  # noqa: F401  # a fixture
-from tests.measure.race_folders import COSINE, JORGE, SGD, STEP, write_race
-from tests.tuning.results.test_confirm import searched
+from tests.compare.race_folders import COSINE, JORGE, SGD, STEP, write_race
+from tests.study.results.test_confirm import searched
 
 NASTY = "a\x1b[31mred\x1b]0;title\x07\rb\x9b2J\u202egnp\u2066.exe\x7f[bold]x[/bold]"
 WRITTEN_OUT = r"a\x1b[31mred\x1b]0;title\x07\rb\x9b2J\u202egnp\u2066.exe\x7f[bold]x[/bold]"

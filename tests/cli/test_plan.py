@@ -7,7 +7,7 @@ import json
 import pytest
 
 from jorge_tune.cli import main
-from jorge_tune.cli.plan import parse_size
+from jorge_tune.cli.cmd_plan import parse_size
 from jorge_tune.errors import InputError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jorge_tune.cli import main
-from jorge_tune.recipe.io import read_recipe
+from jorge_tune.recipe.recipe_files import read_recipe
 
 _RECIPE = """\
 version: 1

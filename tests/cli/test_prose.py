@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from jorge_tune.cli.tables import print_text
+from jorge_tune.cli.output import print_text
 
 SENTENCE = "jorge against sgd: won in epochs to top1 0.9777 (0.50 times in the median; earlier on 3 of 3 seeds)"
 

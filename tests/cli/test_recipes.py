@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jorge_tune.cli import main
-from jorge_tune.recipe.shipped import shipped_recipes
+from jorge_tune.recipe.recipe_files import shipped_recipes
 
 
 def run(*arguments):

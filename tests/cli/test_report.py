@@ -8,13 +8,13 @@ import sqlite3
 import pytest
 
 from jorge_tune.cli import main
-from jorge_tune.tuning.results.confirm import conclude, fresh_verdict, place_of
-from jorge_tune.tuning.results.history import read_rows
-from tests.measure.race_folders import COSINE, JORGE, SGD, STEP, write_race, write_run
-from tests.reporting.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
-from tests.tuning.empty_runs import EmptyRuns
-from tests.tuning.results.test_confirm import by_rate, searched
-from tests.tuning.searched import Searched
+from jorge_tune.study.confirm import conclude, fresh_verdict, place_of
+from jorge_tune.study.trial_rows import read_rows
+from tests.compare.race_folders import COSINE, JORGE, SGD, STEP, write_race, write_run
+from tests.report.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
+from tests.study.empty_runs import EmptyRuns
+from tests.study.results.test_confirm import by_rate, searched
+from tests.study.searched import Searched
 
 
 def run(*arguments):

@@ -11,18 +11,18 @@ import optuna
 import pytest
 
 from jorge_tune.cli import main
-from jorge_tune.cli.studies import Found, goes_on, make_study
-from jorge_tune.cli.study import _COMMANDS
-from jorge_tune.cli.study_end import last_word
-from jorge_tune.recipe.io import load
-from jorge_tune.tuning.planning.objective import Objective
-from jorge_tune.tuning.planning.study_file import read_study
-from jorge_tune.tuning.results.confirm import conclude
-from jorge_tune.tuning.results.history import read_rows
-from jorge_tune.tuning.study import add_point, join_study
-from tests.tuning.empty_runs import EmptyRuns
-from tests.tuning.results.test_confirm import by_rate, searched
-from tests.tuning.searched import Searched
+from jorge_tune.cli.cmd_study import _COMMANDS
+from jorge_tune.cli.study_display import last_word
+from jorge_tune.cli.study_options import FoundStudy, goes_on, make_study
+from jorge_tune.recipe.recipe_files import load
+from jorge_tune.study.confirm import conclude
+from jorge_tune.study.study import add_point, join_study
+from jorge_tune.study.study_file import read_study
+from jorge_tune.study.study_schema import Objective
+from jorge_tune.study.trial_rows import read_rows
+from tests.study.empty_runs import EmptyRuns
+from tests.study.results.test_confirm import by_rate, searched
+from tests.study.searched import Searched
 
 
 def run(*arguments, folder=None):
@@ -80,7 +80,7 @@ def test_the_verdict_shown_is_that_of_all_trials_that_have_ended_since(made, tmp
 
 def test_a_storage_that_cannot_be_written_is_read_all_the_same(made, tmp_path, capsys, monkeypatch):
     made.opened.storage.close()
-    monkeypatch.setattr("jorge_tune.tuning.storages.reading.can_be_written", lambda address: False)
+    monkeypatch.setattr("jorge_tune.study.storage.open.can_be_written", lambda address: False)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("study.db*")}
     assert run("status", folder=tmp_path) == 0
     assert "4 of 4 ended (4 complete)" in capsys.readouterr().out
@@ -160,7 +160,7 @@ def test_a_worker_that_comes_after_a_stop_says_how_the_study_goes_on(tmp_path, c
 def test_the_last_word_of_a_command_that_is_ended_at_once_says_how_it_goes_on(tmp_path, capfd):
     made = searched(tmp_path, confirm_seeds=(1, 2))
     for opened in (made.opened, made.confirmation()):
-        found = Found(made.address, opened.storage, opened, made.runs)
+        found = FoundStudy(made.address, opened.storage, opened, made.runs)
         last_word(goes_on(found))()
         told = "ended at once by a second signal; `jorge-tune study run --name small` goes on\n"
         assert capfd.readouterr().err == told
@@ -209,13 +209,13 @@ def test_a_copy_goes_on_as_a_study(made, tmp_path, capsys):
 
 
 def test_launch_prints_lines_and_never_a_password(tmp_path, capsys, monkeypatch):
-    from jorge_tune.tuning.storages.address import Address
-    from jorge_tune.tuning.storages.storage import open_storage
+    from jorge_tune.study.storage.address import Address
+    from jorge_tune.study.storage.open import open_storage
 
     made = Searched(tmp_path)
     secret = Address("postgresql", "postgresql+psycopg://me:s%40crt@db/studies", None, "postgresql://me:***@db/studies")
     monkeypatch.setattr(
-        "jorge_tune.cli.studies.open_address", lambda option, create=False: (secret, open_storage(made.address))
+        "jorge_tune.cli.study_options.open_address", lambda option, create=False: (secret, open_storage(made.address))
     )
     assert run("launch", "--name", "small", "--runs", "/shared/small", "node1", "node2", "--workers", "2") == 0
     out = capsys.readouterr().out
@@ -357,7 +357,7 @@ def test_an_empty_file_may_become_a_study_file(tmp_path, capsys):
 
 
 def test_a_sampler_whose_package_is_missing_is_refused_with_the_pip_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("jorge_tune.tuning.sampling.samplers._NEEDS", {"qmc": ("no_such_package",)})
+    monkeypatch.setattr("jorge_tune.study.samplers._NEEDS", {"qmc": ("no_such_package",)})
     assert run("run", "digits/cnn-sgd", "--sampler", "qmc", folder=tmp_path) == 2
     assert "qmc needs no_such_package: pip install 'jorge-tune[samplers]'" in capsys.readouterr().err
     assert not (tmp_path / "study.db").exists()

@@ -7,15 +7,15 @@ import math
 import pytest
 
 from jorge_tune.cli.study_display import Board, display_lines
-from jorge_tune.tuning.planning.objective import Objective
-from jorge_tune.tuning.results.status import read_status
-from jorge_tune.tuning.runs.children import Ended
-from jorge_tune.tuning.runs.presence import Presence
-from jorge_tune.tuning.study import add_point
-from jorge_tune.tuning.work.worker import Told
-from tests.tuning.empty_runs import EmptyRuns
-from tests.tuning.results.test_confirm import by_rate, searched
-from tests.tuning.searched import Searched
+from jorge_tune.study.jobs.client import ProcessEnd
+from jorge_tune.study.runs_directory import Presence
+from jorge_tune.study.status import read_status
+from jorge_tune.study.study import add_point
+from jorge_tune.study.study_schema import Objective
+from jorge_tune.study.worker import WorkerMessage
+from tests.study.empty_runs import EmptyRuns
+from tests.study.results.test_confirm import by_rate, searched
+from tests.study.searched import Searched
 
 
 def reader(made, opened=None):
@@ -29,18 +29,21 @@ def board(tmp_path):
 
 
 def test_a_finished_trial_is_a_line_with_the_best_so_far(board):
-    assert board.line_of(Told("0.05", 2, "complete"), 0) == "[4/4] search: trial 2: 0.05 (best 0.2, trial 1)"
-    assert board.line_of(Told("0.2", 1, "complete"), 1) == "[4/4] search: trial 1: 0.2, the best so far"
-    assert board.line_of(Told("at evaluation 3", 3, "pruned"), 0).startswith(
+    assert board.line_of(WorkerMessage("0.05", 2, "complete"), 0) == "[4/4] search: trial 2: 0.05 (best 0.2, trial 1)"
+    assert board.line_of(WorkerMessage("0.2", 1, "complete"), 1) == "[4/4] search: trial 1: 0.2, the best so far"
+    assert board.line_of(WorkerMessage("at evaluation 3", 3, "pruned"), 0).startswith(
         "[4/4] search: trial 3: pruned, at evaluation 3"
     )
 
 
 def test_what_is_no_end_of_a_trial_is_told_as_it_is(board):
-    assert board.line_of(Told("began", 2, "running"), 0) is None
-    assert board.line_of(Told("stopped by SIGTERM", 2, "waiting"), 0) == "search: trial 2: stopped by SIGTERM (waiting)"
-    assert board.line_of(Told("waiting for the database"), None) == "waiting for the database"
-    assert board.line_of(Told("ended and is started again"), 1) == "worker 2: ended and is started again"
+    assert board.line_of(WorkerMessage("began", 2, "running"), 0) is None
+    assert (
+        board.line_of(WorkerMessage("stopped by SIGTERM", 2, "waiting"), 0)
+        == "search: trial 2: stopped by SIGTERM (waiting)"
+    )
+    assert board.line_of(WorkerMessage("waiting for the database"), None) == "waiting for the database"
+    assert board.line_of(WorkerMessage("ended and is started again"), 1) == "worker 2: ended and is started again"
 
 
 @pytest.mark.parametrize(
@@ -53,8 +56,8 @@ def test_what_is_no_end_of_a_trial_is_told_as_it_is(board):
 )
 def test_an_infinite_value_is_told_in_words(tmp_path, end, plan, words):
     made = Searched(tmp_path, trials=1, **plan)
-    made.work(made.opened, EmptyRuns(lambda *run: math.nan, lambda name, start: Ended(end, "")))
-    line = Board("search", reader(made)).line_of(Told("-inf", 0, "complete"), 0)
+    made.work(made.opened, EmptyRuns(lambda *run: math.nan, lambda name, start: ProcessEnd(end, "")))
+    line = Board("search", reader(made)).line_of(WorkerMessage("-inf", 0, "complete"), 0)
     assert line == f"[1/1] search: trial 0: {words}"
 
 
@@ -63,7 +66,7 @@ def test_a_confirmations_trial_is_named_by_contender_and_seed_and_has_no_best(tm
     confirmation = made.confirmation()
     made.work(confirmation, EmptyRuns(by_rate))
     board = Board("confirmation", reader(made, confirmation))
-    lines = [board.line_of(Told("0.1", number, "complete"), 0) for number in range(6)]
+    lines = [board.line_of(WorkerMessage("0.1", number, "complete"), 0) for number in range(6)]
     named = sorted(line.partition("(")[2].partition(")")[0] for line in lines)
     assert named == [f"{who}, seed {seed}" for who in ("baseline", "best", "bootstrap") for seed in (1, 2)]
     assert not any("best 0" in line or "the best so far" in line for line in lines)

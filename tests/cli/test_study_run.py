@@ -11,11 +11,11 @@ import time
 
 import pytest
 
-from jorge_tune.tuning.results.confirm import beside
-from jorge_tune.tuning.results.history import read_rows
-from jorge_tune.tuning.storages.address import parse_address
-from jorge_tune.tuning.storages.storage import open_storage
-from jorge_tune.tuning.study import join_study
+from jorge_tune.study.confirm import beside
+from jorge_tune.study.storage.address import parse_address
+from jorge_tune.study.storage.open import open_storage
+from jorge_tune.study.study import join_study
+from jorge_tune.study.trial_rows import read_rows
 
 RECIPE = """\
 version: 1
@@ -124,8 +124,8 @@ def test_a_worker_from_elsewhere_joins_by_name(folder):
     subprocess.run(
         [
             *(sys.executable, "-c"),
-            "from jorge_tune.cli.studies import make_study; "
-            "from jorge_tune.tuning.planning.study_file import read_study; "
+            "from jorge_tune.cli.study_options import make_study; "
+            "from jorge_tune.study.study_file import read_study; "
             "make_study(read_study('study.yaml', {'trials': 2}), None)",
         ],
         cwd=folder,
@@ -168,11 +168,11 @@ def test_bootstrap_runs_the_whole_loop_in_one_command(folder):
 def test_a_dry_run_names_the_code_that_it_imports():
     from dataclasses import replace
 
-    from jorge_tune.cli.study_plan import _classes_of
-    from jorge_tune.recipe.schema import Model
+    from jorge_tune.cli.cmd_study_run import _classes_of
+    from jorge_tune.recipe.schema import ModelSection
     from tests.training.small_recipes import digits_recipe
 
     recipe = digits_recipe(epochs=1)
     assert _classes_of(recipe) == []
-    own = replace(recipe, task=replace(recipe.task, model=Model(name="mine.nets:Net")))
+    own = replace(recipe, task=replace(recipe.task, model=ModelSection(name="mine.nets:Net")))
     assert _classes_of(own) == ["mine.nets:Net"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from jorge_tune.cli import main
-from jorge_tune.cli.studies import make_study
-from tests.tuning.servers import PrivatePostgresql
-from tests.tuning.small_studies import small_plan
+from jorge_tune.cli.study_options import make_study
+from tests.study.servers import PrivatePostgresql
+from tests.study.small_studies import small_plan
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import json
 import math
 import re
 
-from jorge_tune.cli.tables import plain_table, print_json, print_table
+from jorge_tune.cli.output import plain_table, print_json, print_table
 
 
 def test_off_a_terminal_a_long_cell_stays_on_its_line(capsys):

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from jorge_tune.cli import main
-from jorge_tune.cli.progress import clock_time
-from jorge_tune.recipe.io import read_recipe
-from jorge_tune.records import RunFolder, outcome_of, read_records
+from jorge_tune.cli.output import clock_time
+from jorge_tune.recipe.recipe_files import read_recipe
+from jorge_tune.records import RunDirectory, outcome_of, read_records
 
 _RECIPE = """\
 version: 1
@@ -47,7 +47,7 @@ def _run(*arguments: str) -> int:
 def test_trains_into_its_default_folder_and_prints_a_table(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("tiny.yaml", "--seed", "4", "--set", "optimizer.lr=0.05", "--threads", "1") == 0
     out, err = capsys.readouterr()
-    folder = RunFolder(Path("runs/tiny/seed-4"))
+    folder = RunDirectory(Path("runs/tiny/seed-4"))
     trained = read_recipe(folder.recipe)
     assert (trained.seed, trained.optimizer.lr) == (4, 0.05)
     rows = dict(line.split("  ", 1) for line in out.splitlines())

@@ -19,7 +19,7 @@ import yaml
 import jorge_tune
 from jorge_tune.cli import _COMMANDS, main, module_of
 from jorge_tune.recipe import schema
-from jorge_tune.tuning.planning.study_file import parse_study
+from jorge_tune.study.study_file import parse_study
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jorge_tune.optim import Jorge
-from jorge_tune.optim.blocks import MAX_SIDE, assign_slots, collapse, is_due, partition
+from jorge_tune.optim.stacks import MAX_SIDE, assign_slots, collapse, is_due, partition
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from jorge_tune.optim import Jorge
-from jorge_tune.optim.congruence import congruence_refresh
-from jorge_tune.optim.scaling import plus_transpose
+from jorge_tune.optim.jorge import congruence_refresh
+from jorge_tune.optim.numerics import plus_transpose
 from tests.gradients import decaying
 from tests.optim.test_series import relative_error
 from tests.reference import inverse_root, jorge_refresh

@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from jorge_tune.optim import DecoupledSGD, Jorge, Shampoo, SketchyAdaGrad, SketchyShampoo, param_groups
-from jorge_tune.optim.blocks import MAX_SIDE, BlockShape
 from jorge_tune.optim.costs import EXCLUDED, FROZEN, NOTHING, ONE_DIMENSIONAL, OTHER, TOO_LONG, account, total
+from jorge_tune.optim.stacks import MAX_SIDE, BlockShape
 
 FAMILY = {
     "jorge": lambda params: Jorge(params, 0.1),

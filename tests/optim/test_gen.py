@@ -302,7 +302,7 @@ def test_modules_that_were_seen_are_known_when_nobody_watches_any_more(monkeypat
     gen = GeN(torch.optim.SGD(probed.parameters(), lr=0.1), interval=1, smoothing=1.0)
     train(probed, gen, 4)
     watched = []
-    monkeypatch.setattr("jorge_tune.optim.gen_probe.watch_calls", watched.append)
+    monkeypatch.setattr("jorge_tune.optim.gen_line.watch_calls", watched.append)
     train(probed, gen, 1, start=4)
     assert not watched
     assert_same(plain.state_dict(), probed.state_dict())

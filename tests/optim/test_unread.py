@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from jorge_tune.optim import DecoupledSGD, Jorge, Shampoo, SketchyShampoo
-from jorge_tune.optim.unread import UNREAD
+from jorge_tune.optim.argument_checks import UNREAD
 from tests.optim.test_exam import feed, parameters, run
 
 CASES = [

@@ -2,29 +2,29 @@
 
 from hypothesis import strategies as st
 
-from jorge_tune.recipe.ranges import SPLIT
+from jorge_tune.config.ranges import SPLIT
 from jorge_tune.recipe.schema import (
-    SGD,
-    AdamW,
-    Calibration,
+    AdamWSection,
+    CalibrationSection,
     Constant,
     Cosine,
-    CustomOptimizer,
-    Data,
+    CustomOptimizerSection,
+    DataSection,
     Exponential,
     Gen,
-    GroupRule,
-    Jorge,
+    GroupSection,
+    JorgeSection,
     Linear,
-    Model,
+    ModelSection,
     Polynomial,
     Recipe,
-    Shampoo,
-    SketchyAdaGrad,
-    SketchyShampoo,
+    SGDSection,
+    ShampooSection,
+    SketchyAdaGradSection,
+    SketchyShampooSection,
     Step,
     Target,
-    Task,
+    TaskSection,
     Warmup,
 )
 
@@ -51,7 +51,7 @@ shared = {
     "weight_decay": positive,
     "no_decay": st.lists(st.sampled_from(["norm", "bias", "one_dimensional"]), max_size=2).map(tuple),
     "groups": st.lists(
-        st.builds(GroupRule, pattern=st.sampled_from([r"\.bias$", "head", "(a|b)+"]), lr_scale=positive), max_size=2
+        st.builds(GroupSection, pattern=st.sampled_from([r"\.bias$", "head", "(a|b)+"]), lr_scale=positive), max_size=2
     ).map(tuple),
 }
 kronecker = shared | {
@@ -67,11 +67,11 @@ kronecker = shared | {
     "nonfinite": st.sampled_from(["skip", "raise"]),
 }
 optimizers = st.one_of(
-    st.builds(SGD, **shared, momentum=fraction, dampening=fraction, decoupled=st.booleans()),
-    st.builds(SGD, **shared, momentum=fraction.filter(bool), nesterov=st.just(True)),
-    st.builds(AdamW, **shared, betas=pairs, eps=positive),
+    st.builds(SGDSection, **shared, momentum=fraction, dampening=fraction, decoupled=st.booleans()),
+    st.builds(SGDSection, **shared, momentum=fraction.filter(bool), nesterov=st.just(True)),
+    st.builds(AdamWSection, **shared, betas=pairs, eps=positive),
     st.builds(
-        Jorge,
+        JorgeSection,
         **kronecker,
         eps=positive,
         eps_kind=st.sampled_from(["relative", "absolute"]),
@@ -80,9 +80,9 @@ optimizers = st.one_of(
         form=st.sampled_from(["series", "congruence"]),
         preset=st.sampled_from([None, "paper"]),
     ),
-    st.builds(Shampoo, **kronecker, statistics_interval=counts, b2=fraction, eps=positive),
+    st.builds(ShampooSection, **kronecker, statistics_interval=counts, b2=fraction, eps=positive),
     st.builds(
-        SketchyShampoo,
+        SketchyShampooSection,
         **kronecker,
         rank=ranks,
         statistics_interval=st.none() | counts,
@@ -90,14 +90,14 @@ optimizers = st.one_of(
         eps=positive,
     ),
     st.builds(
-        SketchyAdaGrad,
+        SketchyAdaGradSection,
         **shared,
         momentum=fraction,
         rank=ranks,
         eps=positive,
         nonfinite=st.sampled_from(["skip", "raise"]),
     ),
-    st.builds(CustomOptimizer, **shared, name=st.just("torch.optim:RMSprop"), args=arguments),
+    st.builds(CustomOptimizerSection, **shared, name=st.just("torch.optim:RMSprop"), args=arguments),
 )
 warmups = st.none() | st.one_of(
     st.builds(Warmup, epochs=positive, start_factor=factor, per=st.sampled_from(["step", "epoch"])),
@@ -134,7 +134,7 @@ def schedules(unit: st.SearchStrategy):
 
 
 data = st.builds(
-    Data,
+    DataSection,
     name=text,
     root=text,
     validation=st.none() | text.filter(SPLIT.holds) | st.floats(0, 1, exclude_min=True, exclude_max=True),
@@ -147,9 +147,11 @@ data = st.builds(
 )
 tasks = st.one_of(
     st.none(),
-    st.builds(Task, kind=st.just("classification"), model=st.builds(Model, name=text, args=arguments), data=data),
-    st.builds(Task, kind=st.just("python"), factory=st.just("package.module:make")),
-    st.builds(Task, kind=st.just("command"), command=st.lists(text | words, min_size=1, max_size=3).map(tuple)),
+    st.builds(
+        TaskSection, kind=st.just("classification"), model=st.builds(ModelSection, name=text, args=arguments), data=data
+    ),
+    st.builds(TaskSection, kind=st.just("python"), factory=st.just("package.module:make")),
+    st.builds(TaskSection, kind=st.just("command"), command=st.lists(text | words, min_size=1, max_size=3).map(tuple)),
 )
 others = {
     "name": names,
@@ -161,7 +163,7 @@ others = {
     "target": st.none()
     | st.builds(Target, metric=st.sampled_from(["top1", "top5"]), value=factor)
     | st.builds(Target, metric=st.just("loss"), value=positive),
-    "calibration": st.none() | st.builds(Calibration, fingerprint=text, device=text, overhead=finite),
+    "calibration": st.none() | st.builds(CalibrationSection, fingerprint=text, device=text, overhead=finite),
 }
 in_epochs = st.builds(Recipe, **others, epochs=counts, schedule=schedules(st.sampled_from([None, "epoch", "step"])))
 in_steps = st.builds(Recipe, **others, steps=counts, schedule=schedules(st.sampled_from([None, "step"])))

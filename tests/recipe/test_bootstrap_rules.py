@@ -7,25 +7,24 @@ from hypothesis import assume, given, settings
 
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import bootstrap, control
-from jorge_tune.recipe.io import parse_recipe, read_recipe, render_recipe
+from jorge_tune.recipe.recipe_files import parse_recipe, read_recipe, render_recipe, shipped_recipes
 from jorge_tune.recipe.schema import (
-    SGD,
-    AdamW,
-    Calibration,
+    AdamWSection,
+    CalibrationSection,
     Cosine,
-    CustomOptimizer,
+    CustomOptimizerSection,
     Exponential,
-    GroupRule,
-    Jorge,
+    GroupSection,
+    JorgeSection,
     Polynomial,
     Recipe,
-    Shampoo,
-    SketchyAdaGrad,
-    SketchyShampoo,
+    SGDSection,
+    ShampooSection,
+    SketchyAdaGradSection,
+    SketchyShampooSection,
     Step,
     Warmup,
 )
-from jorge_tune.recipe.shipped import shipped_recipes
 from tests.recipe.recipes_of_all_kinds import recipes
 
 # Jorge, Table 5 (SGD): lr, decay, momentum, batch size, epochs, warm-up epochs, milestones (or None: polynomial, 0.9)
@@ -51,7 +50,9 @@ TABLE_2 = {
 
 
 def sgd(**fields):
-    return Recipe(name="net-sgd", optimizer=SGD(**({"lr": 0.1, "momentum": 0.9} | fields)), epochs=90, batch_size=8)
+    return Recipe(
+        name="net-sgd", optimizer=SGDSection(**({"lr": 0.1, "momentum": 0.9} | fields)), epochs=90, batch_size=8
+    )
 
 
 def derived(recipe, field, **options):
@@ -80,7 +81,7 @@ def test_table_5_in_gives_table_6_out_but_for_the_frequency(task):
     before = read_recipe(shipped_recipes()[f"{task}-sgd"])
     made = bootstrap(before).recipe
     lr, decay, momentum, warmup, milestones, _ = TABLE_6[task]
-    assert isinstance(made.optimizer, Jorge)
+    assert isinstance(made.optimizer, JorgeSection)
     assert (made.optimizer.lr, made.optimizer.weight_decay, made.optimizer.momentum) == (lr, decay, momentum)
     assert (made.optimizer.graft, made.optimizer.nesterov, made.optimizer.refresh_interval) == ("sgd", False, None)
     assert (made.schedule.milestones, made.schedule.gamma) == (milestones, 0.1)
@@ -136,7 +137,7 @@ def test_a_decay_too_large_to_scale_is_refused():
 
 
 def test_exemptions_groups_and_momentum_fields_are_kept():
-    groups = (GroupRule(pattern="head", lr_scale=10.0, weight_decay_scale=0.5),)
+    groups = (GroupSection(pattern="head", lr_scale=10.0, weight_decay_scale=0.5),)
     made = bootstrap(sgd(nesterov=True, no_decay=("norm", "bias"), groups=groups)).recipe.optimizer
     assert (made.nesterov, made.no_decay, made.groups, made.dampening) == (True, ("norm", "bias"), groups, 0.0)
     assert bootstrap(sgd(dampening=0.3)).recipe.optimizer.dampening == 0.3
@@ -216,7 +217,7 @@ def test_every_field_that_stays_is_listed_as_carried():
 
 
 def test_a_calibration_is_dropped():
-    recipe = replace(sgd(), calibration=Calibration(fingerprint="f", device="cpu", overhead=0.1))
+    recipe = replace(sgd(), calibration=CalibrationSection(fingerprint="f", device="cpu", overhead=0.1))
     assert bootstrap(recipe).recipe.calibration is None
     assert "dropped" in derived(recipe, "calibration").rule
 
@@ -239,10 +240,10 @@ def test_the_name_speaks_of_jorge(name, made):
 
 
 def test_from_adamw_by_rules_of_our_own():
-    optimizer = AdamW(lr=1e-3, weight_decay=0.05, betas=(0.8, 0.95), eps=1e-6, no_decay=("bias",))
+    optimizer = AdamWSection(lr=1e-3, weight_decay=0.05, betas=(0.8, 0.95), eps=1e-6, no_decay=("bias",))
     recipe = replace(sgd(), name="net-adamw", optimizer=optimizer, schedule=Cosine())
     made = bootstrap(recipe)
-    assert made.recipe.optimizer == Jorge(
+    assert made.recipe.optimizer == JorgeSection(
         lr=1e-3,
         weight_decay=0.05,
         graft="adamw",
@@ -260,10 +261,10 @@ def test_from_adamw_by_rules_of_our_own():
 
 @pytest.mark.parametrize(
     ("optimizer", "told"),
-    [(Jorge(lr=1), "is a Jorge recipe already"), (Shampoo(lr=1), "trains with Shampoo"),
-     (SketchyShampoo(lr=1), "trains with SketchyShampoo.*its grafted optimizer's recipe"),
-     (SketchyAdaGrad(lr=1), "trains with sketchy_adagrad, and there are rules for sgd and adamw only"),
-     (CustomOptimizer(name="a:B", lr=1), "trains with a:B")],
+    [(JorgeSection(lr=1), "is a Jorge recipe already"), (ShampooSection(lr=1), "trains with Shampoo"),
+     (SketchyShampooSection(lr=1), "trains with SketchyShampoo.*its grafted optimizer's recipe"),
+     (SketchyAdaGradSection(lr=1), "trains with sketchy_adagrad, and there are rules for sgd and adamw only"),
+     (CustomOptimizerSection(name="a:B", lr=1), "trains with a:B")],
 )  # fmt: skip
 def test_what_there_are_no_rules_for_is_refused_with_what_it_is(optimizer, told):
     with pytest.raises(InputError, match=told):
@@ -271,10 +272,10 @@ def test_what_there_are_no_rules_for_is_refused_with_what_it_is(optimizer, told)
 
 
 def test_the_control_has_jorges_rate_decay_and_schedule_without_its_preconditioner():
-    groups = (GroupRule(pattern="head", lr_scale=10.0),)
+    groups = (GroupSection(pattern="head", lr_scale=10.0),)
     jorge = bootstrap(sgd(weight_decay=1e-4, nesterov=True, no_decay=("norm",), groups=groups)).recipe
     made = control(jorge)
-    assert made.optimizer == SGD(
+    assert made.optimizer == SGDSection(
         lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3, decoupled=True, no_decay=("norm",), groups=groups
     )
     assert replace(made, name=jorge.name, optimizer=jorge.optimizer) == jorge
@@ -282,11 +283,11 @@ def test_the_control_has_jorges_rate_decay_and_schedule_without_its_precondition
 
 
 def test_the_control_of_a_recipe_that_grafts_from_adamw_is_adamw():
-    adamw = AdamW(lr=1e-3, weight_decay=0.05, betas=(0.8, 0.95), eps=1e-6)
+    adamw = AdamWSection(lr=1e-3, weight_decay=0.05, betas=(0.8, 0.95), eps=1e-6)
     assert control(bootstrap(replace(sgd(), optimizer=adamw)).recipe).optimizer == adamw
 
 
-@pytest.mark.parametrize("optimizer", [SGD(lr=1), Jorge(lr=1, graft="none")])
+@pytest.mark.parametrize("optimizer", [SGDSection(lr=1), JorgeSection(lr=1, graft="none")])
 def test_a_control_of_something_else_is_refused(optimizer):
     with pytest.raises(InputError, match="a control needs a Jorge recipe that grafts"):
         control(replace(sgd(), optimizer=optimizer))
@@ -295,7 +296,7 @@ def test_a_control_of_something_else_is_refused(optimizer):
 @given(recipes)
 @settings(max_examples=100, deadline=None)
 def test_every_bootstrapped_recipe_is_a_recipe(recipe):
-    if not isinstance(recipe.optimizer, (SGD, AdamW)):
+    if not isinstance(recipe.optimizer, (SGDSection, AdamWSection)):
         return
     assume(recipe.optimizer.weight_decay < 1e200)
     made = bootstrap(recipe).recipe

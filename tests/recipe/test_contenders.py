@@ -9,29 +9,37 @@ from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import bootstrap, control
 from jorge_tune.recipe.checks import faults_of
 from jorge_tune.recipe.contenders import KINDS, contender_kinds, derive_contenders
-from jorge_tune.recipe.io import parse_recipe, read_recipe, render_recipe
-from jorge_tune.recipe.schema import SGD, AdamW, Cosine, CustomOptimizer, Gen, GroupRule, Recipe, Warmup
-from jorge_tune.recipe.shipped import resolve_recipe
+from jorge_tune.recipe.recipe_files import parse_recipe, read_recipe, render_recipe, resolve_recipe
+from jorge_tune.recipe.schema import (
+    AdamWSection,
+    Cosine,
+    CustomOptimizerSection,
+    Gen,
+    GroupSection,
+    Recipe,
+    SGDSection,
+    Warmup,
+)
 from tests.recipe.recipes_of_all_kinds import recipes
 
 SGD_KINDS = ("control", "jorge", "shampoo", "sketchy", "gen-sgd", "gen-jorge")
 
 TUNED = Recipe(
     name="mine-sgd",
-    optimizer=SGD(
+    optimizer=SGDSection(
         lr=0.1,
         momentum=0.9,
         nesterov=True,
         weight_decay=5e-4,
         no_decay=("bias",),
-        groups=(GroupRule(pattern="head", lr_scale=2.0),),
+        groups=(GroupSection(pattern="head", lr_scale=2.0),),
     ),
     schedule=Cosine(warmup=Warmup(epochs=2)),
     epochs=20,
     batch_size=64,
     seed=3,
 )
-ADAMW = replace(TUNED, name="mine-adamw", optimizer=AdamW(lr=3e-3, betas=(0.8, 0.99), weight_decay=0.05))
+ADAMW = replace(TUNED, name="mine-adamw", optimizer=AdamWSection(lr=3e-3, betas=(0.8, 0.99), weight_decay=0.05))
 
 
 def derived(kind, *given):
@@ -106,7 +114,7 @@ def test_what_would_race_against_itself_is_refused():
 
 
 def test_other_optimizers_have_no_rules():
-    other = replace(TUNED, optimizer=CustomOptimizer(name="torch.optim:Adamax", lr=0.002))
+    other = replace(TUNED, optimizer=CustomOptimizerSection(name="torch.optim:Adamax", lr=0.002))
     with pytest.raises(InputError, match="rules for sgd and adamw only"):
         derive_contenders([other], ["jorge"])
 

@@ -8,12 +8,17 @@ import pytest
 
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.recipe.edit import with_interval, write_interval
-from jorge_tune.recipe.io import parse_recipe, read_recipe, render_recipe
-from jorge_tune.recipe.schema import SGD, AdamW, Calibration, KroneckerFields, Recipe
-from jorge_tune.recipe.shipped import shipped_recipes
+from jorge_tune.recipe.recipe_files import (
+    parse_recipe,
+    read_recipe,
+    render_recipe,
+    shipped_recipes,
+    with_interval,
+    write_interval,
+)
+from jorge_tune.recipe.schema import AdamWSection, CalibrationSection, KroneckerFields, Recipe, SGDSection
 
-ORIGIN = Calibration(fingerprint="0123456789abcdef", device="Intel(R) Xeon(R) CPU @ 2.2 GHz", overhead=0.1)
+ORIGIN = CalibrationSection(fingerprint="0123456789abcdef", device="Intel(R) Xeon(R) CPU @ 2.2 GHz", overhead=0.1)
 BLOCK = """\
 # mine
 name: x  # a name
@@ -75,7 +80,7 @@ def test_only_what_must_change_does():
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_shipped_recipe_can_be_edited(name):
     recipe = read_recipe(shipped_recipes()[name])
-    if isinstance(recipe.optimizer, (SGD, AdamW)):
+    if isinstance(recipe.optimizer, (SGDSection, AdamWSection)):
         made = bootstrap(recipe)
         text, recipe = render_recipe(made.recipe, made.derivations), made.recipe
     else:
@@ -110,7 +115,7 @@ def test_a_recipe_that_differs_elsewhere_is_no_edit():
     other = replace(measured(parse_recipe(BLOCK, "x").recipe), seed=3)
     assert with_interval(BLOCK, other) is None
     assert with_interval("name: [", other) is None
-    assert with_interval(BLOCK, replace(other, optimizer=SGD(lr=0.1))) is None
+    assert with_interval(BLOCK, replace(other, optimizer=SGDSection(lr=0.1))) is None
 
 
 def test_a_missing_file_is_an_input_error(tmp_path):

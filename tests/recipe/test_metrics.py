@@ -3,8 +3,8 @@
 import pytest
 
 from jorge_tune.errors import FaultyFileError
-from jorge_tune.recipe.io import parse_recipe
 from jorge_tune.recipe.metrics import is_lower_better, target_fault, usual_metric
+from jorge_tune.recipe.recipe_files import parse_recipe
 
 RECIPE = """\
 name: a

@@ -7,9 +7,8 @@ import pytest
 
 from jorge_tune.errors import SHOWN_FAULTS, FaultyFileError, InputError
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.recipe.io import load, parse_recipe, render_recipe
-from jorge_tune.recipe.schema import SGD, AdamW
-from jorge_tune.recipe.shipped import shipped_recipes
+from jorge_tune.recipe.recipe_files import load, parse_recipe, render_recipe, shipped_recipes
+from jorge_tune.recipe.schema import AdamWSection, SGDSection
 
 LONGEST_READ = 1.0  # seconds of this process; typically 5 ms, so more means that it hangs
 VALUES = [
@@ -126,7 +125,7 @@ def read(path):
         recipe = loaded.recipe
         lines = "".join(warning.located("r") for warning in (*loaded.warnings, *loaded.untrainable))
         assert lines.isprintable()
-        if isinstance(recipe.optimizer, (SGD, AdamW)):
+        if isinstance(recipe.optimizer, (SGDSection, AdamWSection)):
             made = bootstrap(recipe)
             parse_recipe(render_recipe(made.recipe, made.derivations), "made")
         else:

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 
 from jorge_tune.errors import InputError
-from jorge_tune.recipe.io import override
-from jorge_tune.recipe.schema import SGD, Cosine, Data, Model, Recipe, Task, Warmup
+from jorge_tune.recipe.recipe_files import override
+from jorge_tune.recipe.schema import Cosine, DataSection, ModelSection, Recipe, SGDSection, TaskSection, Warmup
 from tests.recipe.recipes_of_all_kinds import recipes
 
 RECIPE = Recipe(
     name="x",
-    optimizer=SGD(lr=0.1, momentum=0.9),
+    optimizer=SGDSection(lr=0.1, momentum=0.9),
     schedule=Cosine(warmup=Warmup(epochs=2)),
     epochs=9,
     batch_size=8,
@@ -36,10 +36,10 @@ def test_what_is_not_overridden_stays_whatever_it_looks_like(recipe):
 
 
 def test_texts_that_look_like_numbers_stay_texts():
-    task = Task(
+    task = TaskSection(
         kind="classification",
-        model=Model(name="010", args={"a": "1_000", "b": ["0x10", "1:30", "true", "\u201cx"]}),
-        data=Data(name="007", root="\u2018x"),
+        model=ModelSection(name="010", args={"a": "1_000", "b": ["0x10", "1:30", "true", "\u201cx"]}),
+        data=DataSection(name="007", root="\u2018x"),
     )
     recipe = replace(RECIPE, task=task)
     assert override(recipe, ["optimizer.lr=0.2"]).task == task

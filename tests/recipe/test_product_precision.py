@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.recipe.schema import SGD, Recipe
+from jorge_tune.recipe.schema import Recipe, SGDSection
 
-RECIPE = Recipe(name="net-sgd", optimizer=SGD(lr=0.1, momentum=0.9), epochs=90, batch_size=128)
+RECIPE = Recipe(name="net-sgd", optimizer=SGDSection(lr=0.1, momentum=0.9), epochs=90, batch_size=128)
 
 
 @pytest.mark.parametrize(("precision", "products"), [("tf32", "tf32"), ("bf16", "bf16"), ("fp16", "bf16")])

@@ -4,10 +4,10 @@ import os
 
 import pytest
 
+from jorge_tune.config.tree import LARGEST_FILE
 from jorge_tune.errors import FaultyFileError, InputError
-from jorge_tune.recipe.io import load, parse_recipe
-from jorge_tune.recipe.nodes import LARGEST_FILE
-from jorge_tune.recipe.schema import SGD, AdamW, CustomOptimizer, Gen, Jorge, Step
+from jorge_tune.recipe.recipe_files import load, parse_recipe
+from jorge_tune.recipe.schema import AdamWSection, CustomOptimizerSection, Gen, JorgeSection, SGDSection, Step
 
 GOOD = """\
 version: 1
@@ -44,7 +44,7 @@ def with_lines(**lines):
 
 def test_a_good_recipe_is_read():
     recipe = parse_recipe(GOOD + CLASSIFIED, "r.yaml").recipe
-    assert recipe.optimizer == SGD(lr=0.1, momentum=0.9)
+    assert recipe.optimizer == SGDSection(lr=0.1, momentum=0.9)
     assert (recipe.epochs, recipe.task.model.name, recipe.schedule.warmup.epochs) == (9, "mlp", 2.0)
 
 
@@ -199,7 +199,11 @@ def test_a_whole_number_in_scientific_form_counts():
 
 
 def test_unions_are_chosen_by_name():
-    for name, kind in {"adamw": AdamW, "jorge": Jorge, "torch.optim:RMSprop": CustomOptimizer}.items():
+    for name, kind in {
+        "adamw": AdamWSection,
+        "jorge": JorgeSection,
+        "torch.optim:RMSprop": CustomOptimizerSection,
+    }.items():
         text = f"name: x\noptimizer: {{name: '{name}', lr: 1}}\nsteps: 1\nbatch_size: 1\nschedule: {{name: gen}}\n"
         recipe = parse_recipe(text, "r.yaml").recipe
         assert type(recipe.optimizer) is kind

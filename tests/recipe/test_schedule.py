@@ -10,7 +10,6 @@ from torch.optim import lr_scheduler
 
 from jorge_tune.recipe.schedule import lr_factor, total_steps
 from jorge_tune.recipe.schema import (
-    SGD,
     Constant,
     Cosine,
     Exponential,
@@ -18,6 +17,7 @@ from jorge_tune.recipe.schema import (
     Linear,
     Polynomial,
     Recipe,
+    SGDSection,
     Step,
     Warmup,
 )
@@ -28,7 +28,7 @@ CHAINED = 1e-12
 
 
 def recipe(schedule, *, epochs=None, steps=None, lr=0.5):
-    return Recipe(name="x", optimizer=SGD(lr=lr), schedule=schedule, epochs=epochs, steps=steps, batch_size=1)
+    return Recipe(name="x", optimizer=SGDSection(lr=lr), schedule=schedule, epochs=epochs, steps=steps, batch_size=1)
 
 
 def factors(schedule, *, epochs=None, steps=None, steps_per_epoch=1, lr=0.5):

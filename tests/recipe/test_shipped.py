@@ -10,9 +10,8 @@ import jorge_tune
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.recipe.checks import base_schedule
-from jorge_tune.recipe.io import load
+from jorge_tune.recipe.recipe_files import load, resolve_recipe, resolve_shipped, shipped_recipes
 from jorge_tune.recipe.schedule import lr_factor
-from jorge_tune.recipe.shipped import resolve_recipe, resolve_shipped, shipped_recipes
 
 NAMES = [
     "cifar10/resnet-small-sgd",

@@ -4,7 +4,7 @@ import pytest
 
 from jorge_tune.errors import FaultyFileError
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.recipe.io import parse_recipe, render_recipe
+from jorge_tune.recipe.recipe_files import parse_recipe, render_recipe
 
 
 def loaded(optimizer, rest="epochs: 9"):

@@ -2,11 +2,11 @@
 
 import pytest
 
+from jorge_tune.config.characters import number_hint
 from jorge_tune.errors import FaultyFileError, InputError
-from jorge_tune.recipe.characters import number_hint
 from jorge_tune.recipe.hints import meant_path
-from jorge_tune.recipe.io import load, override, parse_recipe
-from jorge_tune.recipe.schema import SGD, Recipe
+from jorge_tune.recipe.recipe_files import load, override, parse_recipe
+from jorge_tune.recipe.schema import Recipe, SGDSection
 
 GOOD = """\
 name: good
@@ -111,7 +111,7 @@ def test_a_word_in_the_wrong_section_is_told(old, new, told):
     ],
 )
 def test_an_override_by_another_word_is_told_the_whole_option(assignment, told):
-    recipe = Recipe(name="x", optimizer=SGD(lr=0.1), epochs=1, batch_size=1)
+    recipe = Recipe(name="x", optimizer=SGDSection(lr=0.1), epochs=1, batch_size=1)
     with pytest.raises(InputError) as caught:
         override(recipe, [assignment])
     assert told in str(caught.value)

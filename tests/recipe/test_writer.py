@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import Derivation, bootstrap
-from jorge_tune.recipe.io import parse_recipe, read_recipe, recipe_to_dict, render_recipe, write_recipe
-from jorge_tune.recipe.render import number
-from jorge_tune.recipe.schema import SGD, AdamW, Recipe, Warmup
+from jorge_tune.recipe.recipe_files import parse_recipe, read_recipe, render_recipe, write_recipe
+from jorge_tune.recipe.render import number, recipe_to_dict
+from jorge_tune.recipe.schema import AdamWSection, Recipe, SGDSection, Warmup
 from jorge_tune.recipe.schema import Cosine as CosineSchedule
 from tests.recipe.recipes_of_all_kinds import recipes
 
-PLAIN = Recipe(name="plain", optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4), epochs=9, batch_size=8)
+PLAIN = Recipe(name="plain", optimizer=SGDSection(lr=0.1, momentum=0.9, weight_decay=5e-4), epochs=9, batch_size=8)
 
 
 @given(recipes)
@@ -27,7 +27,7 @@ def test_what_is_rendered_is_parsed_back_exactly(recipe):
 @given(recipes)
 @settings(max_examples=40, deadline=None)
 def test_comments_change_nothing(recipe):
-    if not isinstance(recipe.optimizer, (SGD, AdamW)):
+    if not isinstance(recipe.optimizer, (SGDSection, AdamWSection)):
         return
     assume(recipe.optimizer.weight_decay < 1e200)
     made = bootstrap(recipe)
@@ -51,7 +51,7 @@ def test_numbers_look_like_this(value, shown):
 
 
 def test_other_yaml_readers_see_the_same_values():
-    recipe = Recipe(name="yes", optimizer=SGD(lr=1e-4, groups=()), schedule=CosineSchedule(warmup=Warmup(epochs=5)),
+    recipe = Recipe(name="yes", optimizer=SGDSection(lr=1e-4, groups=()), schedule=CosineSchedule(warmup=Warmup(epochs=5)),
                     epochs=3, batch_size=1)  # fmt: skip
     assert yaml.safe_load(render_recipe(recipe)) == recipe_to_dict(recipe)
 
@@ -84,9 +84,9 @@ def test_writing_refuses_to_overwrite_unless_forced(tmp_path):
     write_recipe(path, PLAIN)
     before = path.read_text()
     with pytest.raises(InputError, match="exists already; give another name, or --force"):
-        write_recipe(path, Recipe(name="other", optimizer=SGD(lr=1), epochs=1, batch_size=1))
+        write_recipe(path, Recipe(name="other", optimizer=SGDSection(lr=1), epochs=1, batch_size=1))
     assert path.read_text() == before
-    write_recipe(path, Recipe(name="other", optimizer=SGD(lr=1), epochs=1, batch_size=1), force=True)
+    write_recipe(path, Recipe(name="other", optimizer=SGDSection(lr=1), epochs=1, batch_size=1), force=True)
     assert read_recipe(path).name == "other"
     assert os.listdir(tmp_path) == ["recipe.yaml"]
 

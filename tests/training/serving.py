@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from jorge_tune.recipe.io import render_recipe
-from jorge_tune.recipe.schema import CustomOptimizer, Recipe
-from jorge_tune.tuning.runs.children import Ended, RunJob, RunServer
-from jorge_tune.tuning.runs.run_server_start import knock, server_of
+from jorge_tune.recipe.recipe_files import render_recipe
+from jorge_tune.recipe.schema import CustomOptimizerSection, Recipe
+from jorge_tune.study.jobs.client import ProcessEnd, RunJob, RunLauncher, knock, server_of
 from tests.training.small_recipes import digits_recipe
 
 IDLE_SECONDS, GRACE_SECONDS = 60.0, 1.0
@@ -23,13 +22,13 @@ SECRETS = {
 }
 
 
-def server_of_the_tests() -> RunServer:
+def server_of_the_tests() -> RunLauncher:
     """Started in an environment with secrets, so that a test can look for them."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SECRETS.items():
             patch.setenv(name, value)
         patch.setenv("LEFT_BY_WHOEVER_STARTED_IT", "1")
-        server = RunServer.connect(idle_seconds=IDLE_SECONDS, grace_seconds=GRACE_SECONDS)
+        server = RunLauncher.connect(idle_seconds=IDLE_SECONDS, grace_seconds=GRACE_SECONDS)
         run(server, digits_recipe(), Path("/proc/run"))  # waits for torch, and cannot write
         return server
 
@@ -38,13 +37,13 @@ def job(recipe: Recipe, out: Path, **changes: Any) -> RunJob:
     return RunJob(render_recipe(recipe), str(out), **({"device": "cpu", "threads": 1} | changes))
 
 
-def run(server: RunServer, recipe: Recipe, out: Path, **changes: Any) -> Ended:
+def run(server: RunLauncher, recipe: Recipe, out: Path, **changes: Any) -> ProcessEnd:
     """A run from start to end."""
     with server.start(job(recipe, out, **changes)) as child:
         return end_of(child)
 
 
-def end_of(child: Any, seconds: float = 60) -> Ended:
+def end_of(child: Any, seconds: float = 60) -> ProcessEnd:
     deadline = time.monotonic() + seconds
     while (ended := child.poll(1.0)) is None:
         assert time.monotonic() < deadline
@@ -53,7 +52,7 @@ def end_of(child: Any, seconds: float = 60) -> Ended:
 
 def odd(act: str, mark: Path | None = None, **changes: Any) -> Recipe:
     """A small recipe whose third step does something odd."""
-    optimizer = CustomOptimizer(
+    optimizer = CustomOptimizerSection(
         name="tests.training.odd_optimizers:Odd", lr=0.1, args={"act": act} | ({"mark": str(mark)} if mark else {})
     )
     return replace(digits_recipe(), optimizer=optimizer, **changes)
@@ -64,7 +63,7 @@ def long_recipe() -> Recipe:
     return digits_recipe(epochs=2000)
 
 
-def pid_of(server: RunServer) -> int:
+def pid_of(server: RunLauncher) -> int:
     connection = knock(server._place)
     assert connection is not None
     with connection:

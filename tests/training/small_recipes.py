@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from jorge_tune.recipe.schema import SGD, Cosine, Data, Model, Recipe, Task
+from jorge_tune.recipe.schema import Cosine, DataSection, ModelSection, Recipe, SGDSection, TaskSection
 
 
-def digits_recipe(*, model: Model | None = None, data: dict[str, Any] | None = None, **changes: Any) -> Recipe:
+def digits_recipe(*, model: ModelSection | None = None, data: dict[str, Any] | None = None, **changes: Any) -> Recipe:
     """SGD on digits, two epochs of nine steps, with dropout so that torch's random state matters."""
-    model = model or Model(name="mlp", args={"hidden": [16], "dropout": 0.2})
+    model = model or ModelSection(name="mlp", args={"hidden": [16], "dropout": 0.2})
     recipe = Recipe(
         name="small",
-        task=Task(kind="classification", model=model, data=Data(name="digits", **(data or {}))),
-        optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
+        task=TaskSection(kind="classification", model=model, data=DataSection(name="digits", **(data or {}))),
+        optimizer=SGDSection(lr=0.1, momentum=0.9, weight_decay=5e-4),
         schedule=Cosine(unit="step"),
         epochs=2,
         batch_size=128,
@@ -30,9 +30,11 @@ def folder_recipe(root: object, **data: Any) -> Recipe:
     """
     return replace(
         digits_recipe(epochs=1, batch_size=16),
-        task=Task(
+        task=TaskSection(
             kind="classification",
-            model=Model(name="cifar_resnet", args={"depth": 8, "width": 8, "num_classes": data.pop("classes", 2)}),
-            data=Data(name="imagefolder", root=str(root), **data),
+            model=ModelSection(
+                name="cifar_resnet", args={"depth": 8, "width": 8, "num_classes": data.pop("classes", 2)}
+            ),
+            data=DataSection(name="imagefolder", root=str(root), **data),
         ),
     )

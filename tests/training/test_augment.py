@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jorge_tune.training.augment import ShiftFlip, central_box, random_crop_box, shuffled, uniform_draws
+from jorge_tune.training.images import ShiftFlip, central_box, random_crop_box, shuffled, uniform_draws
 
 _SEEDS = st.integers(0, 2**63 - 1)
 

@@ -10,7 +10,7 @@ import torch
 from jorge_tune.errors import InputError
 from jorge_tune.optim import DecoupledSGD, Jorge, Shampoo, SketchyAdaGrad, SketchyShampoo
 from jorge_tune.recipe import schema
-from jorge_tune.recipe.io import write_recipe
+from jorge_tune.recipe.recipe_files import write_recipe
 from jorge_tune.recipe.schedule import lr_factor
 from jorge_tune.training import (
     build_model,
@@ -38,23 +38,29 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
 
 
 def test_models_of_torchvision_go_by_name() -> None:
-    model = build_model(digits_recipe(model=schema.Model(name="squeezenet1_1", args={"num_classes": 7})))
+    model = build_model(digits_recipe(model=schema.ModelSection(name="squeezenet1_1", args={"num_classes": 7})))
     assert model(torch.randn(1, 3, 64, 64)).shape == (1, 7)
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (schema.Model(name="resnet81"), r"task\.model\.name: unknown model 'resnet81'; did you mean 'resnet"),
-        (schema.Model(name="smallcnn"), r"did you mean 'small_cnn'"),
-        (schema.Model(name="qqqqqqqq"), r"unknown model 'qqqqqqqq'; no name is near it. Ours are cifar_resnet"),
-        (schema.Model(name="fasterrcnn_resnet50_fpn"), r"unknown model"),
-        (schema.Model(name="small_cnn", args={"widht": 3}), r"task\.model\.args: small_cnn does not take .*widht"),
-        (schema.Model(name="cifar_resnet", args={"depth": 9}), r"depth must be 6 n \+ 2"),
-        (schema.Model(name="resnet18", args={"num_classes": "ten"}), r"task\.model\.args: resnet18 does not take"),
+        (schema.ModelSection(name="resnet81"), r"task\.model\.name: unknown model 'resnet81'; did you mean 'resnet"),
+        (schema.ModelSection(name="smallcnn"), r"did you mean 'small_cnn'"),
+        (schema.ModelSection(name="qqqqqqqq"), r"unknown model 'qqqqqqqq'; no name is near it. Ours are cifar_resnet"),
+        (schema.ModelSection(name="fasterrcnn_resnet50_fpn"), r"unknown model"),
+        (
+            schema.ModelSection(name="small_cnn", args={"widht": 3}),
+            r"task\.model\.args: small_cnn does not take .*widht",
+        ),
+        (schema.ModelSection(name="cifar_resnet", args={"depth": 9}), r"depth must be 6 n \+ 2"),
+        (
+            schema.ModelSection(name="resnet18", args={"num_classes": "ten"}),
+            r"task\.model\.args: resnet18 does not take",
+        ),
     ],
 )
-def test_unknown_models_and_arguments_are_refused(model: schema.Model, message: str) -> None:
+def test_unknown_models_and_arguments_are_refused(model: schema.ModelSection, message: str) -> None:
     with pytest.raises(InputError, match=message):
         build_model(digits_recipe(model=model))
 
@@ -62,27 +68,39 @@ def test_unknown_models_and_arguments_are_refused(model: schema.Model, message: 
 @pytest.mark.parametrize(
     ("section", "kind", "expected"),
     [
-        (schema.SGD(lr=0.1, momentum=0.9, dampening=0.5), torch.optim.SGD, {"momentum": 0.9, "dampening": 0.5}),
-        (schema.SGD(lr=0.1, momentum=0.9, nesterov=True), torch.optim.SGD, {"nesterov": True}),
-        (schema.SGD(lr=0.1, momentum=0.9, decoupled=True), DecoupledSGD, {"momentum": 0.9}),
-        (schema.AdamW(lr=0.1, betas=(0.8, 0.9), eps=1e-6), torch.optim.AdamW, {"betas": (0.8, 0.9), "eps": 1e-6}),
-        (schema.Jorge(lr=0.1), Jorge, {"refresh_interval": 10, "warm_refreshes": 100, "eps_kind": "relative"}),
+        (schema.SGDSection(lr=0.1, momentum=0.9, dampening=0.5), torch.optim.SGD, {"momentum": 0.9, "dampening": 0.5}),
+        (schema.SGDSection(lr=0.1, momentum=0.9, nesterov=True), torch.optim.SGD, {"nesterov": True}),
+        (schema.SGDSection(lr=0.1, momentum=0.9, decoupled=True), DecoupledSGD, {"momentum": 0.9}),
         (
-            schema.Jorge(lr=0.1, refresh_interval=7, series_terms=3, form="congruence"),
+            schema.AdamWSection(lr=0.1, betas=(0.8, 0.9), eps=1e-6),
+            torch.optim.AdamW,
+            {"betas": (0.8, 0.9), "eps": 1e-6},
+        ),
+        (schema.JorgeSection(lr=0.1), Jorge, {"refresh_interval": 10, "warm_refreshes": 100, "eps_kind": "relative"}),
+        (
+            schema.JorgeSection(lr=0.1, refresh_interval=7, series_terms=3, form="congruence"),
             Jorge,
             {"refresh_interval": 7, "series_terms": 3, "form": "congruence"},
         ),
-        (schema.Jorge(lr=0.1, preset="paper"), Jorge, {"refresh_interval": 1, "block_size": None, "eps": 1e-6}),
-        (schema.Jorge(lr=0.1, preset="paper", warm_refreshes=3), Jorge, {"refresh_interval": 1, "warm_refreshes": 3}),
-        (schema.Shampoo(lr=0.1, b2=0.9, refresh_interval=5), Shampoo, {"refresh_interval": 5, "b2": 0.9}),
+        (schema.JorgeSection(lr=0.1, preset="paper"), Jorge, {"refresh_interval": 1, "block_size": None, "eps": 1e-6}),
         (
-            schema.SketchyShampoo(lr=0.1, rank=8, statistics_interval=2),
+            schema.JorgeSection(lr=0.1, preset="paper", warm_refreshes=3),
+            Jorge,
+            {"refresh_interval": 1, "warm_refreshes": 3},
+        ),
+        (schema.ShampooSection(lr=0.1, b2=0.9, refresh_interval=5), Shampoo, {"refresh_interval": 5, "b2": 0.9}),
+        (
+            schema.SketchyShampooSection(lr=0.1, rank=8, statistics_interval=2),
             SketchyShampoo,
             {"refresh_interval": 10, "rank": 8, "statistics_interval": 2},
         ),
-        (schema.SketchyAdaGrad(lr=0.1, rank=9, eps=1e-3), SketchyAdaGrad, {"rank": 9, "eps": 1e-3, "momentum": 0.0}),
         (
-            schema.CustomOptimizer(name="torch.optim:RMSprop", lr=0.1, args={"alpha": 0.5}),
+            schema.SketchyAdaGradSection(lr=0.1, rank=9, eps=1e-3),
+            SketchyAdaGrad,
+            {"rank": 9, "eps": 1e-3, "momentum": 0.0},
+        ),
+        (
+            schema.CustomOptimizerSection(name="torch.optim:RMSprop", lr=0.1, args={"alpha": 0.5}),
             torch.optim.RMSprop,
             {"alpha": 0.5},
         ),
@@ -103,8 +121,8 @@ def test_every_section_becomes_its_optimizer(
 
 
 def test_group_rules_and_exemptions_reach_the_groups() -> None:
-    rules = (schema.GroupRule(pattern=r"^2\.", lr_scale=0.1, weight_decay_scale=2.0),)
-    section = schema.SGD(lr=0.5, weight_decay=0.01, no_decay=("norm",), groups=rules)
+    rules = (schema.GroupSection(pattern=r"^2\.", lr_scale=0.1, weight_decay_scale=2.0),)
+    section = schema.SGDSection(lr=0.5, weight_decay=0.01, no_decay=("norm",), groups=rules)
     groups = build_optimizer(section, _model()).param_groups
     assert sorted((g["lr"], g["weight_decay"], len(g["params"])) for g in groups) == [
         (0.05, 0.02, 2),
@@ -116,16 +134,19 @@ def test_group_rules_and_exemptions_reach_the_groups() -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        (schema.Jorge(lr=0.1, refresh_interval="auto"), r"calibrate-freq RECIPE --write"),
-        (schema.Shampoo(lr=0.1, refresh_interval="auto"), r"calibrate-freq RECIPE --write"),
-        (schema.SketchyShampoo(lr=0.1, refresh_interval="auto"), r"calibrate-freq RECIPE --write"),
-        (schema.SGD(lr=0.1, groups=(schema.GroupRule(pattern="nothing"),)), r"optimizer: sgd: .*'nothing'"),
-        (schema.CustomOptimizer(name="no_such_module:X", lr=0.1), r"cannot import 'no_such_module'.*installed"),
-        (schema.CustomOptimizer(name="torch.optim:NoSuch", lr=0.1), r"'torch.optim' has no 'NoSuch'"),
-        (schema.CustomOptimizer(name="torch:pi", lr=0.1), r"is not a class"),
-        (schema.CustomOptimizer(name="builtins:dict", lr=0.1), r"optimizer"),
-        (schema.CustomOptimizer(name="torch.optim:SGD", lr=0.1, args={"momentun": 1}), r"torch.optim:SGD: .*momentun"),
-        (schema.CustomOptimizer(name="torch.optim:SGD", lr=0.1, args={"momentum": -1.0}), r"Invalid momentum"),
+        (schema.JorgeSection(lr=0.1, refresh_interval="auto"), r"calibrate-freq RECIPE --write"),
+        (schema.ShampooSection(lr=0.1, refresh_interval="auto"), r"calibrate-freq RECIPE --write"),
+        (schema.SketchyShampooSection(lr=0.1, refresh_interval="auto"), r"calibrate-freq RECIPE --write"),
+        (schema.SGDSection(lr=0.1, groups=(schema.GroupSection(pattern="nothing"),)), r"optimizer: sgd: .*'nothing'"),
+        (schema.CustomOptimizerSection(name="no_such_module:X", lr=0.1), r"cannot import 'no_such_module'.*installed"),
+        (schema.CustomOptimizerSection(name="torch.optim:NoSuch", lr=0.1), r"'torch.optim' has no 'NoSuch'"),
+        (schema.CustomOptimizerSection(name="torch:pi", lr=0.1), r"is not a class"),
+        (schema.CustomOptimizerSection(name="builtins:dict", lr=0.1), r"optimizer"),
+        (
+            schema.CustomOptimizerSection(name="torch.optim:SGD", lr=0.1, args={"momentun": 1}),
+            r"torch.optim:SGD: .*momentun",
+        ),
+        (schema.CustomOptimizerSection(name="torch.optim:SGD", lr=0.1, args={"momentum": -1.0}), r"Invalid momentum"),
     ],
 )
 def test_optimizers_that_cannot_be_built_are_refused(section: schema.Optimizer, message: str) -> None:
@@ -134,7 +155,7 @@ def test_optimizers_that_cannot_be_built_are_refused(section: schema.Optimizer, 
 
 
 def test_a_loop_of_ones_own_follows_the_recipe(tmp_path: Path) -> None:
-    recipe = digits_recipe(optimizer=schema.Jorge(lr=0.1, weight_decay=5e-3), epochs=3)
+    recipe = digits_recipe(optimizer=schema.JorgeSection(lr=0.1, weight_decay=5e-3), epochs=3)
     path = tmp_path / "jorge.yaml"
     write_recipe(path, recipe)
     model = _model()

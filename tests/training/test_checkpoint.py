@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 import torch
 
-from jorge_tune.errors import RunFolderError
-from jorge_tune.recipe.schema import AdamW, Jorge, Recipe
-from jorge_tune.records import RunFolder, read_records
+from jorge_tune.errors import RunDirectoryError
+from jorge_tune.recipe.schema import AdamWSection, JorgeSection, Recipe
+from jorge_tune.records import RunDirectory, read_records
 from jorge_tune.training import train
 from jorge_tune.training.checkpoint import load_checkpoint
 from tests.training.small_recipes import digits_recipe
@@ -30,7 +30,7 @@ _END_BYTES, _COMMENT_BYTES = 22, 82
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, RunFolder]:
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, RunDirectory]:
     """A run stopped after its second checkpoint."""
     recipe = digits_recipe()
     folder = train(recipe, tmp_path_factory.mktemp("stopped") / "run", max_steps=9).folder
@@ -39,14 +39,14 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, RunFolder
 
 
 @pytest.fixture
-def run(stopped: tuple[Recipe, RunFolder], tmp_path: Path) -> tuple[Recipe, RunFolder]:
+def run(stopped: tuple[Recipe, RunDirectory], tmp_path: Path) -> tuple[Recipe, RunDirectory]:
     """A copy of it, to be spoilt."""
     shutil.copytree(stopped[1].root, tmp_path / "run")
-    return stopped[0], RunFolder(tmp_path / "run")
+    return stopped[0], RunDirectory(tmp_path / "run")
 
 
 @contextmanager
-def unchanged(folder: RunFolder) -> Iterator[None]:
+def unchanged(folder: RunDirectory) -> Iterator[None]:
     """What is done leaves the folder's files as they were."""
     before = {path: path.read_bytes() for path in folder.root.rglob("*") if path.is_file()}
     yield
@@ -69,7 +69,7 @@ def _write(path: Path, content: object, *, checksum: bool = True) -> None:
 
 
 def test_a_checkpoint_is_a_zip_as_torch_writes_it_with_its_checksum_as_comment(
-    stopped: tuple[Recipe, RunFolder],
+    stopped: tuple[Recipe, RunDirectory],
 ) -> None:
     last, previous = (stopped[1].checkpoint / name for name in ("last.pt", "previous.pt"))
     assert torch.load(last, weights_only=True)["position"]["step"] == 14
@@ -82,7 +82,7 @@ def test_a_checkpoint_is_a_zip_as_torch_writes_it_with_its_checksum_as_comment(
     assert sorted(path.name for path in last.parent.iterdir()) == ["last.pt", "previous.pt"]
 
 
-def test_no_flipped_bit_anywhere_is_loaded(run: tuple[Recipe, RunFolder]) -> None:
+def test_no_flipped_bit_anywhere_is_loaded(run: tuple[Recipe, RunDirectory]) -> None:
     path = run[1].checkpoint / "last.pt"
     whole, generator = path.read_bytes(), random.Random(0)
     ends = range(len(whole) - _END_BYTES - _COMMENT_BYTES, len(whole))
@@ -91,13 +91,13 @@ def test_no_flipped_bit_anywhere_is_loaded(run: tuple[Recipe, RunFolder]) -> Non
         spoilt = bytearray(whole)
         spoilt[place] ^= 1 << generator.randrange(8)
         path.write_bytes(spoilt)
-        with pytest.raises(RunFolderError, match=r"last\.pt: damaged: "):
+        with pytest.raises(RunDirectoryError, match=r"last\.pt: damaged: "):
             load_checkpoint(run[1].checkpoint)
     assert len(places) == 500 + 104
 
 
 def test_a_checkpoint_of_an_earlier_version_is_loaded_and_said_to_be_and_its_damage_is_found(
-    run: tuple[Recipe, RunFolder],
+    run: tuple[Recipe, RunDirectory],
 ) -> None:
     recipe, folder = run
     path = folder.checkpoint / "last.pt"
@@ -112,7 +112,7 @@ def test_a_checkpoint_of_an_earlier_version_is_loaded_and_said_to_be_and_its_dam
         path.write_bytes(spoilt)
         try:
             found = load_checkpoint(folder.checkpoint)
-        except RunFolderError:
+        except RunDirectoryError:
             refused += 1
             continue
         assert found is not None  # what the zip's check sums do not cover is of no effect
@@ -151,13 +151,13 @@ def _zero_a_page(path: Path) -> None:
     ],
 )
 def test_a_damaged_checkpoint_names_the_whole_one_before_it_from_which_the_run_goes_on(
-    run: tuple[Recipe, RunFolder], spoil: Callable[[Path], object], told: str
+    run: tuple[Recipe, RunDirectory], spoil: Callable[[Path], object], told: str
 ) -> None:
     recipe, folder = run
     path = folder.checkpoint / "last.pt"
     spoil(path)
     way_on = r"; previous\.pt beside it is whole: remove last\.pt, and --resume goes on from there, step 9$"
-    with unchanged(folder), pytest.raises(RunFolderError, match=rf"last\.pt: {told}.*{way_on}") as caught:
+    with unchanged(folder), pytest.raises(RunDirectoryError, match=rf"last\.pt: {told}.*{way_on}") as caught:
         train(recipe, folder.root, resume=True)
     assert "\n" not in str(caught.value)
 
@@ -168,18 +168,18 @@ def test_a_damaged_checkpoint_names_the_whole_one_before_it_from_which_the_run_g
     assert starts == [0, 9, 9]
 
 
-def test_where_no_checkpoint_is_whole_the_run_can_be_trained_anew(run: tuple[Recipe, RunFolder]) -> None:
+def test_where_no_checkpoint_is_whole_the_run_can_be_trained_anew(run: tuple[Recipe, RunDirectory]) -> None:
     recipe, folder = run
     for name in ("last.pt", "previous.pt"):
         _zero_a_page(folder.checkpoint / name)
     anew = f"remove {folder.checkpoint}, and --resume trains the run anew"
-    with pytest.raises(RunFolderError, match=f"previous.pt beside it is damaged too: {anew}"):
+    with pytest.raises(RunDirectoryError, match=f"previous.pt beside it is damaged too: {anew}"):
         train(recipe, folder.root, resume=True)
     (folder.checkpoint / "last.pt").unlink()
-    with pytest.raises(RunFolderError, match=rf"previous\.pt: damaged: .*; {anew}"):
+    with pytest.raises(RunDirectoryError, match=rf"previous\.pt: damaged: .*; {anew}"):
         train(recipe, folder.root, resume=True)
     (folder.checkpoint / "previous.pt").rename(folder.checkpoint / "last.pt")
-    with pytest.raises(RunFolderError, match=f"there is no other: {anew}"):
+    with pytest.raises(RunDirectoryError, match=f"there is no other: {anew}"):
         train(recipe, folder.root, resume=True)
     shutil.rmtree(folder.checkpoint)
     assert train(recipe, folder.root, resume=True).outcome == "finished"
@@ -214,32 +214,34 @@ def test_where_no_checkpoint_is_whole_the_run_can_be_trained_anew(run: tuple[Rec
     ],
 )
 def test_a_checkpoint_of_wrong_form_is_one_message_and_changes_nothing(
-    run: tuple[Recipe, RunFolder], change: Callable[[dict[str, Any]], object], told: str
+    run: tuple[Recipe, RunDirectory], change: Callable[[dict[str, Any]], object], told: str
 ) -> None:
     recipe, folder = run
     rewritten(folder.checkpoint / "last.pt", lambda content: (change(content), None)[1])
-    with unchanged(folder), pytest.raises(RunFolderError, match=told) as caught:
+    with unchanged(folder), pytest.raises(RunDirectoryError, match=told) as caught:
         train(recipe, folder.root, resume=True)
     assert "last.pt: " in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("optimizer", [AdamW(lr=1e-3), Jorge(lr=0.1)], ids=["adamw", "jorge"])
-def test_another_recipes_checkpoint_is_refused(run: tuple[Recipe, RunFolder], tmp_path: Path, optimizer: Any) -> None:
+@pytest.mark.parametrize("optimizer", [AdamWSection(lr=1e-3), JorgeSection(lr=0.1)], ids=["adamw", "jorge"])
+def test_another_recipes_checkpoint_is_refused(
+    run: tuple[Recipe, RunDirectory], tmp_path: Path, optimizer: Any
+) -> None:
     recipe, folder = run
     other = train(replace(recipe, optimizer=optimizer), tmp_path / "other", max_steps=9).folder
     shutil.copy(other.checkpoint / "last.pt", folder.checkpoint / "last.pt")
-    with unchanged(folder), pytest.raises(RunFolderError, match=r"last\.pt: not a checkpoint of this run"):
+    with unchanged(folder), pytest.raises(RunDirectoryError, match=r"last\.pt: not a checkpoint of this run"):
         train(recipe, folder.root, resume=True)
 
 
-def test_the_checkpoint_is_read_by_whoever_has_the_folder(run: tuple[Recipe, RunFolder]) -> None:
+def test_the_checkpoint_is_read_by_whoever_has_the_folder(run: tuple[Recipe, RunDirectory]) -> None:
     recipe, folder = run
     fcntl = pytest.importorskip("fcntl", reason="file locks of this kind are POSIX")
     (folder.checkpoint / "last.pt").write_bytes(b"half of what the other process is writing")
     with folder.log.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RunFolderError, match="another process is training in it"):
+        with pytest.raises(RunDirectoryError, match="another process is training in it"):
             train(recipe, folder.root, resume=True)
 
 
@@ -256,7 +258,7 @@ def _as_pipe(path: Path) -> None:
 @pytest.mark.parametrize("name", ["recipe.yaml", "records.jsonl", "log.txt", "checkpoint/last.pt", "checkpoint"])
 @pytest.mark.parametrize("spoil", [_as_link, _as_pipe])
 def test_a_run_is_not_resumed_from_what_is_no_file(
-    run: tuple[Recipe, RunFolder], name: str, spoil: Callable[[Path], object]
+    run: tuple[Recipe, RunDirectory], name: str, spoil: Callable[[Path], object]
 ) -> None:
     recipe, folder = run
     if name == "checkpoint" and spoil is _as_pipe:
@@ -266,12 +268,12 @@ def test_a_run_is_not_resumed_from_what_is_no_file(
     else:
         spoil(folder.root / name)
         told = "must be a regular file, got a (symbolic link|named pipe)"
-    with pytest.raises(RunFolderError, match=told) as caught:
+    with pytest.raises(RunDirectoryError, match=told) as caught:
         train(recipe, folder.root, resume=True)
     assert str(folder.root / name) in str(caught.value)
 
 
-def test_a_run_folder_may_itself_be_a_link(run: tuple[Recipe, RunFolder], tmp_path: Path) -> None:
+def test_a_run_folder_may_itself_be_a_link(run: tuple[Recipe, RunDirectory], tmp_path: Path) -> None:
     recipe, folder = run
     (tmp_path / "link").symlink_to(folder.root)
     assert train(recipe, tmp_path / "link", resume=True).outcome == "finished"

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from jorge_tune.errors import InputError
-from jorge_tune.recipe.schema import Data
-from jorge_tune.training.data import load_splits
-from jorge_tune.training.examples import ImageFiles, ImagesInMemory
+from jorge_tune.recipe.schema import DataSection
+from jorge_tune.training.datasets import load_splits
+from jorge_tune.training.images import ImageFiles, ImagesInMemory
 from tests.training.conftest import make_image_folder
 
 
@@ -21,7 +21,7 @@ def _labels(examples: object) -> list[int]:
 
 
 def test_digits_are_divided_60_20_20_for_good() -> None:
-    splits = load_splits(Data(name="digits"))
+    splits = load_splits(DataSection(name="digits"))
     assert splits.validation is not None
     assert splits.test is not None
     parts = (splits.train, splits.validation, splits.test)
@@ -38,13 +38,13 @@ def test_digits_are_divided_60_20_20_for_good() -> None:
 
 def test_digits_know_no_fraction_but_their_parts_by_name() -> None:
     with pytest.raises(InputError, match="digits comes with a fixed validation part"):
-        load_splits(Data(name="digits", validation=0.1))
-    on_test = load_splits(Data(name="digits", validation="test"))
+        load_splits(DataSection(name="digits", validation=0.1))
+    on_test = load_splits(DataSection(name="digits", validation="test"))
     assert on_test.selecting == ("test", on_test.test)
 
 
 def test_cifar_images_are_held_in_memory(cifar_folder: Path) -> None:
-    splits = load_splits(Data(name="imagefolder", root=str(cifar_folder)))
+    splits = load_splits(DataSection(name="imagefolder", root=str(cifar_folder)))
     assert splits.classes[:2] == ("airplane", "automobile")
     assert isinstance(splits.train, ImagesInMemory)
     assert splits.train.images.shape == (120, 3, 32, 32)
@@ -56,7 +56,7 @@ def test_cifar_images_are_held_in_memory(cifar_folder: Path) -> None:
 
 
 def test_a_fraction_is_stratified_fixed_and_apart_from_training(cifar_folder: Path) -> None:
-    data = Data(name="imagefolder", root=str(cifar_folder), validation=0.25)
+    data = DataSection(name="imagefolder", root=str(cifar_folder), validation=0.25)
     first, second = load_splits(data), load_splits(data)
     assert first.validation is not None
     assert np.bincount(_labels(first.validation)).tolist() == [3] * 10
@@ -71,31 +71,31 @@ def test_a_fraction_is_stratified_fixed_and_apart_from_training(cifar_folder: Pa
 
 
 def test_a_subset_is_balanced_and_first_in_file_order(cifar_folder: Path) -> None:
-    whole = load_splits(Data(name="imagefolder", root=str(cifar_folder))).train
-    part = load_splits(Data(name="imagefolder", root=str(cifar_folder), subset=23)).train
+    whole = load_splits(DataSection(name="imagefolder", root=str(cifar_folder))).train
+    part = load_splits(DataSection(name="imagefolder", root=str(cifar_folder), subset=23)).train
     assert isinstance(whole, ImagesInMemory)
     assert isinstance(part, ImagesInMemory)
     assert np.bincount(_labels(part)).tolist() == [3, 3, 3, 2, 2, 2, 2, 2, 2, 2]
     expected = [12 * label + rank for label in range(10) for rank in range(3 if label < 3 else 2)]
     assert torch.equal(part.images, whole.images[expected])
     with pytest.raises(InputError, match=r"data\.subset: 121 images asked for, but only 120"):
-        load_splits(Data(name="imagefolder", root=str(cifar_folder), subset=121))
+        load_splits(DataSection(name="imagefolder", root=str(cifar_folder), subset=121))
 
 
 def test_a_named_part_serves_as_validation(image_folder: Path) -> None:
     (image_folder / "test").rename(image_folder / "val")
-    data = Data(name="imagefolder", root=str(image_folder), validation="val")
+    data = DataSection(name="imagefolder", root=str(image_folder), validation="val")
     splits = load_splits(data)
     assert splits.selecting == ("validation", splits.validation)
     assert splits.test is None
-    assert load_splits(Data(name="imagefolder", root=str(image_folder))).selecting[0] == "test"
+    assert load_splits(DataSection(name="imagefolder", root=str(image_folder))).selecting[0] == "test"
     with pytest.raises(InputError, match="has no part 'holdout'; it has val"):
-        load_splits(Data(name="imagefolder", root=str(image_folder), validation="holdout"))
+        load_splits(DataSection(name="imagefolder", root=str(image_folder), validation="holdout"))
 
 
 def test_large_images_are_decoded_when_asked_for(tmp_path: Path) -> None:
     root = make_image_folder(tmp_path / "large", size=100, count=3)
-    splits = load_splits(Data(name="imagefolder", root=str(root), args={"size": 80}))
+    splits = load_splits(DataSection(name="imagefolder", root=str(root), args={"size": 80}))
     assert isinstance(splits.train, ImageFiles)
     plain, labels = splits.train.batch(np.array([0, 5]), None)
     assert plain.shape == (2, 3, 80, 80)
@@ -108,7 +108,7 @@ def test_large_images_are_decoded_when_asked_for(tmp_path: Path) -> None:
 
 def test_scaling_follows_the_arguments(image_folder: Path) -> None:
     arguments = {"mean": [0.5, 0.25, 0.0], "std": [0.5, 0.25, 1.0], "size": 8}
-    data = Data(name="imagefolder", root=str(image_folder), augment="none", args=arguments)
+    data = DataSection(name="imagefolder", root=str(image_folder), augment="none", args=arguments)
     train = load_splits(data).train
     assert isinstance(train, ImagesInMemory)
     images, _ = train.batch(np.array([0]), (0, 0))
@@ -134,7 +134,7 @@ def test_scaling_follows_the_arguments(image_folder: Path) -> None:
 )
 def test_wrong_data_sections_are_refused(image_folder: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        load_splits(Data(**{"name": "imagefolder", "root": str(image_folder), **change}))
+        load_splits(DataSection(**{"name": "imagefolder", "root": str(image_folder), **change}))
 
 
 def _no_classes(root: Path) -> None:
@@ -178,13 +178,13 @@ def _torn(root: Path) -> None:
 def test_damaged_image_folders_are_refused(image_folder: Path, damage: Any, message: str) -> None:
     damage(image_folder)
     with pytest.raises(InputError, match=message):
-        load_splits(Data(name="imagefolder", root=str(image_folder)))
+        load_splits(DataSection(name="imagefolder", root=str(image_folder)))
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist"])
 def test_nothing_is_downloaded_unasked(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=rf"{name} is not there or damaged; .*train --download"):
-        load_splits(Data(name=name, root=str(tmp_path / "data")))
+        load_splits(DataSection(name=name, root=str(tmp_path / "data")))
     assert not list(tmp_path.rglob("*.*"))
 
 
@@ -199,7 +199,7 @@ def test_fashion_mnist_is_read_from_its_files(tmp_path: Path) -> None:
         (raw / f"{part}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
         label_header = (0x801).to_bytes(4, "big") + count.to_bytes(4, "big")
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(label_header + labels.tobytes())
-    splits = load_splits(Data(name="fashion_mnist", root=str(tmp_path), validation=1 / 3, subset=10))
+    splits = load_splits(DataSection(name="fashion_mnist", root=str(tmp_path), validation=1 / 3, subset=10))
     assert splits.classes[0] == "T-shirt/top"
     assert splits.validation is not None
     assert splits.test is not None

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from jorge_tune.errors import FaultyFileError, InputError
-from jorge_tune.recipe.io import parse_recipe
-from jorge_tune.recipe.schema import Data, Model, Recipe
-from jorge_tune.records import RunFolder, of_kind, read_records
-from jorge_tune.training import Progress, data, train
-from jorge_tune.training.data import load_splits
+from jorge_tune.recipe.recipe_files import parse_recipe
+from jorge_tune.recipe.schema import DataSection, ModelSection, Recipe
+from jorge_tune.records import RunDirectory, of_kind, read_records
+from jorge_tune.training import RunProgress, train
+from jorge_tune.training import datasets as data
+from jorge_tune.training.datasets import load_splits
 from jorge_tune.training.loader import Batches
 from jorge_tune.training.tasks import open_task
 from tests.training.conftest import make_image_folder
@@ -94,7 +95,7 @@ def test_a_batch_of_one_is_fine_for_a_model_that_can_learn_from_it(tmp_path: Pat
 
 def test_a_batch_of_one_writes_nothing(tmp_path: Path) -> None:
     root = make_image_folder(tmp_path / "images", size=8, count=3)
-    model = Model(name="resnet18", args={"num_classes": 2})
+    model = ModelSection(name="resnet18", args={"num_classes": 2})
     recipe = folder_recipe(root)
     assert recipe.task is not None
     recipe = replace(recipe, batch_size=5, task=replace(recipe.task, model=model))
@@ -190,7 +191,7 @@ def test_labels_that_fit_no_class_or_image_are_damage(tmp_path: Path, labels: by
     with pytest.raises(
         InputError, match=rf"fashion_mnist is damaged: its train part has 11 images and {len(labels)} labels"
     ):
-        load_splits(Data(name="fashion_mnist", root=str(tmp_path)))
+        load_splits(DataSection(name="fashion_mnist", root=str(tmp_path)))
 
 
 def test_a_torn_file_of_a_data_set_is_damage(tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_a_torn_file_of_a_data_set_is_damage(tmp_path: Path) -> None:
     path = tmp_path / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(InputError, match="fashion_mnist is not there or damaged"):
-        load_splits(Data(name="fashion_mnist", root=str(tmp_path)))
+        load_splits(DataSection(name="fashion_mnist", root=str(tmp_path)))
 
 
 # what a run says
@@ -207,7 +208,7 @@ def test_a_torn_file_of_a_data_set_is_damage(tmp_path: Path) -> None:
 def test_a_run_records_and_tells_what_it_found(tmp_path: Path) -> None:
     root = make_image_folder(tmp_path / "images", size=8, count=5)
     (root / "train" / "cat" / "a.gif").write_text("")
-    moments: list[Progress] = []
+    moments: list[RunProgress] = []
     recipe = folder_recipe(root, validation=0.2, subset=6)
     folder = train(recipe, tmp_path / "run", progress=moments.append).folder
     start = read_records(folder.records)[0]
@@ -228,8 +229,8 @@ def test_a_run_records_and_tells_what_it_found(tmp_path: Path) -> None:
     assert (moments[0].event, moments[0].data) == ("start", line)
 
 
-def _resumed(recipe: Recipe, folder: RunFolder) -> str:
-    moments: list[Progress] = []
+def _resumed(recipe: Recipe, folder: RunDirectory) -> str:
+    moments: list[RunProgress] = []
     assert train(recipe, folder.root, resume=True, progress=moments.append).outcome == "finished"
     return moments[0].data
 
@@ -257,15 +258,15 @@ def test_records_without_a_word_on_the_data_or_with_odd_ones_do_not_hold_a_run_u
 
 def test_more_loader_workers_than_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "usable_cores", lambda: (0, 3))
-    assert load_splits(Data(name="digits", workers=2)).summary.warnings == ()
-    line = load_splits(Data(name="digits", workers=3)).summary.line()
+    assert load_splits(DataSection(name="digits", workers=2)).summary.warnings == ()
+    line = load_splits(DataSection(name="digits", workers=3)).summary.line()
     assert line.endswith("; warning: 3 loader workers share 2 CPU cores")
 
 
 @pytest.mark.filterwarnings(_FORK_WARNING)
 def test_torch_does_not_warn_of_loader_workers_as_well() -> None:
     workers = len(data.usable_cores()) + 1
-    batches = Batches(load_splits(Data(name="digits")).train, 1000, _CPU, workers=workers)
+    batches = Batches(load_splits(DataSection(name="digits")).train, 1000, _CPU, workers=workers)
     try:
         sizes = [len(labels) for _, labels in batches.epoch()]  # a warning would fail here
     finally:

@@ -10,35 +10,46 @@ import pytest
 import torch
 
 from jorge_tune.recipe.schedule import lr_factor
-from jorge_tune.recipe.schema import SGD, AdamW, Cosine, Gen, Jorge, Linear, Model, Optimizer, Recipe, Warmup
-from jorge_tune.records import Record, RunFolder, of_kind, read_records
+from jorge_tune.recipe.schema import (
+    AdamWSection,
+    Cosine,
+    Gen,
+    JorgeSection,
+    Linear,
+    ModelSection,
+    Optimizer,
+    Recipe,
+    SGDSection,
+    Warmup,
+)
+from jorge_tune.records import Record, RunDirectory, of_kind, read_records
 from jorge_tune.training import train
 from jorge_tune.training.checkpoint import load_checkpoint
-from jorge_tune.training.signals import StopRequest
+from jorge_tune.training.gen_stepper import BatchLoss, EarlierBatches, RateLog, build_stepper
+from jorge_tune.training.loop import StopRequest
 from jorge_tune.training.snapshot import open_snapshot
-from jorge_tune.training.stepping import BatchLoss, EarlierBatches, RateLog, build_stepper
 from tests.training.conftest import make_image_folder
 from tests.training.small_recipes import digits_recipe, folder_recipe
 from tests.training.test_resume import _assert_same, _assert_same_run, _stopping
 
-NORMED = Model(name="small_cnn", args={"width": 4})
+NORMED = ModelSection(name="small_cnn", args={"width": 4})
 
 
 def gen_recipe(optimizer: Optimizer | None = None, *, gen: dict[str, Any] | None = None, **changes: Any) -> Recipe:
     """Two epochs of nine steps, a probe at every second."""
     schedule = Gen(**{"interval": 2, "base": Cosine(unit="step", warmup=Warmup(steps=3)), **(gen or {})})
-    optimizer = optimizer or SGD(lr=0.1, momentum=0.9, weight_decay=5e-4)
+    optimizer = optimizer or SGDSection(lr=0.1, momentum=0.9, weight_decay=5e-4)
     return digits_recipe(optimizer=optimizer, schedule=schedule, **changes)
 
 
 def rates(folder: Path) -> list[Record]:
-    return list(of_kind(read_records(RunFolder(folder).records), "rate"))
+    return list(of_kind(read_records(RunDirectory(folder).records), "rate"))
 
 
 OPTIMIZERS = {
-    "sgd": SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
-    "adamw": AdamW(lr=1e-3),
-    "jorge": Jorge(lr=0.1, refresh_interval=3, warm_refreshes=5),
+    "sgd": SGDSection(lr=0.1, momentum=0.9, weight_decay=5e-4),
+    "adamw": AdamWSection(lr=1e-3),
+    "jorge": JorgeSection(lr=0.1, refresh_interval=3, warm_refreshes=5),
 }
 
 
@@ -61,17 +72,17 @@ def test_every_step_records_the_rate_it_was_made_at(tmp_path: Path, optimizer: O
         scale = record.get("scale", scale)
         assert record["lr"] == [pytest.approx(optimizer.lr * factor(step - 1) * scale)]
     assert scale != 1.0
-    logged = {r["step"]: r["lr"] for r in of_kind(read_records(RunFolder(tmp_path / "run").records), "step")}
+    logged = {r["step"]: r["lr"] for r in of_kind(read_records(RunDirectory(tmp_path / "run").records), "step")}
     assert logged == {r["step"]: r["lr"] for r in found if r["step"] in logged}
 
 
 @pytest.mark.parametrize("model", [None, NORMED], ids=["dropout", "batch_norm"])
-def test_with_a_rate_that_never_moves_the_run_is_the_plain_one(tmp_path: Path, model: Model | None) -> None:
+def test_with_a_rate_that_never_moves_the_run_is_the_plain_one(tmp_path: Path, model: ModelSection | None) -> None:
     recipe = gen_recipe(gen={"smoothing": 1.0, "interval": 1}, model=model)
     train(recipe, tmp_path / "gen", log_every=4)
     assert isinstance(recipe.schedule, Gen)
     train(replace(recipe, schedule=recipe.schedule.base), tmp_path / "plain", log_every=4)
-    gen, plain = (load_checkpoint(RunFolder(tmp_path / name).checkpoint) for name in ("gen", "plain"))
+    gen, plain = (load_checkpoint(RunDirectory(tmp_path / name).checkpoint) for name in ("gen", "plain"))
     assert gen is not None
     assert plain is not None
     _assert_same(gen.model, plain.model)
@@ -101,7 +112,9 @@ def _without_time(record: Record) -> Record:
 
 
 def test_a_search_and_a_decay_to_zero(tmp_path: Path) -> None:
-    recipe = gen_recipe(SGD(lr=1e-5), gen={"initial_lr": "search", "base": Linear(unit="step")}, precision="bf16")
+    recipe = gen_recipe(
+        SGDSection(lr=1e-5), gen={"initial_lr": "search", "base": Linear(unit="step")}, precision="bf16"
+    )
     train(recipe, tmp_path / "run")
     first, *_, last = rates(tmp_path / "run")
     assert first["lr"][0] > 1e-3
@@ -112,8 +125,8 @@ def test_a_search_and_a_decay_to_zero(tmp_path: Path) -> None:
 def test_the_loss_is_read_on_the_batches_before_the_steps_own(tmp_path: Path) -> None:
     """Against a loop by hand: two steps of SGD, the second probed on the first's batch."""
     recipe = digits_recipe(
-        model=Model(name="mlp", args={"hidden": [16]}),
-        optimizer=SGD(lr=0.1),
+        model=ModelSection(name="mlp", args={"hidden": [16]}),
+        optimizer=SGDSection(lr=0.1),
         schedule=Gen(interval=2, earlier_batches=3),
     )
     train(recipe, tmp_path / "run", max_steps=2)

@@ -14,16 +14,16 @@ import torchvision
 from PIL import Image
 
 from jorge_tune.errors import InputError
-from jorge_tune.recipe.schema import Data
-from jorge_tune.training.data import Splits, load_splits
-from jorge_tune.training.examples import ImageFiles, ImagesInMemory
+from jorge_tune.recipe.schema import DataSection
+from jorge_tune.training.datasets import Splits, load_splits
+from jorge_tune.training.images import ImageFiles, ImagesInMemory
 from tests.training.conftest import make_image_folder
 
 _RAMP = np.linspace(0, 65535, 1024).reshape(32, 32)
 
 
 def _load(root: Path, **data: Any) -> Splits:
-    return load_splits(Data(name="imagefolder", root=str(root), **data))
+    return load_splits(DataSection(name="imagefolder", root=str(root), **data))
 
 
 def _save(path: Path, *, size: int = 16, form: str | None = None, seed: int = 1) -> None:
@@ -340,4 +340,4 @@ def test_a_subset_has_an_image_of_every_class(image_folder: Path) -> None:
     with pytest.raises(InputError, match=r"data\.subset must be at least the number of classes \(2\), .* got 1"):
         _load(image_folder, subset=1)
     with pytest.raises(InputError, match=r"data\.subset must be at least the number of classes \(10\)"):
-        load_splits(Data(name="digits", subset=9))
+        load_splits(DataSection(name="digits", subset=9))

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from jorge_tune.errors import InputError
-from jorge_tune.recipe.schema import Data
-from jorge_tune.training.data import load_splits
+from jorge_tune.recipe.schema import DataSection
+from jorge_tune.training.datasets import load_splits
 from jorge_tune.training.loader import Batches
 from tests.training.conftest import make_image_folder
 
@@ -20,7 +20,7 @@ _FORK_WARNING = "ignore:.*multi-threaded.*fork:DeprecationWarning"  # Python 3.1
 @pytest.mark.parametrize("size", [16, 80])
 def test_workers_make_bitwise_the_same_batches(tmp_path: Path, size: int) -> None:
     root = make_image_folder(tmp_path / "images", size=size)
-    train = load_splits(Data(name="imagefolder", root=str(root), args={"size": size})).train
+    train = load_splits(DataSection(name="imagefolder", root=str(root), args={"size": size})).train
     here = Batches(train, 6, _CPU, seed=3)
     there = Batches(train, 6, _CPU, seed=3, workers=2)
     torch.manual_seed(0)
@@ -39,7 +39,7 @@ def test_workers_make_bitwise_the_same_batches(tmp_path: Path, size: int) -> Non
 
 
 def test_every_sample_comes_once_per_epoch_in_another_order() -> None:
-    train = load_splits(Data(name="digits", augment="none")).train
+    train = load_splits(DataSection(name="digits", augment="none")).train
     batches = Batches(train, 100, _CPU, seed=0)
     assert len(batches) == 11
     epochs = [torch.cat([images for images, _ in batches.epoch(epoch)]).flatten(1) for epoch in (0, 1)]
@@ -51,7 +51,7 @@ def test_every_sample_comes_once_per_epoch_in_another_order() -> None:
 
 
 def test_drop_last_leaves_out_the_short_batch() -> None:
-    train = load_splits(Data(name="digits")).train
+    train = load_splits(DataSection(name="digits")).train
     sizes = [len(labels) for _, labels in Batches(train, 100, _CPU, seed=0, drop_last=True).epoch()]
     assert sizes == [100] * 10
 
@@ -60,7 +60,7 @@ def test_drop_last_leaves_out_the_short_batch() -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_breaks_later_is_named_without_a_traceback(tmp_path: Path, workers: int) -> None:
     root = make_image_folder(tmp_path / "images", size=80, count=3)
-    train = load_splits(Data(name="imagefolder", root=str(root), args={"size": 80})).train
+    train = load_splits(DataSection(name="imagefolder", root=str(root), args={"size": 80})).train
     (root / "train" / "cat" / "01.png").unlink()
     batches = Batches(train, 6, _CPU, seed=0, workers=workers)
     try:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from jorge_tune import locks
-from jorge_tune.recipe.io import write_recipe
-from jorge_tune.records import RunFolder
+from jorge_tune import files as locks
+from jorge_tune.recipe.recipe_files import write_recipe
+from jorge_tune.records import RunDirectory
 from jorge_tune.training import train
 from tests.training.conftest import make_image_folder
 from tests.training.small_recipes import folder_recipe
@@ -21,7 +21,7 @@ from tests.waiting import wait_until
 _TRAIN = """
 import sys
 from pathlib import Path
-from jorge_tune.recipe.io import read_recipe
+from jorge_tune.recipe.recipe_files import read_recipe
 from jorge_tune.training import train
 import time
 
@@ -43,7 +43,7 @@ def test_loader_processes_that_outlive_a_killed_run_do_not_hold_its_folder(tmp_p
     root = make_image_folder(tmp_path / "images", size=16, count=40)
     recipe = folder_recipe(root, workers=2)
     write_recipe(tmp_path / "recipe.yaml", recipe)
-    folder = RunFolder(tmp_path / "run")
+    folder = RunDirectory(tmp_path / "run")
     command = [sys.executable, "-W", "ignore", "-c", _TRAIN, tmp_path / "recipe.yaml", folder.root]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from jorge_tune.training.precision import autocast, backends_for, grad_scaler
+from jorge_tune.training.device import autocast, backends_for, grad_scaler
 
 _CPU = torch.device("cpu")
 

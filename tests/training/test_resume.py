@@ -13,30 +13,30 @@ import pytest
 import torch
 
 from jorge_tune.recipe.schema import (
-    SGD,
-    AdamW,
+    AdamWSection,
     Cosine,
     Gen,
-    Jorge,
+    JorgeSection,
     Optimizer,
     Recipe,
-    Shampoo,
-    SketchyAdaGrad,
-    SketchyShampoo,
+    SGDSection,
+    ShampooSection,
+    SketchyAdaGradSection,
+    SketchyShampooSection,
     Warmup,
 )
-from jorge_tune.records import RunFolder, of_kind, read_records
-from jorge_tune.training import Progress, train
+from jorge_tune.records import RunDirectory, of_kind, read_records
+from jorge_tune.training import RunProgress, train
 from jorge_tune.training.checkpoint import Checkpoint, load_checkpoint
+from jorge_tune.training.loop import StopRequest
 from jorge_tune.training.runner import RunResult
-from jorge_tune.training.signals import StopRequest
 from tests.training.small_recipes import digits_recipe, folder_recipe
 
 _FORK_WARNING = "ignore:.*multi-threaded.*fork:DeprecationWarning"  # Python 3.12, of torch's own loader
 
 
-def _stopping(stop: StopRequest, event: str, step: int) -> Callable[[Progress], None]:
-    def watch(progress: Progress) -> None:
+def _stopping(stop: StopRequest, event: str, step: int) -> Callable[[RunProgress], None]:
+    def watch(progress: RunProgress) -> None:
         if progress.event == event and progress.step >= step:
             stop.ask("test")
 
@@ -52,7 +52,7 @@ def _train_with_a_stop(recipe: Recipe, out: Path, event: str, step: int) -> RunR
 
 
 def _state(out: Path) -> Checkpoint:
-    checkpoint = load_checkpoint(RunFolder(out).checkpoint)
+    checkpoint = load_checkpoint(RunDirectory(out).checkpoint)
     assert checkpoint is not None
     return checkpoint
 
@@ -78,7 +78,7 @@ def _assert_same(a: Any, b: Any, path: str = "") -> None:
 def _measured(out: Path) -> list[tuple[Any, ...]]:
     """What the records say, without seconds."""
     told: list[tuple[Any, ...]] = []
-    for record in read_records(RunFolder(out).records):
+    for record in read_records(RunDirectory(out).records):
         if record["kind"] == "evaluation":
             told.append((record["step"], record["epoch"], record["part"], record["metrics"]))
         elif record["kind"] == "step":
@@ -96,13 +96,13 @@ def _assert_same_run(whole: Path, resumed: Path) -> None:
 @pytest.mark.parametrize(
     "optimizer",
     [
-        SGD(lr=0.1, momentum=0.9, weight_decay=5e-4),
-        SGD(lr=0.1, momentum=0.9, weight_decay=5e-3, decoupled=True),
-        AdamW(lr=1e-3),
-        Jorge(lr=0.1, refresh_interval=3, warm_refreshes=5),
-        Shampoo(lr=0.1, refresh_interval=3, warm_refreshes=5),
-        SketchyShampoo(lr=0.1, rank=6, refresh_interval=3, warm_refreshes=5),
-        SketchyAdaGrad(lr=0.01, rank=6),
+        SGDSection(lr=0.1, momentum=0.9, weight_decay=5e-4),
+        SGDSection(lr=0.1, momentum=0.9, weight_decay=5e-3, decoupled=True),
+        AdamWSection(lr=1e-3),
+        JorgeSection(lr=0.1, refresh_interval=3, warm_refreshes=5),
+        ShampooSection(lr=0.1, refresh_interval=3, warm_refreshes=5),
+        SketchyShampooSection(lr=0.1, rank=6, refresh_interval=3, warm_refreshes=5),
+        SketchyAdaGradSection(lr=0.01, rank=6),
     ],
     ids=["sgd", "decoupled", "adamw", "jorge", "shampoo", "sketchy", "sketchy_adagrad"],
 )
@@ -141,7 +141,7 @@ def test_stopped_within_an_epoch_of_real_images_with_workers(cifar_folder: Path,
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_stop_after_the_step_and_are_given_back(tmp_path: Path, number: signal.Signals) -> None:
-    def send(progress: Progress) -> None:
+    def send(progress: RunProgress) -> None:
         if progress.event == "step" and progress.step == 4:
             signal.raise_signal(number)
 
@@ -154,7 +154,7 @@ def test_signals_stop_after_the_step_and_are_given_back(tmp_path: Path, number: 
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    def send(progress: Progress) -> None:
+    def send(progress: RunProgress) -> None:
         if progress.event == "step" and progress.step == 4:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
@@ -191,7 +191,7 @@ def test_a_kill_after_the_last_checkpoint_loses_only_what_followed_it(tmp_path: 
     train(recipe, tmp_path / "killed", log_every=4, resume=True, stop=stop, progress=_stopping(stop, "step", 15))
     shutil.rmtree(tmp_path / "killed" / "checkpoint")
     shutil.copytree(tmp_path / "kept", tmp_path / "killed" / "checkpoint")
-    records = RunFolder(tmp_path / "killed").records
+    records = RunDirectory(tmp_path / "killed").records
     with records.open("ab") as file:
         file.write(b'{"kind":"step","step":16,"torn')
     train(recipe, tmp_path / "killed", log_every=4, resume=True)
@@ -218,5 +218,5 @@ def test_a_limit_in_steps_stops_and_goes_on(tmp_path: Path) -> None:
     assert (whole.step, resumed.step) == (14, 14)
     assert whole.metrics == resumed.metrics
     _assert_same(_state(tmp_path / "whole").model, _state(tmp_path / "limited").model)
-    parts = [r["part"] for r in of_kind(read_records(RunFolder(tmp_path / "whole").records), "evaluation")]
+    parts = [r["part"] for r in of_kind(read_records(RunDirectory(tmp_path / "whole").records), "evaluation")]
     assert parts == ["validation", "validation", "test"]

@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 import torch
 
-from jorge_tune.recipe.schema import SGD, Jorge, Model, Recipe
-from jorge_tune.records import RunFolder, outcome_of, read_records
-from jorge_tune.training import run_server, train
+from jorge_tune.recipe.schema import JorgeSection, ModelSection, Recipe, SGDSection
+from jorge_tune.records import RunDirectory, outcome_of, read_records
+from jorge_tune.study.jobs import fork_server as run_server
+from jorge_tune.study.jobs.client import ProcessEnd, RunLauncher
+from jorge_tune.training import train
 from jorge_tune.training.checkpoint import Checkpoint, load_checkpoint
-from jorge_tune.tuning.runs.children import Ended, RunServer
 from tests.training.conftest import make_image_folder
 from tests.training.serving import (
     GRACE_SECONDS,
@@ -43,11 +44,11 @@ from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
-def server() -> RunServer:
+def server() -> RunLauncher:
     return server_of_the_tests()
 
 
-def told_by(server: RunServer, out: Path, **changes: Any) -> dict[str, Any]:
+def told_by(server: RunLauncher, out: Path, **changes: Any) -> dict[str, Any]:
     """What a run says of its process."""
     assert run(server, odd("tell"), out, **changes).outcome == "finished"
     facts: dict[str, Any] = json.loads((out / "output.txt").read_text())
@@ -64,7 +65,7 @@ def sockets_of(pid: int) -> list[str]:
 
 
 def state_of(out: Path) -> Checkpoint:
-    checkpoint = load_checkpoint(RunFolder(out).checkpoint)
+    checkpoint = load_checkpoint(RunDirectory(out).checkpoint)
     assert checkpoint is not None
     return checkpoint
 
@@ -78,25 +79,25 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("optimizer", [SGD(lr=0.1, momentum=0.9), Jorge(lr=0.1)], ids=["sgd", "jorge"])
+@pytest.mark.parametrize("optimizer", [SGDSection(lr=0.1, momentum=0.9), JorgeSection(lr=0.1)], ids=["sgd", "jorge"])
 def test_a_child_trains_with_two_threads_bitwise_as_a_plain_process(
-    server: RunServer, tmp_path: Path, optimizer: Any
+    server: RunLauncher, tmp_path: Path, optimizer: Any
 ) -> None:
     """Activations of 128 x 300 are above the size from which torch shares work among threads."""
-    model = Model(name="mlp", args={"hidden": [300], "dropout": 0.2})
+    model = ModelSection(name="mlp", args={"hidden": [300], "dropout": 0.2})
     recipe = digits_recipe(model=model, optimizer=optimizer, epochs=None, steps=5)
     plain = train(recipe, tmp_path / "plain", device="cpu")
-    assert run(server, recipe, tmp_path / "child", threads=2) == Ended("finished", "")
-    assert json.loads(RunFolder(tmp_path / "child").environment.read_text())["threads"] == 2
+    assert run(server, recipe, tmp_path / "child", threads=2) == ProcessEnd("finished", "")
+    assert json.loads(RunDirectory(tmp_path / "child").environment.read_text())["threads"] == 2
     ours, theirs = state_of(tmp_path / "plain").model, state_of(tmp_path / "child").model
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    (evaluation,) = [r for r in read_records(RunFolder(tmp_path / "child").records) if r.get("part") == "test"]
+    (evaluation,) = [r for r in read_records(RunDirectory(tmp_path / "child").records) if r.get("part") == "test"]
     assert evaluation["metrics"] == plain.test_metrics
 
 
-def test_a_child_has_its_own_threads_and_the_server_has_none(server: RunServer, tmp_path: Path) -> None:
-    recipe = odd("tell", task=digits_recipe(model=Model(name="mlp", args={"hidden": [512]})).task)
+def test_a_child_has_its_own_threads_and_the_server_has_none(server: RunLauncher, tmp_path: Path) -> None:
+    recipe = odd("tell", task=digits_recipe(model=ModelSection(name="mlp", args={"hidden": [512]})).task)
     for threads in (1, 2):
         assert run(server, recipe, tmp_path / str(threads), threads=threads).outcome == "finished"
         facts = json.loads((tmp_path / str(threads) / "output.txt").read_text())
@@ -107,7 +108,7 @@ def test_a_child_has_its_own_threads_and_the_server_has_none(server: RunServer, 
 
 
 def test_a_run_lives_in_its_workers_environment_not_in_the_servers(
-    server: RunServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: RunLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
@@ -126,7 +127,7 @@ def test_a_run_lives_in_its_workers_environment_not_in_the_servers(
     assert second["numpy_draw"] != facts["numpy_draw"]
 
 
-def test_no_secret_of_its_starters_is_in_the_server_or_its_children(server: RunServer, tmp_path: Path) -> None:
+def test_no_secret_of_its_starters_is_in_the_server_or_its_children(server: RunLauncher, tmp_path: Path) -> None:
     with server.start(job(long_recipe(), tmp_path / "run")) as child:
         for pid in (pid_of(server), child.pid):
             environment = Path(f"/proc/{pid}/environ").read_bytes()
@@ -135,7 +136,7 @@ def test_no_secret_of_its_starters_is_in_the_server_or_its_children(server: RunS
             assert b"hunter2" not in environment + Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-def test_ctrl_c_reaches_neither_server_nor_child(server: RunServer, tmp_path: Path) -> None:
+def test_ctrl_c_reaches_neither_server_nor_child(server: RunLauncher, tmp_path: Path) -> None:
     with server.start(job(long_recipe(), tmp_path / "run")) as child:
         assert os.getsid(child.pid) == os.getpgid(child.pid) == child.pid
         assert len({os.getsid(pid) for pid in (0, pid_of(server), child.pid)}) == 3
@@ -145,7 +146,7 @@ def test_ctrl_c_reaches_neither_server_nor_child(server: RunServer, tmp_path: Pa
 
 
 def test_a_child_holds_nothing_of_the_servers_and_prints_into_its_folder(
-    server: RunServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    server: RunLauncher, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with server.start(job(long_recipe(), tmp_path / "another")):
         facts = told_by(server, tmp_path / "run")
@@ -159,13 +160,13 @@ def test_a_child_holds_nothing_of_the_servers_and_prints_into_its_folder(
 
 
 def test_what_is_printed_before_the_folder_stands_is_not_lost(
-    server: RunServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: RunLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "talking.py").write_text("import torch\nprint('early')\nTalking = torch.optim.SGD\n")
     monkeypatch.syspath_prepend(tmp_path)
-    from jorge_tune.recipe.schema import CustomOptimizer
+    from jorge_tune.recipe.schema import CustomOptimizerSection
 
-    recipe = digits_recipe(optimizer=CustomOptimizer(name="talking:Talking", lr=0.1), epochs=1)
+    recipe = digits_recipe(optimizer=CustomOptimizerSection(name="talking:Talking", lr=0.1), epochs=1)
     assert run(server, recipe, tmp_path / "run").outcome == "finished"
     assert (tmp_path / "run" / "output.txt").read_text() == "early\n"
 
@@ -173,7 +174,7 @@ def test_what_is_printed_before_the_folder_stands_is_not_lost(
 def worker_process(recipe: Recipe, out: Path) -> subprocess.Popen[str]:
     """A worker of its own that starts a run and waits for it; it prints the run's process number."""
     program = (
-        "import sys\nfrom jorge_tune.tuning.runs.children import RunJob, RunServer\n"
+        "import sys\nfrom jorge_tune.study.jobs.client import RunJob, RunServer\n"
         f"server = RunServer.connect(idle_seconds={IDLE_SECONDS}, grace_seconds={GRACE_SECONDS})\n"
         "child = server.start(RunJob(sys.argv[1], sys.argv[2], 'cpu', 1))\nprint(child.pid, flush=True)\n"
         "while child.poll(None) is None: pass"
@@ -182,22 +183,22 @@ def worker_process(recipe: Recipe, out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_a_run_whose_worker_is_killed_writes_a_checkpoint_and_ends(server: RunServer, tmp_path: Path) -> None:
+def test_a_run_whose_worker_is_killed_writes_a_checkpoint_and_ends(server: RunLauncher, tmp_path: Path) -> None:
     with worker_process(long_recipe(), tmp_path / "run") as worker:
         assert worker.stdout is not None
         pid = int(worker.stdout.readline())
         assert pid in children_of(pid_of(server))  # though this process has loaded torch and that one has not
-        wait_until(lambda: RunFolder(tmp_path / "run").checkpoint.exists())
+        wait_until(lambda: RunDirectory(tmp_path / "run").checkpoint.exists())
         worker.kill()
     wait_until(lambda: not is_alive(pid))
-    end = read_records(RunFolder(tmp_path / "run").records)[-1]
+    end = read_records(RunDirectory(tmp_path / "run").records)[-1]
     assert (end["outcome"], end["reason"]) == ("interrupted", "its worker is gone")
     assert state_of(tmp_path / "run").position.step == end["step"]
 
 
 @pytest.mark.parametrize("act", ["hang", "hang in a native call"])
 def test_a_run_that_hangs_does_not_outlive_its_worker_by_more_than_the_grace_time(
-    server: RunServer, tmp_path: Path, act: str
+    server: RunLauncher, tmp_path: Path, act: str
 ) -> None:
     mark = tmp_path / "hanging"
     child = server.start(job(odd(act, mark), tmp_path / "run"))
@@ -208,7 +209,7 @@ def test_a_run_that_hangs_does_not_outlive_its_worker_by_more_than_the_grace_tim
     assert 0.5 * GRACE_SECONDS < time.monotonic() - left < GRACE_SECONDS + 5
 
 
-def test_a_killed_run_takes_its_loader_workers_along(server: RunServer, tmp_path: Path) -> None:
+def test_a_killed_run_takes_its_loader_workers_along(server: RunLauncher, tmp_path: Path) -> None:
     images = make_image_folder(tmp_path / "images", size=16)
     recipe = folder_recipe(images, workers=2)
     mark = tmp_path / "hanging"
@@ -224,7 +225,9 @@ def test_a_killed_run_takes_its_loader_workers_along(server: RunServer, tmp_path
     assert run(server, folder_recipe(images, workers=2), tmp_path / "whole").outcome == "finished"
 
 
-def test_runs_in_a_row_leave_nothing_behind(server: RunServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_in_a_row_leave_nothing_behind(
+    server: RunLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
@@ -260,7 +263,7 @@ def listener() -> Iterator[socket.socket]:
 
 def test_an_idle_server_leaves(listener: socket.socket) -> None:
     started = time.monotonic()
-    run_server.RunServer(listener, idle_seconds=0.3, grace_seconds=1).serve()
+    run_server.ForkServer(listener, idle_seconds=0.3, grace_seconds=1).serve()
     assert 0.3 <= time.monotonic() - started < 3
 
 
@@ -271,7 +274,7 @@ def test_a_machine_without_room_for_a_process_is_told(listener: socket.socket, m
     monkeypatch.setattr("os.fork", fork)
     with socket.socket(socket.AF_UNIX) as worker:
         worker.connect(listener.getsockname())
-        run_server.RunServer(listener, idle_seconds=0.1, grace_seconds=1).serve()
+        run_server.ForkServer(listener, idle_seconds=0.1, grace_seconds=1).serve()
         answer = json.loads(worker.recv(1000))
     assert answer == {"event": "refused", "reason": "no process can be made (Resource temporarily unavailable)"}
 
@@ -298,7 +301,7 @@ _IN_A_GROUP = """
 import os, sys
 from pathlib import Path
 Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
-from jorge_tune.tuning.runs.children import RunJob, RunServer
+from jorge_tune.study.jobs.client import RunJob, RunServer
 server = RunServer.connect(idle_seconds=0.1, grace_seconds=1)
 for recipe, out in zip(sys.argv[2::2], sys.argv[3::2]):
     child = server.start(RunJob(recipe, out, "cpu", 1))
@@ -321,7 +324,7 @@ def test_a_kill_for_memory_is_told_from_other_kills(tmp_path: Path) -> None:
             "killed|True|killed by SIGKILL for want of memory",
             "killed|False|killed by SIGKILL",
         ]
-        assert outcome_of(read_records(RunFolder(tmp_path / "1").records)) is None
+        assert outcome_of(read_records(RunDirectory(tmp_path / "1").records)) is None
         wait_until(lambda: not (group / "cgroup.procs").read_text().split())
     finally:
         for pid in (group / "cgroup.procs").read_text().split():

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from jorge_tune.errors import InputError, RunFolderError, TrainingError
-from jorge_tune.recipe.io import read_recipe
-from jorge_tune.recipe.schema import SGD, Data, Jorge, Model, Recipe, Target, Task
-from jorge_tune.records import RunFolder, of_kind, outcome_of, read_records
-from jorge_tune.training import Progress, train
+from jorge_tune.errors import InputError, RunDirectoryError, TrainingError
+from jorge_tune.recipe.recipe_files import read_recipe
+from jorge_tune.recipe.schema import DataSection, JorgeSection, ModelSection, Recipe, SGDSection, Target, TaskSection
+from jorge_tune.records import RunDirectory, of_kind, outcome_of, read_records
+from jorge_tune.training import RunProgress, train
 from jorge_tune.training.checkpoint import load_checkpoint
 from tests.small_disk import grow, small_disk
 from tests.training.conftest import make_image_folder
@@ -23,8 +23,8 @@ from tests.training.small_recipes import digits_recipe, folder_recipe
 
 
 def test_a_run_leaves_a_whole_folder(tmp_path: Path) -> None:
-    recipe = digits_recipe(seed=3, optimizer=Jorge(lr=0.1))
-    moments: list[Progress] = []
+    recipe = digits_recipe(seed=3, optimizer=JorgeSection(lr=0.1))
+    moments: list[RunProgress] = []
     result = train(recipe, tmp_path / "deep" / "run", log_every=6, progress=moments.append)
     folder = result.folder
     assert folder.root == tmp_path / "deep" / "run"
@@ -98,7 +98,7 @@ def test_evaluation_every_few_epochs_and_at_the_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
 def test_other_precisions_train(tmp_path: Path, precision: Any) -> None:
-    plain = Model(name="mlp", args={"hidden": [64]})
+    plain = ModelSection(name="mlp", args={"hidden": [64]})
     result = train(digits_recipe(model=plain, precision=precision, epochs=3), tmp_path / "run")
     assert result.outcome == "finished"
     assert result.metrics["top1"] > 0.5
@@ -108,8 +108,8 @@ def test_other_precisions_train(tmp_path: Path, precision: Any) -> None:
 
 
 def test_divergence_is_an_outcome_with_its_step_and_the_last_good_checkpoint(tmp_path: Path) -> None:
-    plain = Model(name="mlp", args={"hidden": [16]})
-    recipe = digits_recipe(model=plain, optimizer=SGD(lr=1e30), epochs=3)
+    plain = ModelSection(name="mlp", args={"hidden": [16]})
+    recipe = digits_recipe(model=plain, optimizer=SGDSection(lr=1e30), epochs=3)
     result = train(recipe, tmp_path / "run", log_every=4)
     assert result.outcome == "diverged"
     assert "first not finite at step 2" in result.reason or "first not finite at step 3" in result.reason
@@ -122,9 +122,9 @@ def test_divergence_is_an_outcome_with_its_step_and_the_last_good_checkpoint(tmp
 def test_a_late_divergence_keeps_the_checkpoint_before_it(tmp_path: Path) -> None:
     from jorge_tune.recipe.schema import Step
 
-    plain = Model(name="mlp", args={"hidden": [16]})
+    plain = ModelSection(name="mlp", args={"hidden": [16]})
     explode = Step(milestones=(2,), gamma=1e32)
-    recipe = digits_recipe(model=plain, optimizer=SGD(lr=0.01), schedule=explode, epochs=4)
+    recipe = digits_recipe(model=plain, optimizer=SGDSection(lr=0.01), schedule=explode, epochs=4)
     result = train(recipe, tmp_path / "run", log_every=1000)
     assert result.outcome == "diverged"
     assert "the last good checkpoint is of step 18" in result.reason
@@ -148,19 +148,21 @@ def test_a_finished_run_is_read_and_not_trained_again(tmp_path: Path) -> None:
 def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     recipe = digits_recipe(epochs=1)
     train(recipe, tmp_path / "run")
-    with pytest.raises(RunFolderError, match=r"holds this run already, which is finished; give --resume, or .*--out"):
+    with pytest.raises(
+        RunDirectoryError, match=r"holds this run already, which is finished; give --resume, or .*--out"
+    ):
         train(recipe, tmp_path / "run")
     for resume in (False, True):
-        with pytest.raises(RunFolderError, match=r"another run \(seed is 0 there, 1 here\); choose another --out"):
+        with pytest.raises(RunDirectoryError, match=r"another run \(seed is 0 there, 1 here\); choose another --out"):
             train(replace(recipe, seed=1), tmp_path / "run", resume=resume)
-    with pytest.raises(RunFolderError, match=r"optimizer\.lr is 0\.1 there, 0\.2 here"):
-        train(replace(recipe, optimizer=SGD(lr=0.2, momentum=0.9, weight_decay=5e-4)), tmp_path / "run")
+    with pytest.raises(RunDirectoryError, match=r"optimizer\.lr is 0\.1 there, 0\.2 here"):
+        train(replace(recipe, optimizer=SGDSection(lr=0.2, momentum=0.9, weight_decay=5e-4)), tmp_path / "run")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("years of work")
-    with pytest.raises(RunFolderError, match="is not empty and holds no run"):
+    with pytest.raises(RunDirectoryError, match="is not empty and holds no run"):
         train(recipe, tmp_path / "full", resume=True)
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFolderError, match="is a file; a run folder is expected"):
+    with pytest.raises(RunDirectoryError, match="is a file; a run folder is expected"):
         train(recipe, tmp_path / "file")
 
 
@@ -169,21 +171,29 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     [
         (digits_recipe(task=None), {}, r"names no model"),
         (
-            digits_recipe(task=Task(kind="command", command=("sh",))),
+            digits_recipe(task=TaskSection(kind="command", command=("sh",))),
             {},
             r"task\.kind: this version cannot train a command",
         ),
         (
-            digits_recipe(task=Task(kind="segmentation", model=Model(name="deeplabv3"), data=Data(name="coco"))),
+            digits_recipe(
+                task=TaskSection(
+                    kind="segmentation", model=ModelSection(name="deeplabv3"), data=DataSection(name="coco")
+                )
+            ),
             {},
             r"cannot train a segmentation task",
         ),
-        (digits_recipe(model=Model(name="small_cmn")), {}, r"unknown model 'small_cmn'; did you mean 'small_cnn'"),
-        (digits_recipe(model=Model(name="mlp", args={"num_classes": 7})), {}, r"has 10 classes; set .* to 10"),
-        (digits_recipe(model=Model(name="cifar_resnet")), {}, r"does not take images of shape \(1, 8, 8\)"),
+        (
+            digits_recipe(model=ModelSection(name="small_cmn")),
+            {},
+            r"unknown model 'small_cmn'; did you mean 'small_cnn'",
+        ),
+        (digits_recipe(model=ModelSection(name="mlp", args={"num_classes": 7})), {}, r"has 10 classes; set .* to 10"),
+        (digits_recipe(model=ModelSection(name="cifar_resnet")), {}, r"does not take images of shape \(1, 8, 8\)"),
         (digits_recipe(target=Target(metric="map", value=1)), {}, r"target\.metric: 'map' is not measured"),
         (digits_recipe(batch_size=2000, data={"drop_last": True}), {}, r"batch_size: 2000 is more than the 1078"),
-        (digits_recipe(optimizer=Jorge(lr=0.1, refresh_interval="auto")), {}, r"calibrate-freq RECIPE --write"),
+        (digits_recipe(optimizer=JorgeSection(lr=0.1, refresh_interval="auto")), {}, r"calibrate-freq RECIPE --write"),
         (digits_recipe(), {"device": "abacus"}, r"device: 'abacus' cannot be used here"),
         (digits_recipe(), {"device": "meta"}, r"device: 'meta' holds no data"),
         (digits_recipe(), {"max_steps": 0}, r"must be 1 or more"),
@@ -206,25 +216,25 @@ def test_a_run_that_breaks_off_says_so_in_its_folder(tmp_path: Path) -> None:
     root = make_image_folder(tmp_path / "images", size=80)
     recipe = folder_recipe(root, args={"size": 80})
 
-    def remove_an_image(progress: Progress) -> None:
+    def remove_an_image(progress: RunProgress) -> None:
         if progress.event == "start":
             (root / "train" / "cat" / "07.png").unlink()
 
     with pytest.raises(InputError, match=r"cat/07\.png: not a readable image"):
         train(recipe, tmp_path / "run", progress=remove_an_image)
-    end = read_records(RunFolder(tmp_path / "run").records)[-1]
+    end = read_records(RunDirectory(tmp_path / "run").records)[-1]
     assert (end["kind"], end["outcome"]) == ("end", "failed")
     assert "07.png" in end["reason"]
 
 
 def test_a_crash_is_recorded_and_told_in_one_line(tmp_path: Path) -> None:
-    def break_down(progress: Progress) -> None:
+    def break_down(progress: RunProgress) -> None:
         if progress.step == 2:
             raise MemoryError("no room\nfor more")
 
     with pytest.raises(TrainingError, match=r"run: the run broke off after step 2: MemoryError: no room$"):
         train(digits_recipe(), tmp_path / "run", progress=break_down)
-    assert outcome_of(read_records(RunFolder(tmp_path / "run").records)) == "failed"
+    assert outcome_of(read_records(RunDirectory(tmp_path / "run").records)) == "failed"
     assert train(digits_recipe(), tmp_path / "run", resume=True).outcome == "finished"
 
 
@@ -235,15 +245,15 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
     with lock:
         fcntl = pytest.importorskip("fcntl", reason="file locks of this kind are POSIX")
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RunFolderError, match="another process is training in it"):
+        with pytest.raises(RunDirectoryError, match="another process is training in it"):
             train(recipe, tmp_path / "run", resume=True)
     assert train(recipe, tmp_path / "run", resume=True).outcome == "finished"
 
 
 def test_a_checkpoint_that_finds_no_room_is_a_full_disk_and_the_run_goes_on_when_there_is_some(tmp_path: Path) -> None:
-    recipe = digits_recipe(model=Model(name="mlp", args={"hidden": [4096]}))
+    recipe = digits_recipe(model=ModelSection(name="mlp", args={"hidden": [4096]}))
     with small_disk(tmp_path / "small") as disk:
-        folder = RunFolder(disk / "run")
+        folder = RunDirectory(disk / "run")
         with pytest.raises(TrainingError) as caught:
             train(recipe, folder.root)
         assert str(caught.value) == (

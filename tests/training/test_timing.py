@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from jorge_tune.training.timing import LapTimer, PhaseTimer, Stopwatch
+from jorge_tune.training.device import LapTimer, PhaseTimer, Stopwatch
 
 _CPU = torch.device("cpu")
 

@@ -10,29 +10,38 @@ from typing import Any
 import pytest
 import torch
 
-from jorge_tune.recipe.schema import SGD, AdamW, Jorge, Optimizer, Recipe, Shampoo, SketchyAdaGrad, SketchyShampoo
+from jorge_tune.recipe.schema import (
+    AdamWSection,
+    JorgeSection,
+    Optimizer,
+    Recipe,
+    SGDSection,
+    ShampooSection,
+    SketchyAdaGradSection,
+    SketchyShampooSection,
+)
 from jorge_tune.recipe.unread import UNREAD, unread_fields
 from jorge_tune.training import build_optimizer
 
 _TIMETABLE: dict[str, Any] = {"refresh_interval": 3, "warm_refreshes": 2, "lr": 0.05}
 SECTIONS: dict[str, Optimizer] = {
-    "jorge": Jorge(**_TIMETABLE),
-    "jorge, nesterov": Jorge(**_TIMETABLE, nesterov=True),
-    "jorge without momentum": Jorge(**_TIMETABLE, momentum=0.0),
-    "jorge, graft adamw": Jorge(**_TIMETABLE, graft="adamw"),
-    "jorge, graft none": Jorge(**_TIMETABLE, graft="none"),
-    "jorge, congruence": Jorge(**_TIMETABLE, form="congruence"),
-    "jorge at interval 1": Jorge(lr=0.05, refresh_interval=1, warm_refreshes=2),
-    "jorge of the paper": Jorge(lr=0.05, preset="paper"),
-    "shampoo": Shampoo(**_TIMETABLE),
-    "shampoo, newton": Shampoo(**_TIMETABLE, root="newton", root_iterations=8),
-    "shampoo, graft adamw": Shampoo(**_TIMETABLE, graft="adamw"),
-    "sketchy": SketchyShampoo(**_TIMETABLE, rank=3),
-    "sketchy adagrad": SketchyAdaGrad(lr=0.05, rank=3),
-    "sgd": SGD(lr=0.05, momentum=0.9),
-    "sgd without momentum": SGD(lr=0.05),
-    "decoupled sgd without momentum": SGD(lr=0.05, decoupled=True),
-    "adamw": AdamW(lr=0.05),
+    "jorge": JorgeSection(**_TIMETABLE),
+    "jorge, nesterov": JorgeSection(**_TIMETABLE, nesterov=True),
+    "jorge without momentum": JorgeSection(**_TIMETABLE, momentum=0.0),
+    "jorge, graft adamw": JorgeSection(**_TIMETABLE, graft="adamw"),
+    "jorge, graft none": JorgeSection(**_TIMETABLE, graft="none"),
+    "jorge, congruence": JorgeSection(**_TIMETABLE, form="congruence"),
+    "jorge at interval 1": JorgeSection(lr=0.05, refresh_interval=1, warm_refreshes=2),
+    "jorge of the paper": JorgeSection(lr=0.05, preset="paper"),
+    "shampoo": ShampooSection(**_TIMETABLE),
+    "shampoo, newton": ShampooSection(**_TIMETABLE, root="newton", root_iterations=8),
+    "shampoo, graft adamw": ShampooSection(**_TIMETABLE, graft="adamw"),
+    "sketchy": SketchyShampooSection(**_TIMETABLE, rank=3),
+    "sketchy adagrad": SketchyAdaGradSection(lr=0.05, rank=3),
+    "sgd": SGDSection(lr=0.05, momentum=0.9),
+    "sgd without momentum": SGDSection(lr=0.05),
+    "decoupled sgd without momentum": SGDSection(lr=0.05, decoupled=True),
+    "adamw": AdamWSection(lr=0.05),
 }
 OTHER_VALUES: dict[str, Any] = {
     "lr": 0.04, "weight_decay": 0.1, "momentum": 0.6, "dampening": 0.3, "graft_betas": (0.7, 0.8), "graft_eps": 1e-2,

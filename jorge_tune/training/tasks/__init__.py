@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.checks import check_trainable
 from jorge_tune.recipe.schema import Recipe
-from jorge_tune.training.data import PartName
 from jorge_tune.training.data_summary import DataSummary
+from jorge_tune.training.datasets import PartName
 from jorge_tune.training.loader import Batch, Batches
 
 

@@ -11,8 +11,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.schema import Recipe
-from jorge_tune.training.data import PartName, load_splits
-from jorge_tune.training.examples import Examples
+from jorge_tune.training.datasets import PartName, load_splits
+from jorge_tune.training.images import Examples
 from jorge_tune.training.loader import Batch, Batches
 
 _MANY_CLASSES = 20  # from here on top5 says something that top1 does not

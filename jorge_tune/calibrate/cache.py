@@ -1,0 +1,288 @@
+"""Measurements kept in JSON files named by their fingerprint; a damaged one is set aside, never trusted.
+
+The folder: `--cache`, else JORGE_TUNE_CACHE, else XDG_CACHE_HOME/jorge-tune, else ~/.cache/jorge-tune.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jorge_tune
+from jorge_tune.calibrate.input_shapes import input_shape, trainable_data
+from jorge_tune.calibrate.timings import (
+    Measurements,
+    Profile,
+    measurements_from_json,
+    measurements_to_json,
+    profile_from_json,
+    profile_to_json,
+)
+from jorge_tune.errors import InputError
+from jorge_tune.files import write_whole
+from jorge_tune.hardware import Nvidia, cpu_name, nvidia, torch_cuda_build, usable_cores, visible_gpus
+from jorge_tune.recipe.schema import JorgeSection, Recipe, ShampooSection, SketchyShampooSection
+
+_FORMAT = 3
+_LARGEST_BYTES = 10_000_000
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One calibration as it was measured, under the facts that it depends on."""
+
+    fingerprint: str
+    facts: Mapping[str, Any]
+    measured_on: str  # a date
+    measurements: Measurements
+    profile: Profile
+
+
+class Lookup(NamedTuple):
+    """What the cache has, and what there is to say about it."""
+
+    entry: CacheEntry | None
+    warning: str | None = None
+
+
+def cache_folder(asked: Path | None = None, environment: Mapping[str, str] = os.environ) -> Path:
+    """Where calibrations are kept."""
+    if asked is not None:
+        return asked
+    own = environment.get("JORGE_TUNE_CACHE")
+    if own:
+        return Path(own).expanduser()
+    shared = environment.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path("~/.cache").expanduser()) / "jorge-tune"
+
+
+def entry_path(folder: Path, fingerprint: str) -> Path:
+    """The file of one calibration."""
+    return folder / "calibrations" / f"{fingerprint}.json"
+
+
+def look_up(folder: Path, fingerprint: str) -> Lookup:
+    """Read a calibration.
+
+    A damaged file is renamed to end in `.damaged`, and named in the warning; one in the format of an older version is
+    as good as none.
+    """
+    path = entry_path(folder, fingerprint)
+    try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise ValueError("too large")
+        data = json.loads(path.read_text())
+        is_older = data["format"] in range(1, _FORMAT)
+        return Lookup(None if is_older else _entry_from_json(data, fingerprint))
+    except FileNotFoundError:
+        return Lookup(None)
+    except OSError as error:
+        return Lookup(None, f"{path}: cannot be read ({error.strerror}), so the recipe is measured anew")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return Lookup(None, _set_aside(path, error))
+
+
+def keep(folder: Path, entry: CacheEntry) -> str | None:
+    """Write a calibration; what kept it from being written, if anything did."""
+    data = {
+        "format": _FORMAT,
+        "fingerprint": entry.fingerprint,
+        "facts": entry.facts,
+        "measured_on": entry.measured_on,
+        "measurements": measurements_to_json(entry.measurements),
+        "profile": profile_to_json(entry.profile),
+    }
+    path = entry_path(folder, entry.fingerprint)
+    try:
+        write_whole(path, json.dumps(data) + "\n", force=True, make_folders=True)
+    except InputError as error:
+        return f"not kept for the next time: {error}"
+    return None
+
+
+def today() -> str:
+    """The date in UTC."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def _entry_from_json(data: Any, fingerprint: str) -> CacheEntry:
+    if data["format"] != _FORMAT or data["fingerprint"] != fingerprint:
+        raise ValueError("another format or fingerprint")
+    return CacheEntry(
+        fingerprint=fingerprint,
+        facts=dict(data["facts"]),
+        measured_on=str(data["measured_on"]),
+        measurements=measurements_from_json(data["measurements"]),
+        profile=profile_from_json(data["profile"]),
+    )
+
+
+def _set_aside(path: Path, error: Exception) -> str:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if isinstance(error, KeyError):
+        reason = f"it has no {reason}"
+    aside = path.with_name(path.name + ".damaged")
+    try:
+        path.replace(aside)
+    except OSError:
+        return f"{path}: is damaged ({reason}) and cannot be set aside; the recipe is measured anew"
+    return f"{path}: is damaged ({reason}); it was set aside as {aside.name}, and the recipe is measured anew"
+
+
+Calibratable = JorgeSection | ShampooSection | SketchyShampooSection
+
+_WITHOUT_COST = frozenset({"lr", "weight_decay", "refresh_interval", "warm_refreshes"})  # values, not work
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_WAITING_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY")
+_COMMANDS_WAIT = "PASSIVE"  # what all commands set where the environment says nothing
+
+
+def resolve_device(asked: str, nvidia_seen: Nvidia | None = None) -> str:
+    """`cpu` or `cuda:<n>` for auto, cpu, cuda and cuda:<n>, as far as files and NVML tell.
+
+    Raises:
+        InputError: another name, or a GPU that is not there; the devices there are, are named.
+    """
+    gpus = visible_gpus(nvidia_seen or nvidia()) if torch_cuda_build() else ()
+    if asked == "auto":
+        return "cuda:0" if gpus else "cpu"
+    kind, colon, index = asked.partition(":")
+    if asked == "cpu":
+        return "cpu"
+    if kind != "cuda" or (colon and not index.isdecimal()):
+        raise InputError(f"device: must be auto, cpu, cuda or cuda:<number>, got {asked!r}")
+    number = int(index or 0)
+    if number < len(gpus):
+        return f"cuda:{number}"
+    if not torch_cuda_build():
+        reason = "the installed torch is built without CUDA"
+    else:
+        reason = f"{len(gpus)} found" if gpus else "no GPU found"
+    raise InputError(f"device: {asked!r} cannot be used here ({reason}); there is {_devices(gpus)}")
+
+
+def facts_of(recipe: Recipe, device: str, *, threads: int | None = None, real_data: bool = False) -> dict[str, Any]:
+    """Everything that the timings of a recipe's iteration depend on.
+
+    Args:
+        recipe: a jorge, shampoo or sketchy recipe with a task.
+        device: as `resolve_device` gives it.
+        threads: CPU threads asked for; None: the environment's or torch's choice.
+        real_data: whether batches come from the loader.
+
+    Raises:
+        InputError: the recipe cannot be calibrated.
+    """
+    section = calibrated_section(recipe)
+    data = trainable_data(recipe)
+    assert recipe.task is not None
+    assert recipe.task.model is not None
+    work = {k: v for k, v in dataclasses.asdict(section).items() if k not in _WITHOUT_COST}
+    facts = {
+        "device": _device_facts(device),
+        "cpu": cpu_name(),
+        "cores": _ranges(usable_cores()),
+        "threads": threads or _threads_asked(os.environ) or "default",
+        "waiting": {name: how for name in _WAITING_VARIABLES if (how := _waiting(name)) is not None},
+        "versions": {name: _version(name) for name in ("torch", "torchvision")}
+        | {"jorge-tune": jorge_tune.__version__, "optimizers": _optimizer_sources()},
+        "precision": recipe.precision,
+        "batch_size": recipe.batch_size,
+        "model": {"name": recipe.task.model.name, "args": dict(recipe.task.model.args)},
+        "input": str(input_shape(recipe)),
+        "data": _loader_facts(data) if real_data else "synthetic",
+        "optimizer": {**work, "decays": section.weight_decay > 0},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))  # as they will be read back
+    return plain
+
+
+def fingerprint_of(facts: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits."""
+    canonical = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def calibrated_section(recipe: Recipe) -> Calibratable:
+    """The optimizer section of a recipe that has a refresh interval.
+
+    Raises:
+        InputError: it has none.
+    """
+    section = recipe.optimizer
+    if not isinstance(section, Calibratable):
+        raise InputError(
+            f"optimizer.name: {section.name} has no refresh interval to calibrate; jorge, shampoo and sketchy have one"
+        )
+    return section
+
+
+def _device_facts(device: str) -> dict[str, Any]:
+    """Name, driver and CUDA build of a GPU; of a processor, that it is one."""
+    if device == "cpu":
+        return {"kind": "cpu"}
+    seen = nvidia()
+    names = [gpu.name for gpu in visible_gpus(seen)]
+    if len(set(names)) == 1:
+        name = names[0]
+    else:  # CUDA's order may differ from the bus's, but not from one run to the next
+        name = f"{device} of {', '.join(names)}"
+    return {"kind": "cuda", "name": name, "driver": seen.driver if seen else None, "cuda": torch_cuda_build()}
+
+
+def _devices(gpus: Sequence[Any]) -> str:
+    found = [f"cuda:{index} ({gpu.name})" for index, gpu in enumerate(gpus)]
+    return ", ".join(["cpu (" + cpu_name() + ")", *found])
+
+
+def _threads_asked(environment: Mapping[str, str]) -> int | None:
+    for name in _THREAD_VARIABLES:
+        value = environment.get(name, "")
+        if value.isdecimal() and int(value) > 0:
+            return int(value)
+    return None
+
+
+def _loader_facts(data: Any) -> dict[str, Any]:
+    return {"name": data.name, "augment": data.augment, "workers": data.workers, "args": dict(data.args)}
+
+
+def _waiting(name: str) -> str | None:
+    """What the environment says of how idle threads wait, where that is not what the commands do anyway."""
+    how = os.environ.get(name)
+    return None if how is None or how.upper() == _COMMANDS_WAIT else how
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """`0-3,8` for 0, 1, 2, 3, 8."""
+    pieces = []
+    for _, group in itertools.groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in group]
+        pieces.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
+    return ",".join(pieces)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def _optimizer_sources() -> str:
+    """A digest of the optimizers' source, so that a changed optimizer is measured anew."""
+    digest = hashlib.sha256()
+    for path in sorted((Path(jorge_tune.__file__).parent / "optim").glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]

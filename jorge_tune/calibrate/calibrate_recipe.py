@@ -1,0 +1,249 @@
+"""A recipe's refresh interval: from the cache where it was measured under the same facts, else from the clock.
+
+torch is imported only where something has to be measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from jorge_tune.calibrate import measure as plan
+from jorge_tune.calibrate.cache import (
+    CacheEntry,
+    Calibratable,
+    cache_folder,
+    calibrated_section,
+    facts_of,
+    fingerprint_of,
+    keep,
+    look_up,
+    resolve_device,
+    today,
+)
+from jorge_tune.calibrate.choose_interval import IntervalChoice, choose_interval
+from jorge_tune.calibrate.input_shapes import input_shape, training_steps
+from jorge_tune.calibrate.timings import Iteration, Measurements, Profile
+from jorge_tune.errors import InputError
+from jorge_tune.recipe.bootstrap import bootstrap
+from jorge_tune.recipe.schema import AdamWSection, CalibrationSection, Recipe, SGDSection
+
+if TYPE_CHECKING:
+    from jorge_tune.calibrate.bench import TrainingBench
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class CalibrationRequest:
+    """What to measure, where, and how long.
+
+    Args:
+        overhead: the budget as a fraction of the baseline's iteration, > 0.
+        device: auto, cpu, cuda or cuda:<n>.
+        threads: CPU threads; None: the environment's or torch's choice.
+        real_data: take batches from the loader, and count its time.
+        remeasure: leave the cache's answer aside.
+        cache: where measurements are kept.
+        effort: how long to measure.
+    """
+
+    overhead: float = 0.1
+    device: str = "auto"
+    threads: int | None = None
+    real_data: bool = False
+    remeasure: bool = False
+    cache: Path = field(default_factory=cache_folder)
+    effort: plan.Effort = plan.DEFAULT_EFFORT
+
+
+@dataclass(frozen=True)
+class RecipeCalibration:
+    """A recipe's interval, or why there is none, with all that it rests on."""
+
+    recipe: Recipe
+    overhead: float
+    choice: IntervalChoice
+    measurements: Measurements
+    profile: Profile
+    fingerprint: str
+    facts: Mapping[str, Any]
+    measured_on: str
+    from_cache: bool
+    training_steps: int | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def section(self) -> Calibratable:
+        """The recipe's optimizer."""
+        return calibrated_section(self.recipe)
+
+
+@dataclass(frozen=True)
+class RecipeCheck:
+    """Whether a recipe's present interval keeps inside the budget."""
+
+    recipe: Recipe
+    interval: int
+    overhead: float
+    checked: plan.IntervalCheck
+    device: str
+
+
+def calibratable(recipe: Recipe) -> Recipe:
+    """The recipe itself, or the Jorge recipe that follows from an SGD or AdamW recipe."""
+    return bootstrap(recipe).recipe if isinstance(recipe.optimizer, (SGDSection, AdamWSection)) else recipe
+
+
+def calibrate_recipe(
+    recipe: Recipe, request: CalibrationRequest, *, report: plan.Report = lambda progress: None
+) -> RecipeCalibration:
+    """Answer from the cache, or measure, and keep what was measured unless it was unstable.
+
+    Args:
+        recipe: a jorge, shampoo or sketchy recipe with a task.
+        request: where and how.
+        report: told about the progress of a measurement.
+
+    Raises:
+        InputError: the recipe cannot be calibrated, the device is not there, the batch does not fit.
+    """
+    _check_overhead(request.overhead)
+    device = resolve_device(request.device)
+    facts = facts_of(recipe, device, threads=request.threads, real_data=request.real_data)
+    fingerprint = fingerprint_of(facts)
+    warnings: list[str] = []
+    if not request.remeasure:
+        entry, warning = look_up(request.cache, fingerprint)
+        warnings += [warning] if warning else []
+        choice = entry and _answer(entry.measurements, request.overhead)
+        if entry and choice:
+            return _calibrated(recipe, request, entry, choice, from_cache=True, warnings=warnings)
+
+    def work(bench: TrainingBench) -> tuple[plan.Calibration, Profile]:
+        measured = plan.calibrate(bench, request.overhead, effort=request.effort, report=report)
+        return measured, _profile(recipe, bench, measured.parts)
+
+    (measured, profile), used = _on_bench(recipe, request, device, work)
+    if used != device:  # the driver is there, and torch cannot use it
+        facts = facts_of(recipe, used, threads=request.threads, real_data=request.real_data)
+    entry = CacheEntry(fingerprint_of(facts), facts, today(), measured.measurements, profile)
+    if measured.choice.outcome != "unstable":
+        unwritten = keep(request.cache, entry)
+        warnings += [unwritten] if unwritten else []
+    return _calibrated(recipe, request, entry, measured.choice, from_cache=False, warnings=warnings)
+
+
+def check_recipe(
+    recipe: Recipe, request: CalibrationRequest, *, report: plan.Report = lambda progress: None
+) -> RecipeCheck:
+    """Run the recipe's present interval and judge it; the cache has no part in it.
+
+    Raises:
+        InputError: as `calibrate_recipe`, or the recipe has no interval yet (`auto`).
+    """
+    _check_overhead(request.overhead)
+    section = calibrated_section(recipe)
+    if section.refresh_interval == "auto":
+        raise InputError("optimizer.refresh_interval: 'auto' is no interval to check; calibrate with --write first")
+    input_shape(recipe)  # refuses what has no iteration, before torch is loaded
+
+    def work(bench: TrainingBench) -> RecipeCheck:
+        interval = bench.interval
+        checked = plan.check(bench, interval, request.overhead, effort=request.effort, report=report)
+        return RecipeCheck(recipe, interval, request.overhead, checked, bench.device)
+
+    checked, _ = _on_bench(recipe, request, resolve_device(request.device), work)
+    return checked
+
+
+def with_interval(recipe: Recipe, calibrated: RecipeCalibration) -> Recipe:
+    """The recipe with the interval that was found, and where it was measured."""
+    assert calibrated.choice.interval is not None
+    section = replace(calibrated_section(recipe), refresh_interval=calibrated.choice.interval)
+    origin = CalibrationSection(
+        fingerprint=calibrated.fingerprint, device=calibrated.profile.device, overhead=calibrated.overhead
+    )
+    return replace(recipe, optimizer=section, calibration=origin)
+
+
+def measured_elsewhere(recipe: Recipe, device: str = "auto", threads: int | None = None) -> str | None:
+    """What to say where the recipe's interval was measured under other facts than today's; None where it was not.
+
+    A device that is not there, or that nothing can be measured on, is another's to refuse.
+    """
+    if recipe.calibration is None or not isinstance(recipe.optimizer, Calibratable):
+        return None
+    interval = recipe.optimizer.refresh_interval
+    if not isinstance(interval, int) or recipe.task is None or recipe.task.kind != "classification":
+        return None
+    try:
+        here = resolve_device(device)
+    except InputError:
+        return None
+    known = {fingerprint_of(facts_of(recipe, here, threads=threads, real_data=real)) for real in (False, True)}
+    if recipe.calibration.fingerprint in known:
+        return None
+    return (
+        f"refresh_interval {interval} was measured elsewhere (on {recipe.calibration.device}, or with another model, "
+        "batch, precision, version or number of threads); `jorge-tune calibrate-freq RECIPE --write` measures it here"
+    )
+
+
+def _check_overhead(overhead: float) -> None:
+    if not overhead > 0:
+        raise InputError(f"overhead must be greater than 0, got {overhead!r}")
+
+
+def _answer(measurements: Measurements, overhead: float) -> IntervalChoice | None:
+    """What stored measurements say without another run; None where they do not."""
+    choice = choose_interval(measurements, overhead)
+    if choice.outcome == "unstable" or (choice.interval and measurements.verified(choice.interval) is None):
+        return None
+    return choice
+
+
+def _calibrated(
+    recipe: Recipe,
+    request: CalibrationRequest,
+    entry: CacheEntry,
+    choice: IntervalChoice,
+    *,
+    from_cache: bool,
+    warnings: list[str],
+) -> RecipeCalibration:
+    return RecipeCalibration(
+        recipe=recipe,
+        overhead=request.overhead,
+        choice=choice,
+        measurements=entry.measurements,
+        profile=entry.profile,
+        fingerprint=entry.fingerprint,
+        facts=entry.facts,
+        measured_on=entry.measured_on,
+        from_cache=from_cache,
+        training_steps=training_steps(recipe),
+        warnings=tuple(warnings),
+    )
+
+
+def _on_bench(
+    recipe: Recipe, request: CalibrationRequest, device: str, work: Callable[[TrainingBench], Result]
+) -> tuple[Result, str]:
+    """What `work` makes of a bench, and the device used: the processor, where `auto` found no GPU for torch."""
+    import torch
+
+    from jorge_tune.calibrate.bench import on_bench
+    from jorge_tune.training.device import choose_device
+
+    if request.device == "auto" and device != "cpu" and not torch.cuda.is_available():
+        device = "cpu"
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    return on_bench(recipe, choose_device(device), work, real_data=request.real_data), device
+
+
+def _profile(recipe: Recipe, bench: TrainingBench, parts: Mapping[str, Iteration]) -> Profile:
+    return Profile(parts, bench.memory, bench.device, str(input_shape(recipe)))

@@ -1,0 +1,330 @@
+"""What a calibration reads off the clock, as plain values: iterations, rounds, verifications. No torch."""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+Kind: TypeAlias = Literal["baseline", "plain", "refreshing", "scheduled"]
+"""`baseline`: torch's form of the grafted optimizer. Ours: `plain` refreshes nothing, `refreshing` everything at each
+step, `scheduled` what the timetable of an interval says."""
+
+
+class Iteration(NamedTuple):
+    """Seconds of one iteration by part; its whole is their sum, nothing lies between them."""
+
+    data: float
+    forward: float
+    backward: float
+    optimizer: float
+
+    @property
+    def seconds(self) -> float:
+        """The whole iteration."""
+        return sum(self)
+
+    @property
+    def rest(self) -> float:
+        """All but the optimizer: the same work whatever optimizer steps."""
+        return self.data + self.forward + self.backward
+
+
+class IterationReading(NamedTuple):
+    """Seconds of an iteration in two parts: `rest` is the same work whatever optimizer follows, `optimizer` is not."""
+
+    rest: float
+    optimizer: float
+
+    @property
+    def seconds(self) -> float:
+        """The whole iteration."""
+        return self.rest + self.optimizer
+
+
+class Round(NamedTuple):
+    """One round, the three kinds measured in turn."""
+
+    baseline: IterationReading
+    plain: IterationReading
+    refreshing: IterationReading
+
+    @property
+    def log_carry_overs(self) -> tuple[float, float]:
+        """How much longer the rest takes beside our optimizer than beside the baseline, plain and refreshing; logs."""
+        return math.log(self.plain.rest / self.baseline.rest), math.log(self.refreshing.rest / self.baseline.rest)
+
+    def pooled(self, logs: Sequence[float] = (0.0, 0.0)) -> RoundSeconds:
+        """With the median of all three's rests; the carry-overs, plain and refreshing, are put back."""
+        factors = [math.exp(log - sum(logs) / 3) for log in (0.0, *logs)]
+        rest = statistics.median(reading.rest / factor for reading, factor in zip(self, factors, strict=True))
+        return RoundSeconds(*(rest * f + reading.optimizer for reading, f in zip(self, factors, strict=True)))
+
+    @property
+    def whole(self) -> RoundSeconds:
+        """Nothing pooled."""
+        return RoundSeconds(*(reading.seconds for reading in self))
+
+
+class RoundSeconds(NamedTuple):
+    """Seconds of an iteration of each kind."""
+
+    baseline: float
+    plain: float
+    refreshing: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """An interval as it ran: every step of whole cycles in order, and the baseline's iterations in between."""
+
+    interval: int
+    steps: tuple[IterationReading, ...]
+    baseline: tuple[IterationReading, ...]
+    waiting: float | None = None  # the part of its time that the process waited for a core, where that is known
+    period: int = 1  # steps after which the work besides refreshes repeats (statistics of every so many steps)
+    log_carry_over: float | None = None  # None: what the readings say
+    pools: bool = True  # see `calibrate.Bench`
+
+    @property
+    def cycle(self) -> int:
+        """Steps after which all the work repeats."""
+        return math.lcm(self.interval, self.period)
+
+    @property
+    def cycles(self) -> int:
+        """Whole cycles that ran."""
+        return len(self.steps) // self.cycle
+
+    @property
+    def log_carry_overs(self) -> list[float]:
+        """One per stretch of steps, against the baseline's readings before and after it; as a round's."""
+        size = math.ceil(len(self.steps) / max(1, len(self.baseline) - 1))
+        stretches = [self.steps[start : start + size] for start in range(0, len(self.steps), size)]
+        around = zip(self.baseline, self.baseline[1:] or self.baseline, strict=False)
+        return [
+            math.log(statistics.median(r.rest for r in stretch) / statistics.fmean((before.rest, after.rest)))
+            for stretch, (before, after) in zip(stretches, around, strict=False)
+        ]
+
+    @property
+    def mean_step(self) -> float:
+        """Seconds of a step in the mean over the cycle (of each place's median, once there are three cycles)."""
+        return statistics.fmean(self._typical_steps)
+
+    @property
+    def longest_step(self) -> float:
+        """Seconds of the cycle's longest step."""
+        return max(self._typical_steps)
+
+    @property
+    def reference(self) -> float:
+        """Seconds of the baseline's iteration meanwhile."""
+        if not self.pools:
+            return statistics.median(reading.seconds for reading in self.baseline)
+        return self._rests[1] + statistics.median(reading.optimizer for reading in self.baseline)
+
+    @property
+    def ratio(self) -> float:
+        """The mean step, in iterations of the baseline."""
+        return self.mean_step / self.reference
+
+    @property
+    def whole_ratio(self) -> float:
+        """The same from whole iterations, nothing pooled."""
+        whole = statistics.fmean(self._places([reading.seconds for reading in self.steps]))
+        return whole / statistics.median(reading.seconds for reading in self.baseline)
+
+    def drawn(self, steps: tuple[IterationReading, ...], baseline: tuple[IterationReading, ...]) -> Verification:
+        """The same with other readings; what is counted of the carry-over stays."""
+        return replace(self, steps=steps, baseline=baseline, log_carry_over=self.counted_log_carry_over)
+
+    @functools.cached_property
+    def counted_log_carry_over(self) -> float:
+        """As a round's, 0 unless the data show it."""
+        return counted_log(self.log_carry_overs) if self.log_carry_over is None else self.log_carry_over
+
+    @functools.cached_property
+    def _rests(self) -> tuple[float, float]:
+        """Data, forward and backward of ours and of the baseline: one, unless the data show that they differ."""
+        medians = [statistics.median(r.rest for r in readings) for readings in (self.steps, self.baseline)]
+        rest, half = statistics.fmean(medians), self.counted_log_carry_over / 2
+        return rest * math.exp(half), rest * math.exp(-half)
+
+    @property
+    def _typical_steps(self) -> list[float]:
+        """A step's seconds at each place in the cycle."""
+        if not self.pools:
+            return self._places([reading.seconds for reading in self.steps])
+        return [self._rests[0] + own for own in self._places([reading.optimizer for reading in self.steps])]
+
+    def _places(self, seconds: Sequence[float]) -> list[float]:
+        """One value per place in the cycle: the median over cycles, or the mean of one or two."""
+        typical = statistics.median if self.cycles >= 3 else statistics.fmean
+        return [typical(seconds[place :: self.cycle]) for place in range(self.cycle)]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What a decision is made from: the rounds, and every interval that was run since."""
+
+    rounds: tuple[Round, ...]
+    verifications: tuple[Verification, ...] = ()
+    waiting: float | None = None  # during the rounds, as in `Verification`
+    pools: bool = True  # see `calibrate.Bench`
+
+    def verified(self, interval: int) -> Verification | None:
+        """The verification of an interval, if it was run."""
+        return next((v for v in self.verifications if v.interval == interval), None)
+
+    @property
+    def longest_wait(self) -> float | None:
+        """The largest `waiting` of the rounds and the verifications, of those that are known."""
+        waits = [self.waiting, *(verification.waiting for verification in self.verifications)]
+        return max((wait for wait in waits if wait is not None), default=None)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes: the optimizer's own state, and the peak (of the allocator on a GPU, else of the whole process)."""
+
+    state: int
+    peak: int | None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was measured besides: the parts of an iteration by kind (medians), memory, the device, the input."""
+
+    parts: Mapping[str, Iteration]
+    memory: Mapping[str, Memory]
+    device: str
+    input: str
+
+
+def median_parts(iterations: Sequence[Iteration]) -> Iteration:
+    """Each part's median."""
+    return Iteration(*(statistics.median(values) for values in zip(*iterations, strict=True)))
+
+
+def measurements_to_json(measurements: Measurements) -> dict[str, Any]:
+    """Plain data, to the last digit: read back, it must lead to the same decision."""
+    return {
+        "rounds": [[list(reading) for reading in row] for row in measurements.rounds],
+        "verifications": [
+            {
+                "interval": verification.interval,
+                "steps": [list(reading) for reading in verification.steps],
+                "baseline": [list(reading) for reading in verification.baseline],
+                "waiting": verification.waiting,
+                "period": verification.period,
+            }
+            for verification in measurements.verifications
+        ],
+        "waiting": measurements.waiting,
+        "pools": measurements.pools,
+    }
+
+
+def measurements_from_json(data: Any) -> Measurements:
+    """Read what `measurements_to_json` wrote.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is something else.
+    """
+    rounds, pools = tuple(Round(*_readings(row)) for row in data["rounds"]), bool(data["pools"])
+    verifications = tuple(
+        Verification(
+            int(item["interval"]),
+            _readings(item["steps"]),
+            _readings(item["baseline"]),
+            _part(item["waiting"]),
+            int(item["period"]),
+            pools=pools,
+        )
+        for item in data["verifications"]
+    )
+    for verification in verifications:
+        counts = (verification.interval, verification.period, len(verification.baseline))
+        if min(counts) < 1 or verification.cycles < 1 or len(verification.steps) % verification.cycle:
+            raise ValueError(f"no whole cycles of interval {verification.interval}")
+    return Measurements(rounds, verifications, _part(data["waiting"]), pools)
+
+
+def profile_to_json(profile: Profile) -> dict[str, Any]:
+    """Plain data."""
+    return {
+        "parts": {kind: part._asdict() for kind, part in profile.parts.items()},
+        "memory": {kind: asdict(memory) for kind, memory in profile.memory.items()},
+        "device": profile.device,
+        "input": profile.input,
+    }
+
+
+def profile_from_json(data: Any) -> Profile:
+    """Read what `profile_to_json` wrote. Raises as `measurements_from_json` does."""
+    return Profile(
+        parts={str(kind): Iteration(**part) for kind, part in data["parts"].items()},
+        memory={str(kind): Memory(**memory) for kind, memory in data["memory"].items()},
+        device=str(data["device"]),
+        input=str(data["input"]),
+    )
+
+
+def _part(value: Any) -> float | None:
+    """A fraction, or None where it is not known."""
+    if value is not None and not 0 <= float(value) <= 1:
+        raise ValueError("waiting must be between 0 and 1")
+    return None if value is None else float(value)
+
+
+def _readings(values: Any) -> tuple[IterationReading, ...]:
+    """Pairs of finite numbers: a rest above 0, an optimizer's part of 0 or more."""
+    readings = tuple(IterationReading(*(float(part) for part in pair)) for pair in values)
+    if not all(math.isfinite(r.seconds) and r.rest > 0 and r.optimizer >= 0 for r in readings):
+        raise ValueError("seconds must be finite and greater than 0")
+    return readings
+
+
+_CONFIDENCE = 0.99  # counting a difference that is none costs what pooling gains, so one has to be plain
+
+
+class CarryOver(NamedTuple):
+    """As a part of the rest (0.01: one per cent longer beside our optimizer), with bounds; `counted` if beyond 0."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def counted(self) -> bool:
+        """Whether the data show it."""
+        return self.low > 0 or self.high < 0
+
+
+def carry_over(logs: Sequence[float]) -> CarryOver:
+    """From paired readings, each the logarithm of ours over the baseline's: the median and its exact bounds.
+
+    The bounds are order statistics (a sign test turned round), so they assume no distribution; below 8 pairs they are
+    infinite, and nothing is counted.
+    """
+    low, high = median_bounds(logs, _CONFIDENCE)
+    return CarryOver(*(math.expm1(bound) for bound in (statistics.median(logs), low, high)))
+
+
+def counted_log(logs: Sequence[float]) -> float:
+    """The median where it is counted, else 0: the rests are then taken to be one."""
+    return statistics.median(logs) if carry_over(logs).counted else 0.0
+
+
+def median_bounds(values: Sequence[float], confidence: float) -> tuple[float, float]:
+    """Bounds of a median, between two of the values; infinite where there are too few for the confidence."""
+    ordered, count = sorted(values), len(values)
+    outside, rank = 0.0, 0  # chance that fewer than `rank` values lie on one side of the median
+    while outside + math.comb(count, rank) / 2**count <= (1 - confidence) / 2:
+        outside += math.comb(count, rank) / 2**count
+        rank += 1
+    return (ordered[rank - 1], ordered[-rank]) if rank else (-math.inf, math.inf)

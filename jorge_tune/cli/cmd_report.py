@@ -1,0 +1,350 @@
+"""`jorge-tune report`: one page of a study, or of runs that race each other; and the same as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jorge_tune.cli.cmd_compare import parse_target, reference_option, side_by_side_option
+from jorge_tune.cli.output import (
+    format_option_for,
+    is_stdout,
+    print_json,
+    refuse_json_with_stdout,
+    tell,
+    tell_written,
+    write_out,
+)
+from jorge_tune.cli.study_options import runs_option, storage_option
+from jorge_tune.errors import InputError, JorgeTuneError, shortened
+from jorge_tune.files import read_regular_bytes
+from jorge_tune.untrusted import parse_json, shown
+
+if TYPE_CHECKING:
+    from jorge_tune.compare.contest import Comparison
+    from jorge_tune.compare.run_directories import Contender
+    from jorge_tune.report.parts import Report
+    from jorge_tune.study.report_data import CollectedRuns, ShownRuns
+
+_DEFAULT_OUT = Path("report.html")
+
+
+@click.command()
+@click.argument("subjects", metavar="STUDY|RUNS...", nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Page to write, its JSON twin beside it; - writes the page alone to stdout "
+    f"[default: {_DEFAULT_OUT}, unless --format json or --png is given].",
+)
+@storage_option
+@runs_option
+@click.option("--target", metavar="[METRIC=]VALUE", help="What runs should reach, e.g. top1=0.9 [default: as compare].")
+@click.option("--metric", help="What to measure of runs [default: as compare].")
+@side_by_side_option
+@reference_option
+@click.option(
+    "--with",
+    "extra",
+    type=click.Path(path_type=Path, dir_okay=False),
+    multiple=True,
+    metavar="FILE",
+    help="What probe, calibrate-freq or bootstrap printed with --format json, to be shown too.",
+)
+@click.option("--png", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Draw figures as PNG too.")
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
+@format_option_for("json prints the twin.")
+def report_command(
+    subjects: tuple[str, ...],
+    out: Path | None,
+    storage: str | None,
+    runs: Path | None,
+    target: str | None,
+    metric: str | None,
+    side_by_side: bool,
+    reference: str | None,
+    extra: tuple[Path, ...],
+    png: Path | None,
+    force: bool,
+    output_format: str,
+) -> None:
+    """Write a self-contained HTML report: of a study, by its name, or of run directories and directories of them.
+
+    The page shows the verdict first; its JSON twin holds every number of it. It is made from what is stored, and
+    changes nothing there. A name that is also a directory here is taken as the directory; the directory of a study's
+    runs stands for the study. probe.json and calibration.json beside the runs are
+    shown too. A comparison that `compare` keeps as a study has the page of its runs. Runs are compared with those of
+    SGD, if there are any, else with the first one named, or the first by name in a directory of them; --reference
+    names another.
+
+    \b
+    Example:
+      jorge-tune report digits -o digits.html
+      jorge-tune report runs/cnn-sgd runs/cnn-jorge -o race.html
+    """
+    refuse_json_with_stdout(out, output_format)
+    if out is None and output_format == "table" and png is None:
+        out = _DEFAULT_OUT
+    twin_path = _check_out(out, force)
+    writes = [path for path in (out, twin_path) if path is not None and not is_stdout(path)]
+    report = _report(subjects, storage, runs, parse_target(target, metric), extra, side_by_side, reference, writes)
+    twin = report.to_json()
+    if out is not None:
+        _write(twin, out, twin_path, force)
+    if png is not None:
+        _draw(twin, png, force)
+    if output_format == "json":
+        print_json(twin)
+
+
+def _report(
+    subjects: tuple[str, ...],
+    storage: str | None,
+    runs: Path | None,
+    wanted: tuple[str | None, float | None],
+    extra: tuple[Path, ...],
+    side_by_side: bool,
+    reference: str | None,
+    writes: Sequence[Path],
+) -> Report:
+
+    folders = [Path(subject) for subject in subjects]
+    held = study_at(folders[0]) if len(folders) == 1 else None
+    is_study = held is not None or (len(folders) == 1 and not folders[0].exists())
+    if is_study and reference is not None:
+        raise InputError(f"--reference: is for directories of runs, and {subjects[0]} is a study")
+    if held is not None and storage is None and runs is None:
+        return report_of_study(held, storage, folders[0], wanted, extra, writes)
+    if is_study:
+        runs = runs or (folders[0] if held else None)
+        return report_of_study(held or subjects[0], storage, runs, wanted, extra, writes)
+    missing = [subject for subject, folder in zip(subjects, folders, strict=True) if not folder.is_dir()]
+    if missing:
+        raise InputError(f"{missing[0]}: no folder here; give folders of runs, or one study by its name")
+    if storage is not None or runs is not None:
+        raise InputError(f"--storage and --runs are for a study, and {subjects[0]} is a folder of runs")
+    return report_of_runs(folders, wanted, extra, is_side_by_side=side_by_side, reference=reference)
+
+
+def _check_out(out: Path | None, force: bool) -> Path | None:
+    """The twin's path, None where no twin is written; refuses what could not be written in the end."""
+    if out is None or is_stdout(out):
+        return None
+    if out.suffix != ".html":
+        raise InputError(f"--out: must end in .html, got {str(out)!r}")
+    twin = out.with_suffix(".json")
+    for path in (out, twin):
+        if path.exists() and not force:
+            raise InputError(f"{path}: exists already; give another name, or --force to overwrite it")
+    return twin
+
+
+def _write(twin: dict[str, Any], out: Path, twin_path: Path | None, force: bool) -> None:
+    from jorge_tune.report.page import report_page
+
+    write_out(out, report_page(twin), force=force, make_folders=True)
+    if twin_path is not None:
+        write_out(twin_path, json.dumps(twin, indent=1, allow_nan=False) + "\n", force=force)
+        tell_written(out, twin_path)
+
+
+def _draw(twin: dict[str, Any], folder: Path, force: bool) -> None:
+    """Every figure that is not empty, or a word why not."""
+    from jorge_tune.report.figures import write_pngs
+    from jorge_tune.report.page import figure_for_picture
+    from jorge_tune.report.parts import figures_of
+
+    figures = [figure for figure in figures_of(twin) if figure["series"]]
+    paths = {figure["key"]: folder / f"{figure['key']}.png" for figure in figures}
+    there = next((path for path in paths.values() if path.exists()), None)
+    if there is not None and not force:
+        raise InputError(f"{there}: exists already; give another --png, or --force to overwrite it")
+    missing = write_pngs({paths[figure["key"]]: figure_for_picture(figure) for figure in figures})
+    tell(missing or f"wrote {len(figures)} figures to {folder}")
+
+
+BESIDE = ("probe.json", "calibration.json")
+_LARGEST_MARKER, _LARGEST_MEASUREMENT = 2**16, 2**26  # bytes
+
+
+def study_at(folder: Path) -> str | None:
+    """The name of the study whose runs a folder holds; None where it is none's.
+
+    Raises:
+        InputError: its marker is damaged, or no regular file.
+    """
+    marker = folder / "study.json"
+    try:
+        held = _parsed(marker, read_regular_bytes(marker, most=_LARGEST_MARKER)) if folder.is_dir() else None
+    except FileNotFoundError:
+        return None
+    name = held.get("study_name") if isinstance(held, dict) else None
+    if folder.is_dir() and not isinstance(name, str):
+        raise InputError(f"{marker}: must hold the name of a study, got {shown(name)}")
+    return name
+
+
+def report_of_runs(
+    folders: Sequence[Path],
+    wanted: tuple[str | None, float | None],
+    extra: Sequence[Path],
+    *,
+    is_side_by_side: bool = False,
+    reference: str | None = None,
+) -> Report:
+    """The report of run folders.
+
+    Args:
+        folders: of runs, or of folders of them.
+        wanted: metric and target.
+        extra: files with further measurements.
+        is_side_by_side: they shared a machine while they trained.
+        reference: the contender that the others are compared with; None: SGD, else the first.
+
+    Raises:
+        InputError: nothing there can be compared; the message says why for each.
+    """
+    from jorge_tune.compare.contest import compare, read_contenders, reference_first
+    from jorge_tune.report.report import runs_report
+
+    damaged: list[str] = []
+    contenders, chosen = reference_first(read_contenders(folders, damaged.append), reference)
+    metric, value = wanted
+    comparison = compare(contenders, metric=metric, target=value)
+    places = {run.folder for contender in contenders for run in contender.runs}
+    around = sorted({*folders, *places, *(place.parent for place in places)})
+    measured = _measured(around, extra, damaged)
+    for note in damaged:
+        tell(f"{note} (warning)")
+    comparison = replace(comparison, notes=(*chosen, *damaged, *comparison.notes), is_side_by_side=is_side_by_side)
+    return runs_report(comparison, measured)
+
+
+def report_of_study(
+    name: str,
+    storage: str | None,
+    runs: Path | None,
+    wanted: tuple[str | None, float | None],
+    extra: Sequence[Path],
+    writes: Sequence[Path] = (),
+) -> Report:
+    """The report of a study; a comparison's is that of its runs.
+
+    Args:
+        name: of the study.
+        storage: as the option says it; None: the environment decides.
+        runs: the folder of its runs; None: the default.
+        wanted: metric and target of a comparison.
+        extra: files with further measurements.
+        writes: what will be written, which must not be the storage.
+
+    Raises:
+        InputError: the storage cannot be used or holds no such study, a target is given for a search, or none of a
+            comparison's runs is seen here.
+    """
+    from jorge_tune.cli.study_options import folders, patience_of, warn_of_password
+    from jorge_tune.report.report import study_report
+    from jorge_tune.study.confirm import RecordedValues, gather
+    from jorge_tune.study.plan import is_comparison
+    from jorge_tune.study.report_data import collect, recipes_of, run_places, study_data
+    from jorge_tune.study.storage.address import find_address
+    from jorge_tune.study.storage.open import keep_off, reading
+    from jorge_tune.study.study import join_study
+
+    address, where = find_address(storage), folders(name, runs)
+    warn_of_password(storage, address)
+    for path in writes:
+        keep_off(address, path)
+    with reading(address, patience_of(address)) as opened_storage:
+        opened = join_study(opened_storage, name)
+        if is_comparison(opened.plan):
+            wanted = (wanted[0] or opened.plan.objective.metric, wanted[1])
+            collected, faults = collect(opened, where(name)), list[str]()
+            measured = _measured([where(name)], extra, faults)
+            return _of_comparison(name, collected._replace(notes=[*collected.notes, *faults]), wanted, measured)
+        if any(value is not None for value in wanted):
+            raise InputError("--target and --metric are for runs; a study has its own objective")
+        evidence = gather(opened, RecordedValues(where))
+        study, recipes = study_data(opened, evidence, address), recipes_of(opened.plan, evidence.rows)
+        shown = run_places(opened, evidence.rows, where)
+    comparison, notes = _compared(shown, study)
+    measured = _measured([where(name)], extra, notes)
+    return study_report(study, recipes, comparison, whose=shown.whose, notes=notes, measured=measured)
+
+
+def _of_comparison(
+    name: str, collected: CollectedRuns, wanted: tuple[str | None, float | None], measured: dict[str, object]
+) -> Report:
+    from jorge_tune.compare.contest import compare
+    from jorge_tune.report.report import runs_report
+
+    if not any(contender.runs for contender in collected.contenders):
+        raise InputError(f"study {name}: none of its runs can be shown: {shortened(collected.notes)}")
+    metric, value = wanted
+    comparison = compare(collected.contenders, metric=metric, target=value)
+    notes = (*comparison.notes, *collected.notes)
+    return runs_report(replace(comparison, notes=notes, is_side_by_side=collected.is_side_by_side), measured)
+
+
+def _compared(shown: ShownRuns, study: dict[str, Any]) -> tuple[Comparison | None, list[str]]:
+    """The runs that this machine sees, and what there is to say about the others."""
+    from jorge_tune.compare.contest import Contender, compare
+    from jorge_tune.compare.run_directories import read_run
+
+    notes = list(shown.notes)
+    contenders: list[Contender] = []
+    for place in shown.places:
+        found = []
+        for folder in place.folders:
+            try:
+                found.append(read_run(folder))
+            except JorgeTuneError as error:
+                notes.append(f"{place.name}: {error}")
+        if found:
+            contenders.append(Contender(place.name, place.recipe, tuple(found)))
+    if not contenders:
+        return None, ["No curves: the run folders are not on this machine (give --runs where they are).", *notes[:1]]
+    try:
+        comparison = compare(contenders, metric=study["metric"], target=study["target"])
+        return replace(comparison, is_side_by_side=shown.is_side_by_side), notes
+    except InputError as error:
+        return None, [f"No curves: {error}", *notes]
+
+
+def _measured(folders: Sequence[Path], extra: Sequence[Path], notes: list[str]) -> dict[str, object]:
+    """What the files hold that were named, or lie beside the runs; the latter's faults are notes."""
+    from jorge_tune.report.report import measured_sections
+
+    found = {str(path): _read(path) for path in extra}
+    for path in [folder / name for folder in folders for name in BESIDE]:
+        if not os.path.lexists(path) or str(path) in found:
+            continue
+        try:
+            data = _parsed(path, read_regular_bytes(path, most=_LARGEST_MEASUREMENT))
+            measured_sections({str(path): data})
+            found[str(path)] = data
+        except (InputError, FileNotFoundError) as error:
+            notes.append(f"left out: {error}")
+    return found
+
+
+def _read(path: Path) -> object:
+    """A file that was named, which may be a link or a pipe."""
+    try:
+        return _parsed(path, path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _parsed(path: Path, content: bytes) -> object:
+    try:
+        return parse_json(content)
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON that can be read: {error}") from error

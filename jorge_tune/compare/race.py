@@ -1,0 +1,149 @@
+"""A race: contenders trained on common seeds, seed by seed, into one folder that a second call takes up again."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from jorge_tune.compare.run_directories import Contender, Run, read_run
+from jorge_tune.errors import InputError
+from jorge_tune.records import RunDirectory
+
+if TYPE_CHECKING:
+    from jorge_tune.training.run_journal import RunProgress
+
+Stage = Literal["reused", "training", "ended"]
+
+
+@dataclass(frozen=True)
+class RaceSettings:
+    """Where to train, on how many CPU threads (None: torch's choice), and whether data may be downloaded."""
+
+    device: str = "auto"
+    download: bool = False
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class RaceProgress:
+    """Where a race is: run `number` of `total`; `run` while it trains, `outcome` once it has ended."""
+
+    stage: Stage
+    number: int
+    total: int
+    name: str
+    seed: int
+    run: RunProgress | None = None
+    outcome: str | None = None
+
+
+@dataclass(frozen=True)
+class Race:
+    """The contenders with their runs; `interrupted` where the race was stopped before its end."""
+
+    contenders: tuple[Contender, ...]
+    interrupted: bool
+
+
+def run_race(
+    contenders: Sequence[Contender],
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    settings: RaceSettings = RaceSettings(),
+    report: Callable[[RaceProgress], None] = lambda progress: None,
+) -> Race:
+    """Train every contender that has no runs yet on every seed, into OUT/<name>/seed-<n>.
+
+    All contenders run one seed before the next seed begins, so that a slow hour of the machine meets all of
+    them. A run that ended is reused, one that was stopped is taken up again; both only if its folder holds the
+    same recipe. Contenders that come with runs are left as they are.
+
+    Raises:
+        InputError: a recipe cannot be trained (found before anything is written), or a folder is taken.
+    """
+    entrants = [index for index, contender in enumerate(contenders) if not contender.runs]
+    _check(contenders, entrants, seeds, out)
+    runs: dict[int, list[Run]] = {index: [] for index in entrants}
+    total, number = len(entrants) * len(seeds), 0
+    interrupted = False
+    with cpu_threads(settings.threads):
+        for seed, index in itertools.product(seeds, entrants):
+            number += 1
+            place = (number, total, contenders[index].name, seed)
+            run = _one_run(contenders[index], seed, out, settings, place, report)
+            interrupted = run.outcome == "interrupted"
+            if interrupted:
+                break
+            runs[index].append(run)
+    raced = [replace(c, runs=tuple(runs[i])) if i in runs else c for i, c in enumerate(contenders)]
+    return Race(tuple(raced), interrupted)
+
+
+def run_path(out: Path, name: str, seed: int) -> Path:
+    """OUT/<name>/seed-<n>, the name made fit for a folder."""
+    return out / (re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "recipe") / f"seed-{seed}"
+
+
+@contextlib.contextmanager
+def cpu_threads(threads: int | None) -> Iterator[None]:
+    """Let torch use that many CPU threads for a while."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _check(contenders: Sequence[Contender], entrants: Sequence[int], seeds: Sequence[int], out: Path) -> None:
+    """Build every model and optimizer once, so that the last contender's fault does not wait for its turn."""
+    from jorge_tune.training.build import build_model, build_optimizer
+    from jorge_tune.training.runner import inspect_folder
+
+    taken: dict[Path, str] = {}
+    for index in entrants:
+        name, recipe = contenders[index].name, contenders[index].recipe
+        folder = run_path(out, name, 0).parent
+        if folder in taken:
+            raise InputError(f"{taken[folder]} and {name} would both train into {folder}; rename one recipe")
+        taken[folder] = name
+        for seed in seeds:
+            inspect_folder(RunDirectory(run_path(out, name, seed)), replace(recipe, seed=seed), resume=True)
+        build_optimizer(recipe.optimizer, build_model(recipe))
+
+
+def _one_run(
+    contender: Contender,
+    seed: int,
+    out: Path,
+    settings: RaceSettings,
+    place: tuple[int, int, str, int],
+    report: Callable[[RaceProgress], None],
+) -> Run:
+    from jorge_tune.training.runner import ResumeState, inspect_folder, train
+
+    path, recipe = run_path(out, contender.name, seed), replace(contender.recipe, seed=seed)
+    if inspect_folder(RunDirectory(path), recipe, resume=True) is ResumeState.ENDED:
+        run = read_run(path)
+        report(RaceProgress("reused", *place, outcome=run.outcome))
+        return run
+    report(RaceProgress("training", *place))
+    train(
+        recipe,
+        path,
+        device=settings.device,
+        download=settings.download,
+        resume=True,
+        progress=lambda progress: report(RaceProgress("training", *place, run=progress)),
+    )
+    run = read_run(path)
+    report(RaceProgress("ended", *place, outcome=run.outcome))
+    return run

@@ -1,0 +1,252 @@
+"""Run folders as values: what a finished run measured, read without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jorge_tune.errors import RunDirectoryError
+from jorge_tune.files import read_regular_bytes
+from jorge_tune.recipe.bootstrap import control
+from jorge_tune.recipe.recipe_files import recipe_of_run
+from jorge_tune.recipe.schema import DataSection, JorgeSection, Recipe, TaskSection
+from jorge_tune.records import Outcome, Record, RunDirectory, of_kind, outcome_of, read_records
+from jorge_tune.untrusted import parse_json, shown
+
+_LARGEST_ENVIRONMENT = 2**20  # bytes; ours have under 1,000
+
+
+class Evaluation(NamedTuple):
+    """One reading of one part of the data."""
+
+    step: int
+    epoch: float
+    train_seconds: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run as its folder tells it. `outcome` is None while it has not ended; `notes` say what could not be read."""
+
+    folder: Path
+    recipe: Recipe
+    seed: int
+    outcome: Outcome | None
+    reason: str
+    train_seconds: float
+    evaluations: Mapping[str, tuple[Evaluation, ...]]  # by part
+    device: str | None
+    environment: Mapping[str, Any] | None = field(default=None, compare=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run has come to an end of its own: it finished, or it diverged."""
+        return self.outcome in ("finished", "diverged")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One recipe in a race, under the name that tables show, with the runs made of it so far."""
+
+    name: str
+    recipe: Recipe
+    runs: tuple[Run, ...] = ()
+
+
+def read_run(path: Path) -> Run:
+    """Read one run folder.
+
+    Raises:
+        RunFolderError: no run there, or a damaged one.
+    """
+    folder = RunDirectory(path)
+    if not os.path.lexists(folder.records):
+        raise RunDirectoryError(f"{path}: not a run folder (no {folder.records.name})")
+    recipe = recipe_of_run(folder)
+    records = read_records(folder.records)
+    starts = list(of_kind(records, "start"))
+    environment, notes = _environment(folder.environment)
+    device = None if environment is None else environment.get("device")
+    return Run(
+        folder=path,
+        recipe=recipe,
+        seed=starts[0]["seed"] if starts else recipe.seed,
+        outcome=outcome_of(records),
+        reason=records[-1].get("reason", "") if records else "",
+        train_seconds=max((float(record["train_seconds"]) for record in records), default=0.0),
+        evaluations=_evaluations(records),
+        device=device if isinstance(device, str) or device is None else json.dumps(device),
+        environment=environment,
+        notes=notes,
+    )
+
+
+def find_runs(path: Path) -> list[Path]:
+    """The run folder itself, or every run folder below, in order of their names.
+
+    Raises:
+        RunFolderError: there is none.
+    """
+    if os.path.lexists(path / "records.jsonl"):
+        return [path]
+    inside = [Path(folder) for folder, folders, files in os.walk(path) if "records.jsonl" in [*folders, *files]]
+    if not inside:
+        raise RunDirectoryError(f"{path}: no run folder here or below (a run folder holds records.jsonl)")
+    return sorted(inside, key=_natural)
+
+
+def read_contenders(paths: Sequence[Path], leave_out: Callable[[str], None] | None = None) -> list[Contender]:
+    """Read run folders, and folders of them, into contenders: one per recipe, whatever its seed.
+
+    Runs of one recipe belong together if they were named by one argument, or lie side by side.
+
+    Args:
+        paths: the folders, which may be links; what lies below may not.
+        leave_out: told of each run that is damaged, which is then left out; None: the first one is raised.
+
+    Raises:
+        RunFolderError: no runs, none that is whole, or one recipe and seed twice.
+    """
+    groups: dict[tuple[Path, str], list[Run]] = {}
+    seen: set[Path] = set()
+    damaged: list[RunDirectoryError] = []
+    for path in paths:
+        for folder in find_runs(path):
+            if folder.resolve() in seen:
+                continue  # named twice, or with a folder around it
+            seen.add(folder.resolve())
+            try:
+                run = read_run(folder)
+            except RunDirectoryError as error:
+                damaged.append(error)
+                continue
+            home = folder.parent.resolve() if folder == path else path.resolve()
+            groups.setdefault((home, repr(replace(run.recipe, seed=0))), []).append(run)
+    if damaged and (leave_out is None or not groups):
+        raise damaged[0]
+    for fault in damaged:
+        assert leave_out is not None
+        leave_out(f"left out, since it is damaged: {fault}")
+    contenders = []
+    for runs in groups.values():
+        _refuse_repeated_seeds(runs)
+        runs.sort(key=lambda run: run.seed)
+        contenders.append(Contender(runs[0].recipe.name, runs[0].recipe, tuple(runs)))
+    return with_distinct_names(contenders)
+
+
+def with_distinct_names(contenders: Sequence[Contender]) -> list[Contender]:
+    """Give contenders of one name a number each, the first one too."""
+    names = [contender.name for contender in contenders]
+    named = []
+    for index, contender in enumerate(contenders):
+        if names.count(contender.name) == 1:
+            named.append(contender)
+            continue
+        number = names[: index + 1].count(contender.name)
+        name = f"{contender.name}-{number}"
+        while name in names:
+            name += "'"
+        named.append(replace(contender, name=name))
+    return named
+
+
+def _refuse_repeated_seeds(runs: Sequence[Run]) -> None:
+    by_seed: dict[int, Run] = {}
+    for run in runs:
+        if run.seed in by_seed:
+            raise RunDirectoryError(
+                f"{run.folder}: a second run of seed {run.seed} of the same recipe as "
+                f"{by_seed[run.seed].folder}; name their folders as two arguments to race them"
+            )
+        by_seed[run.seed] = run
+
+
+def _evaluations(records: Sequence[Record]) -> dict[str, tuple[Evaluation, ...]]:
+    """The readings of each part, in order."""
+    parts: dict[str, list[Evaluation]] = {}
+    for record in of_kind(list(records), "evaluation"):
+        place = record["step"], float(record["epoch"]), float(record["train_seconds"])
+        parts.setdefault(record["part"], []).append(Evaluation(*place, record["metrics"]))
+    return {part: tuple(readings) for part, readings in parts.items()}
+
+
+def _environment(path: Path) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
+    """What environment.json says; None and a note where it says nothing readable, for a run is whole without it."""
+    try:
+        environment = parse_json(read_regular_bytes(path, most=_LARGEST_ENVIRONMENT, error=RunDirectoryError))
+        if not isinstance(environment, dict):
+            raise ValueError(f"must be an object, got {shown(environment)}")
+        return environment, ()
+    except FileNotFoundError:
+        return None, ()
+    except RunDirectoryError as error:
+        return None, (str(error),)
+    except ValueError as error:
+        return None, (f"{path}: cannot be read: {error}",)
+
+
+def _natural(path: Path) -> list[tuple[str, int]]:
+    """Order in which seed-2 comes before seed-10, and both after rate-3."""
+    pieces: list[tuple[str, int]] = []
+    for part in path.parts:
+        stem, _, number = part.rpartition("-")
+        pieces.append((stem, int(number)) if number.isdecimal() else (part, -1))
+    return pieces
+
+
+_NOTED = ("epochs", "steps", "batch_size", "precision")
+
+
+def unpaired_because(recipe: Recipe, other: Recipe) -> str | None:
+    """Why equal seeds do not pair the two recipes; None where they do."""
+    task, other_task = recipe.task, other.task
+    if task is None or other_task is None:
+        return None if task == other_task else "only one has a task"
+    for part in fields(TaskSection):
+        mine, theirs = getattr(task, part.name), getattr(other_task, part.name)
+        if part.name == "data":
+            mine, theirs = _what_is_seen(mine), _what_is_seen(theirs)
+        if mine != theirs:
+            return f"task.{field.name} differs"
+    return None
+
+
+def worth_a_note(recipe: Recipe, other: Recipe) -> list[str]:
+    """Differences of paired recipes that a reader of the race has to know of, as `field: a against b`."""
+    notes = []
+    for name in _NOTED:
+        mine, theirs = getattr(recipe, name), getattr(other, name)
+        if mine != theirs:
+            notes.append(f"{field}: {_shown(mine)} against {_shown(theirs)}")
+    mine, theirs = _evaluate_every(recipe), _evaluate_every(other)
+    if mine != theirs:
+        notes.append(f"task.data.evaluate_every: {mine} against {theirs}")
+    return notes
+
+
+def is_control(recipe: Recipe, jorge: Recipe) -> bool:
+    """Whether a recipe is the control of a Jorge recipe: all the same, with the optimizer that Jorge grafts from."""
+    if not isinstance(jorge.optimizer, JorgeSection) or jorge.optimizer.graft == "none":
+        return False
+    is_same_training = not worth_a_note(recipe, jorge)
+    return is_same_training and (recipe.optimizer, recipe.schedule) == (control(jorge).optimizer, jorge.schedule)
+
+
+def _what_is_seen(data: DataSection | None) -> DataSection | None:
+    """The data section without what changes neither the examples nor their order."""
+    return None if data is None else replace(data, root="", workers=0, evaluate_every=1)
+
+
+def _evaluate_every(recipe: Recipe) -> int | None:
+    return recipe.task.data.evaluate_every if recipe.task and recipe.task.data else None
+
+
+def _shown(value: object) -> str:
+    return "unset" if value is None else str(value)

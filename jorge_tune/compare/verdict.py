@@ -1,0 +1,398 @@
+"""A comparison in words: who won, tied or lost, by how much, and what the schedule's part is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+from jorge_tune.compare.comparison import Comparison, PairedContest, Standing, Tally
+from jorge_tune.compare.statistics import MIN_PAIRS, SIGNIFICANT, Spread
+
+_PLAIN = {"top1": "accuracy"}
+"""What a metric is called in the headline."""
+
+
+def verdict(comparison: Comparison) -> str:
+    """One plain headline, and then who won, tied or lost: a line each, from the numbers alone."""
+    lines = details(comparison)
+    return lines if len(comparison.standings) == 1 else f"{headline(comparison)}\n{lines}"
+
+
+def headline(comparison: Comparison) -> str:
+    """Jorge against the reference in one sentence; another contender, where no Jorge recipe runs.
+
+    It says what the counts say: an outcome that chance could make is called undecided, or is said to rest on too few
+    seeds.
+    """
+    subject, other, paired = _main_contest(comparison)
+    names = f"{_shown_name(subject)} against {other.name}"
+    if paired is None:
+        idle = next((one for one in (subject, other) if not one.scores), None)
+        why = "no seed pairs them" if idle is None else f"{idle.name} has no run that ended"
+        return f"{names}: no verdict, {why}."
+    text = _headline_of(comparison, subject, other, paired)
+    diverged = [f"{_count(one.diverged, 'run')} of {one.name} diverged" for one in (subject, other) if one.diverged]
+    return "; ".join([text, *diverged]) + "."
+
+
+def headline_outcome(comparison: Comparison) -> str:
+    """The word for the headline's contest; "" where there is none."""
+    _, _, paired = _main_contest(comparison)
+    return "" if paired is None else word(deciding(paired), paired.pairs)
+
+
+def details(comparison: Comparison) -> str:
+    """Who won, tied or lost against the first contender: one line each.
+
+    "won" takes a corrected p-value of at most 0.05 where there are pairs enough for one, else more than half of the
+    paired seeds and none against; "lost" likewise; as many won as lost is "tied", the rest "undecided".
+    Where a Jorge recipe races its control (what it grafts from, its schedule, decoupled decay), these two are set
+    against each other as well: what differs between them is the optimizer's own part, if chance is ruled out.
+    """
+    first = comparison.standings[0]
+    lines = [_against(comparison, standing, first, standing.against_first) for standing in comparison.standings[1:]]
+    lines += _optimizer_apart(comparison)
+    if not lines:
+        return f"{first.name} ran alone: there is nothing to compare it with."
+    lines += _too_few(comparison)
+    if comparison.is_side_by_side:
+        lines.append("Seconds are not compared: the runs trained side by side on one machine.")
+    elif not comparison.compares_seconds:
+        lines.append(f"Seconds are not compared: the runs trained on {', '.join(comparison.devices)}.")
+    return "\n".join(lines)
+
+
+def outcome(paired: PairedContest) -> int:
+    """1 won, 0 neither, -1 lost: by the epochs to the target, by the final value where all are level there."""
+    return _outcome(deciding(paired), paired.pairs)
+
+
+def deciding(paired: PairedContest) -> Tally:
+    """The quantity that decides between two contenders."""
+    return paired.epochs if paired.epochs.wins or paired.epochs.losses else paired.final
+
+
+def _main_contest(comparison: Comparison) -> tuple[Standing, Standing, PairedContest | None]:
+    """Who is set against whom in the headline, and how the first of the two stands.
+
+    Jorge against the reference; where Jorge is the reference itself, against SGD; without Jorge, whoever leads.
+    """
+    first, *others = comparison.standings
+    if _is_jorge(first):
+        sgd = next((one for one in others if one.contender.recipe.optimizer.name == "sgd"), None)
+        if sgd is not None:
+            held = sgd.against_first if sgd.scores and first.scores else None
+            return first, sgd, None if held is None else _turned(held)
+    jorges = sorted(filter(_is_jorge, others), key=lambda one: one.contender.recipe.schedule.name == "gen")
+    leader = min(others, key=lambda one: math.inf if one.mean_rank is None else one.mean_rank)
+    subject = jorges[0] if jorges else leader
+    return subject, first, subject.against_first if subject.scores and first.scores else None
+
+
+def _is_jorge(standing: Standing) -> bool:
+    return standing.contender.recipe.optimizer.name == "jorge"
+
+
+def _turned(paired: PairedContest) -> PairedContest:
+    """The same contest as the other one sees it."""
+
+    def turned(tally: Tally) -> Tally:
+        return replace(tally, wins=tally.losses, losses=tally.wins, leaning=-tally.leaning)
+
+    def inverse(ratio: float | None) -> float | None:
+        return None if ratio is None else math.inf if ratio == 0 else 1 / ratio
+
+    return replace(
+        paired,
+        epochs=turned(paired.epochs),
+        seconds=turned(paired.seconds),
+        final=turned(paired.final),
+        epoch_ratio=inverse(paired.epoch_ratio),
+        second_ratio=inverse(paired.second_ratio),
+        final_gain=-paired.final_gain,
+    )
+
+
+def _headline_of(comparison: Comparison, subject: Standing, other: Standing, paired: PairedContest) -> str:
+    tally, name, goal = deciding(paired), _shown_name(subject), _goal(comparison, other)
+    told, chance = word(tally, paired.pairs), _chance(tally, paired.pairs)
+    seeds, ratio = _count(paired.pairs, "seed"), paired.epoch_ratio
+    if tally is paired.final:
+        level = f"{name} and {other.name} reached {goal} in equally many epochs"
+        if ratio is None:
+            level = f"Neither {subject.name} nor {other.name} reached {goal}"
+        return f"{level}; {_final_headline(subject, other, paired)}{chance}"
+
+    if told == "won":
+        how = f"in {ratio:.2f}x the epochs of {other.name}, earlier" if ratio else f"earlier than {other.name}"
+        return f"{name} reached {goal} {how} on {tally.wins} of {seeds}{chance}"
+    if told == "lost":
+        is_known = ratio is not None and math.isfinite(ratio)
+        how = f"in {ratio:.2f}x the epochs, later" if is_known else "later or not at all"
+        return f"{name} lost to {other.name}: it reached {goal} {how} on {tally.losses} of {seeds}{chance}"
+    counts = f"earlier on {tally.wins}, level on {tally.ties}, later on {tally.losses} of {seeds}"
+    return f"{name} against {other.name} is {told}: it reached {goal} {counts}{chance}"
+
+
+def _final_headline(subject: Standing, other: Standing, paired: PairedContest) -> str:
+    mine, theirs = subject.spread_of("final"), other.spread_of("final")
+    assert mine is not None
+    assert theirs is not None
+    tally, seeds = paired.final, _count(paired.pairs, "seed")
+    medians = f"{show_value(mine.median)} against {show_value(theirs.median)}"
+    if tally.wins == tally.losses == 0:
+        return f"their final values are level ({medians})"
+    told = word(tally, paired.pairs)
+    if told == "won":
+        return f"{subject.name}'s final value is better on {tally.wins} of {seeds} ({medians})"
+    if told == "lost":
+        return f"{subject.name}'s final value is worse on {tally.losses} of {seeds} ({medians})"
+    return f"the final value is {told} ({medians}; better on {tally.wins}, worse on {tally.losses} of {seeds})"
+
+
+def _chance(tally: Tally, pairs: int) -> str:
+    """What is to be said of chance, where one of the two is ahead."""
+    if tally.p_corrected is not None:
+        rules = "" if tally.p_corrected <= SIGNIFICANT else ", which does not rule out chance"
+        return f" (p = {tally.p_corrected:.3g}{rules})"
+    if tally.wins == tally.losses == 0:
+        return ""
+    return f"; {_count(pairs, 'seed')} cannot rule out chance"
+
+
+def _goal(comparison: Comparison, other: Standing) -> str:
+    """The target in words: whose final value it is, or which value of the metric."""
+    metric, value = _PLAIN.get(comparison.metric, comparison.metric), show_value(comparison.target.value)
+    if other is comparison.standings[0] and comparison.target.origin == f"{other.name}'s median final value":
+        return f"{other.name}'s final {metric} ({value})"
+    return f"{metric} {value}"
+
+
+def _shown_name(standing: Standing) -> str:
+    """A name at the beginning of a sentence."""
+    return "Jorge" if standing.name == "jorge" else standing.name
+
+
+def _too_few(comparison: Comparison) -> list[str]:
+    """A sentence where even a clean sweep over the paired seeds would leave a corrected p-value above 0.05."""
+    contests = {frozenset((s.name, comparison.standings[0].name)): s.against_first for s in comparison.standings}
+    contests |= {frozenset((one.jorge, one.control)): one.paired for one in comparison.apart}
+    open_ones = [paired.pairs for paired in contests.values() if paired is not None and not _is_significant(paired)]
+    enough = MIN_PAIRS
+    while len(open_ones) * 2 / 2**enough > SIGNIFICANT:
+        enough += 1
+    if not open_ones or min(open_ones) >= enough:
+        return []
+    over = "" if len(open_ones) == 1 else f" over {len(open_ones)} contests"
+    return [f"{_count(min(open_ones), 'paired seed')} cannot rule out chance{over}: {enough} could."]
+
+
+def _is_significant(paired: PairedContest) -> bool:
+    p = deciding(paired).p_corrected
+    return p is not None and p <= SIGNIFICANT
+
+
+def _outcome(tally: Tally, pairs: int) -> int:
+    if tally.p_corrected is not None:
+        return tally.leaning if tally.p_corrected <= SIGNIFICANT else 0
+    more, fewer = max(tally.wins, tally.losses), min(tally.wins, tally.losses)
+    if fewer or 2 * more <= pairs:
+        return 0
+    return 1 if tally.wins else -1
+
+
+def word(tally: Tally, pairs: int) -> str:
+    """Won, tied, undecided or lost, in one quantity."""
+    even = "tied" if tally.wins == tally.losses else "undecided"
+    return {1: "won", 0: even, -1: "lost"}[_outcome(tally, pairs)]
+
+
+def _against(comparison: Comparison, standing: Standing, other: Standing, paired: PairedContest | None) -> str:
+    names = f"{standing.name} against {other.name}"
+    if not standing.scores or not other.scores:
+        idle = standing if not standing.scores else other
+        return f"{names}: no verdict, {idle.name} has no run that ended."
+    if paired is None:
+        return f"{names}: no verdict, no seed pairs them."
+    words = _epochs(comparison, paired, other.name) + _seconds(comparison, paired)
+    text = f"{names}: {words}, {_final(standing, other, paired)}."
+    if standing.diverged:
+        text += f" {_count(standing.diverged, 'run')} of {standing.name} diverged."
+    return text
+
+
+def _epochs(comparison: Comparison, paired: PairedContest, other: str) -> str:
+    target = f"{comparison.metric} {show_value(comparison.target.value)}"
+    tally, ratio = paired.epochs, paired.epoch_ratio
+    if ratio is None and tally.wins == tally.losses == 0:
+        return f"tied in epochs (neither reached {target})"
+    seeds = _count(paired.pairs, "seed")
+    counts = f"earlier on {tally.wins}, level on {tally.ties}, later on {tally.losses} of {seeds}{_p(tally)}"
+    return f"{word(tally, paired.pairs)} in epochs to {target} ({_times(ratio, other)}{counts})"
+
+
+def _seconds(comparison: Comparison, paired: PairedContest) -> str:
+    if paired.second_ratio is None or not comparison.compares_seconds:
+        return ""
+    told = f", {word(paired.seconds, paired.pairs)} in training seconds to it"
+    if paired.second_ratio == 0 or math.isinf(paired.second_ratio):
+        return told
+    return f"{told} ({paired.second_ratio:.2f} times{_p(paired.seconds)})"
+
+
+def _final(standing: Standing, other: Standing, paired: PairedContest) -> str:
+    mine, theirs = standing.spread_of("final"), other.spread_of("final")
+    assert mine is not None
+    assert theirs is not None
+    counts = f"better on {paired.final.wins}, worse on {paired.final.losses}{_p(paired.final)}"
+    medians = f"{show_value(mine.median)} against {show_value(theirs.median)}"
+    return f"{word(paired.final, paired.pairs)} in the final value ({medians}; {counts})"
+
+
+def _optimizer_apart(comparison: Comparison) -> list[str]:
+    """Every Jorge contender against its control, where that runs too."""
+    standings = {standing.name: standing for standing in comparison.standings}
+    lines = []
+    for one in comparison.apart:
+        jorge, other = standings[one.jorge], standings[one.control]
+        if comparison.standings[0] not in (jorge, other):  # else said already
+            lines.append(_against(comparison, jorge, other, one.paired))
+        lines.append(_meaning(jorge, other, one.paired))
+    return lines
+
+
+def _meaning(jorge: Standing, other: Standing, paired: PairedContest) -> str:
+    grafted = {"sgd": "SGD", "adamw": "AdamW"}[other.contender.recipe.optimizer.name]
+    won = outcome(paired)
+    if won == 0:
+        part = "these runs do not settle whether the optimizer itself makes a difference"
+    elif deciding(paired).p_corrected is None:
+        lead = "lead over" if won > 0 else "loss against"
+        part = f"the {lead} it points to the optimizer itself, as far as {_count(paired.pairs, 'seed')} can tell"
+    elif won > 0:
+        part = f"the lead of {jorge.name} over it is the optimizer's own"
+    else:
+        part = f"the loss of {jorge.name} against it is the optimizer's own"
+    return f"{other.name} is {grafted} with the schedule and decoupled decay of {jorge.name}: {part}."
+
+
+def _times(ratio: float | None, other: str) -> str:
+    """The median of paired ratios in words, if there is one; it is infinite or 0 where a miss is in the middle."""
+    if ratio is None:
+        return ""
+    if math.isinf(ratio):
+        return "missed it on at least half the seeds; "
+    return f"{other} missed it on at least half the seeds; " if ratio == 0 else f"{ratio:.2f} times in the median; "
+
+
+def _p(tally: Tally) -> str:
+    return "" if tally.p_corrected is None else f", p = {tally.p_corrected:.3g}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+_ALWAYS = ("contender", "runs", "epochs to target", "final", "best")
+
+
+class Table(NamedTuple):
+    """Headings, rows of cells, and the headings whose columns are numbers."""
+
+    headings: list[str]
+    rows: list[list[str]]
+    right: list[str]
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """One row per contender; columns that no contender fills are left out."""
+    rows = [_row(comparison, standing) for standing in comparison.standings]
+    headings = [name for name in rows[0] if name in _ALWAYS or any(row[name] != "-" for row in rows)]
+    cells = [[row[name] for name in headings] for row in rows]
+    return Table(headings, cells, [name for name in headings if name != "contender"])
+
+
+def target_sentence(comparison: Comparison) -> str:
+    """What the race is measured against, and on which part of the data."""
+    sign = "<=" if comparison.lower_is_better else ">="
+    return (
+        f"target: {comparison.metric} {sign} {show_value(comparison.target.value)} "
+        f"({comparison.target.origin}), read on the {comparison.part} part; "
+        "cells are median [lowest, highest] over seeds"
+    )
+
+
+def show_value(value: float) -> str:
+    """A metric's value; an infinite one is the worst there is, left by a run that diverged or ended in NaN."""
+    return "no number" if math.isinf(value) else f"{value:.4g}"
+
+
+def show_amount(value: float) -> str:
+    """Epochs or seconds; an infinite number of them is a miss."""
+    if math.isinf(value):
+        return "miss"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def show_ratio(value: float | None) -> str:
+    """A paired ratio; "-" where no pair has one, "miss" or "first missed" where only the other of the two arrived."""
+    if value is None:
+        return "-"
+    return "miss" if math.isinf(value) else "first missed" if value == 0 else f"{value:.2f}"
+
+
+def _row(comparison: Comparison, standing: Standing) -> dict[str, str]:
+    paired = standing.against_first
+    row = {
+        "contender": standing.name,
+        "runs": _runs(standing),
+        "epochs to target": _hits(standing, "epochs_to_target"),
+        "ratio": "-",
+        "win/tie/loss": "-",
+        "rank": "-" if standing.mean_rank is None else f"{standing.mean_rank:.2f}",
+        "p": "-",
+        "seconds to target": _hits(standing, "seconds_to_target"),
+        "seconds ratio": "-",
+        "final": _range(standing.spread_of("final"), show_value),
+        "best": _range(standing.spread_of("best"), show_value),
+        "test": _range(standing.spread_of("test"), show_value),
+    }
+    if paired is not None:
+        row |= {
+            "ratio": show_ratio(paired.epoch_ratio),
+            "seconds ratio": show_ratio(paired.second_ratio),
+            "win/tie/loss": f"{paired.epochs.wins}/{paired.epochs.ties}/{paired.epochs.losses}",
+            "p": "-" if paired.epochs.p_corrected is None else f"{paired.epochs.p_corrected:.3g}",
+        }
+    elif standing is comparison.standings[0] and len(comparison.standings) > 1:
+        row |= {"ratio": "1", "seconds ratio": "1"}
+    if not comparison.compares_seconds:
+        row |= {"seconds to target": "-", "seconds ratio": "-"}
+    return row
+
+
+def _runs(standing: Standing) -> str:
+    text = str(len(standing.scores))
+    text += f", {standing.diverged} diverged" if standing.diverged else ""
+    return text + (f", {len(standing.left_out)} left out" if standing.left_out else "")
+
+
+def _hits(standing: Standing, field: str) -> str:
+    """Median and range, and how many runs reached the target where some missed it."""
+    found = standing.spread_of(field)
+    if found is None:
+        return "-"
+    if math.isinf(found.low):
+        return "miss"
+    hit = sum(math.isfinite(getattr(score, field)) for score in standing.scores)
+    return _range(found, show_amount) + ("" if hit == found.count else f" {hit} of {found.count} hit")
+
+
+def _range(found: Spread | None, show: Callable[[float], str]) -> str:
+    if found is None:
+        return "-"
+    if found.count == 1:
+        return show(found.median)
+    return f"{show(found.median)} [{show(found.low)}, {show(found.high)}]"

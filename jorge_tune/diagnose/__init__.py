@@ -1,0 +1,1 @@
+"""Jorge's direction against exact Shampoo's along a short run, and what it means."""

@@ -1,1 +1,0 @@
-"""Measurements on runs and devices; no Optuna."""

@@ -1,0 +1,250 @@
+"""The best length of a step along the optimizer's own direction, measured along a recipe's training without a trace."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from jorge_tune.errors import InputError
+from jorge_tune.optim.gen_line import ProbeState, StepLine
+from jorge_tune.probe.probe_result import LineReading, ProbeResult, StepReading, read_line
+from jorge_tune.recipe.checks import base_schedule
+from jorge_tune.recipe.schedule import lr_factor, warmup_steps
+from jorge_tune.recipe.schema import Recipe
+from jorge_tune.records import Record, of_kind
+from jorge_tune.training.device import autocast
+from jorge_tune.training.gen_stepper import BatchLoss, Stepper
+from jorge_tune.training.loader import Batch
+from jorge_tune.training.loop import StopRequest
+from jorge_tune.training.run_journal import ProgressCallback
+from jorge_tune.training.snapshot import Snapshot, open_snapshot
+from jorge_tune.training.tasks import Task
+
+DEFAULT_STEPS = (0, 100, 1000)
+"""Steps ahead of where a probe starts, if none are named."""
+_CURVE_POINTS = 200  # of the schedule, for drawing
+
+Read = Callable[[int, float, BatchLoss, StepLine, ProbeState, bool], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSettings:
+    """How a probe is made.
+
+    `at` are numbers of steps done before the step that is read (from the training's start); None: `DEFAULT_STEPS`
+    beyond where the probe starts. `points` is 3 or 5; `batches` how many fresh ones.
+    """
+
+    at: tuple[int, ...] | None = None
+    points: int = 5
+    batches: int = 8
+    device: str = "auto"
+    download: bool = False
+
+
+DEFAULT_SETTINGS: Final = ProbeSettings()
+
+
+def probe(
+    recipe: Recipe,
+    settings: ProbeSettings = DEFAULT_SETTINGS,
+    *,
+    checkpoint: Path | None = None,
+    progress: ProgressCallback | None = None,
+    stop: StopRequest | None = None,
+) -> ProbeResult:
+    """Walk a recipe's training aside and read the loss along the steps that it makes.
+
+    The walk is bitwise the run's own, readings included; a run whose checkpoint it starts from is only read.
+
+    Args:
+        recipe: What to train.
+        settings: Where to read, and how.
+        checkpoint: A run folder of this recipe to start from, instead of the recipe's start.
+        progress: Called at the start and after each step.
+        stop: May ask the walk to stop; Ctrl-C and SIGTERM do so in the main thread anyway.
+
+    Raises:
+        InputError: recipe, data, device, folder or steps cannot be used.
+        TrainingError: the training broke off.
+    """
+    if settings.points not in (3, 5) or settings.batches < 1:
+        raise InputError(f"points must be 3 or 5, got {settings.points!r}; batches 1 or more, got {settings.batches!r}")
+    stop = stop or StopRequest()
+    with open_snapshot(recipe, run=checkpoint, device=settings.device, download=settings.download) as snapshot:
+        asked, notes = _asked(settings.at, snapshot)
+        fresh = _fresh_batches(snapshot, settings.batches)
+        if len(fresh) < settings.batches:
+            notes.append(
+                f"{settings.batches} fresh batches were asked for, an epoch has {len(fresh)}: so many were read"
+            )
+        reader = _Reader(snapshot, settings.points, fresh)
+        ending, records = snapshot.walk(
+            asked[-1] + 1, lambda inner: Prober(inner, asked, snapshot.step, reader.read), progress=progress, stop=stop
+        )
+        done = ending.outcome == "interrupted" and stop.reason is None
+        return ProbeResult(
+            recipe=recipe.name,
+            optimizer=recipe.optimizer.name,
+            seed=recipe.seed,
+            device=str(snapshot.device),
+            points=settings.points,
+            outcome="finished" if done else ending.outcome,
+            reason="" if done else ending.reason.split(";")[0],  # what follows tells of checkpoints
+            readings=tuple(reader.readings),
+            schedule=_schedule(snapshot),
+            walked=_walked(records),
+            notes=tuple(notes),
+        )
+
+
+class Prober:
+    """Steps what it wraps, exactly once and bitwise, and shows `read` the line of the steps that are asked for.
+
+    Args:
+        inner: An optimizer, or what steps in its stead.
+        asked: Numbers of steps done before those to read.
+        done: How many were done so far.
+        read: Gets the number, the first group's rate, the loss closure, the line and its surroundings, and whether the
+            step moved anything.
+    """
+
+    def __init__(self, inner: torch.optim.Optimizer | Stepper, asked: Sequence[int], done: int, read: Read) -> None:
+        self._inner, self._asked, self._done, self._read = inner, frozenset(asked), done, read
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups."""
+        return self._inner.param_groups
+
+    @property
+    def rates(self) -> list[float]:
+        """The learning rates in force, by group."""
+        if isinstance(self._inner, torch.optim.Optimizer):
+            return [float(group["lr"]) for group in self.param_groups]
+        return self._inner.rates
+
+    def step(self, loss_closure: BatchLoss, loss: Tensor) -> None:
+        """One step, and a reading along it where one is asked for."""
+        here = self._done
+        self._done += 1
+        if here not in self._asked:
+            self._step(loss_closure, loss)
+            return
+        params = [p for group in self.param_groups for p in group["params"]]
+        line = StepLine(params)
+        self._step(loss_closure, loss)
+        moved = line.stepped()
+        with torch.no_grad(), line, ProbeState(p.device for p in params) as around:
+            self._read(here, self.rates[0], loss_closure, line, around, moved)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The wrapped one's."""
+        return self._inner.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Into the wrapped one."""
+        self._inner.load_state_dict(state_dict)
+
+    def _step(self, loss_closure: BatchLoss, loss: Tensor) -> None:
+        if isinstance(self._inner, torch.optim.Optimizer):
+            self._inner.step()
+        else:
+            self._inner.step(loss_closure, loss)
+
+
+@dataclass
+class _Reader:
+    """Reads the losses along a step on its own batch and on the fresh ones."""
+
+    snapshot: Snapshot
+    points: int
+    fresh: list[Batch]
+    readings: list[StepReading] = field(default_factory=list)
+
+    def read(self, step: int, lr: float, loss: BatchLoss, line: StepLine, around: ProbeState, moved: bool) -> None:
+        """Leave a reading."""
+        warmup = base_schedule(self.snapshot.recipe).warmup
+        length = 0.0 if warmup is None else warmup_steps(warmup, len(self.snapshot.task.train))
+        warming = step < length
+        if not moved:
+            missing = "lr is 0: there is no step" if lr == 0 else "the step moved nothing"
+            self.readings.append(StepReading(step, lr, warming, missing=missing))
+            return
+        own = self._line([loss.batch], line, around)
+        fresh = self._line(self.fresh, line, around)
+        self.readings.append(StepReading(step, lr, warming, own, fresh))
+
+    def _line(self, batches: list[Batch], line: StepLine, around: ProbeState) -> LineReading:
+        half = self.points // 2
+        multipliers = range(-half, half + 1)
+        columns = []
+        for x in multipliers:
+            line.go_to(x)
+            losses = []
+            for batch in batches:
+                losses.append(_sample_losses(self.snapshot, batch))
+                around.renew()
+            columns.append(torch.cat(losses))
+        return read_line([float(x) for x in multipliers], torch.stack(columns, dim=1), batches=len(batches))
+
+
+def _sample_losses(snapshot: Snapshot, batch: Batch) -> Tensor:
+    """The training loss of each sample of a batch that is forwarded whole, in float64 on the CPU."""
+    task: Task = snapshot.task
+    model: nn.Module = snapshot.model
+    with autocast(snapshot.recipe.precision, snapshot.device):
+        outputs = model(batch[0])
+        losses = [
+            task.loss(outputs[i : i + 1], (batch[0][i : i + 1], batch[1][i : i + 1])) for i in range(len(batch[1]))
+        ]
+    return torch.stack(losses).float().cpu().double()
+
+
+def _asked(at: tuple[int, ...] | None, snapshot: Snapshot) -> tuple[list[int], list[str]]:
+    """The steps to read in order, those that the training does not have left out, with a note."""
+    start, total = snapshot.step, snapshot.total_steps
+    wanted = sorted(set(at if at is not None else (start + step for step in DEFAULT_STEPS)))
+    kept = [step for step in wanted if start <= step < total]
+    if not kept:
+        raise InputError(f"at must name steps from {start} to {total - 1}, which lie ahead, got {wanted}")
+    notes = []
+    beyond = ", ".join(str(step) for step in wanted if step >= total)
+    behind = ", ".join(str(step) for step in wanted if step < start)
+    if beyond:
+        notes.append(f"left out: step {beyond}; the training has {total}, the last of them read as {total - 1}")
+    if behind:
+        notes.append(f"left out: step {behind}; the checkpoint is of step {start}")
+    return kept, notes
+
+
+def _fresh_batches(snapshot: Snapshot, count: int) -> list[Batch]:
+    """Training batches of an order and augmentation that the training never uses; only full ones, if there are any."""
+    train = snapshot.task.train
+    never = -(-snapshot.total_steps // len(train)) + 1
+    full: list[Batch] = []
+    rest: list[Batch] = []
+    with contextlib.closing(train.epoch(never)) as batches:
+        for batch in batches:
+            (full if len(batch[1]) == train.batch_size else rest).append(batch)
+            if len(full) == count:
+                break
+    return full or rest
+
+
+def _schedule(snapshot: Snapshot) -> tuple[tuple[int, float], ...]:
+    """The recipe's rate at steps spread over the whole training."""
+    factor, lr = lr_factor(snapshot.recipe, len(snapshot.task.train)), snapshot.recipe.optimizer.lr
+    last = snapshot.total_steps - 1
+    steps = sorted({round(index * last / (_CURVE_POINTS - 1)) for index in range(_CURVE_POINTS)})
+    return tuple((step, lr * factor(step)) for step in steps)
+
+
+def _walked(records: list[Record]) -> tuple[tuple[int, float], ...]:
+    return tuple((record["step"] - 1, record["lr"][0]) for record in of_kind(records, "rate"))

@@ -1,0 +1,1 @@
+"""The one drawer and the one page: figures, tables and self-contained HTML reports."""

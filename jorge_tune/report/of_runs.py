@@ -1,0 +1,528 @@
+"""The parts of a report that come from run folders: the race, its curves, rates, iteration times, recipes, machines."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from jorge_tune.calibrate.calibration_words import show_seconds
+from jorge_tune.compare.comparison import Comparison, Standing
+from jorge_tune.compare.curves import (
+    AXIS_TITLES,
+    Banded,
+    banded,
+    banded_curves,
+    contender_curves,
+    interesting_range,
+    not_finite,
+)
+from jorge_tune.compare.run_directories import Run
+from jorge_tune.compare.statistics import median
+from jorge_tune.compare.verdict import (
+    Table,
+    comparison_table,
+    deciding,
+    details,
+    headline,
+    headline_outcome,
+    show_value,
+    target_sentence,
+    word,
+)
+from jorge_tune.errors import JorgeTuneError
+from jorge_tune.recipe.bootstrap import bootstrap
+from jorge_tune.recipe.derivation import Derivation
+from jorge_tune.recipe.render import render_recipe, scalar
+from jorge_tune.recipe.schedule import lr_factor, total_steps
+from jorge_tune.recipe.schema import AdamWSection, KroneckerFields, Recipe, SGDSection
+from jorge_tune.records import Record, RunDirectory, read_records
+from jorge_tune.report.figures import COLOURS
+from jorge_tune.report.parts import Axis, Figure, Listing, Section, Sentence, Series
+from jorge_tune.untrusted import escape
+
+_LOG_RANGE = 20.0  # of learning rates, from which on their axis is logarithmic
+
+
+@dataclass(frozen=True)
+class Traced:
+    """One contender with what its records say between evaluations; `notes` name what could not be read."""
+
+    standing: Standing
+    traces: tuple[RunTrace, ...]
+    notes: tuple[str, ...]
+
+
+def traced(comparison: Comparison) -> list[Traced]:
+    """Every contender's runs that were measured."""
+    return [_traced(standing) for standing in comparison.standings]
+
+
+def race_verdict(comparison: Comparison) -> list[Sentence]:
+    """The headline, then the lines; those that set a contender against the first begin with the word for it."""
+    lines = details(comparison).splitlines()
+    paired = [standing.against_first for standing in comparison.standings[1:]]
+    outcomes = ["" if each is None else word(deciding(each), each.pairs) for each in paired]
+    outcomes += [""] * (len(lines) - len(outcomes))
+    told = [Sentence(line, word_of) for line, word_of in zip(lines, outcomes, strict=True)]  # type: ignore[arg-type]
+    if len(comparison.standings) == 1:
+        return told
+    return [Sentence(headline(comparison), headline_outcome(comparison)), *told]  # type: ignore[arg-type]
+
+
+def race_sections(comparison: Comparison, contenders: Sequence[Traced]) -> list[Section]:
+    """Table, curves, learning rates and iteration times."""
+    metric = f"{comparison.metric} ({comparison.part})"
+    return [
+        Section(name="contenders", title="Contenders", tables=[("", comparison_table(comparison))]),
+        Section(
+            name="curves",
+            title=f"Curves of {metric}",
+            text="Lines are medians over seeds, bands their range. A double click on a figure shows all of it, the "
+            "first steep part too; a click on a name hides its line.",
+            figures=curve_figures(comparison),
+        ),
+        Section(
+            name="pace",
+            title="Learning rate and iteration time",
+            tables=[("", pace_table(contenders, compares_seconds=comparison.compares_seconds))],
+            figures=[rate_figure(contenders), pace_figure(contenders)],
+        ),
+    ]
+
+
+def race_sentence(comparison: Comparison) -> str:
+    """What the race is measured against."""
+    sentence = target_sentence(comparison)
+    return sentence[0].upper() + sentence[1:] + "."
+
+
+def curve_figures(comparison: Comparison) -> list[Figure]:
+    """The metric against epochs, and against training seconds."""
+    curves = contender_curves(comparison)
+    found = interesting_range(curves, comparison.lower_is_better)
+    target = comparison.target.value
+    bounds = None if found is None else (min(found[0], target), max(found[1], target))
+    title = f"{comparison.metric} ({comparison.part})"
+    unread = not_finite(comparison)
+    shared = [] if comparison.compares_seconds else ["Seconds do not compare: the runs were not alone on one device."]
+    figures = []
+    for axis, x_title in AXIS_TITLES.items():
+        series = []
+        for contender in curves:
+            line = banded_curves(contender, axis)
+            series.append(_banded_line(contender.name, contender.place, line, len(contender.runs)))
+        figures.append(
+            Figure(
+                key=f"metric-by-{axis.replace('train_', '')}",
+                title=f"{title} against {x_title}",
+                x=Axis(title=x_title),
+                y=Axis(title=title, bounds=bounds),
+                series=series,
+                marks=[(target, f"target {show_value(target)}")] if series else [],
+                caption=" ".join(unread + ([] if axis == "epoch" else shared)),
+                empty="" if series else f"no run has a finite {comparison.metric}",
+            )
+        )
+    return figures
+
+
+def rate_figure(contenders: Sequence[Traced]) -> Figure:
+    """Each recipe's schedule as a line, what was recorded as points on it."""
+    series: list[Series] = []
+    for look, one in enumerate(contenders):
+        if not one.traces:
+            continue
+        per_epoch = next((trace.steps_per_epoch for trace in one.traces if trace.steps_per_epoch), None)
+        name = one.standing.name
+        if per_epoch is not None:
+            x, y = schedule_line(one.standing.contender.recipe, per_epoch)
+            series.append(Series(name=name, kind="steps", look=look, x=x, y=y, group=name))
+        points = sorted({point for trace in one.traces for point in trace.rates})
+        if points:
+            x, y = [epoch for epoch, _ in points], [rate for _, rate in points]
+            quiet = per_epoch is not None
+            recorded = Series(name=f"{name}, recorded", kind="points", look=look, x=x, y=y, quiet=quiet, group=name)
+            series.append(recorded)
+    rates = [rate for one in series for rate in one.y if rate > 0]
+    is_log = bool(rates) and max(rates) > _LOG_RANGE * min(rates)
+    return Figure(
+        key="learning-rate",
+        title="Learning rate against epoch",
+        x=Axis(title="epoch"),
+        y=Axis(title="learning rate", log=is_log),
+        series=series,
+        caption="Lines are the recipes' schedules (under a gen schedule, its base), points what was recorded.",
+        empty="" if series else "no run recorded a learning rate",
+    )
+
+
+def pace_figure(contenders: Sequence[Traced]) -> Figure:
+    """Seconds per iteration along the training, median and range over seeds."""
+    series = []
+    for look, one in enumerate(contenders):
+        lines = [trace.paces for trace in one.traces if trace.paces]
+        if lines:
+            line = banded([[(epoch, 1e3 * seconds) for epoch, seconds in points] for points in lines])
+            series.append(_banded_line(one.standing.name, look, line, len(lines)))
+    return Figure(
+        key="iteration-time",
+        title="Iteration time along the training",
+        x=Axis(title="epoch"),
+        y=Axis(title="milliseconds per iteration"),
+        series=series,
+        caption="Training seconds from one record to the next, over the steps between; evaluation is not in them. Runs "
+        "that shared a machine slow each other down: calibrate-freq measures alone.",
+        empty="" if series else "no run has two records to tell it from",
+    )
+
+
+def pace_table(contenders: Sequence[Traced], *, compares_seconds: bool) -> Table:
+    """The median iteration of each contender, and its parts as far as they were read; a ratio where seconds compare."""
+    rows = []
+    first: float | None = None
+    for one in contenders:
+        found = [
+            _middle([getattr(trace, name) for trace in one.traces])
+            for name in ("iteration_seconds", "forward_seconds", "optimizer_seconds")
+        ]
+        first = found[0] if first is None else first
+        ratio = "-" if found[0] is None or not first or not compares_seconds else f"{found[0] / first:.2f}"
+        rows.append([one.standing.name, *("-" if v is None else show_seconds(v) for v in found), ratio])
+    headings = ["contender", "iteration", "forward", "optimizer's step", "of the first"]
+    kept = [i for i in range(len(headings)) if any(row[i] != "-" for row in rows)]
+    return Table([headings[i] for i in kept], [[row[i] for i in kept] for row in rows], headings[1:])
+
+
+def _banded_line(name: str, look: int, line: Banded, runs: int) -> Series:
+    """A median line, with a band where there is more than one run."""
+    low, high = (line.low, line.high) if runs > 1 else (None, None)
+    return Series(name=name, kind="line", look=look, x=line.x, y=line.y, low=low, high=high)
+
+
+def _traced(standing: Standing) -> Traced:
+    measured = {score.seed for score in standing.scores}
+    traces, notes = [], []
+    for run in standing.contender.runs:
+        if run.seed not in measured:
+            continue
+        try:
+            traces.append(trace_of(run))
+        except (JorgeTuneError, OSError) as error:
+            notes.append(f"{run.folder}: its steps cannot be read ({error})")
+            continue
+        if traces[-1].is_torn:
+            notes.append(f"{run.folder}: the last line of its records is torn, and was left out")
+    return Traced(standing, tuple(traces), tuple(notes))
+
+
+def _middle(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+_MOST_POINTS = 400  # of a schedule's line
+
+
+@dataclass(frozen=True)
+class RunTrace:
+    """One run between its evaluations.
+
+    `rates` are (epoch, learning rate of the first group) as recorded, `paces` (epoch, seconds per iteration) from one
+    record to the next. Forward and optimizer seconds are medians of what was read; None where nothing was. `is_torn`:
+    the last line of the records was not whole.
+    """
+
+    seed: int
+    rates: tuple[tuple[float, float], ...]
+    paces: tuple[tuple[float, float], ...]
+    forward_seconds: float | None
+    optimizer_seconds: float | None
+    steps_per_epoch: float | None
+    is_torn: bool
+
+    @property
+    def iteration_seconds(self) -> float | None:
+        """The median iteration; None where no two records tell."""
+        return median([seconds for _, seconds in self.paces]) if self.paces else None
+
+
+def trace_of(run: Run) -> RunTrace:
+    """Read a run's records again, for what lies between its evaluations.
+
+    Raises:
+        RunFolderError: they are damaged.
+    """
+    path = RunDirectory(run.folder).records
+    records = read_records(path)
+    whole = [record for record in records if record["step"] and _is_number(record.get("epoch")) and record["epoch"] > 0]
+    return RunTrace(
+        seed=run.seed,
+        rates=tuple(_rates(records)),
+        paces=tuple(_paces(records)),
+        forward_seconds=_median_of(records, "forward_seconds"),
+        optimizer_seconds=_median_of(records, "optimizer_seconds"),
+        steps_per_epoch=whole[-1]["step"] / whole[-1]["epoch"] if whole else None,
+        is_torn=not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0,
+    )
+
+
+def schedule_line(recipe: Recipe, steps_per_epoch: float) -> tuple[list[float], list[float]]:
+    """Epochs and learning rates of a recipe's schedule, from its first step to its last; a `gen` recipe's base."""
+    per_epoch = max(1, round(steps_per_epoch))
+    factor, length = lr_factor(recipe, per_epoch), total_steps(recipe, per_epoch)
+    count = min(length, _MOST_POINTS)
+    steps = sorted({round(index * (length - 1) / max(count - 1, 1)) for index in range(count)})
+    return [step / per_epoch for step in steps], [recipe.optimizer.lr * factor(step) for step in steps]
+
+
+def _rates(records: Sequence[Record]) -> list[tuple[float, float]]:
+    """As they were recorded; where a step has two readings (GeN), the last."""
+    found: dict[int, tuple[float, float]] = {}
+    for record in records:
+        rates = record.get("lr")
+        if record["kind"] not in ("step", "rate") or not _is_number(record.get("epoch")):
+            continue
+        if isinstance(rates, list) and rates and _is_number(rates[0]):
+            found[record["step"]] = (record["epoch"], rates[0])
+    return [found[step] for step in sorted(found)]
+
+
+def _paces(records: Sequence[Record]) -> list[tuple[float, float]]:
+    """From each record to the next one of the same stretch, placed at its end."""
+    paces = []
+    before: Record | None = None
+    for record in records:
+        if not (_is_number(record.get("train_seconds")) and _is_number(record.get("epoch"))):
+            continue
+        if before is not None and record["kind"] != "start":
+            steps, seconds = record["step"] - before["step"], record["train_seconds"] - before["train_seconds"]
+            if steps <= 0:
+                continue  # two records of one step
+            if seconds > 0:
+                paces.append((float(record["epoch"]), seconds / steps))
+        before = record
+    return paces
+
+
+def _median_of(records: Sequence[Record], name: str) -> float | None:
+    values = [record[name] for record in records if record["kind"] == "step" and _is_number(record.get(name))]
+    return median(values) if values else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def recipe_section(recipes: Sequence[tuple[str, Recipe]], reasons: Mapping[str, Sequence[Derivation]]) -> Section:
+    """The recipes as they were trained, and why their values are what they are, where that is known."""
+    tables, lines = [], []
+    for name, found in reasons.items():
+        carried = [one.field for one in found if not (one.changed or one.formula or one.source)]
+        tables.append((f"Why {name} is what it is", reason_table([one for one in found if one.field not in carried])))
+        if carried:
+            lines.append(f"{name}: carried over as they were: {', '.join(carried)}.")
+    listings = [Listing(name, render_recipe(recipe, reasons.get(name, ()))) for name, recipe in recipes]
+    return Section(name="recipes", title="Recipes and their reasons", lines=lines, tables=tables, listings=listings)
+
+
+def reason_table(derivations: Sequence[Derivation]) -> Table:
+    """One row per field: before, after, why."""
+    rows = []
+    for derivation in derivations:
+        why = derivation.rule + (f": {derivation.formula}" if derivation.formula else "")
+        why += f" ({derivation.source})" if derivation.source else ""
+        before, after = ("-" if value is None else scalar(value) for value in (derivation.before, derivation.after))
+        rows.append([derivation.field, before, after, why])
+    return Table(["field", "before", "after", "why"], rows, [])
+
+
+def reasons_of(recipes: Sequence[tuple[str, Recipe]]) -> dict[str, tuple[Derivation, ...]]:
+    """Of each recipe that the rules make of another one here (its interval aside): the rules' reasons."""
+    found: dict[str, tuple[Derivation, ...]] = {}
+    tuned = [recipe for _, recipe in recipes if isinstance(recipe.optimizer, (SGDSection, AdamWSection))]
+    for name, recipe in recipes:
+        for before in tuned:
+            for schedule in (None, "keep", "step"):
+                made = bootstrap(before, schedule=schedule)
+                if name not in found and _is_made(recipe, made.recipe):
+                    found[name] = made.derivations
+    return found
+
+
+def environment_section(runs: Sequence[Run], notes: Sequence[str] = ()) -> Section:
+    """What the runs ran on, one column per distinct environment.json."""
+    kinds: dict[str, int] = {}
+    for run in runs:
+        text = _environment(run)
+        if text is not None:
+            kinds[text] = kinds.get(text, 0) + 1
+    if not kinds:
+        text = "No run here says what it ran on (environment.json is missing)."
+        return Section(name="environment", title="Environment", text=text, lines=notes)
+    flat = [_flat(json.loads(text)) for text in kinds]
+    fields = list(dict.fromkeys(name for one in flat for name in one))
+    rows = [["runs", *(str(count) for count in kinds.values())]]
+    rows += [[name, *(one.get(name, "-") for one in flat)] for name in fields]
+    headings = ["", *(f"environment {number}" for number in range(1, len(flat) + 1))]
+    table = Table(headings if len(flat) > 1 else ["", "value"], rows, [])
+    return Section(name="environment", title="Environment", tables=[("", table)], lines=notes)
+
+
+def _is_made(recipe: Recipe, made: Recipe) -> bool:
+    if not isinstance(recipe.optimizer, KroneckerFields) or not isinstance(made.optimizer, KroneckerFields):
+        return False
+    if type(recipe.optimizer) is not type(made.optimizer):
+        return False
+    alike = replace(recipe.optimizer, refresh_interval=made.optimizer.refresh_interval)
+    return (alike, recipe.schedule, recipe.batch_size) == (made.optimizer, made.schedule, made.batch_size)
+
+
+def _environment(run: Run) -> str | None:
+    return None if run.environment is None else json.dumps(run.environment, sort_keys=True)
+
+
+def _flat(held: Mapping[str, object], start: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in held.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{start}{name} ")
+        else:
+            flat[f"{start}{name}"] = "-" if value is None else str(value)
+    return flat
+
+
+_WIDTH, _HEIGHT = 640, 360
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 58, 46  # margins
+_DASHES = ("", "6 3", "2 3", "8 3 2 3")
+_NAMED = 6  # lines that the legend lists
+_TICKS = 5
+
+Point = tuple[float, float]
+
+
+class RunLine(NamedTuple):
+    """One run's readings."""
+
+    name: str
+    points: Sequence[Point]
+
+
+def curve_picture(title: str, runs: Sequence[Run], metric: str, target: float | None = None) -> str:
+    """A metric against the epoch, one line per run, on the part that selects; "" where no reading is finite.
+
+    Args:
+        title: above it.
+        runs: with their seeds for names.
+        metric: as the records call it.
+        target: drawn as a level line.
+    """
+    lines = [RunLine(f"seed {run.seed}", _readings(run, metric)) for run in runs]
+    lines = [line for line in lines if line.points]
+    if not lines:
+        return ""
+    part = "validation" if any("validation" in run.evaluations for run in runs) else "test"
+    xs = _ticks(0.0, max(x for line in lines for x, _ in line.points))
+    values = [y for line in lines for _, y in line.points] + ([] if target is None else [target])
+    ys = _ticks(min(values), max(values))
+    body = [_grid(xs, ys), *(_drawn(line, number, xs, ys) for number, line in enumerate(lines))]
+    if target is not None:
+        body.append(_level(target, xs, ys))
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" '
+            f'height="{_HEIGHT}" font-family="system-ui, sans-serif" font-size="12">',
+            f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>',
+            _text(_LEFT, 20, title, size=14),
+            _legend(lines),
+            *body,
+            _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 10, "epoch", anchor="middle"),
+            _text(14, (_TOP + _HEIGHT - _BOTTOM) / 2, f"{metric} ({part})", anchor="middle", turned=True),
+            "</svg>\n",
+        ]
+    )
+
+
+def _readings(run: Run, metric: str) -> list[Point]:
+    found = run.evaluations.get("validation") or run.evaluations.get("test", ())
+    points = [(reading.epoch, reading.metrics.get(metric, math.nan)) for reading in found]
+    return [point for point in points if math.isfinite(point[1])]
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers, evenly spaced, of which the first and the last hold all between them."""
+    span = (high - low) or abs(high) or 1.0
+    rough = span / _TICKS
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [number * step for number in range(first, max(last, first + 1) + 1)]
+
+
+def _place(point: Point, xs: Sequence[float], ys: Sequence[float]) -> Point:
+    across = (point[0] - xs[0]) / (xs[-1] - xs[0])
+    up = (point[1] - ys[0]) / (ys[-1] - ys[0])
+    return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM)
+
+
+def _grid(xs: Sequence[float], ys: Sequence[float]) -> str:
+    marks = []
+    for x in xs:
+        at, bottom = _place((x, ys[0]), xs, ys)
+        marks.append(f'<path d="M{at:.1f} {bottom:.1f}V{_TOP}" stroke="#e3e3e3"/>')
+        marks.append(_text(at, bottom + 16, f"{x:g}", anchor="middle"))
+    for y in ys:
+        _, at = _place((xs[0], y), xs, ys)
+        marks.append(f'<path d="M{_LEFT} {at:.1f}H{_WIDTH - _RIGHT}" stroke="#e3e3e3"/>')
+        marks.append(_text(_LEFT - 6, at + 4, f"{y:.5g}", anchor="end"))
+    return "\n".join(marks)
+
+
+def _drawn(line: RunLine, number: int, xs: Sequence[float], ys: Sequence[float]) -> str:
+    places = [_place(point, xs, ys) for point in line.points]
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+    dots = ""
+    if len(places) <= 60:
+        dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{_colour(number)}"/>' for x, y in places)
+    return f'<path d="{path}" fill="none" {_stroke(number)}/>{dots}'
+
+
+def _level(value: float, xs: Sequence[float], ys: Sequence[float]) -> str:
+    _, at = _place((xs[0], value), xs, ys)
+    name = _text(_WIDTH - _RIGHT - 4, at - 5, f"target {value:g}", anchor="end", colour="#6b6b6b")
+    return f'<path d="M{_LEFT} {at:.1f}H{_WIDTH - _RIGHT}" stroke="#6b6b6b" stroke-dasharray="5 4"/>{name}'
+
+
+def _legend(lines: Sequence[RunLine]) -> str:
+    shown, x = [], float(_LEFT)
+    for number, line in enumerate(lines[:_NAMED]):
+        shown.append(f'<path d="M{x:.0f} 38h22" {_stroke(number)}/>' + _text(x + 27, 42, line.name))
+        x += 40 + 7 * len(line.name)
+    rest = len(lines) - _NAMED
+    return "\n".join([*shown, _text(x, 42, f"and {rest} more")] if rest > 0 else shown)
+
+
+def _text(
+    x: float,
+    y: float,
+    text: str,
+    *,
+    anchor: str = "start",
+    size: int = 0,
+    colour: str = "#1c1c1c",
+    turned: bool = False,
+) -> str:
+    turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ""
+    height = f' font-size="{size}"' if size else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}"{height}{turn}>{escape(text)}</text>'
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def _stroke(number: int) -> str:
+    dash = _DASHES[(number // len(COLOURS)) % len(_DASHES)]
+    return f'stroke="{_colour(number)}" stroke-width="2"' + (f' stroke-dasharray="{dash}"' if dash else "")

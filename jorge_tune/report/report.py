@@ -1,0 +1,159 @@
+"""A report put together, verdict first: of run folders that race each other, or of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jorge_tune import __version__
+from jorge_tune.compare.comparison import Comparison
+from jorge_tune.errors import InputError
+from jorge_tune.recipe.derivation import Derivation
+from jorge_tune.recipe.schema import Recipe
+from jorge_tune.records import portable
+from jorge_tune.report.of_measurements import calibration_section, cost_section, measured_parts, probe_section
+from jorge_tune.report.of_runs import (
+    environment_section,
+    race_sections,
+    race_sentence,
+    race_verdict,
+    reasons_of,
+    recipe_section,
+    traced,
+)
+from jorge_tune.report.of_study import (
+    confirmation_section,
+    search_sections,
+    settings_section,
+    study_lead,
+    study_verdict,
+    trial_section,
+)
+from jorge_tune.report.page import section_html
+from jorge_tune.report.parts import Report, Section
+
+Measured = Mapping[str, object]
+"""What calibrate-freq, probe or bootstrap printed with --format json, by the name of its source."""
+_MADE_BY = f"jorge-tune {__version__}"
+_NAMED = 4  # contenders that a title names
+
+
+def runs_report(comparison: Comparison, measured: Measured | None = None) -> Report:
+    """The report of a comparison of run folders.
+
+    Raises:
+        InputError: one of the measurements is none.
+    """
+    contenders = traced(comparison)
+    recipes = [(standing.name, standing.contender.recipe) for standing in comparison.standings]
+    runs = [run for standing in comparison.standings for run in standing.contender.runs]
+    notes = [*comparison.notes, *(note for one in contenders for note in one.notes)]
+    verdict = race_verdict(comparison)
+    return Report(
+        kind="runs",
+        title=_race_title([name for name, _ in recipes]),
+        lead=race_sentence(comparison),
+        verdict=verdict,
+        sections=[
+            *race_sections(comparison, contenders),
+            *measured_sections(measured or {}),
+            recipe_section(recipes, reasons_of(recipes)),
+            environment_section(runs),
+            *_notes(notes),
+        ],
+        made_by=_MADE_BY,
+        data={"comparison": comparison.to_json(), **_kept(measured)},
+    )
+
+
+def _race_title(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"Run: {names[0]}"
+    if len(names) <= _NAMED:
+        return f"Comparison: {', '.join(names)}"
+    return f"Comparison: {names[0]} and {len(names) - 1} others"
+
+
+def study_report(
+    study: Mapping[str, Any],
+    recipes: Sequence[tuple[str, Recipe, Sequence[Derivation]]],
+    comparison: Comparison | None = None,
+    *,
+    whose: str = "",
+    notes: Sequence[str] = (),
+    measured: Measured | None = None,
+) -> Report:
+    """The report of a study.
+
+    Args:
+        study: as `tuning.report_data.study_data` gives it.
+        recipes: the best trial's and the bootstrap's, with the reasons of their values.
+        comparison: of the runs whose curves are shown, where they can be read.
+        whose: says which runs these are.
+        notes: what could not be read.
+        measured: further measurements.
+
+    Raises:
+        InputError: one of the measurements is none.
+    """
+    contenders = [] if comparison is None else traced(comparison)
+    race: list[Section] = []
+    if comparison is not None:
+        race = [section for section in race_sections(comparison, contenders) if section.name != "contenders"]
+        race[0] = Section(
+            name="curves", title=race[0].title, text=f"Shown are {whose}. {race[0].text}", figures=race[0].figures
+        )
+    costs = cost_section(study["costs"], study["overhead"], study["constraint_dropped"])
+    reasons = {name: found for name, _, found in recipes if found}
+    runs = [] if comparison is None else [run for one in comparison.standings for run in one.contender.runs]
+    told = [] if comparison is None else [*comparison.notes, *(note for one in contenders for note in one.notes)]
+    return Report(
+        kind="study",
+        title=f"Study {study['name']}",
+        lead=study_lead(study),
+        verdict=study_verdict(study),
+        sections=[
+            confirmation_section(study),
+            *search_sections(study),
+            *race,
+            *([] if costs is None else [costs]),
+            *measured_sections(measured or {}),
+            recipe_section([(name, recipe) for name, recipe, _ in recipes], reasons),
+            trial_section(study),
+            settings_section(study),
+            environment_section(runs),
+            *_notes([*notes, *told]),
+        ],
+        made_by=_MADE_BY,
+        data={"study": dict(study), "comparison": None if comparison is None else comparison.to_json()}
+        | _kept(measured),
+    )
+
+
+def measured_sections(measured: Measured) -> list[Section]:
+    """A section for each calibration and probe, each of which a page can show.
+
+    Raises:
+        InputError: one of the measurements is none, or is not what its command prints.
+    """
+    sections: list[Section] = []
+    for number, (source, data) in enumerate(measured.items(), start=1):
+        calibration, probe = measured_parts(data, source)
+        try:
+            made = [] if calibration is None else [calibration_section(calibration, str(number))]
+            made += [] if probe is None else [probe_section(probe, str(number))]
+            for section in made:
+                section_html(portable(section.to_json()))  # type: ignore[arg-type]  # what is of the wrong type may show there alone
+            sections += made
+        except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise InputError(f"{source}: cannot be read as a calibration or a probe ({what})") from error
+    return sections
+
+
+def _kept(measured: Measured | None) -> dict[str, Any]:
+    return {"measured": dict(measured)} if measured else {}
+
+
+def _notes(notes: Sequence[str]) -> list[Section]:
+    return [Section(name="notes", title="Notes", lines=list(dict.fromkeys(notes)))] if notes else []

@@ -1,0 +1,285 @@
+"""A trial in Markdown: how it ended, what its recipe has that the bootstrap has not, its seeds, cost and faults."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jorge_tune.compare.run_directories import Run, read_run
+from jorge_tune.errors import InputError, JorgeTuneError, shortened
+from jorge_tune.recipe.recipe_files import render_recipe
+from jorge_tune.recipe.render import scalar
+from jorge_tune.records import RunDirectory, from_portable
+from jorge_tune.study.confirm import in_words, run_in_words
+from jorge_tune.study.dashboard.attachments import NOTE_BYTES, Artifact, Attachments, UnfitFileError, merged, split
+from jorge_tune.study.export import recipe_of
+from jorge_tune.study.plan import BASELINE_SUFFIX, CONTENDER, SEED, StudyPlan, is_comparison
+from jorge_tune.study.runs_directory import run_path
+from jorge_tune.study.study import OpenStudy
+from jorge_tune.study.study_verdict import MISSED, NO_NUMBER, show
+from jorge_tune.study.trial_rows import ENDED, TrialRow, rows_of
+from jorge_tune.untrusted import visible
+
+_TEXT_BYTES = 450  # of why a trial failed, of what was changed, of a value
+_SEEDS = 12  # whose values are listed
+
+
+def trial_note(row: TrialRow, rows: Sequence[TrialRow], plan: StudyPlan, *, are_here: bool) -> str:
+    """The note of a trial that has ended; small enough to be one attribute, whatever the trial holds.
+
+    Args:
+        row: the trial.
+        rows: all trials of its study.
+        plan: the study's.
+        are_here: whether its runs are on this machine.
+    """
+    worst = MISSED if plan.objective.needs_target else NO_NUMBER
+    lines = [f"**{_title(row, rows, plan)}**", _end(row, plan, worst)]
+    lines += _cost(row, plan)
+    if changes := row.attributes.get("changes"):
+        lines.append(f"Changed after faults: {_plain(shortened(changes))}.")
+    where = run_path_in_words(row, plan)
+    lines.append(f"Runs: `{where}` in the study's folder of runs" + ("." if are_here else ", not on this machine."))
+    return _fitted(lines, _changes(row, plan))
+
+
+def run_path_in_words(row: TrialRow, plan: StudyPlan) -> str:
+    """`trial-3/seed-0`, or `trial-3` where it has several seeds; within the folder of runs."""
+    seeds = plan.at(row.point).seeds if row.point or not len(plan.space) else plan.seeds
+    one = run_path(Path(), row.number, seeds[0] if seeds else 0)
+    return str(one if len(seeds) == 1 else one.parent)
+
+
+def _title(row: TrialRow, rows: Sequence[TrialRow], plan: StudyPlan) -> str:
+    run = run_in_words(rows, row.number, named=is_comparison(plan))
+    what = f" ({_plain(run)})" if run else ", the baseline" if plan.name.endswith(BASELINE_SUFFIX) else ""
+    what = what or (", the bootstrap" if row.number == 0 else "")
+    return f"Trial {row.number} of study {_plain(plan.name)}{what}"
+
+
+def _end(row: TrialRow, plan: StudyPlan, worst: str) -> str:
+    """How it ended, and the value of each seed."""
+    ends = {"complete": "Completed", "pruned": "Pruned", "failed": "Failed"}
+    text = ends.get(row.state, row.state.capitalize())
+    if row.state == "complete" and row.value is not None:
+        ended = "diverged" if row.diverged else show(row.value, worst)
+        text += f": {in_words(plan.objective)} **{ended}**"
+    if reason := row.attributes.get("reason"):
+        text += f" ({_plain(str(reason))})"
+    values = list(dict(from_portable(row.attributes.get("values") or {})).items())
+    if len(values) > 1:
+        listed = ", ".join(f"{seed}: {show(value, worst)}" for seed, value in values[:_SEEDS])
+        text += f". By seed {listed}" + (", ..." if len(values) > _SEEDS else "")
+    return text + "."
+
+
+def _cost(row: TrialRow, plan: StudyPlan) -> list[str]:
+    """Its iteration time, set against the constraint, which the dashboard does not show."""
+    ratio, excess = row.attributes.get("iteration_time"), row.constraints.get("iteration_time")
+    if ratio is None or plan.overhead is None:
+        return []
+    text = f"Iteration time: {ratio:.3f} times the baseline's"
+    if excess is None:
+        return [text + "."]
+    kept = "keeps" if excess <= 0 else "does **not** keep"
+    return [f"{text}; it {kept} the constraint of at most {1 + plan.overhead:g} (excess {excess:+.3f})."]
+
+
+def _changes(row: TrialRow, plan: StudyPlan) -> list[str]:
+    """Rows of a table: the fields whose values are not the bootstrap's."""
+    found = []
+    for parameter in plan.space:
+        if parameter.name in (CONTENDER, SEED) or parameter.name not in row.point:
+            continue
+        held, bootstrap = parameter.plain(row.point[parameter.name]), parameter.plain(parameter.bootstrap)
+        if held != bootstrap:
+            found.append(f"| {parameter.path} | {_plain(scalar(bootstrap))} | {_plain(scalar(held))} |")
+    return found
+
+
+def _fitted(lines: Sequence[str], table: Sequence[str]) -> str:
+    """The note with as many rows of the table as there is room for."""
+    for count in range(len(table), -1, -1):
+        shown = ["", "| changed | bootstrap | here |", "|---|---|---|", *table[:count]] if count else []
+        left = [f"\nAnd {len(table) - count} more, in recipe.yaml."] if count < len(table) else []
+        text = "\n".join(["\n\n".join(lines), *shown, *left])
+        if len(json.dumps(merged(text, ""))) <= NOTE_BYTES:
+            break
+    return text
+
+
+def _plain(text: str) -> str:
+    """Text as it is, whatever it means in Markdown, in one line that is not too long."""
+    pieces = split(plain(text), _TEXT_BYTES)
+    return pieces[0] + ("..." if len(pieces) > 1 else "")
+
+
+_SEARCH = (
+    ("how it stands", "jorge-tune study status --name {name}"),
+    ("more trials, or on after a stop", "jorge-tune study run --name {name} --trials N"),
+    ("confirm the best on fresh seeds", "jorge-tune study confirm --name {name}"),
+    ("the best trial's recipe", "jorge-tune study best --name {name} -o best.yaml"),
+    ("the whole report", "jorge-tune report {name} -o {name}.html"),
+)
+_COMPARISON = (
+    ("how it stands", "jorge-tune study status --name {name}"),
+    ("the whole report", "jorge-tune report {name} -o {name}.html"),
+)
+
+
+def study_note(twin: Mapping[str, Any], name: str) -> str:
+    """The note of a search, or of a comparison.
+
+    Args:
+        twin: the report's.
+        name: the study's.
+    """
+    study = twin["data"].get("study")
+    lines = [f"**{plain(twin['title'])}**. {plain(twin['lead'])}", ""]
+    if study is not None and not any(trial["ended"] for trial in study["trials"]):
+        lines += ["No trial has ended yet: notes, files and plots follow as trials end.", ""]
+    lines += ["**Verdict**", ""]
+    lines += [f"- {plain(sentence['text'])}" for sentence in twin["verdict"]] or ["- Nothing to judge by yet."]
+    noted = [section for section in twin["sections"] if section["name"] == "notes"]
+    lines += [f"- Note: {plain(note)}" for section in noted for note in section["lines"]]
+    lines += ["", *_beware(study)]
+    return "\n".join([*lines, "", *_ways(_COMPARISON if study is None else _SEARCH, name)])
+
+
+def side_note(name: str, search: str) -> str:
+    """The note of a study beside a search."""
+    what = "the baseline" if name.endswith(".sgd") else "the confirmation, on seeds that the search did not see,"
+    return f"**Study {plain(name)}**: {what} of study {plain(search)}, whose page has the verdict."
+
+
+def bare_note(name: str, reason: str) -> str:
+    """The note of a study of which there is no report."""
+    return "\n".join([f"**Study {plain(name)}**. {plain(reason)}", "", *_ways(_COMPARISON, name)])
+
+
+def _beware(study: Mapping[str, Any] | None) -> list[str]:
+    """What this dashboard does not know of; None: of a comparison."""
+    if study is None:
+        return ["This is a race, no search: what this dashboard calls the best trial is one run of one contender."]
+    if study["constraint"] is None:
+        return []
+    return [
+        f"The constraint: {plain(study['constraint'])}. This dashboard does not know it: what it calls the best trial "
+        "may break it. Each trial's note says whether it keeps it."
+    ]
+
+
+def _ways(ways: Sequence[tuple[str, str]], name: str) -> list[str]:
+    return ["**How to go on**", "", *(f"- {what}: `{command.format(name=name)}`" for what, command in ways)]
+
+
+Picture = Callable[[str, Sequence[Run], StudyPlan], str]
+"""Draws the curves of a trial's runs under a title, as SVG; "" where there is nothing to draw."""
+
+
+@dataclass
+class AttachmentCounts:
+    """What was attached, and what could not be."""
+
+    trials: int = 0  # that got something new
+    files: int = 0
+    without_records: list[int] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+class TrialFiles:
+    """The trials of one study; each is attended to once by every process.
+
+    Args:
+        opened: the study.
+        attachments: of the study.
+        runs: the folder of its runs; None where this machine does not have it.
+        picture: draws a trial's curves.
+    """
+
+    def __init__(self, opened: OpenStudy, attachments: Attachments, runs: Path | None, picture: Picture) -> None:
+        self._opened, self._plan, self._attachments = opened, opened.plan, attachments
+        self._runs, self._picture = runs, picture
+        self._done: set[int] = set()
+
+    @property
+    def ended(self) -> int:
+        """Trials that had ended when `attach` looked last."""
+        return len(self._done)
+
+    def attach(self) -> AttachmentCounts:
+        """Attach what belongs to the trials that have ended since.
+
+        Raises:
+            StorageError: the storage is gone, or cannot be written.
+        """
+        counts = AttachmentCounts()
+        rows = rows_of(self._opened)
+        missing = [row for row in rows if row.state in ENDED and row.number not in self._done]
+        if not missing:
+            return counts
+        self._attachments.look()
+        ids = {trial.number: trial._trial_id for trial in self._opened.study.get_trials(deepcopy=False)}
+        for row in missing:
+            self._attach(row, rows, ids[row.number], counts)
+            self._done.add(row.number)
+        return counts
+
+    def _attach(self, row: TrialRow, rows: Sequence[TrialRow], trial_id: int, counts: AttachmentCounts) -> None:
+        runs = self._runs_of(row, counts)
+        if not runs and row.state != "failed":
+            counts.without_records.append(row.number)
+        is_new = self._attachments.note(trial_note(row, rows, self._plan, are_here=bool(runs)), trial_id)
+        files = 0
+        if self._attachments.folder is not None:
+            files = self._attach_files(row, runs, trial_id, counts)
+        counts.trials += is_new or files > 0
+        counts.files += files
+
+    def _attach_files(
+        self, row: TrialRow, runs: Sequence[RunDirectory], trial_id: int, counts: AttachmentCounts
+    ) -> int:
+        files = 0
+        for one in self._files(row, runs, counts):
+            try:
+                files += self._attachments.artifact(one, trial_id)
+            except UnfitFileError as error:
+                counts.faults.append(str(error))
+            except InputError as error:  # the folder takes no files: notes go on without
+                counts.faults.append(str(error))
+                self._attachments.folder = None
+                break
+        return files
+
+    def _runs_of(self, row: TrialRow, counts: AttachmentCounts) -> list[RunDirectory]:
+        """Its run folders that are here."""
+        if self._runs is None or (len(self._plan.space) and not row.point):
+            return []
+        folders = [RunDirectory(run_path(self._runs, row.number, seed)) for seed in self._plan.at(row.point).seeds]
+        return [folder for folder in folders if folder.records.is_file()]
+
+    def _files(self, row: TrialRow, folders: Sequence[RunDirectory], counts: AttachmentCounts) -> Iterator[Artifact]:
+        with contextlib.suppress(InputError):  # it has no point yet, or one that gives no recipe, and failed for it
+            yield Artifact("recipe.yaml", render_recipe(*recipe_of(row, self._plan)))
+        runs = []
+        for folder in folders:
+            yield Artifact(f"records-{folder.root.name}.jsonl", folder.records)
+            try:
+                runs.append(read_run(folder.root))
+            except JorgeTuneError as error:
+                counts.faults.append(f"trial {row.number} of study {self._plan.name} has no curves: {error}")
+        if runs and (drawn := self._picture(f"{self._plan.name}, trial {row.number}", runs, self._plan)):
+            yield Artifact("curves.svg", drawn, "image/svg+xml")
+
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~])")
+
+
+def plain(text: str) -> str:
+    """Text as it is, whatever it means in Markdown, in one line, its control characters written out."""
+    return _MARKUP.sub(r"\\\1", visible(" ".join(text.split())))

@@ -1,0 +1,85 @@
+"""What a study costs before it starts: runs, steps and, where a step's time is known, hours. Pure arithmetic."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jorge_tune.recipe.schedule import total_steps
+from jorge_tune.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from jorge_tune.study.plan import StudyPlan
+
+
+@dataclass(frozen=True)
+class StudyEstimate:
+    """Upper bounds: pruning, misses and divergences make it less.
+
+    Search: trials x seeds; beside it the baseline on the same seeds, and baseline (where there is one), bootstrap
+    and best on the confirmation seeds. `seconds` has the runs' training alone, spread evenly over the workers, and is
+    None where a step's time or the steps of an epoch are not known. `is_capped`: the search ends by its hours.
+    """
+
+    search_runs: int
+    baseline_runs: int
+    confirmation_runs: int
+    steps_per_run: int | None
+    seconds: float | None
+    is_capped: bool = False
+
+    @property
+    def runs(self) -> int:
+        """All of them."""
+        return self.search_runs + self.baseline_runs + self.confirmation_runs
+
+
+def estimate(
+    plan: StudyPlan,
+    *,
+    steps_per_epoch: int | None = None,
+    iteration_seconds: float | None = None,
+    evaluation_seconds: float = 0.0,
+    workers: int = 1,
+) -> StudyEstimate:
+    """What the plan costs.
+
+    Args:
+        plan: the study.
+        steps_per_epoch: optimizer steps in an epoch; not needed for a recipe in steps.
+        iteration_seconds: of one training step while `workers` runs train at once.
+        evaluation_seconds: of one evaluation.
+        workers: runs that train at once.
+    """
+    contenders = 2 if plan.baseline is None else 3
+    search = plan.trials * len(plan.seeds)
+    baseline = 0 if plan.baseline is None else len(plan.seeds)
+    confirmation = contenders * len(plan.confirm_seeds)
+    steps = _steps(plan.recipe, steps_per_epoch)
+    if steps is None or iteration_seconds is None:
+        return StudyEstimate(search, baseline, confirmation, steps, None)
+    per_run = steps * iteration_seconds + (evaluations_of(plan.recipe, steps_per_epoch) or 0) * evaluation_seconds
+    searching = math.ceil((search + baseline) / workers) * per_run
+    limit = math.inf if plan.hours is None else 3600 * plan.hours
+    confirming = math.ceil(confirmation / workers) * per_run
+    return StudyEstimate(search, baseline, confirmation, steps, min(searching, limit) + confirming, searching > limit)
+
+
+def evaluations_of(recipe: Recipe, steps_per_epoch: int | None = None) -> int | None:
+    """How often a run is evaluated: every `evaluate_every` epochs and after its last step; None: not known."""
+    every = recipe.task.data.evaluate_every if recipe.task is not None and recipe.task.data is not None else 1
+    epochs: float
+    if recipe.epochs is not None:
+        epochs = recipe.epochs
+    elif steps_per_epoch is not None and recipe.steps is not None:
+        epochs = recipe.steps / steps_per_epoch
+    else:
+        return None
+    return math.ceil(epochs / every)
+
+
+def _steps(recipe: Recipe, steps_per_epoch: int | None) -> int | None:
+    if recipe.steps is None and steps_per_epoch is None:
+        return None
+    return total_steps(recipe, steps_per_epoch or 1)

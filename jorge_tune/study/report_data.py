@@ -1,0 +1,301 @@
+"""A study as plain data for its report, read fresh from its storage and never written to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jorge_tune.compare.run_directories import Contender, Run, read_run
+from jorge_tune.errors import JorgeTuneError
+from jorge_tune.recipe.derivation import Derivation
+from jorge_tune.recipe.schema import Recipe
+from jorge_tune.records import from_portable
+from jorge_tune.study.confirm import Runs, beside, contender_of, queue_missing, stored_form
+from jorge_tune.study.constraint import stored_costs, why_dropped
+from jorge_tune.study.export import recipe_of, trials_to_json
+from jorge_tune.study.plan import (
+    BASELINE_SUFFIX,
+    CONFIRM_SUFFIX,
+    CONTENDER,
+    SEED,
+    ComparisonSpace,
+    StudyPlan,
+    comparison_points,
+    is_comparison,
+)
+from jorge_tune.study.runs_directory import is_folder_of, run_path
+from jorge_tune.study.space import FactorParameter, Parameter
+from jorge_tune.study.study import OpenStudy, open_study, present_study
+from jorge_tune.study.study_verdict import BASELINE, BEST, BOOTSTRAP, Evidence, judge
+from jorge_tune.study.trial_rows import TrialRow, best_of, overlap, rows_of
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+
+class TrainedRecipe(NamedTuple):
+    """A recipe that the report shows, with the reason for each value that has one."""
+
+    name: str
+    recipe: Recipe
+    derivations: tuple[Derivation, ...]
+
+
+class RunPlaces(NamedTuple):
+    """Where a contender's runs lie, if this machine sees them."""
+
+    name: str
+    recipe: Recipe
+    folders: tuple[Path, ...]
+
+
+class ShownRuns(NamedTuple):
+    """Whose runs a study's curves show, and which these are in words; `notes` say what is not shown."""
+
+    places: list[RunPlaces]
+    whose: str
+    notes: list[str]
+    is_side_by_side: bool  # so that seconds are not to be compared
+
+
+def study_data(opened: OpenStudy, evidence: Evidence, address: object) -> dict[str, Any]:
+    """Everything that the report of a study shows, but its recipes and what its runs recorded.
+
+    Args:
+        opened: the search.
+        evidence: from `gather`.
+        address: of its storage, as it may be printed.
+    """
+    plan = opened.plan
+    attributes = opened.storage.get_study_system_attrs(opened.study_id)
+    held = {row.number: row.worker for row in evidence.rows}
+    trials: list[dict[str, Any]] = from_portable(trials_to_json(evidence.rows, plan.space))
+    return {
+        "name": plan.name,
+        "storage": str(address),
+        "objective": evidence.objective,
+        "metric": plan.objective.metric,
+        "target": plan.objective.target,
+        "lower_is_better": evidence.lower_is_better,
+        "worst": evidence.worst,
+        "total": evidence.total,
+        "constraint": evidence.constraint,
+        "overhead": plan.overhead,
+        "facts": _facts(opened),
+        "verdict": from_portable(stored_form(judge(evidence))),
+        "baseline": evidence.baseline,
+        "confirmation": {name: dict(values) for name, values in evidence.confirmation.items()},
+        "parameters": [_parameter(parameter) for parameter in plan.space if parameter.name != SEED],  # it is no choice
+        "trials": [{**one, "worker": one["attributes"].get("worker") or held[one["number"]]} for one in trials],
+        "costs": {key: dict(held) for key, held in stored_costs(attributes).items()},
+        "constraint_dropped": why_dropped(attributes),
+    }
+
+
+def recipes_of(plan: StudyPlan, rows: Sequence[TrialRow]) -> list[TrainedRecipe]:
+    """The best trial's recipe, if there is one that is not the bootstrap, the bootstrap's, and the baseline's."""
+    best = best_of(rows, lower_is_better=plan.objective.lower_is_better)
+    found = [TrainedRecipe("bootstrap", plan.recipe, plan.derivations)]
+    if best is not None and best.number != 0:
+        found.insert(0, TrainedRecipe(f"trial {best.number}", *recipe_of(best, plan)))
+    if plan.baseline is not None:
+        found.append(TrainedRecipe("baseline", plan.baseline, ()))
+    return found
+
+
+def run_places(opened: OpenStudy, rows: Sequence[TrialRow], runs: Callable[[str], Path]) -> ShownRuns:
+    """Whose runs the curves show: those of the confirmation, else of the search.
+
+    Args:
+        opened: the search.
+        rows: its trials.
+        runs: the folder of the runs of a study of that name.
+
+    Raises:
+        InputError: the marker of a folder of runs is damaged.
+    """
+    plan = opened.plan
+    studies = {plan.name: opened, **{one.plan.name: one for one in beside(opened)}}
+    best = best_of(rows, lower_is_better=plan.objective.lower_is_better)
+    recipes = {one.name: one.recipe for one in recipes_of(plan, rows)}
+    confirmation = studies.get(plan.name + CONFIRM_SUFFIX)
+    if confirmation is not None:
+        held = rows_of(confirmation)
+        numbers = _confirmation_runs(held, plan.space.bootstrap_point(), best)
+        if any(numbers.values()):
+            found = {name: [(confirmation, *run) for run in runs_of] for name, runs_of in numbers.items()}
+            whose = "the confirmation's runs, on seeds that the search did not see"
+            return _shown(recipes, found, runs, whose, is_side_by_side=overlap(held))
+    trials = {"baseline": (studies.get(plan.name + BASELINE_SUFFIX), 0), "bootstrap": (opened, 0)}
+    if best is not None and best.number != 0:
+        trials[f"trial {best.number}"] = (opened, best.number)
+    found = {
+        name: [(study, number, seed) for seed in plan.seeds]
+        for name, (study, number) in trials.items()
+        if study is not None
+    }
+    beside_rows = [row for study in studies.values() if study is not opened for row in rows_of(study)]
+    whose = "the search's runs: the best of many looks better than it is"
+    return _shown(recipes, found, runs, whose, is_side_by_side=overlap([*rows, *beside_rows]))
+
+
+def _shown(
+    recipes: Mapping[str, Recipe],
+    found: Mapping[str, Sequence[tuple[OpenStudy, int, int]]],
+    runs: Callable[[str], Path],
+    whose: str,
+    *,
+    is_side_by_side: bool,
+) -> ShownRuns:
+    """The folders of (study, trial, seed) by contender, but of those folders that hold another study's runs."""
+    studies = {study.plan.name: study for several in found.values() for study, _, _ in several}
+    strange = {
+        name for name, study in studies.items() if runs(name).is_dir() and not is_folder_of(runs(name), study.name)
+    }
+    places = []
+    for name, several in found.items():
+        kept = [run_path(runs(s.plan.name), number, seed) for s, number, seed in several if s.plan.name not in strange]
+        if name in recipes and kept:
+            places.append(RunPlaces(name, recipes[name], tuple(kept)))
+    notes = [f"{runs(name)} holds no runs of study {name}, and none of it is shown." for name in sorted(strange)]
+    return ShownRuns(places, whose, notes, is_side_by_side)
+
+
+def _confirmation_runs(
+    rows: Sequence[TrialRow], bootstrap: Mapping[str, Any], best: TrialRow | None
+) -> dict[str, list[tuple[int, int]]]:
+    """(Trial, seed) of each contender's completed runs."""
+    found: dict[str, list[tuple[int, int]]] = {BASELINE: [], BOOTSTRAP: []}
+    for row in rows:
+        if row.state != "complete" or SEED not in row.point or CONTENDER not in row.point:
+            continue
+        name = contender_of(row.point, bootstrap, None if best is None else best.point)
+        if best is not None and name == BEST:
+            name = f"trial {best.number}"
+        if name is not None:
+            found.setdefault(name, []).append((row.number, row.point[SEED]))
+    return found
+
+
+def _facts(opened: OpenStudy) -> dict[str, Any]:
+    plan = opened.plan
+    return {
+        "sampler": plan.sampler,
+        "pruner": plan.pruner,
+        "trials": plan.trials,
+        "hours": plan.hours,
+        "seeds": list(plan.seeds),
+        "confirmation seeds": list(plan.confirm_seeds),
+        "sampler's seed": plan.sampler_seed,
+        "device": plan.device,
+        "threads": plan.threads,
+        "identity": plan.digest(),
+    }
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    shared = {"name": parameter.name, "path": parameter.path, "bootstrap": parameter.plain(parameter.bootstrap)}
+    if isinstance(parameter, FactorParameter):
+        ends = [parameter.plain(end) for end in (parameter.low, parameter.high)]
+        return {**shared, "kind": "factor", "low": ends[0], "high": ends[1]}
+    return {**shared, "kind": "choice", "labels": list(parameter.labels), "held": parameter.bootstrap}
+
+
+_ELSEWHERE = "trained elsewhere, and its run folder is not seen here (give a --runs that all machines see)"
+
+
+class CollectedRuns(NamedTuple):
+    """Contenders with their runs, in the order in which they were queued first; and what there is to say of them."""
+
+    contenders: list[Contender]
+    notes: list[str]
+    is_side_by_side: bool  # their spans overlap, so that seconds are not to be compared
+
+
+def open_comparison(
+    storage: BaseStorage, plan: StudyPlan, contenders: Sequence[str], seeds: Sequence[int], runs: Runs
+) -> OpenStudy:
+    """The study of a comparison, made or gone on with, and every run queued that it does not have, or that failed.
+
+    A study that is there keeps its objective: what a table shows is measured anew from the runs.
+
+    Args:
+        storage: from `open_storage`.
+        plan: from `comparison_plan`.
+        contenders: names, in the order in which they run.
+        seeds: to run; those that the study has besides stay.
+        runs: the folder for the runs of a study of that name.
+
+    Raises:
+        InputError: another study has this name, with other recipes, or the folder is taken.
+    """
+    there = present_study(storage, plan.name)
+    if there is not None and is_comparison(there.plan):
+        plan = replace(plan, objective=there.plan.objective)
+    done = 1 if there is None else len(rows_of(there))  # a new study has its first run queued
+    opened = open_study(storage, replace(plan, trials=done), runs)
+    return queue_missing(opened, comparison_points(contenders, seeds), runs)
+
+
+def collect(opened: OpenStudy, runs: Path, seeds: Sequence[int] | None = None) -> CollectedRuns:
+    """Every contender with those of its runs that have ended and are seen on this machine.
+
+    Args:
+        opened: the comparison.
+        runs: the folder of its runs.
+        seeds: whose; None: all that were ever queued.
+
+    Raises:
+        InputError: the folder's marker is damaged.
+    """
+    assert isinstance(opened.plan.space, ComparisonSpace)
+    rows, is_ours = rows_of(opened), is_folder_of(runs, opened.name)
+    names = dict.fromkeys(str(row.point[CONTENDER]) for row in rows if CONTENDER in row.point)
+    wanted = sorted({row.point[SEED] for row in rows if SEED in row.point}) if seeds is None else seeds
+    recipes, contenders, notes = opened.plan.space.recipes(), [], []
+    for name in names:
+        found: list[Run] = []
+        missing: dict[str, list[int]] = {}
+        for seed in wanted:
+            of_seed = [row for row in rows if row.point == {CONTENDER: name, SEED: seed}]
+            run = _ended_run(of_seed, runs, seed) if is_ours else _ELSEWHERE
+            if isinstance(run, Run):
+                found.append(run)
+            else:
+                missing.setdefault(_why_missing(of_seed, seed, run), []).append(seed)
+        contenders.append(Contender(name, recipes[name], tuple(found)))
+        notes += [f"{name}: {_seeds(which)}: {why}" for why, which in missing.items()]
+    return CollectedRuns(contenders, notes, overlap(rows))
+
+
+def _ended_run(rows: Sequence[TrialRow], runs: Path, seed: int) -> Run | str:
+    """The first of the trials' runs that completed and can be read here; else why there is none."""
+    why = _ELSEWHERE
+    for row in rows:
+        folder = run_path(runs, row.number, seed)
+        if row.state != "complete" or not folder.is_dir():
+            continue
+        try:
+            run = read_run(folder)
+        except JorgeTuneError as error:
+            why = str(error)
+            continue
+        if run.ended:
+            return run
+        why = f"{folder}: its records stop before the run's end, which the study knows (torn, or ended elsewhere)"
+    return why
+
+
+def _why_missing(rows: Sequence[TrialRow], seed: int, unread: str) -> str:
+    if any(row.state == "complete" for row in rows):
+        return unread
+    if not rows or rows[-1].state != "failed":
+        return "has not run to its end yet"
+    reason = str(rows[-1].attributes.get("reason") or "no reason is known")
+    return f"failed: {reason.rpartition(f'trial-{rows[-1].number}/seed-{seed}: ')[2]}"  # without its run folder
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"

@@ -1,0 +1,1 @@
+"""Storages of studies: addresses, opening, patience, claims."""

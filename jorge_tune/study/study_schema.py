@@ -1,0 +1,125 @@
+"""The study file as it is written, field by field; `study_file.py` reads it and makes the plan of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from jorge_tune.config.ranges import FILE_NAME, SEED, Count, Positive, Rule, Text, Whole, at_least, one_of
+from jorge_tune.recipe.metrics import is_lower_better
+
+SamplerName = Literal["tpe", "gp", "cmaes", "random", "grid", "qmc"]
+PrunerName = Literal["median", "hyperband", "asha", "wilcoxon", "none"]
+
+
+def share_of(value: float | str) -> float | None:
+    """`10%`, `0.1` or 0.1 as a fraction; None where it is none between 0 and 1000 %, or 100 % and no % sign."""
+    text = str(value).strip()
+    try:
+        fraction = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        return None
+    return fraction if 0 < fraction <= 10 and (fraction < 1 or text.endswith("%")) else None
+
+
+_SHARE = Rule("greater than 0 and at most 1000%, written as 10% or 0.1", lambda value: share_of(value) is not None)
+STUDY_NAME = Rule(
+    "1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit, not ending in .sgd or .confirm "
+    "(those are the studies beside it)",
+    lambda value: FILE_NAME.holds(value) and not value.lower().endswith((".sgd", ".confirm")),
+)
+_SEEDS = Rule("one seed or more, none of them twice", lambda value: 0 < len(value) == len(set(value)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterSection:
+    """How one field of the recipe is searched: by a `factor` of its bootstrapped value, or among `choices`."""
+
+    factor: tuple[Positive, Positive] | None = None
+    steps: Annotated[int, at_least(2)] | None = None  # points of a factor on a grid
+    choices: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSection:
+    """What is optimised. `metric` and `target` unset: the recipe's target's, else what suits the task."""
+
+    kind: Kind = "best"
+    metric: Text | None = None
+    target: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstraintSection:
+    """What a training step may take longer than the baseline's."""
+
+    overhead: Annotated[float, _SHARE] | Annotated[str, _SHARE] = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFile:
+    """One study file. `recipe` and `baseline`: a file beside it, a path, or a shipped recipe's name.
+
+    `constraint` unset: 10 % where a step can be calibrated. `trials` unset: 40, or the points of the grid.
+    """
+
+    version: Annotated[int, one_of(1)] = 1
+    name: Annotated[str, STUDY_NAME]
+    recipe: Text
+    baseline: Text | None = None
+    space: Mapping[str, ParameterSection]
+    objective: Kind | ObjectiveSection = ObjectiveSection()
+    sampler: SamplerName = "tpe"
+    sampler_seed: Annotated[int, SEED] = 0
+    pruner: PrunerName = "median"
+    trials: Count | None = None
+    hours: Positive | None = None
+    seeds: Annotated[tuple[Annotated[int, SEED], ...], _SEEDS] = (0,)
+    confirm_seeds: Whole = 6
+    constraint: Literal["none"] | ConstraintSection | None = None
+    device: Text = "auto"
+    threads: Count | None = None
+
+
+Kind = Literal["best", "final", "time-to-target", "epochs-to-target"]
+Direction = Literal["minimize", "maximize"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """The best or final value of a metric, or the training seconds or epochs until it reaches `target`.
+
+    A trial's value is the median over its seeds. A run that diverged or missed the target counts as `worst`.
+    """
+
+    kind: Kind
+    metric: str
+    target: float | None = None
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether the value is a way to a target (seconds or epochs) rather than a value of the metric."""
+        return self.kind in ("time-to-target", "epochs-to-target")
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Times, epochs and losses are minimised; scores are maximised."""
+        return self.needs_target or is_lower_better(self.metric)
+
+    @property
+    def direction(self) -> Direction:
+        """The same in Optuna's words."""
+        return "minimize" if self.lower_is_better else "maximize"
+
+    @property
+    def worst(self) -> float:
+        """The direction's infinity, which stands for a divergence or a miss."""
+        return math.inf if self.lower_is_better else -math.inf
+
+    def __str__(self) -> str:
+        if self.needs_target:
+            unit = "training seconds" if self.kind == "time-to-target" else "epochs"
+            return f"fewest {unit} until {self.metric} reaches {self.target:g}"
+        return f"{self.kind} {self.metric} ({'lower' if self.direction == 'minimize' else 'higher'} is better)"

@@ -1,0 +1,228 @@
+"""Several workers on one machine: started, given their share of it, restarted when they are killed, ended together.
+
+A worker hears of its supervisor's death by a pipe that only the supervisor holds open. The first SIGINT or SIGTERM lets
+every run write a checkpoint; a second one ends all workers at once, and their runs by themselves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from jorge_tune.errors import InputError
+from jorge_tune.hardware import nvidia, torch_cuda_build, usable_cores, visible_gpus
+from jorge_tune.study.stop import EXIT_INTERRUPTED, WorkerStops
+from jorge_tune.study.storage.address import Address
+from jorge_tune.study.worker import LeftKind, WorkerExit, WorkerMessage, WorkerStart
+
+_LOOK_SECONDS = 1.0
+_MOST_RESTARTS = 5  # of one worker in a row that began no trial
+_MOST_IN_VAIN = 10  # for each worker, of all of them in a row while no trial ended
+_RESTART_PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0)
+_LAST_LINES = 3
+_BY_WEIGHT: tuple[LeftKind, ...] = ("fault", "stopped", "time", "done", "interrupted", "error")
+
+
+def shares(workers: int, device: str, threads: int | None) -> list[tuple[str, int | None]]:
+    """Device and CPU threads of each worker: GPUs dealt out in turn, cores divided evenly unless threads are given."""
+    gpus = len(visible_gpus(nvidia())) if torch_cuda_build() and device in ("auto", "cuda") else 0
+    even = threads or (None if workers == 1 else max(1, len(usable_cores()) // workers))
+    return [(f"cuda:{index % gpus}" if gpus else device, even) for index in range(workers)]
+
+
+@dataclass
+class _Slot:
+    """One worker's place: its process, what it said, and how often it was restarted since a trial began there."""
+
+    number: int
+    start: WorkerStart
+    process: subprocess.Popen[bytes] | None = None
+    received: bytes = b""
+    words: tuple[str, ...] = ()
+    left: WorkerExit | None = None
+    restarts: int = 0
+    due: float | None = 0.0  # when to start it; None: not again
+
+    @property
+    def output(self) -> int:
+        """The descriptor of what it says."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        return self.process.stdout.fileno()
+
+
+class Supervisor:
+    """Runs workers until all have left; `supervise` may be called once.
+
+    Args:
+        address: the storage's; workers get it by environment.
+        starts: one for each worker.
+        report: hears what the workers tell, with the number of the worker (None: the supervisor itself).
+        last_word: called when a second signal has ended all workers, just before this process ends too.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        starts: Sequence[WorkerStart],
+        report: Callable[[WorkerMessage, int | None], None] = lambda told, worker: None,
+        last_word: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._environment = {**os.environ, **address.for_environment()}
+        self._report, self._last_word = report, last_word
+        self._lifeline, self._held = os.pipe()
+        self._slots = [_Slot(n, replace(start, supervisor=self._lifeline)) for n, start in enumerate(starts)]
+        self._orders = WorkerStops(self._end_at_once)
+        self._passed_on = False
+        self._fault: WorkerExit | None = None
+        self._ended = self._in_vain = 0
+
+    def supervise(self) -> WorkerExit:
+        """Start the workers and see them through; signals are taken meanwhile, in the main thread.
+
+        Returns:
+            Why they left; `error` if none came to an end of its own.
+        """
+        try:
+            with self._orders.listening():
+                while any(slot.process is not None or slot.due is not None for slot in self._slots):
+                    self._start_what_is_due()
+                    running = [slot for slot in self._slots if slot.process is not None]
+                    self._orders.wait(_LOOK_SECONDS, *(slot.output for slot in running))
+                    for slot in running:
+                        self._attend(slot)
+                    self._pass_orders_on()
+        finally:
+            self._kill_all()
+            self._orders.close()
+            os.close(self._held)
+            os.close(self._lifeline)
+        return self._summary()
+
+    @property
+    def pids(self) -> list[int]:
+        """The workers' processes."""
+        return [slot.process.pid for slot in self._slots if slot.process is not None]
+
+    def _start_what_is_due(self) -> None:
+        for slot in self._slots:
+            if slot.process is not None or slot.due is None or time.monotonic() < slot.due:
+                continue
+            slot.due, slot.received, slot.words, slot.left = None, b"", (), None
+            slot.process = subprocess.Popen(
+                slot.start.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                pass_fds=(self._lifeline,),
+                start_new_session=True,  # Ctrl-C reaches the supervisor alone, which passes it on once
+            )
+            os.set_blocking(slot.output, False)
+
+    def _attend(self, slot: _Slot) -> None:
+        """Take in what a worker said; if that was its end, decide what comes next."""
+        assert slot.process is not None
+        while True:
+            try:
+                chunk = os.read(slot.output, 1 << 16)
+            except BlockingIOError:
+                return
+            if not chunk:
+                break
+            *lines, slot.received = (slot.received + chunk).split(b"\n")
+            for line in lines:
+                self._heed(slot, line)
+        code = slot.process.wait()
+        assert slot.process.stdout is not None
+        slot.process.stdout.close()
+        slot.process = None
+        self._after(slot, code)
+
+    def _heed(self, slot: _Slot, line: bytes) -> None:
+        try:
+            message = json.loads(line)
+            if "kind" in message:
+                slot.left = WorkerExit(**message)
+                return
+            told = WorkerMessage(**message)
+        except (ValueError, TypeError):  # a warning, or a traceback
+            slot.words = (*slot.words, line.decode(errors="replace"))[-_LAST_LINES:]
+            return
+        if told.state in ("complete", "pruned", "failed"):
+            self._ended += 1
+            self._in_vain = 0
+        if told.state == "running":
+            slot.restarts = 0
+        self._report(told, slot.number)
+
+    def _after(self, slot: _Slot, code: int) -> None:
+        """A worker that is gone: restarted if it was killed or lost its storage, else the end of its place."""
+        if slot.left is not None and slot.left.kind != "error":
+            if slot.left.kind == "fault":  # a storage that takes nothing more cannot tell the other workers
+                self._end_all(slot.left)
+            return
+        if self._orders.order is not None:
+            return
+        words = slot.left.reason if slot.left is not None else " | ".join(slot.words)
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        reason = words or how
+        if slot.left is not None and code == InputError.exit_code:
+            self._end_all(slot.left)
+            return
+        slot.restarts += 1
+        self._in_vain += 1
+        if slot.restarts > _MOST_RESTARTS or self._in_vain > _MOST_IN_VAIN * len(self._slots):
+            slot.left = WorkerExit("error", f"worker {slot.number + 1} ended again and again: {reason}", 1)
+            self._report(WorkerMessage(f"is not started again ({reason})"), slot.number)
+            return
+        pause = _RESTART_PAUSES[min(slot.restarts, len(_RESTART_PAUSES)) - 1]
+        slot.due = time.monotonic() + pause
+        self._report(WorkerMessage(f"ended ({reason}) and is started again"), slot.number)
+
+    def _end_all(self, left: WorkerExit) -> None:
+        """One worker met what no other could get past."""
+        self._fault = self._fault or left
+        self._orders.give("fault", left.reason)
+
+    def _pass_orders_on(self) -> None:
+        """Ask every worker to leave, once."""
+        order = self._orders.order
+        if order is None or self._passed_on:
+            return
+        self._passed_on = True
+        if self.pids:
+            self._report(
+                WorkerMessage(f"{order.reason}: every run writes a checkpoint and its trial waits to be resumed"), None
+            )
+        for slot in self._slots:
+            slot.due = None
+            if slot.process is not None:
+                slot.process.send_signal(self._orders.first_signal or signal.SIGTERM)  # which they name as the reason
+
+    def _end_at_once(self) -> None:
+        self._kill_all()
+        self._last_word()
+
+    def _kill_all(self) -> None:
+        for slot in self._slots:
+            if slot.process is not None:
+                slot.process.kill()
+
+    def _summary(self) -> WorkerExit:
+        order = self._orders.order
+        if order is not None and order.kind == "signal":
+            return WorkerExit("interrupted", order.reason, EXIT_INTERRUPTED, self._ended)
+        if self._fault is not None:
+            return self._fault._replace(trials=self._ended)
+        lefts = [slot.left for slot in self._slots if slot.left is not None]
+        for kind in _BY_WEIGHT:
+            found = next((left for left in lefts if left.kind == kind), None)
+            if found is not None:
+                return found._replace(trials=self._ended)
+        return WorkerExit("error", "no worker came to an end of its own", 1, self._ended)

@@ -1,0 +1,119 @@
+"""What a run tells: records for programs, log.txt for people, progress for whoever watches."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jorge_tune import files
+from jorge_tune.errors import RunDirectoryError
+from jorge_tune.files import open_regular
+from jorge_tune.records import Outcome, RecordWriter, RunDirectory
+from jorge_tune.training.data_summary import DataSummary
+
+Event = Literal["start", "step", "evaluation", "epoch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunProgress:
+    """A moment of a run. `loss` is the last one read from the device, so it may be a few steps old."""
+
+    event: Event
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float | None
+    lr: float
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the last evaluation
+    part: str | None = None  # the part that it read
+    samples_per_second: float | None = None
+    eta_seconds: float | None = None
+    data: str = ""  # at the start: what the run found in its data, in a line
+
+
+ProgressCallback = Callable[[RunProgress], None]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run is when something is recorded."""
+
+    step: int
+    epoch: float
+    train_seconds: float
+
+
+class RunJournal:
+    """Writes to a run folder, alone; a context manager that closes its files.
+
+    Whoever has it has the folder's lock, which is log.txt's, and has written nothing to the records yet.
+
+    Raises:
+        RunFolderError: another process is training in this folder, or what is there are no files.
+    """
+
+    def __init__(self, folder: RunDirectory) -> None:
+        self._path = folder.records
+        self._records: RecordWriter | None = None
+        log = open_regular(folder.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, error=RunDirectoryError)
+        files.keep_from_children(log)
+        self._log = os.fdopen(log, "a", encoding="utf-8", errors="backslashreplace")
+        if not files.take(log):
+            self._close_log()
+            raise RunDirectoryError(f"{folder.root}: another process is training in it; wait, or choose another --out")
+
+    def __enter__(self) -> RunJournal:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the folder go."""
+        if self._records is not None:
+            self._records.close()
+        self._close_log()
+
+    def _close_log(self) -> None:
+        files.let_children_have(self._log.fileno())
+        self._log.close()
+
+    def start(self, at: Moment, *, seed: int, resumed: bool, about: str, data: DataSummary) -> None:
+        """A stretch of training begins."""
+        self._record("start", at, {"world_size": 1, "seed": seed, "resumed": resumed, "data": data.to_json()})
+        self.say(f"{'resumed' if resumed else 'started'} at step {at.step}: {about}")
+        self.say(data.line())
+
+    def step(self, at: Moment, values: Mapping[str, object]) -> None:
+        """A step whose device values were read."""
+        self._record("step", at, values)
+
+    def rate(self, at: Moment, values: Mapping[str, object]) -> None:
+        """The learning rates of a step that no schedule tells of, and where they come from."""
+        self._record("rate", at, values)
+
+    def evaluation(self, at: Moment, part: str, metrics: Mapping[str, float], seconds: float) -> None:
+        """A part was read."""
+        self._record("evaluation", at, {"part": part, "metrics": dict(metrics), "evaluation_seconds": seconds})
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        self.say(f"step {at.step}, epoch {at.epoch:.2f}, {at.train_seconds:.1f} s: {part} {shown}")
+
+    def end(self, at: Moment, outcome: Outcome, reason: str) -> None:
+        """The stretch is over."""
+        self._record("end", at, {"outcome": outcome, "reason": reason})
+        self.say(f"{outcome} at step {at.step}" + (f": {reason}" if reason else ""))
+
+    def say(self, text: str) -> None:
+        """A line of log.txt."""
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
+        self._log.write(f"{now} UTC  {text}\n")
+        self._log.flush()
+
+    def _record(self, kind: str, at: Moment, values: Mapping[str, object]) -> None:
+        if self._records is None:
+            self._records = RecordWriter(self._path)
+        place = {"step": at.step, "epoch": at.epoch, "train_seconds": at.train_seconds}
+        self._records.write({"kind": kind, **place, **values})

@@ -1,1 +1,0 @@
-"""Studies: search around a bootstrapped recipe with Optuna, which is imported in this room only."""

@@ -1,1 +1,0 @@
-"""What a study is: its file, its space, its plan."""

@@ -1,1 +1,0 @@
-"""Runs as child processes, and their folders."""

@@ -1,1 +1,0 @@
-"""Who draws points, and who ends hopeless trials."""

@@ -1,1 +1,0 @@
-"""Where studies are kept, and who holds which trial there."""

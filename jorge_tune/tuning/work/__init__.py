@@ -1,1 +1,0 @@
-"""A worker and all that can happen to it."""

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+
+from jorge_tune.compare.contest import _median_ratio
+
+
+@pytest.mark.parametrize(
+    ("pairs", "median"),
+    [
+        ([(5.0, 10.0), (8.0, 10.0)], 0.65),
+        ([(5.0, inf), (8.0, 10.0)], 0.8),  # not the mean of 0 and 0.8
+        ([(5.0, inf), (5.0, inf), (8.0, 10.0)], 0.0),
+        ([(inf, 5.0), (8.0, 10.0)], inf),
+        ([(inf, inf)], None),
+        ([(4.0, inf), (inf, 4.0)], None),  # won by a miss as often as lost by one, whichever comes first
+        ([(inf, 4.0), (4.0, inf)], None),
+    ],
+)
+def test_a_miss_on_one_side_is_not_averaged(pairs, median):
+    assert _median_ratio(pairs) == median

@@ -1,0 +1,239 @@
+"""Tables, verdict and page of a diagnosis say what its numbers say, and no more."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from jorge_tune.compare.statistics import spread
+from jorge_tune.diagnose.diagnosis import (
+    NEWTON_CAPS,
+    BlockDiagnosis,
+    BlockReading,
+    Diagnosis,
+    QuadraticPoint,
+    QuadraticStudy,
+    Refresh,
+    SideReading,
+    Trace,
+)
+from jorge_tune.diagnose.diagnosis_words import (
+    NAMES,
+    block_table,
+    diagnosis_verdict,
+    direction_table,
+    heading,
+    quadratic_table,
+    side_table,
+    tables,
+)
+from jorge_tune.report.diagnosis_figures import diagnosis_page, quadratic_figures, run_figures
+from jorge_tune.report.figures import COLOURS
+
+
+def side(**changes):
+    values = {
+        "refreshes": 10,
+        "b2": 0.9,
+        "newest_share": 0.2,
+        "condition": 3.0,
+        "asymmetry": 0.1,
+        "root_error": 0.05,
+        "newton_errors": dict.fromkeys(NEWTON_CAPS, 0.1),
+        "intrinsic_dimension": 4.0,
+        "mass": {1: 0.5, 4: 0.8},
+        "shampoo_intrinsic_dimension": 2.0,
+        "shampoo_mass": {1: 0.6, 4: 0.9},
+    }
+    return SideReading(**values | changes)
+
+
+def reading(step, ours, sgd, weight=1.0, newton=(0.5, 0.7, 0.92, 1.0)):
+    capped = dict(zip((f"newton-{k}" for k in NEWTON_CAPS), newton, strict=True))
+    rival = {f"shampoo-newton-{k}": 0.6 for k in NEWTON_CAPS}
+    cosines = {
+        "jorge": {"exact": ours, "shampoo": 0.7, "sgd": 0.4, **capped, **rival},
+        "exact": {**capped, "sgd": sgd},
+        "shampoo": {**rival, "sgd": 0.3},
+    }
+    return BlockReading(
+        step, cosines, {"left": side(), "right": side(condition=5.0, mass={1: 0.5, 4: 0.8, 16: 0.9})}, weight
+    )
+
+
+def block(name, *readings, b2=(0.5, 0.8, 0.9)):
+    refreshes = tuple(Refresh(step, weight, 0.1 * step) for step, weight in enumerate(b2, start=1))
+    return BlockDiagnosis(name, 8, 32, readings, {"left": refreshes, "right": refreshes})
+
+
+def study():
+    points = tuple(
+        QuadraticPoint(
+            count,
+            {name: spread([error * count, 2 * error * count]) for name, error in errors.items()},
+            {"series": spread([0.9]), "congruence": spread([0.99])},
+            {name: spread([1 / count]) for name in ("sgd", "series", "congruence", "shampoo")},
+        )
+        for count in (1, 2, 5)
+        for errors in [{"series": 0.01, "congruence": 0.001, **{f"newton-{k}": 1e-6 * k for k in NEWTON_CAPS}}]
+    )
+    return QuadraticStudy("1/k", "a quadratic", points)
+
+
+@pytest.fixture
+def diagnosis():
+    blocks = (
+        block("a", reading(1, 1.0, 0.9), reading(10, 0.95, 0.7, weight=4.0)),
+        block("b", BlockReading(1, {}, {}, missing="the gradient is zero"), reading(10, 0.6, 0.8)),
+    )
+    trace = Trace(tuple(range(1, 11)), (1.0,) * 9 + (math.inf,), (0.1,) * 10, (0.5,) * 9 + (0.25,))
+    return Diagnosis("r", "series", 3, "cpu", 10, "finished", "", blocks, trace, (study(),), ("a note",))
+
+
+def row_of(table, name):
+    return dict(zip(table.headings, next(row for row in table.rows if row[0] == name), strict=True))
+
+
+def test_the_table_of_directions(diagnosis):
+    table = direction_table(diagnosis)
+    assert [row[0] for row in table.rows] == list(NAMES.values())
+    exact = row_of(table, NAMES["exact"])
+    assert exact["Jorge's cosine to it"] == "0.950"
+    assert (exact["least"], exact["at the end"]) == ("0.600", "0.775 [0.600, 0.950]")
+    assert exact["its own to the exact root"] == "-"
+    assert row_of(table, "SGD")["its own to the exact root"] == "0.800"
+    assert row_of(table, NAMES["newton-4"])["its own to the exact root"] == "0.920"
+    assert row_of(table, NAMES["shampoo-newton-4"])["least own"] == "0.600"
+
+
+def test_the_table_of_blocks_counts_what_was_read(diagnosis):
+    table = block_table(diagnosis)
+    assert row_of(table, "a") == {
+        "block": "a",
+        "size": "8 x 32",
+        "read": "2 of 2",
+        "to exact: end": "0.950",
+        "median": "0.975",
+        "least": "0.950",
+        "SGD to exact: median": "0.800",
+        "nearer than SGD": "2 of 2",
+    }
+    assert (row_of(table, "b")["read"], row_of(table, "b")["nearer than SGD"]) == ("1 of 2", "0 of 1")
+
+
+def test_the_table_of_sides(diagnosis):
+    table = side_table(diagnosis)
+    assert [row[0] for row in table.rows] == ["a left", "a right", "b left", "b right"]
+    right = row_of(table, "a right")
+    assert (right["size"], right["condition"], right["top 16"]) == ("32", "5", "0.900")
+    assert (right["b2: first"], right["median"], right["end"]) == ("0.500", "0.800", "0.900")
+    assert (row_of(table, "a left")["size"], row_of(table, "a left")["top 16"]) == ("8", "-")
+
+
+def test_a_weight_next_to_one_does_not_look_like_one(diagnosis):
+    near = replace(diagnosis, blocks=(block("a", reading(10, 0.9, 0.5), b2=(0.5, 0.99995)),))
+    assert row_of(side_table(near), "a left")["end"] == "1 - 5e-05"
+    assert any("between 0.500 and 1 - 5e-05" in line for line in diagnosis_verdict(near))
+
+
+def test_the_table_of_the_quadratic():
+    table = quadratic_table(study())
+    assert table.rows[-1][:3] == ["5", "0.075", "0.0075"]
+    assert row_of(table, "2")["f / f(start): SGD"] == "0.5"
+
+
+def test_the_verdict(diagnosis):
+    lines = diagnosis_verdict(diagnosis)
+    assert lines[0] == (
+        "Jorge's direction (series) kept a cosine of 0.950 (least 0.600) to that of the exact root of the same "
+        "averages; plain SGD's has 0.800 (least 0.700). At step 10 the whole step, blocks weighted by their gradients, "
+        "has 0.880, SGD's 0.720."
+    )
+    assert lines[1] == (
+        "At the end it was farther from the exact direction than plain SGD on 1 of 2 blocks (b); "
+        "optimizer.form=congruence does not drift: diagnose it too."
+    )
+    assert lines[2] == (
+        "Newton's iteration on the same averages has a median cosine of 0.500 after 1, 0.700 after 2, 0.920 after 4, "
+        "1.000 after 8 steps (it takes 8 to come as near as Jorge's 0.950); in the least readings, of 0.500 after 1, "
+        "0.700 after 2, 0.920 after 4, 1.000 after 8 steps (it takes 2 to come as near as Jorge's 0.600)."
+    )
+    assert lines[4] == (
+        "b2 began at 0.500 and had a median of 0.800, between 0.500 and 0.900. It depends on eps; the newest "
+        "gradient's share of the averages does not: median 0.2, at most 0.3. An old gradient's share fell to 1/e in "
+        "4.38 refreshes (median over sides; in 4.38 on the most forgetful)."  # 3 / -log(0.9 0.8 0.7)
+    )
+    assert "The graft ratio went from 0.5 to 0.25." in lines[5]
+    assert "the series' root error goes from 0.03 after 2 refreshes to 0.075 after 5" in lines[-1]
+
+
+def test_the_verdict_turns_with_the_numbers(diagnosis):
+    good = replace(diagnosis, form="congruence", blocks=(block("a", reading(10, 0.999, 0.7)),))
+    lines = diagnosis_verdict(good)
+    assert lines[1] == "At the end it was no farther from the exact direction than SGD on any of 1 blocks."
+    capped = replace(good, blocks=(block("a", reading(10, 0.999, 0.7, newton=(0.1, 0.2, 0.3, 0.4))),))
+    assert diagnosis_verdict(capped)[2].count("0.400 after 8 steps (no cap tried comes as near as Jorge's 0.999)") == 2
+    bad = replace(good, blocks=(block("a", reading(10, 0.5, 0.7)),))
+    assert "congruence" not in diagnosis_verdict(bad)[1]
+
+
+def test_a_run_that_ended_early_says_so_first(diagnosis):
+    diverged = replace(diagnosis, outcome="diverged", reason="the loss was first not finite at step 3")
+    first = diagnosis_verdict(diverged)[0]
+    assert first == "The run diverged: the loss was first not finite at step 3. What follows was read before."
+    stopped = replace(diagnosis, outcome="interrupted", reason="stopped by SIGINT")
+    assert diagnosis_verdict(stopped)[0].startswith("The diagnosis was interrupted: stopped by SIGINT. What follows")
+    empty = replace(diverged, blocks=(block("a", BlockReading(1, {}, {}, missing="x"), b2=()),), quadratics=())
+    assert diagnosis_verdict(empty)[1].startswith("Nothing could be measured on the run")
+    assert list(tables(empty)) == []
+    assert "Nothing could be measured" in diagnosis_page(empty, "t")
+    assert "0 of them read" in heading(empty)
+
+
+def test_figures_have_lines_for_what_they_name(diagnosis):
+    exactness, agreement, forgetting, *_, masses = run_figures(diagnosis)
+    named = {trace.name: trace for trace in exactness.data if trace.name}
+    assert list(named) == ["Jorge", "SGD", *(f"Newton x {k}" for k in NEWTON_CAPS)]
+    assert list(named["Jorge"].x) == [1, 10]
+    assert list(named["Jorge"].y) == pytest.approx([1.0, 0.775])
+    looks = {(trace.line.color, trace.line.dash, trace.marker.symbol) for trace in named.values()}
+    assert len(looks) == len(named)
+    assert {trace.line.color for trace in named.values()} <= set(COLOURS)
+    assert len([trace for trace in agreement.data if trace.name]) == 7
+    thick = next(trace for trace in forgetting.data if trace.name == "left")
+    assert list(thick.y) == pytest.approx([0.1, 0.1])
+    assert [trace.y[2] for trace in masses.data if trace.name] == pytest.approx([1.0, 0.95])  # 8 directions hold all
+    ratio, loss = (
+        next(f for f in run_figures(diagnosis) if name in f.layout.yaxis.title.text) for name in ("graft", "loss")
+    )
+    assert list(ratio.data[0].y) == [0.5] * 9 + [0.25]
+    assert len(loss.data[0].y) == 9  # the loss that was not finite is left out
+    errors, losses = quadratic_figures(study())
+    assert [trace.name for trace in losses.data if trace.name] == ["SGD", "series", "congruence", "Shampoo"]
+    floored = next(trace for trace in errors.data if trace.name == "Newton x 1")
+    assert set(floored.y) == {1e-4}
+
+
+def test_the_page_carries_all_it_needs(diagnosis):
+    page = diagnosis_page(diagnosis, "Diagnosis <of> r")
+    assert "<title>Diagnosis &lt;of&gt; r</title>" in page
+    assert not re.search(r"<(script|link|img|iframe)[^>]*\b(src|href)\s*=", page)
+    assert page.count('class="plotly-graph-div"') == 12
+    assert len(set(re.findall(r'id="(figure-\d+)"', page))) == 12
+    assert "a note" in page
+    assert diagnosis_verdict(diagnosis)[1].split(";")[0] in page
+
+
+def test_reading_a_diagnosis_needs_no_heavy_package():
+    code = (
+        "import sys, jorge_tune.diagnose.diagnosis, jorge_tune.diagnose.diagnosis_words, "
+        "jorge_tune.report.diagnosis_figures; "
+        "print(sorted({'torch', 'numpy', 'plotly', 'sklearn', 'optuna'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
