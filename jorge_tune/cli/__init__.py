@@ -30,13 +30,11 @@ _COMMANDS = {
 }
 
 
-def module_of(command: str) -> str:
-    """The module that holds a command."""
-    return _group.module_of(command)
-
-
 @click.group(
-    cls=LazyGroup, texts=_COMMANDS, prefix="jorge_tune.cli.", context_settings={"help_option_names": ["-h", "--help"]}
+    cls=LazyGroup,
+    texts=_COMMANDS,
+    homes={"validate": "cmd_recipes"},
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="jorge-tune")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")

@@ -20,7 +20,14 @@ _COMMANDS = {
 }
 
 
-@click.group(cls=LazyGroup, texts=_COMMANDS, prefix="jorge_tune.cli.study_")
+_HOMES = {
+    **dict.fromkeys(("run", "confirm"), "cmd_study_run"),
+    **dict.fromkeys(("launch", "worker"), "cmd_study_work"),
+    **dict.fromkeys(("add", "best", "export", "reap", "status", "stop"), "cmd_study_manage"),
+}
+
+
+@click.group(cls=LazyGroup, texts=_COMMANDS, prefix="study_", homes=_HOMES)
 def study_command() -> None:
     """Search around a bootstrapped recipe with Optuna, and see whether single-shot tuning held.
 

@@ -29,20 +29,24 @@ class SuggestingGroup(click.Group):
 
 
 class LazyGroup(SuggestingGroup):
-    """A group by its commands' one-line texts; each command's module holds it as `command`.
+    """A group by its commands' one-line texts; `jorge_tune.cli.cmd_NAME` holds the command NAME as `NAME_command`.
 
     Args:
         texts: what each command does, by its name.
-        prefix: what a module's name begins with; the command's name follows, `-` as `_`.
+        prefix: what goes before a command's name in both names (`study_`).
+        homes: the module, by command, where another one holds it.
     """
 
-    def __init__(self, *arguments: Any, texts: Mapping[str, str], prefix: str, **attributes: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        texts: Mapping[str, str],
+        prefix: str = "",
+        homes: Mapping[str, str] | None = None,
+        **attributes: Any,
+    ) -> None:
         super().__init__(*arguments, **attributes)
-        self.texts, self._prefix = texts, prefix
-
-    def module_of(self, command: str) -> str:
-        """The module that holds a command."""
-        return self._prefix + command.replace("-", "_")
+        self.texts, self._prefix, self._homes = texts, prefix, homes or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands' names."""
@@ -52,7 +56,9 @@ class LazyGroup(SuggestingGroup):
         """The command, imported now; None where there is none of this name."""
         if cmd_name not in self.texts:
             return None
-        command: click.Command = importlib.import_module(self.module_of(cmd_name)).command
+        name = self._prefix + cmd_name.replace("-", "_")
+        module = importlib.import_module(f"jorge_tune.cli.{self._homes.get(cmd_name, f'cmd_{name}')}")
+        command: click.Command = getattr(module, f"{name}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -214,7 +214,7 @@ def unpaired_because(recipe: Recipe, other: Recipe) -> str | None:
         if part.name == "data":
             mine, theirs = _what_is_seen(mine), _what_is_seen(theirs)
         if mine != theirs:
-            return f"task.{field.name} differs"
+            return f"task.{part.name} differs"
     return None
 
 
@@ -224,7 +224,7 @@ def worth_a_note(recipe: Recipe, other: Recipe) -> list[str]:
     for name in _NOTED:
         mine, theirs = getattr(recipe, name), getattr(other, name)
         if mine != theirs:
-            notes.append(f"{field}: {_shown(mine)} against {_shown(theirs)}")
+            notes.append(f"{name}: {_shown(mine)} against {_shown(theirs)}")
     mine, theirs = _evaluate_every(recipe), _evaluate_every(other)
     if mine != theirs:
         notes.append(f"task.data.evaluate_every: {mine} against {theirs}")

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import re
 import stat
-import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar
 
 from jorge_tune.config.characters import bool_hint, lookalike_hint, looks_like_number, number_hint, opens_with_odd_quote
 from jorge_tune.config.ranges import Rule
 from jorge_tune.config.tree import LARGEST_FILE, Node, read_tree, resolved, shown_key
+from jorge_tune.config.unknown_keys import alternatives, hints_of, nearest, suggestion, unknown_key
 from jorge_tune.errors import Fault, FaultyFileError, Finding, InputError
-from jorge_tune.recipe import schema
-from jorge_tune.recipe.hints import unknown_key
 
 T = typing.TypeVar("T")
 
@@ -45,31 +42,6 @@ def decode(cls: type[T], root: Node, faults: list[Fault]) -> T | None:
     return value if len(faults) == before else None
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is most like a misspelt one, if any is near."""
-    import difflib  # only faulty files pay for it
-
-    matches = difflib.get_close_matches(word[:100].lower(), list(known), n=1)
-    return matches[0] if matches else None
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing where no known word is near."""
-    near = nearest(word, known)
-    return f" (did you mean '{near}'?)" if near else ""
-
-
-@functools.cache
-def hints_of(cls: type) -> dict[str, Any]:
-    """A dataclass's fields and their types, `Annotated` kept."""
-    return typing.get_type_hints(cls, include_extras=True)
-
-
-def alternatives(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, else the hint alone."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
 def is_required(field: dataclasses.Field[Any]) -> bool:
     """Whether a field has no default."""
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -78,7 +50,7 @@ def is_required(field: dataclasses.Field[Any]) -> bool:
 class _Decoder:
     def __init__(self, faults: list[Fault], root: type) -> None:
         self._faults = faults
-        self._in_recipe = root is schema.Recipe
+        self._root = root
 
     def value(self, hint: Any, node: Node, place: KeyPosition) -> Any:
         """The node read as `hint` says, or `FAULTY`."""
@@ -159,7 +131,7 @@ class _Decoder:
         entry = (node.section or {}).get("name")
         if entry is None:
             self._faults.append(Fault(place.line, place.column, place.path, f"'name' is missing: {expected}"))
-            return _SHARED[bool(custom)]
+            return _shared_base(classes)
         name = entry.node.value
         if isinstance(name, str) and name in by_name:
             return by_name[name]
@@ -169,12 +141,12 @@ class _Decoder:
         hint = f" (did you mean '{near}'?)" if near else ""
         path = place.below("name", 0, 0).path
         self._fault(entry.node, path, f"must be {expected}, got {entry.node.shown}{hint}")
-        return by_name[near] if near else _SHARED[bool(custom)]
+        return by_name[near] if near else _shared_base(classes)
 
     def _fields(self, cls: Any, node: Node, place: KeyPosition, siblings: list[Any]) -> Any:
         hints = hints_of(cls)
         fields = {field.name: field for field in dataclasses.fields(cls)}
-        undecided = cls in _SHARED  # the section's name was no good (and is noted), so its keys are not judged
+        undecided = cls not in siblings  # the section's name was no good (and is noted), so its keys are not judged
         values: dict[str, Any] = {}
         for key, entry in (node.section or {}).items():
             below = place.below(key, entry.line, entry.column)
@@ -185,13 +157,18 @@ class _Decoder:
             elif not undecided:
                 values[key] = FAULTY
                 owners = [c.name for c in siblings if hasattr(c, "name") and key in hints_of(c)]
-                what = unknown_key(key, place.path, fields, owners, in_recipe=self._in_recipe)
+                what = unknown_key(key, place.path, fields, owners, self._root)
                 self._faults.append(Fault(below.line, below.column, below.path, what))
         for name, field in fields.items():
             if is_required(field) and name not in values and not (undecided and name == "name"):
                 values[name] = FAULTY
                 self._faults.append(Fault(place.line, place.column, place.path, f"'{name}' is missing"))
         return FAULTY if undecided or FAULTY in values.values() else cls(**values)
+
+
+def _shared_base(classes: list[Any]) -> Any:
+    """The dataclass that the first of them is made from in the end: the fields that such a section has, whatever its name."""
+    return [base for base in classes[0].__mro__ if dataclasses.is_dataclass(base)][-1]
 
 
 def _scalars(node: Node) -> Iterator[Node]:
@@ -209,7 +186,6 @@ def _scalars(node: Node) -> Iterator[Node]:
 _LARGEST = 10**15  # steps, bytes and seeds stay below, and below it floats still count one by one
 _SECTION = "a section (key: value)"
 _NULL = "null"  # never suggested: to leave the key out says the same
-_SHARED = (schema.ScheduleFields, schema.OptimizerFields)
 
 
 @dataclass(frozen=True)

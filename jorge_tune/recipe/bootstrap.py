@@ -246,8 +246,8 @@ def _refusal(recipe: Recipe) -> str:
         return start + "is a Jorge recipe already; bootstrap the SGD or AdamW recipe it came from"
     if isinstance(optimizer, KroneckerFields):
         return (
-            start + f"trains with {type(optimizer).__name__}, and there are rules for sgd and adamw only; "
-            "its grafted optimizer's recipe will do"
+            start + f"trains with {type(optimizer).__name__.removesuffix('Section')}, and there are rules for sgd and "
+            "adamw only; its grafted optimizer's recipe will do"
         )
     return start + f"trains with {optimizer.name}, and there are rules for sgd and adamw only"
 

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
 
-from jorge_tune.config.decode import suggestion
 from jorge_tune.config.tree import quoted
+from jorge_tune.config.unknown_keys import suggestion
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import bootstrap, control, renamed
 from jorge_tune.recipe.schema import (
@@ -91,7 +91,9 @@ def _first_with(recipes: Sequence[Recipe], optimizer: type[SGDSection | AdamWSec
     """The first recipe with that optimizer."""
     found = next((recipe for recipe in recipes if isinstance(recipe.optimizer, optimizer)), None)
     if found is None:
-        raise InputError(f"{kind}: {why}; give an {optimizer.__name__} recipe as an argument of its own")
+        raise InputError(
+            f"{kind}: {why}; give an {optimizer.__name__.removesuffix('Section')} recipe as an argument of its own"
+        )
     return found
 
 

@@ -1,16 +1,11 @@
-"""What a person means by a key that the schema does not have: another tool's word, or one of another section."""
+"""The words that people bring to a recipe: other tools' names for our fields, and what a recipe does not say."""
 
 from __future__ import annotations
 
-import functools
-import re
-from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Final
 
-from jorge_tune.config.characters import lookalike_hint, named
-from jorge_tune.config.tree import shown_key
+from jorge_tune.config.unknown_keys import Vocabulary
 
-_LISTED: Final = 40  # valid keys that a message lists at most
 _PATHS: Final = {
     "optimizer.lr": "learning_rate learningrate max_lr base_lr lr0 lr_max peak_lr init_lr initial_learning_rate eta",
     "optimizer.weight_decay": "wd weightdecay weight_decay_rate l2 l2_reg l2_penalty lambda decay",
@@ -55,99 +50,7 @@ _SENTENCES: Final = {
     "the loss is the task's own": "loss criterion loss_fn",
     "where the run is kept is --out of the command": "output output_dir out_dir save_dir log_dir",
 }
-_MEANT: Final = {word: path for path, words in _PATHS.items() for word in words.split()}
-_SAID: Final = {word: sentence for sentence, words in _SENTENCES.items() for word in words.split()}
-
-
-def meant_path(key: str) -> str | None:
-    """Where in a recipe a key belongs that is another tool's word, or a field of another section; None where unclear.
-
-    Of a dotted name the last word counts, where the whole is no field.
-
-    Example:
-        >>> meant_path("wd"), meant_path("lr"), meant_path("zzz")
-        ('optimizer.weight_decay', 'optimizer.lr', None)
-    """
-    whole = key.strip().lower().replace("-", "_").replace(" ", "_")
-    if whole in _paths():
-        return whole
-    longer = [path for path in _paths() if "." in whole and path.endswith(f".{whole}")]
-    word = whole.rpartition(".")[2]
-    if len(longer) == 1 or word in _MEANT:
-        return longer[0] if longer else _MEANT[word]
-    places = _places().get(word, ())
-    fewest = [path for path in places if path.count(".") == min(other.count(".") for other in places)]
-    return fewest[0] if len(fewest) == 1 else None
-
-
-def unknown_key(key: str, section: str, fields: Iterable[str], owners: Iterable[str], *, in_recipe: bool) -> str:
-    """What to say of a key that its section does not have.
-
-    Args:
-        key: as it is written.
-        section: its dotted path, empty at the top level.
-        fields: the keys that the section has.
-        owners: the names of those kinds of this section that do have the key (`sgd` has `momentum`, `adamw` has not).
-        in_recipe: whether the file is a recipe, so that words of other tools have a place in it.
-    """
-    known = list(fields)
-    if foreign := next((character for character in key if not character.isascii()), None):
-        return "unknown key" + (lookalike_hint(key) or f" ({shown_key(foreign)} is {named(foreign)})")
-    if re.fullmatch(r"[0-9]+", key):
-        return "unknown key; a comma ends a value within braces, so the decimal mark must be a point"
-    if joined := re.match(r"(\w+)\s*[:=]", key):
-        return f"unknown key; write '{joined[1]}: value', with a colon and a space"
-    word = key.strip().lower().replace("-", "_").replace(" ", "_")
-    meant = meant_path(key) if in_recipe else None
-    parent, _, name = (meant or "").rpartition(".")
-    is_alias_here = name in known and (parent == section or (bool(section) and _MEANT.get(word) == meant))
-    if word in known or is_alias_here:
-        return f"unknown key (did you mean '{word if word in known else name}'?)"
-    if listed := list(owners):
-        who = listed[0] + " has" if len(listed) == 1 else f"{', '.join(listed[:-1])} and {listed[-1]} have"
-        return f"unknown key; {who} it; {_valid(known)}"
-    if in_recipe and word in _SAID:
-        return f"unknown key; {_SAID[word]}"
-    if meant is not None and parent != section:
-        return "unknown key; " + (
-            f"it belongs under {parent}, as {meant}" if parent else f"{meant} is at the top level"
-        )
-    from jorge_tune.config.decode import suggestion
-
-    return "unknown key" + (suggestion(key, known) or f"; {_valid(known)}")
-
-
-def _valid(known: list[str]) -> str:
-    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
-    arguments = "; what the class takes besides goes under args" if "args" in known else ""
-    return f"there are {', '.join(known[:_LISTED])}{more}{arguments}"
-
-
-@functools.cache
-def _paths() -> frozenset[str]:
-    from jorge_tune.recipe.schema import Recipe
-
-    return frozenset(_walk(Recipe, ""))
-
-
-@functools.cache
-def _places() -> dict[str, tuple[str, ...]]:
-    """Each field's name, and every dotted path in a recipe that ends with it."""
-    found: dict[str, tuple[str, ...]] = {}
-    for path in sorted(_paths()):
-        name = path.rpartition(".")[2]
-        found[name] = (*found.get(name, ()), path)
-    return found
-
-
-def _walk(cls: Any, path: str) -> Iterator[str]:
-    import dataclasses
-
-    from jorge_tune.config.decode import alternatives, hints_of
-
-    for name, hint in hints_of(cls).items():
-        below = f"{path}.{name}" if path else name
-        yield below
-        for member in alternatives(hint):
-            if dataclasses.is_dataclass(member):
-                yield from _walk(member, below)
+RECIPE_WORDS: Final = Vocabulary(
+    paths={word: path for path, words in _PATHS.items() for word in words.split()},
+    sentences={word: sentence for sentence, words in _SENTENCES.items() for word in words.split()},
+)

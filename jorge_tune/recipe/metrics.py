@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from jorge_tune.config.decode import suggestion
 from jorge_tune.config.tree import quoted
+from jorge_tune.config.unknown_keys import suggestion
 from jorge_tune.recipe.schema import Recipe
 
 CLASSIFICATION_METRICS: Final = ("top1", "top5", "loss")

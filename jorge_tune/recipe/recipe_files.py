@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jorge_tune
-from jorge_tune.config.decode import decode, hints_of, located, parse, suggestion, text_of
+from jorge_tune.config.decode import decode, located, parse, text_of
 from jorge_tune.config.tree import LARGEST_FILE, KeyedNode, Node, node_of, quoted, read_tree
+from jorge_tune.config.unknown_keys import hints_of, suggestion
 from jorge_tune.errors import Fault, FaultyFileError, InputError, RunDirectoryError, first_faults, shortened
 from jorge_tune.files import read_regular_bytes, write_whole
 from jorge_tune.recipe.checks import faults_of, untrainable_because, warnings_of
-from jorge_tune.recipe.hints import meant_path
+from jorge_tune.recipe.hints import RECIPE_WORDS
 from jorge_tune.recipe.render import recipe_to_dict, render_recipe, scalar
 from jorge_tune.recipe.schema import KroneckerFields, Recipe
 from jorge_tune.records import RunDirectory
@@ -122,7 +123,7 @@ def _assign(root: Node, assignment: str) -> list[str]:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         return ["must be written as dotted.path=value, e.g. optimizer.lr=0.2"]
-    meant = None if keys[0] in hints_of(Recipe) else meant_path(path)
+    meant = None if keys[0] in hints_of(Recipe) else RECIPE_WORDS.meant_path(path, Recipe)
     if meant is not None:
         return [f"no field of a recipe; write --set {quoted(f'{meant}={text.strip()}')}"]
     tree = read_tree(text) if text.strip() else read_tree('""')

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from jorge_tune.config.ranges import (
     FILE_NAME,
@@ -32,6 +32,7 @@ from jorge_tune.config.ranges import (
     at_least,
     one_of,
 )
+from jorge_tune.recipe.hints import RECIPE_WORDS
 
 TaskKind = Literal["classification", "segmentation", "detection", "language", "python", "command"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
@@ -276,6 +277,8 @@ class Recipe:
         target: What a race should reach; unset: the first contender's median final value.
         calibration: Where the refresh interval was measured; written by `calibrate-freq --write`.
     """
+
+    vocabulary: ClassVar = RECIPE_WORDS
 
     version: Annotated[int, one_of(1)] = 1
     name: Annotated[str, FILE_NAME]

@@ -177,10 +177,11 @@ def copy_to_sqlite(storage: BaseStorage, names: Sequence[str], path: Path, *, fo
 
 def _forget_trial_ids(storage: RDBStorage) -> None:
     """Take out what optuna-dashboard keeps in a study for trials by their ids, which are others in a copy."""
-    from optuna.storages._rdb.models import StudySystemAttributeModel
     from sqlalchemy import delete
 
-    rows = StudySystemAttributeModel.__table__
+    from jorge_tune.study.storage.optuna_private import models
+
+    rows = models.StudySystemAttributeModel.__table__
     for study in storage.get_all_studies():
         keys = [key for key in study.system_attrs if _BY_TRIAL_ID.match(key)]
         with storage.engine.begin() as connection:

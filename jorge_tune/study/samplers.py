@@ -26,7 +26,6 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from optuna._transform import _SearchSpaceTransform
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner, WilcoxonPruner
@@ -38,6 +37,7 @@ from jorge_tune.errors import InputError
 from jorge_tune.study.estimate import evaluations_of
 from jorge_tune.study.plan import StudyPlan
 from jorge_tune.study.space import ChoiceParameter, Point, SearchSpace, Value
+from jorge_tune.study.storage.optuna_private import SearchSpaceTransform
 
 if TYPE_CHECKING:
     from cmaes import CMA
@@ -220,7 +220,7 @@ def draw_by_cma(
     ended = study._get_trials(states=(TrialState.COMPLETE,))
     if not ended or not space:
         return None
-    transform = _SearchSpaceTransform(dict(space), transform_step=True, transform_0_1=True)
+    transform = SearchSpaceTransform(dict(space), transform_step=True, transform_0_1=True)
     numbers = np.random.RandomState(seed)
     optimizer = _fresh(transform.bounds, numbers)
     sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
@@ -250,7 +250,7 @@ def _fresh(bounds: np.ndarray[Any, Any], numbers: np.random.RandomState) -> CMA:
 
 
 def _tell_generations(
-    optimizer: CMA, ended: Sequence[FrozenTrial], transform: _SearchSpaceTransform, sign: float
+    optimizer: CMA, ended: Sequence[FrozenTrial], transform: SearchSpaceTransform, sign: float
 ) -> None:
     """Tell it every generation that is complete, one after another."""
     generations: dict[int, list[FrozenTrial]] = defaultdict(list)

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from jorge_tune.config.decode import suggestion
 from jorge_tune.config.tree import quoted, read_tree
+from jorge_tune.config.unknown_keys import suggestion
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import derive_schedule
 from jorge_tune.recipe.checks import base_schedule
-from jorge_tune.recipe.hints import meant_path
+from jorge_tune.recipe.hints import RECIPE_WORDS
 from jorge_tune.recipe.recipe_files import with_values
 from jorge_tune.recipe.render import recipe_to_dict, scalar
 from jorge_tune.recipe.schema import Constant, Cosine, JorgeSection, KroneckerFields, Linear, Recipe
@@ -468,7 +468,7 @@ def why_not(path: str, recipe: Recipe) -> str:
     if path.partition(".")[0] in ("task", "target", "name", "version", "calibration"):
         return "is not searched: all trials of a study have one task"
     ending = [field for field in known if field.endswith(f".{path}")]
-    meant = meant_path(path)
+    meant = RECIPE_WORDS.meant_path(path, Recipe)
     guess = ending[0] if ending else meant if meant in known else None
     hint = f" (did you mean '{guess}'?)" if guess else suggestion(path, known)
     return f"is no field of the recipe, which trains with {recipe.optimizer.name}{hint}"

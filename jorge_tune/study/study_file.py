@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jorge_tune.compare.run_directories import unpaired_because, worth_a_note
-from jorge_tune.config.decode import decode, hints_of, parse, text_of
+from jorge_tune.config.decode import decode, parse, text_of
 from jorge_tune.config.tree import node_of, read_tree
+from jorge_tune.config.unknown_keys import hints_of
 from jorge_tune.errors import Fault, FaultyFileError, Finding, InputError
 from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.recipe.checks import untrainable_because

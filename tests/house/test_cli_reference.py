@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import click
 
-from jorge_tune.cli import _COMMANDS, _group, module_of
+from jorge_tune.cli import _COMMANDS, _group
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "cli.md"
 
@@ -26,8 +25,11 @@ def help_of(command: click.Command, name: str) -> list[str]:
 
 def reference() -> str:
     lines = ["# Command line", "", "Written from the commands' own `--help`.", "", *help_of(_group, "jorge-tune")]
+    context = click.Context(_group)
     for name in sorted(_COMMANDS):
-        lines += help_of(importlib.import_module(module_of(name)).command, f"jorge-tune {name}")
+        command = _group.get_command(context, name)
+        assert command is not None
+        lines += help_of(command, f"jorge-tune {name}")
     return "\n".join(lines)
 
 

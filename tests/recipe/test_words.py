@@ -4,7 +4,7 @@ import pytest
 
 from jorge_tune.config.characters import number_hint
 from jorge_tune.errors import FaultyFileError, InputError
-from jorge_tune.recipe.hints import meant_path
+from jorge_tune.recipe.hints import RECIPE_WORDS
 from jorge_tune.recipe.recipe_files import load, override, parse_recipe
 from jorge_tune.recipe.schema import Recipe, SGDSection
 
@@ -119,9 +119,9 @@ def test_an_override_by_another_word_is_told_the_whole_option(assignment, told):
 
 def test_every_word_that_is_known_leads_to_a_field():
     for word in ("wd", "bs", "dataset", "num_classes", "eta_min", "precond_freq"):
-        path = meant_path(word)
+        path = RECIPE_WORDS.meant_path(word, Recipe)
         assert path is not None
-        assert path in {"task.model.args.num_classes"} or meant_path(path) == path
+        assert path in {"task.model.args.num_classes"} or RECIPE_WORDS.meant_path(path, Recipe) == path
 
 
 @pytest.mark.parametrize(

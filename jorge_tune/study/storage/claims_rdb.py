@@ -10,17 +10,15 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Sequence
 
-from optuna.storages import _CachedStorage
-from optuna.storages._cached_storage import _StudyInfo
-from optuna.storages._rdb.models import StudyModel, TrialModel, TrialSystemAttributeModel, TrialValueModel
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import Connection, Dialect, Engine, and_, case, delete, func, insert, select, update
 
 from jorge_tune.study.storage.claims import LEASE, Claim, ClaimedBy, lease_of, new_token, owner_of, returned_lease
+from jorge_tune.study.storage.optuna_private import CachedStorage, StudyInfo, models
 from jorge_tune.study.storage.retry import Patience
 
-STUDIES, TRIALS, VALUES = StudyModel.__table__, TrialModel.__table__, TrialValueModel.__table__
-LEASES = TrialSystemAttributeModel.__table__
+STUDIES, TRIALS, VALUES = models.StudyModel.__table__, models.TrialModel.__table__, models.TrialValueModel.__table__
+LEASES = models.TrialSystemAttributeModel.__table__
 
 
 class DatabaseClaims:
@@ -32,7 +30,7 @@ class DatabaseClaims:
         patience: runs each transaction, again if the database was gone meanwhile.
     """
 
-    def __init__(self, storage: _CachedStorage, study_id: int, patience: Patience) -> None:
+    def __init__(self, storage: CachedStorage, study_id: int, patience: Patience) -> None:
         self._cache, self._study_id, self._patience = storage, study_id, patience
         self._engine: Engine = storage._backend.engine
         self._skips_locked = _skips_locked(self._engine.dialect)
@@ -131,7 +129,7 @@ class DatabaseClaims:
         known = create_trial(state=TrialState.RUNNING)
         known.number, known._trial_id = claim.number, claim.trial_id
         with self._cache._lock:
-            self._cache._studies.setdefault(self._study_id, _StudyInfo())
+            self._cache._studies.setdefault(self._study_id, StudyInfo())
             self._cache._add_trials_to_cache(self._study_id, [known])
 
     def _claimed_before(self, connection: Connection, token: str) -> Claim | None:
@@ -245,7 +243,7 @@ def _set_values(connection: Connection, trial_id: int, values: Sequence[float]) 
         return
     connection.execute(delete(VALUES).where(VALUES.c.trial_id == trial_id))
     for objective, value in enumerate(values):
-        stored, kind = TrialValueModel.value_to_stored_repr(float(value))
+        stored, kind = models.TrialValueModel.value_to_stored_repr(float(value))
         connection.execute(insert(VALUES).values(trial_id=trial_id, objective=objective, value=stored, value_type=kind))
 
 

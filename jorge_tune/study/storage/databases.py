@@ -19,18 +19,7 @@ from typing import Any
 
 from optuna.distributions import json_to_distribution
 from optuna.storages import RDBStorage
-from optuna.storages._rdb.models import (
-    StudyDirectionModel,
-    StudyModel,
-    StudySystemAttributeModel,
-    StudyUserAttributeModel,
-    TrialIntermediateValueModel,
-    TrialModel,
-    TrialValueModel,
-)
-from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Connection, Engine, Integer, String, create_engine, event, inspect, make_url, select, type_coerce
 from sqlalchemy.exc import ArgumentError
@@ -39,10 +28,11 @@ from sqlalchemy.pool import NullPool
 from jorge_tune.errors import InputError
 from jorge_tune.study.storage.address import Address, network_file_system
 from jorge_tune.study.storage.contents import UNREAD, faults_in, parse_json, read_json
+from jorge_tune.study.storage.optuna_private import FrozenStudy, create_scoped_session, models
 from jorge_tune.study.storage.retry import NO_HEADER, Cause, Patience, StorageFault, of_sqlite, one_line
 from jorge_tune.untrusted import shown
 
-_TRIALS = TrialModel.__table__
+_TRIALS = models.TrialModel.__table__
 
 
 class Database(RDBStorage):
@@ -66,8 +56,8 @@ class Database(RDBStorage):
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         trial = create_trial(state=TrialState.RUNNING) if template_trial is None else copy.deepcopy(template_trial)
-        with _create_scoped_session(self.scoped_session) as session:
-            StudyModel.find_or_raise_by_id(
+        with create_scoped_session(self.scoped_session) as session:
+            models.StudyModel.find_or_raise_by_id(
                 study_id, session, for_update=True
             )  # the lock under which trials are counted
             row = self._get_prepared_new_trial(study_id, trial, session)
@@ -77,21 +67,25 @@ class Database(RDBStorage):
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """All user attributes of a study; one that cannot be read is a text that says so."""
-        return self._attributes_of(StudyUserAttributeModel, study_id)
+        return self._attributes_of(models.StudyUserAttributeModel, study_id)
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """All system attributes of a study; one that cannot be read is a text that says so."""
-        return self._attributes_of(StudySystemAttributeModel, study_id)
+        return self._attributes_of(models.StudySystemAttributeModel, study_id)
 
     def get_all_studies(self) -> list[FrozenStudy]:
         """All studies, whatever their attributes hold."""
         attributes: dict[Any, dict[Any, dict[str, Any]]] = {}
-        with _create_scoped_session(self.scoped_session) as session:
-            names = session.query(StudyModel.study_id, StudyModel.study_name).order_by(StudyModel.study_id).all()
+        with create_scoped_session(self.scoped_session) as session:
+            names = (
+                session.query(models.StudyModel.study_id, models.StudyModel.study_name)
+                .order_by(models.StudyModel.study_id)
+                .all()
+            )
             directions: dict[Any, list[Any]] = defaultdict(list)
-            for directed in session.query(StudyDirectionModel).all():
+            for directed in session.query(models.StudyDirectionModel).all():
                 directions[directed.study_id].append(directed.direction)
-            for model in (StudyUserAttributeModel, StudySystemAttributeModel):
+            for model in (models.StudyUserAttributeModel, models.StudySystemAttributeModel):
                 held = attributes[model] = defaultdict(dict)
                 rows: list[Any] = session.query(model).all()
                 for row in rows:
@@ -101,16 +95,16 @@ class Database(RDBStorage):
                 study_name=name,
                 direction=None,
                 directions=directions[identity] or [StudyDirection.NOT_SET],
-                user_attrs=attributes[StudyUserAttributeModel][identity],
-                system_attrs=attributes[StudySystemAttributeModel][identity],
+                user_attrs=attributes[models.StudyUserAttributeModel][identity],
+                system_attrs=attributes[models.StudySystemAttributeModel][identity],
                 study_id=identity,
             )
             for identity, name in names
         ]
 
     def _attributes_of(self, model: Any, study_id: int) -> dict[str, Any]:
-        with _create_scoped_session(self.scoped_session) as session:
-            StudyModel.find_or_raise_by_id(study_id, session)
+        with create_scoped_session(self.scoped_session) as session:
+            models.StudyModel.find_or_raise_by_id(study_id, session)
             return {row.key: read_json(row.value_json) for row in model.where_study_id(study_id, session)}
 
     def _get_trials(
@@ -196,11 +190,11 @@ def _external(distribution: Any, value: Any) -> Any:
 
 
 def _value(row: Any) -> Any:
-    return lambda: TrialValueModel.stored_repr_to_value(row.value, row.value_type)
+    return lambda: models.TrialValueModel.stored_repr_to_value(row.value, row.value_type)
 
 
 def _report(row: Any) -> Any:
-    model = TrialIntermediateValueModel
+    model = models.TrialIntermediateValueModel
     return lambda: (
         row.step,
         model.stored_repr_to_intermediate_value(row.intermediate_value, row.intermediate_value_type),

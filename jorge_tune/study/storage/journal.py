@@ -20,11 +20,11 @@ from typing import Any
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
 
 from jorge_tune.errors import InputError
 from jorge_tune.study.storage.claims import LEASE, Claim, ClaimedBy, lease_of, new_token, owner_of, returned_lease
+from jorge_tune.study.storage.optuna_private import JournalOperation
 from jorge_tune.study.storage.retry import DamagedFileError, Patience
 
 LOCK_ENDING = ".writing"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, _CachedStorage
+from optuna.storages import BaseStorage, JournalStorage
 
 from jorge_tune.errors import InputError
 from jorge_tune.files import is_disk_full
@@ -25,6 +25,7 @@ from jorge_tune.study.storage.address import Address, Kind
 from jorge_tune.study.storage.claims import Claims
 from jorge_tune.study.storage.databases import Database
 from jorge_tune.study.storage.journal import JournalFile
+from jorge_tune.study.storage.optuna_private import CachedStorage
 from jorge_tune.study.storage.patient import PatientStorage
 from jorge_tune.study.storage.retry import (
     FILE_SYSTEM_GONE,
@@ -93,8 +94,8 @@ def _open(address: Address, patience: Patience, *, create: bool) -> BaseStorage:
         databases.prepare(address, patience, create=create)
         storage = _database(address, databases.sqlite_arguments())
         databases.begin_immediately(storage.engine)  # not before: while it opens, Optuna reads through two at once
-        return _CachedStorage(storage)
-    return _CachedStorage(_server(address, create=create))
+        return CachedStorage(storage)
+    return CachedStorage(_server(address, create=create))
 
 
 def _server(address: Address, *, create: bool) -> Database:
@@ -257,14 +258,15 @@ def _copied(address: Address, folder: Path) -> Path:
 
 def claims_for(storage: BaseStorage, study_id: int) -> Claims:
     """The claims of one study in a storage that `open_storage` opened."""
-    from optuna.storages import JournalStorage, _CachedStorage
+    from optuna.storages import JournalStorage
 
     from jorge_tune.study.storage.claims_rdb import DatabaseClaims
     from jorge_tune.study.storage.journal import JournalClaims
+    from jorge_tune.study.storage.optuna_private import CachedStorage
     from jorge_tune.study.storage.patient import PatientStorage
 
     assert isinstance(storage, PatientStorage), "a storage that open_storage opened"
     if isinstance(storage.inner, JournalStorage):
         return JournalClaims(storage.inner, study_id, storage.patience)
-    assert isinstance(storage.inner, _CachedStorage)
+    assert isinstance(storage.inner, CachedStorage)
     return DatabaseClaims(storage.inner, study_id, storage.patience)

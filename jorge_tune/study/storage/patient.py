@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RDBStorage, _CachedStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from jorge_tune.errors import InputError
 from jorge_tune.study.storage.contents import CleanTrials
+from jorge_tune.study.storage.optuna_private import CachedStorage, FrozenStudy
 from jorge_tune.study.storage.retry import Patience
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class PatientStorage(BaseStorage):
         self.patience = patience
         self._clean = CleanTrials()
         self._close: Callable[[], object] = lambda: None
-        if isinstance(inner, _CachedStorage):  # a driver warns of connections that are left to the garbage collector
+        if isinstance(inner, CachedStorage):  # a driver warns of connections that are left to the garbage collector
             self._close = weakref.finalize(self, _close, inner._backend)
 
     def impatient(self) -> PatientStorage:
