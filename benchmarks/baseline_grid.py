@@ -1,6 +1,7 @@
 """Is the SGD baseline well tuned? Train a recipe over a grid of learning rates and weight decays, and store it.
 
-    python benchmarks/baseline_grid.py digits/cnn-sgd --lr 0.03,0.1,0.3 --decay 1e-4,5e-4,2e-3 --seeds 0-2         --out studies/digits-cnn-sgd-grid
+    python benchmarks/baseline_grid.py digits/cnn-sgd --lr 0.03,0.1,0.3 --decay 1e-4,5e-4,2e-3 --seeds 0-2 \
+        --out studies/digits-cnn-sgd-grid
 
 OUT gets grid.json (every run's values, the environment, the command) and grid.md (a table of medians over seeds of the
 final value of the selecting part; the recipe's own cell is marked).

@@ -3,7 +3,8 @@
     python benchmarks/calibration_repeats.py cifar10/resnet-small-sgd --repeats 10 --out studies/calibration-cpu
     python benchmarks/calibration_repeats.py digits/cnn-sgd --repeats 5 --out studies/calibration-digits
     python benchmarks/calibration_repeats.py cifar10/resnet-small-sgd --load --repeats 5 --out studies/calibration-load
-    python benchmarks/calibration_repeats.py imagenet/resnet50-256-sgd --device cuda --set precision=bf16 --repeats 3         --out studies/calibration-resnet50-bf16
+    python benchmarks/calibration_repeats.py imagenet/resnet50-256-sgd --device cuda --set precision=bf16 --repeats 3 \
+        --out studies/calibration-resnet50-bf16
 
 Nothing else may run meanwhile. Every repeat calibrates anew and, where there is an answer, runs `--check` on it: a
 second measurement that knows nothing of the first. With --load a program that keeps every core busy starts half-way

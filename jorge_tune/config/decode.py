@@ -167,7 +167,7 @@ class _Decoder:
 
 
 def _shared_base(classes: list[Any]) -> Any:
-    """The dataclass that the first of them is made from in the end: the fields that such a section has, whatever its name."""
+    """The dataclass that they are made from in the end: the fields that such a section has, whatever its name."""
     return [base for base in classes[0].__mro__ if dataclasses.is_dataclass(base)][-1]
 
 

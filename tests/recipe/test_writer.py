@@ -51,8 +51,8 @@ def test_numbers_look_like_this(value, shown):
 
 
 def test_other_yaml_readers_see_the_same_values():
-    recipe = Recipe(name="yes", optimizer=SGDSection(lr=1e-4, groups=()), schedule=CosineSchedule(warmup=Warmup(epochs=5)),
-                    epochs=3, batch_size=1)  # fmt: skip
+    schedule = CosineSchedule(warmup=Warmup(epochs=5))
+    recipe = Recipe(name="yes", optimizer=SGDSection(lr=1e-4, groups=()), schedule=schedule, epochs=3, batch_size=1)
     assert yaml.safe_load(render_recipe(recipe)) == recipe_to_dict(recipe)
 
 
