@@ -210,7 +210,8 @@ def test_a_copy_goes_on_as_a_study(made, tmp_path, capsys):
 
 def test_launch_prints_lines_and_never_a_password(tmp_path, capsys, monkeypatch):
     from jorge_tune.study.storage.address import Address
-    from jorge_tune.study.storage.open import open_storage
+    from jorge_tune.study.storage.retry import Patience
+from jorge_tune.study.storage.open import open_storage
 
     made = Searched(tmp_path)
     secret = Address("postgresql", "postgresql+psycopg://me:s%40crt@db/studies", None, "postgresql://me:***@db/studies")
@@ -426,6 +427,14 @@ def test_a_file_of_something_else_is_no_storage(tmp_path, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """Commands that wait a tenth of a second for a storage that is away, instead of minutes."""
+    make = Patience.__init__
+    monkeypatch.setattr(Patience, "__init__", lambda self, *args, **options: make(self, *args, **options, seconds=0.1))
+
+
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("scheme", ["postgresql", "mysql"])
 def test_an_unreachable_server_is_one_message_without_the_password(capsys, monkeypatch, scheme):
     monkeypatch.setenv("JORGE_TUNE_STORAGE", f"{scheme}://me:se%40cret@127.0.0.1:9/studies")
@@ -436,6 +445,7 @@ def test_an_unreachable_server_is_one_message_without_the_password(capsys, monke
     assert "Traceback" not in err
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_password_on_the_command_line_is_warned_of(capsys):
     assert run("status", "--storage", "postgresql://me:se%40cret@127.0.0.1:9/studies") == 2
     err = capsys.readouterr().err
