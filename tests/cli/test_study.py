@@ -16,6 +16,7 @@ from jorge_tune.cli.study_display import last_word
 from jorge_tune.cli.study_options import FoundStudy, goes_on, make_study
 from jorge_tune.recipe.recipe_files import load
 from jorge_tune.study.confirm import conclude
+from jorge_tune.study.storage.retry import Patience
 from jorge_tune.study.study import add_point, join_study
 from jorge_tune.study.study_file import read_study
 from jorge_tune.study.study_schema import Objective
@@ -210,8 +211,7 @@ def test_a_copy_goes_on_as_a_study(made, tmp_path, capsys):
 
 def test_launch_prints_lines_and_never_a_password(tmp_path, capsys, monkeypatch):
     from jorge_tune.study.storage.address import Address
-    from jorge_tune.study.storage.retry import Patience
-from jorge_tune.study.storage.open import open_storage
+    from jorge_tune.study.storage.open import open_storage
 
     made = Searched(tmp_path)
     secret = Address("postgresql", "postgresql+psycopg://me:s%40crt@db/studies", None, "postgresql://me:***@db/studies")
