@@ -17,7 +17,7 @@ import torch
 import yaml
 
 import jorge_tune
-from jorge_tune.cli import _COMMANDS, main, module_of
+from jorge_tune.cli import _COMMANDS, _group, main
 from jorge_tune.recipe import schema
 from jorge_tune.study.study_file import parse_study
 
@@ -223,7 +223,7 @@ def test_the_commands_that_are_shown_exist_with_their_options(page, line):
     words = line.split()
     name = words.pop(0)
     assert name in _COMMANDS, f"{page}: {line}"
-    command: click.Command = importlib.import_module(module_of(name)).command
+    command = _group.get_command(click.Context(_group), name)
     while isinstance(command, click.Group):
         inner = command.get_command(click.Context(command), words.pop(0))
         assert inner is not None, f"{page}: {line}"
