@@ -61,7 +61,7 @@ calibration: {fingerprint: 0123abcd, device: "some processor", overhead: 0.1}
 """,
     ),
     Section(
-        schema.Task,
+        schema.TaskSection,
         "`task`",
         """
 task:
@@ -73,7 +73,7 @@ task:
 """,
     ),
     Section(
-        schema.Model,
+        schema.ModelSection,
         "`task.model`",
         """
 task:
@@ -85,7 +85,7 @@ task:
 """,
     ),
     Section(
-        schema.Data,
+        schema.DataSection,
         "`task.data`",
         """
 task:
@@ -117,7 +117,7 @@ optimizer:
 """,
     ),
     Section(
-        schema.GroupRule,
+        schema.GroupSection,
         "`optimizer.groups`",
         """
 optimizer:
@@ -128,14 +128,14 @@ optimizer:
 """,
     ),
     Section(
-        schema.SGD,
+        schema.SGDSection,
         "`optimizer`: sgd",
         """
 optimizer: {name: sgd, lr: 0.1, weight_decay: 5.0e-4, momentum: 0.9, dampening: 0, nesterov: true, decoupled: false}
 """,
     ),
     Section(
-        schema.AdamW,
+        schema.AdamWSection,
         "`optimizer`: adamw",
         """
 optimizer: {name: adamw, lr: 3.0e-3, weight_decay: 0.05, betas: [0.9, 0.95], eps: 1.0e-8}
@@ -162,7 +162,7 @@ optimizer:
 """,
     ),
     Section(
-        schema.Jorge,
+        schema.JorgeSection,
         "`optimizer`: jorge",
         """
 optimizer:
@@ -178,28 +178,28 @@ optimizer:
 """,
     ),
     Section(
-        schema.Shampoo,
+        schema.ShampooSection,
         "`optimizer`: shampoo",
         """
 optimizer: {name: shampoo, lr: 0.1, statistics_interval: 1, b2: 0.999, eps: 1.0e-6, root: newton, root_iterations: 30}
 """,
     ),
     Section(
-        schema.SketchyShampoo,
+        schema.SketchyShampooSection,
         "`optimizer`: sketchy",
         """
 optimizer: {name: sketchy, lr: 0.1, rank: 64, statistics_interval: 10, b2: 0.999, eps: 1.0e-6}
 """,
     ),
     Section(
-        schema.SketchyAdaGrad,
+        schema.SketchyAdaGradSection,
         "`optimizer`: sketchy_adagrad",
         """
 optimizer: {name: sketchy_adagrad, lr: 0.1, momentum: 0.9, rank: 64, eps: 0, nonfinite: raise}
 """,
     ),
     Section(
-        schema.CustomOptimizer,
+        schema.CustomOptimizerSection,
         "`optimizer`: any other",
         """
 optimizer: {name: "torch.optim:Adagrad", lr: 0.01, args: {lr_decay: 0.1}}
@@ -252,7 +252,7 @@ schedule:
     ),
     Section(schema.Target, "`target`", "\ntarget: {metric: top1, value: 0.97}\n"),
     Section(
-        schema.Calibration,
+        schema.CalibrationSection,
         "`calibration`",
         """
 calibration: {fingerprint: 0123abcd, device: "some processor", overhead: 0.1}
