@@ -9,7 +9,7 @@ to repeat:
 
 engine        claims of a study's total, each trial with a sampler of its own; each trial ended under its claim
 worker        the whole loop of `study worker`, with runs that write their records and train nothing: leases renewed by
-              a thread, lost trials looked for, folders and records of the runs
+              a thread, lost trials looked for, directories and records of the runs
 bare          `study.ask` and `study.tell` on a storage as Optuna opens it by itself, the trials dealt out evenly
 bare-tuned    the same on the storage as `open_storage` opens it
 bare-pruned   as bare, and Optuna's median pruner is asked after every report, as the worker's is: the worker's measure
@@ -348,7 +348,7 @@ def main() -> None:
     parser.add_argument("--sampler", default="random", choices=("random", "tpe"))
     parser.add_argument("--postgresql", help="URL of a database to work in; default JORGE_TUNE_TEST_POSTGRESQL")
     parser.add_argument("--mysql", help="URL of a database to work in; default JORGE_TUNE_TEST_MYSQL")
-    parser.add_argument("--folder", help="where the files are; default a temporary folder")
+    parser.add_argument("--folder", help="where the files are; default a temporary directory")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     multiprocessing.get_context("forkserver").set_forkserver_preload(["jorge_tune.study.worker", "alembic.command"])

@@ -24,7 +24,7 @@ class JorgeTuneError(Exception):
 
 
 class InputError(JorgeTuneError):
-    """The user's input is wrong: a file, a value, a name, a folder that holds something else."""
+    """The user's input is wrong: a file, a value, a name, a directory that holds something else."""
 
     exit_code: ClassVar[int] = 2
 
@@ -64,7 +64,7 @@ class FaultyFileError(InputError):
 
 
 class RunDirectoryError(InputError):
-    """A run folder that holds another run, no run, or a damaged one."""
+    """A run directory that holds another run, no run, or a damaged one."""
 
 
 class TrainingError(JorgeTuneError):

@@ -25,15 +25,15 @@ def write_whole(path: Path, content: str | bytes, *, force: bool = False, make_f
         path: The file.
         content: Text is written as UTF-8.
         force: Replace an existing file.
-        make_folders: Make the folders above it.
+        make_folders: Make the directories above it.
 
     Raises:
-        InputError: it exists (without `force`), is a folder or a device, or cannot be written.
+        InputError: it exists (without `force`), is a directory or a device, or cannot be written.
     """
     try:
         target = path.resolve()
         if target.is_dir():
-            raise InputError(f"{path}: is a folder; a file name is expected")
+            raise InputError(f"{path}: is a directory; a file name is expected")
         if target.exists() and not target.is_file():
             raise InputError(f"{path}: is not a regular file; give another name")
         if target.exists() and not force:
@@ -61,8 +61,8 @@ def open_regular(
     Args:
         path: The file.
         flags: As `os.open` takes them; the descriptor is not passed on to other programs.
-        below: A folder that is trusted, itself perhaps a link; none of the folders between it and the file may be
-            one. None: the file's own folder.
+        below: A directory that is trusted, itself perhaps a link; no directory between it and the file may be
+            one. None: the file's own directory.
         error: What to raise.
         mode: Of a file that is made, by `os.O_CREAT`.
 
@@ -117,7 +117,7 @@ def read_regular_bytes(
 _SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
-    stat.S_IFDIR: "a folder",
+    stat.S_IFDIR: "a directory",
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
@@ -126,19 +126,19 @@ _KINDS = {
 
 
 class _IrregularError(Exception):
-    """What was found in a file's place, or in that of a folder on the way to it."""
+    """What was found in a file's place, or in that of a directory on the way to it."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
 
 def _kind(mode: int) -> str | None:
-    """What it is in words, where it is no regular file."""
+    """What it is in words, where it is not a regular file."""
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
 
 
 def _open_below(folder: Path, path: Path, flags: int, mode: int) -> int:
-    """Open a file by way of the folders above it, none of which may be a link.
+    """Open a file by way of the directories above it, none of which may be a link.
 
     Raises:
         _IrregularError: there is a link on the way, or no regular file at its end; nothing of it was opened.
@@ -226,7 +226,7 @@ def keep_from_children(descriptor: int) -> None:
     """Let no forked process inherit an open file, and with it a lock that would outlive its holder's death.
 
     A lock of `flock` is free when the last copy of its descriptor is closed, and fork makes copies: a loader process
-    that is still waiting for data when its parent is killed would hold the folder for as long as it waits.
+    that is still waiting for data when its parent is killed would hold the directory for as long as it waits.
     """
     _kept.add(descriptor)
 

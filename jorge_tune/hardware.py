@@ -67,7 +67,7 @@ def scheduling() -> Scheduling | None:
 
 
 def oom_kills(process: Path = Path("/proc/self")) -> int | None:
-    """How many processes of a process's control group the kernel has killed for want of memory.
+    """How many processes of a process's control group the kernel has killed out of memory.
 
     The whole machine's where the group has no such count; None where the kernel has none either.
     """
@@ -80,7 +80,7 @@ def oom_kills(process: Path = Path("/proc/self")) -> int | None:
 
 
 def _memory_groups(process: Path) -> Iterator[Path]:
-    """The folders of the control groups that may account for the process's memory."""
+    """The directories of the control groups that may account for the process's memory."""
     try:
         groups = [line.split(":", 2) for line in (process / "cgroup").read_text().splitlines()]
         mounts = [line.split(" ") for line in (process / "mountinfo").read_text().splitlines()]

@@ -1,6 +1,6 @@
-"""Run folders and the records in them: one JSON object per line, appended whole, read back checked.
+"""Run directories and the records in them: one JSON object per line, appended whole, read back checked.
 
-A run folder holds `recipe.yaml`, `records.jsonl`, `environment.json`, `checkpoint/`, `log.txt` and, of a run in a study
+A run directory holds `recipe.yaml`, `records.jsonl`, `environment.json`, `checkpoint/`, `log.txt` and, in a study,
 that printed something, `output.txt`. Records:
 
 kind        step epoch train_seconds   and
@@ -14,7 +14,7 @@ end         steps done                  outcome (finished | diverged | interrupt
 `data` says what the run found: name, shape, classes, parts {train: {images, classes, of, source}, ...}, left_out {part:
 {reason: files}}, unused {part: images}, remarks {what: images}; older records have none, and empty ones are left away.
 A resumed run starts at its checkpoint's step, so what was recorded after that step is superseded by what follows.
-Whoever reads them has plain data of these types, or an error that names the line: a folder may have been edited, or
+Whoever reads them has plain data of these types, or an error that names the line: a directory may have been edited, or
 come from somebody else, and its disk may have failed.
 """
 
@@ -44,7 +44,7 @@ _MOST_STEPS_PER_EPOCH = 2**40
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The paths inside one run folder; nothing is created by naming them."""
+    """The paths inside one run directory; nothing is created by naming them."""
 
     root: Path
 
@@ -65,7 +65,7 @@ class RunDirectory:
 
     @property
     def checkpoint(self) -> Path:
-        """The folder of checkpoints."""
+        """The directory of checkpoints."""
         return self.root / "checkpoint"
 
     @property
@@ -112,7 +112,7 @@ def read_records(path: Path) -> list[Record]:
     """All records that still hold, in order: a torn last line and superseded records are left out.
 
     Raises:
-        RunFolderError: the file is missing, or no regular file, or a line before the last is not a whole record.
+        RunDirectoryError: the file is missing, or no regular file, or a line before the last is not a whole record.
     """
     records: list[Record] = []
     for number, line in enumerate(_lines(path), start=1):
@@ -131,7 +131,7 @@ def parse_record(line: bytes, where: str) -> Record:
         where: names it in messages, `records.jsonl:3` say.
 
     Raises:
-        RunFolderError: it is none.
+        RunDirectoryError: it is none.
     """
     try:
         record = parse_json(line)

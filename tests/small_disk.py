@@ -14,7 +14,7 @@ _CHUNK = b"x" * 1024
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str = "1m") -> Iterator[Path]:
-    """The folder as a disk of that size; the test is skipped where none can be mounted."""
+    """The directory as a disk of that size; the test is skipped where none can be mounted."""
     folder.mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
     try:

@@ -28,7 +28,7 @@ def _socket(path: Path) -> None:
 
 IRREGULAR: dict[str, Callable[[Path], object]] = {
     "a symbolic link": _link,
-    "a folder": Path.mkdir,
+    "a directory": Path.mkdir,
     "a named pipe": os.mkfifo,
     "a socket": _socket,
     "a device": lambda path: os.mknod(path, 0o020600, os.makedev(1, 3)),  # /dev/null's

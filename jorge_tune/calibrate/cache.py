@@ -1,6 +1,6 @@
 """Measurements kept in JSON files named by their fingerprint; a damaged one is set aside, never trusted.
 
-The folder: `--cache`, else JORGE_TUNE_CACHE, else XDG_CACHE_HOME/jorge-tune, else ~/.cache/jorge-tune.
+The directory: `--cache`, else JORGE_TUNE_CACHE, else XDG_CACHE_HOME/jorge-tune, else ~/.cache/jorge-tune.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _KNOWN = {  # images of the training part, channels and side
 }
 _SIDES = {"cifar_resnet": 32, "inception_v3": 299}  # what these models are made for
 _USUAL_SIDE = 224
-_SMALL = 64  # an image folder's images up to this side are taken as they are (see training/folders.py)
+_SMALL = 64  # an image directory's images up to this side are taken as they are (see training/directories.py)
 _MOST_FILES = 200_000  # counting more would be noticed
 
 
@@ -105,7 +105,7 @@ def _training_images(data: DataSection) -> int | None:
 
 
 def _images(folder: Path) -> Iterator[Path]:
-    """Files of the class folders, class by class in order of name."""
+    """Files of the class directories, class by class in order of name."""
     try:
         classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
         for one in classes:
@@ -116,7 +116,7 @@ def _images(folder: Path) -> Iterator[Path]:
 
 def _longest_side(path: Path) -> int | None:
     """From the header; None where it is no image."""
-    from PIL import Image  # only image folders pay for it
+    from PIL import Image  # only image directories pay for it
 
     try:
         with Image.open(path) as image:

@@ -137,7 +137,7 @@ def settled(
 
 
 def held_by(folder: Path) -> Recipe | None:
-    """The recipe of the run that a folder holds; None where it holds none that can be read."""
+    """The recipe of the run that a directory holds; None where it holds none that can be read."""
     from jorge_tune.recipe.recipe_files import recipe_of_run
     from jorge_tune.records import RunDirectory
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jorge_tune.recipe.schema import Recipe
 
 _BUILT_IN = {"cpu": "cifar10/resnet-small-sgd", "cuda": "cifar10/resnet18-sgd"}  # for those who name no recipe
-_BUILT_IN_SIZE = "task.data.args.size=32"  # the small ResNet's images come from a folder that need not be there
+_BUILT_IN_SIZE = "task.data.args.size=32"  # the small ResNet's images come from a directory that need not be there
 _CHECK_EXITS = {"inside": 0, "over": 1, "unstable": EXIT_NO_ANSWER}
 
 

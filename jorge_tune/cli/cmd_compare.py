@@ -81,7 +81,7 @@ def race_as_study(
     """Train every contender that has no runs on every seed; an exit code, where that did not come to an end.
 
     Args:
-        entrants: recipes and run folders.
+        entrants: recipes and run directories.
         seeds: to run.
         engine: who works, and where it is kept.
         where: to train.
@@ -122,7 +122,7 @@ def race_as_study(
 
 
 def default_name(contenders: Sequence[str]) -> str:
-    """`sgd-vs-jorge`, or `sgd-vs-5-others` where the names together are long; fit for a folder."""
+    """`sgd-vs-jorge`, or `sgd-vs-5-others` where the names together are long; fit for a directory."""
     text = "-vs-".join(contenders)
     if len(text) > _LONGEST_NAME:
         text = f"{contenders[0][:_LONGEST_NAME]}-vs-{len(contenders) - 1}-others"
@@ -172,7 +172,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def side_by_side_option(command: F) -> F:
     """Add `--side-by-side`; the command receives it as `side_by_side`."""
-    text = "Run folders: they trained side by side on one machine, so do not compare their seconds."
+    text = "Run directories: they trained side by side on one machine, so do not compare their seconds."
     return click.option("--side-by-side", is_flag=True, help=text)(command)
 
 
@@ -198,19 +198,19 @@ def read_arguments(
     against: Sequence[str] = (),
     leave_out: Callable[[str], None] | None = None,
 ) -> list[Contender]:
-    """Folders as runs that are there, everything else as recipes to train, in the order given; then those derived.
+    """Directories as runs that are there, everything else as recipes to train, in the order given; then those derived.
 
     `leave_out` is told of damaged runs, as by `read_contenders`.
 
     Raises:
-        InputError: a folder or recipe cannot be read, or nothing can be derived.
+        InputError: a directory or recipe cannot be read, or nothing can be derived.
     """
     from jorge_tune.compare.run_directories import read_contenders, with_distinct_names
 
     folders = [Path(argument) for argument in arguments if Path(argument).is_dir()]
     if assignments and len(folders) == len(arguments):
-        raise InputError("--set: changes recipes, and there are only run folders, which are read as they are")
-    read = read_contenders(folders, leave_out)  # together: run folders side by side are one contender
+        raise InputError("--set: changes recipes, and there are only run directories, which are read as they are")
+    read = read_contenders(folders, leave_out)  # together: run directories side by side are one contender
     contenders: list[Contender] = []
     for argument in arguments:
         if Path(argument).is_dir():
@@ -266,7 +266,7 @@ def _derived(contenders: Sequence[Contender], against: Sequence[str]) -> list[Co
         return []
     recipes = [contender.recipe for contender in contenders if not contender.runs]
     if not recipes:
-        raise InputError("--against: follows from a recipe, and there are only run folders; give the recipe too")
+        raise InputError("--against: follows from a recipe, and there are only run directories; give the recipe too")
     try:
         return [Contender(recipe.name, recipe) for recipe in derive_contenders(recipes, against)]
     except InputError as error:
@@ -485,7 +485,7 @@ def _check_engine(engine: Engine, entrants: list[Contender], out: Path | None) -
     if out is not None:
         raise InputError("--out: is for a race in this process; with --workers, --storage or --name give --runs")
     if all(contender.runs for contender in entrants):
-        raise InputError("--workers, --storage, --name and --runs: train recipes, and there are only run folders")
+        raise InputError("--workers, --storage, --name and --runs: train recipes, and there are only run directories")
 
 
 def _check_plot(plot: Path | None, force: bool) -> None:

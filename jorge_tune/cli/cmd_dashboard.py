@@ -44,7 +44,7 @@ def dashboard_command(study: str | None, storage: str | None, runs: Path | None,
 
     A study gets its verdict as a note, plots, its recipes, calibration and report; every trial that has ended a note,
     its recipe, records and curves; trials that end meanwhile follow within seconds. Trials themselves are not changed.
-    Files lie in RUNS/artifacts and are attached where the run folders are seen. Without STUDY, all studies get theirs.
+    Files lie in RUNS/artifacts and are attached where run directories are seen. Without STUDY, every study is served.
 
     The page is served on 127.0.0.1 only; from elsewhere, go through ssh: `ssh -L 8080:127.0.0.1:8080 HOST`. Whoever
     can open it can write notes, attach files to a study, and delete a study of which nothing runs; a study is not
@@ -62,7 +62,7 @@ def dashboard_command(study: str | None, storage: str | None, runs: Path | None,
     if not no_serve:
         require_package()
     if runs is not None and study is None:
-        raise InputError("--runs is the folder of one study's runs; name that study")
+        raise InputError("--runs is the directory of one study's runs; name that study")
     address = find_address(storage)
     warn_of_password(storage, address)
     if storage is not None and address.secrets():  # said once; reports find it as children of this process would
@@ -101,12 +101,12 @@ def _attacher(storage: PatientStorage, study: str | None, option: str | None, wh
 
 
 def _artifacts(storage: PatientStorage, study: str | None, where: Callable[[str], Path]) -> ArtifactFolders | None:
-    """The folders of artifacts that are here, the named study's first."""
+    """The directories of artifacts that are here, the named study's first."""
     from jorge_tune.study.dashboard.attachments import ARTIFACTS, ArtifactFolders
     from jorge_tune.study.stored_plan import is_study_name
     from jorge_tune.study.study import study_names
 
-    there = [name for name in study_names(storage) if is_study_name(name)]  # which alone are names of folders
+    there = [name for name in study_names(storage) if is_study_name(name)]  # which alone are names of directories
     names = sorted(there, key=lambda name: name != study)
     found = [where(name) / ARTIFACTS for name in names if where(name).is_dir()]
     return ArtifactFolders(found) if found else None
@@ -186,7 +186,7 @@ class Attacher:
     Args:
         storage: of the studies.
         names: of those to attend to; None: all that jorge-tune made.
-        runs: the folder of a study's runs.
+        runs: the directory of a study's runs.
         twin: makes a study's report.
         say: hears what could not be attached, each thing once.
     """
@@ -385,4 +385,4 @@ def _picture(title: str, runs: Sequence[Run], plan: StudyPlan) -> str:
 
 def _without_records(name: str, count: int, runs: Path) -> str:
     trials = "1 trial" if count == 1 else f"{count} trials"
-    return f"study {name}: the run folders of {trials} are not in {runs}: notes alone are attached; give --runs"
+    return f"study {name}: the run directories of {trials} are not in {runs}: notes alone are attached; give --runs"

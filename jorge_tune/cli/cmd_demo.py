@@ -38,7 +38,7 @@ class Trio(NamedTuple):
     type=click.Path(path_type=Path, file_okay=False),
     default="jorge-tune-demo",
     show_default=True,
-    help="Folder for recipes, runs and the page; runs that are there are reused.",
+    help="Directory for recipes, runs and the page; runs that are there are reused.",
 )
 @click.option("--seeds", callback=parse_seeds, default="0-2", show_default=True, help="Seeds, as 0-4 or 0,2,7.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Length of each run [default: the recipe's].")

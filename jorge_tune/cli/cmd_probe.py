@@ -40,7 +40,7 @@ def parse_steps(context: click.Context, option: click.Parameter, text: str | Non
     "--checkpoint",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="RUN",
-    help="Start from the checkpoint of this run of RECIPE; its folder is only read.",
+    help="Start from the checkpoint of this run of RECIPE; its directory is only read.",
 )
 @click.option(
     "--at",

@@ -127,9 +127,9 @@ def _report(
         return report_of_study(held or subjects[0], storage, runs, wanted, extra, writes)
     missing = [subject for subject, folder in zip(subjects, folders, strict=True) if not folder.is_dir()]
     if missing:
-        raise InputError(f"{missing[0]}: no folder here; give folders of runs, or one study by its name")
+        raise InputError(f"{missing[0]}: no directory here; give directories of runs, or one study by its name")
     if storage is not None or runs is not None:
-        raise InputError(f"--storage and --runs are for a study, and {subjects[0]} is a folder of runs")
+        raise InputError(f"--storage and --runs are for a study, and {subjects[0]} is a directory of runs")
     return report_of_runs(folders, wanted, extra, is_side_by_side=side_by_side, reference=reference)
 
 
@@ -175,7 +175,7 @@ _LARGEST_MARKER, _LARGEST_MEASUREMENT = 2**16, 2**26  # bytes
 
 
 def study_at(folder: Path) -> str | None:
-    """The name of the study whose runs a folder holds; None where it is none's.
+    """The name of the study whose runs a directory holds; None where it is none's.
 
     Raises:
         InputError: its marker is damaged, or no regular file.
@@ -199,10 +199,10 @@ def report_of_runs(
     is_side_by_side: bool = False,
     reference: str | None = None,
 ) -> Report:
-    """The report of run folders.
+    """The report of run directories.
 
     Args:
-        folders: of runs, or of folders of them.
+        directories: of runs, or of directories of them.
         wanted: metric and target.
         extra: files with further measurements.
         is_side_by_side: they shared a machine while they trained.
@@ -240,7 +240,7 @@ def report_of_study(
     Args:
         name: of the study.
         storage: as the option says it; None: the environment decides.
-        runs: the folder of its runs; None: the default.
+        runs: the directory of its runs; None: the default.
         wanted: metric and target of a comparison.
         extra: files with further measurements.
         writes: what will be written, which must not be the storage.
@@ -310,7 +310,10 @@ def _compared(shown: ShownRuns, study: dict[str, Any]) -> tuple[Comparison | Non
         if found:
             contenders.append(Contender(place.name, place.recipe, tuple(found)))
     if not contenders:
-        return None, ["No curves: the run folders are not on this machine (give --runs where they are).", *notes[:1]]
+        return None, [
+            "No curves: the run directories are not on this machine (give --runs where they are).",
+            *notes[:1],
+        ]
     try:
         comparison = compare(contenders, metric=study["metric"], target=study["target"])
         return replace(comparison, is_side_by_side=shown.is_side_by_side), notes

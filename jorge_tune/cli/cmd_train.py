@@ -130,7 +130,7 @@ def _show(result: RunResult, output_format: str) -> None:
         )
     if result.part == "test":
         rows.append(("note", "no validation part: the test part was read after each epoch"))
-    print_table(["", "value"], [*dict(rows).items(), ("run folder", str(result.folder.root))])
+    print_table(["", "value"], [*dict(rows).items(), ("run directory", str(result.folder.root))])
 
 
 def _as_data(result: RunResult) -> dict[str, Any]:

@@ -254,7 +254,7 @@ def why_left(left: WorkerExit, what: str, goes_on: str) -> int:
     Args:
         left: why the last of them left.
         what: they worked on.
-        goes_on: what takes it up again, in words.
+        goes_on: what resumes it, in words.
     """
     if left.kind in ("fault", "error"):
         tell(left.reason)

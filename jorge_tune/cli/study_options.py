@@ -46,14 +46,14 @@ def runs_option(command: F) -> F:
     option = click.option(
         "--runs",
         type=click.Path(path_type=Path, file_okay=False),
-        help="Where run folders go; best on a disk that all workers see [default: studies/<name>].",
+        help="Where run directories go; best on a disk that all workers see [default: studies/<name>].",
     )
     return option(command)
 
 
 @dataclass(frozen=True)
 class FoundStudy:
-    """A study and the storage that it was found in; `runs` gives the folder of it and of those beside it."""
+    """A study and the storage that it was found in; `runs` gives the directory of it and of those beside it."""
 
     address: Address
     storage: BaseStorage
@@ -67,7 +67,7 @@ class FoundStudy:
 
     @property
     def folder(self) -> Path:
-        """The folder of its runs."""
+        """The directory of its runs."""
         return self.runs(self.name)
 
 
@@ -155,7 +155,7 @@ def make_study(plan: StudyPlan, option: str | None, runs: Path | None = None, *,
 
     Raises:
         InputError: a package is missing, the storage cannot be used, or another study has its name (without `branch`)
-            or its folder.
+            or its directory.
     """
     from jorge_tune.study.samplers import require_packages
     from jorge_tune.study.study import open_study

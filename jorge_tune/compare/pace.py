@@ -27,7 +27,7 @@ class Pace:
 
 
 def pace(recipe: Recipe, *, device: str = "auto", threads: int | None = None, download: bool = False) -> Pace | None:
-    """Train a few steps and evaluate once, in a folder that is removed.
+    """Train a few steps and evaluate once, in a directory that is removed.
 
     Args:
         recipe: with a task.

@@ -1,4 +1,4 @@
-"""A race: contenders trained on common seeds, seed by seed, into one folder that a second call takes up again."""
+"""A race: contenders trained on common seeds, seed by seed, into one directory that a second call resumes."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def run_race(
     """Train every contender that has no runs yet on every seed, into OUT/<name>/seed-<n>.
 
     All contenders run one seed before the next seed begins, so that a slow hour of the machine meets all of
-    them. A run that ended is reused, one that was stopped is taken up again; both only if its folder holds the
+    them. A run that ended is reused, one that was stopped is resumed; both only if its directory holds the
     same recipe. Contenders that come with runs are left as they are.
 
     Raises:
-        InputError: a recipe cannot be trained (found before anything is written), or a folder is taken.
+        InputError: a recipe cannot be trained (found before anything is written), or a directory is taken.
     """
     entrants = [index for index, contender in enumerate(contenders) if not contender.runs]
     _check(contenders, entrants, seeds, out)
@@ -86,7 +86,7 @@ def run_race(
 
 
 def run_path(out: Path, name: str, seed: int) -> Path:
-    """OUT/<name>/seed-<n>, the name made fit for a folder."""
+    """OUT/<name>/seed-<n>, the name made fit for a directory."""
     return out / (re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "recipe") / f"seed-{seed}"
 
 

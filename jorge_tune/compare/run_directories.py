@@ -1,4 +1,4 @@
-"""Run folders as values: what a finished run measured, read without torch."""
+"""Run directories as values: what a finished run measured, read without torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Evaluation(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """One run as its folder tells it. `outcome` is None while it has not ended; `notes` say what could not be read."""
+    """One run as its directory tells it. `outcome` is None while it has not ended; `notes` are what was not read."""
 
     folder: Path
     recipe: Recipe
@@ -60,14 +60,14 @@ class Contender:
 
 
 def read_run(path: Path) -> Run:
-    """Read one run folder.
+    """Read one run directory.
 
     Raises:
-        RunFolderError: no run there, or a damaged one.
+        RunDirectoryError: no run there, or a damaged one.
     """
     folder = RunDirectory(path)
     if not os.path.lexists(folder.records):
-        raise RunDirectoryError(f"{path}: not a run folder (no {folder.records.name})")
+        raise RunDirectoryError(f"{path}: not a run directory (no {folder.records.name})")
     recipe = recipe_of_run(folder)
     records = read_records(folder.records)
     starts = list(of_kind(records, "start"))
@@ -88,30 +88,30 @@ def read_run(path: Path) -> Run:
 
 
 def find_runs(path: Path) -> list[Path]:
-    """The run folder itself, or every run folder below, in order of their names.
+    """The run directory itself, or every run directory below, in order of their names.
 
     Raises:
-        RunFolderError: there is none.
+        RunDirectoryError: there is none.
     """
     if os.path.lexists(path / "records.jsonl"):
         return [path]
     inside = [Path(folder) for folder, folders, files in os.walk(path) if "records.jsonl" in [*folders, *files]]
     if not inside:
-        raise RunDirectoryError(f"{path}: no run folder here or below (a run folder holds records.jsonl)")
+        raise RunDirectoryError(f"{path}: no run directory here or below (a run directory holds records.jsonl)")
     return sorted(inside, key=_natural)
 
 
 def read_contenders(paths: Sequence[Path], leave_out: Callable[[str], None] | None = None) -> list[Contender]:
-    """Read run folders, and folders of them, into contenders: one per recipe, whatever its seed.
+    """Read run directories, and directories of them, into contenders: one per recipe, whatever its seed.
 
     Runs of one recipe belong together if they were named by one argument, or lie side by side.
 
     Args:
-        paths: the folders, which may be links; what lies below may not.
+        paths: the directories, which may be links; what lies below may not.
         leave_out: told of each run that is damaged, which is then left out; None: the first one is raised.
 
     Raises:
-        RunFolderError: no runs, none that is whole, or one recipe and seed twice.
+        RunDirectoryError: no runs, none that is whole, or one recipe and seed twice.
     """
     groups: dict[tuple[Path, str], list[Run]] = {}
     seen: set[Path] = set()
@@ -119,7 +119,7 @@ def read_contenders(paths: Sequence[Path], leave_out: Callable[[str], None] | No
     for path in paths:
         for folder in find_runs(path):
             if folder.resolve() in seen:
-                continue  # named twice, or with a folder around it
+                continue  # named twice, or with a directory around it
             seen.add(folder.resolve())
             try:
                 run = read_run(folder)
@@ -163,7 +163,7 @@ def _refuse_repeated_seeds(runs: Sequence[Run]) -> None:
         if run.seed in by_seed:
             raise RunDirectoryError(
                 f"{run.folder}: a second run of seed {run.seed} of the same recipe as "
-                f"{by_seed[run.seed].folder}; name their folders as two arguments to race them"
+                f"{by_seed[run.seed].folder}; name their directories as two arguments to race them"
             )
         by_seed[run.seed] = run
 

@@ -360,9 +360,9 @@ def text_of(path: Path, kind: str) -> str:
     """
     try:
         if path.is_dir():
-            raise InputError(f"{path}: is a folder; a {kind} is expected")
+            raise InputError(f"{path}: is a directory; a {kind} is expected")
         if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            raise InputError(f"{path}: is no regular file")
+            raise InputError(f"{path}: is not a regular file")
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name

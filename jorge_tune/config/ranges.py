@@ -65,7 +65,7 @@ SPLIT = Rule(
 )
 IMPORTABLE = Rule("written as module:name", _matches(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"))
 FILE_NAME = Rule(
-    "1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit (it names run folders)",
+    "1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit (it names run directories)",
     _matches(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"),
 )
 LOADER_WORKERS = Rule(

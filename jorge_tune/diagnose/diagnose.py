@@ -154,7 +154,7 @@ def watched_run(
     progress: ProgressCallback | None = None,
     stop: StopRequest | None = None,
 ) -> WatchedRun:
-    """The first steps of a Jorge recipe's training, watched; no evaluation, no checkpoint, no folder left.
+    """The first steps of a Jorge recipe's training, watched; no evaluation, no checkpoint, no directory left.
 
     Raises:
         InputError, TrainingError: as `diagnose`.

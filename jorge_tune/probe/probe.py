@@ -66,12 +66,12 @@ def probe(
     Args:
         recipe: What to train.
         settings: Where to read, and how.
-        checkpoint: A run folder of this recipe to start from, instead of the recipe's start.
+        checkpoint: A run directory of this recipe to start from, instead of the recipe's start.
         progress: Called at the start and after each step.
         stop: May ask the walk to stop; Ctrl-C and SIGTERM do so in the main thread anyway.
 
     Raises:
-        InputError: recipe, data, device, folder or steps cannot be used.
+        InputError: recipe, data, device, directory or steps cannot be used.
         TrainingError: the training broke off.
     """
     if settings.points not in (3, 5) or settings.batches < 1:

@@ -24,7 +24,7 @@ _PATHS: Final = {
     "seed": "random_seed manual_seed random_state",
     "task.data": "dataset data_set datamodule",
     "task.data.name": "dataset_name",
-    "task.data.root": "path data_path data_dir datadir dataset_path data_root dataset_dir folder root",
+    "task.data.root": "path data_path data_dir datadir dataset_path data_root dataset_dir directory root",
     "task.data.workers": "num_workers n_workers dataloader_num_workers",
     "task.data.validation": "val val_split validation_split valid_split val_fraction val_size split",
     "task.data.augment": "augmentation augmentations transform transforms",

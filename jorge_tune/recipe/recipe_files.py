@@ -81,7 +81,7 @@ def write_recipe(
     """Write a recipe file, whole or not at all.
 
     Raises:
-        InputError: the file exists and `force` is not set, or the folder cannot be written.
+        InputError: the file exists and `force` is not set, or the directory cannot be written.
     """
     write_whole(Path(path), render_recipe(recipe, derivations), force=force)
 
@@ -271,7 +271,7 @@ def resolve_recipe(argument: str) -> Path:
     except (OSError, ValueError) as error:  # too long, a NUL character
         raise InputError(f"{quoted(argument)}: no file can have this name") from error
     if exists and argument.removesuffix(".yaml") not in shipped_recipes():
-        return Path(argument)  # a folder or device; the reader says so
+        return Path(argument)  # a directory or device; the reader says so
     return resolve_shipped(argument, "neither a file nor a shipped recipe")
 
 
@@ -318,17 +318,17 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> tuple[Recipe | Non
 
 
 def recipe_of_run(folder: RunDirectory) -> Recipe:
-    """The recipe of the run in a folder, in one message whatever is wrong with it.
+    """The recipe of the run in a directory, in one message whatever is wrong with it.
 
     Raises:
-        RunFolderError: there is none, it is no regular file, or it has faults.
+        RunDirectoryError: there is none, it is not a regular file, or it has faults.
     """
     path = folder.recipe
     try:
         text = read_regular_bytes(path, most=LARGEST_FILE, error=RunDirectoryError).decode("utf-8-sig")
         return parse_recipe(text, str(path)).recipe
     except FileNotFoundError as error:
-        raise RunDirectoryError(f"{folder.root}: not a whole run folder (no {path.name})") from error
+        raise RunDirectoryError(f"{folder.root}: not a whole run directory (no {path.name})") from error
     except UnicodeDecodeError as error:
         raise RunDirectoryError(
             f"{path}: must be UTF-8 text, got the byte 0x{error.object[error.start]:02x}"

@@ -1,4 +1,4 @@
-"""The parts of a report that come from run folders: the race, its curves, rates, iteration times, recipes, machines."""
+"""The parts of a report that come from run directories: race, curves, rates, iteration times, recipes, machines."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def trace_of(run: Run) -> RunTrace:
     """Read a run's records again, for what lies between its evaluations.
 
     Raises:
-        RunFolderError: they are damaged.
+        RunDirectoryError: they are damaged.
     """
     path = RunDirectory(run.folder).records
     records = read_records(path)

@@ -1,4 +1,4 @@
-"""A report put together, verdict first: of run folders that race each other, or of a study."""
+"""A report put together, verdict first: of run directories that race each other, or of a study."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _NAMED = 4  # contenders that a title names
 
 
 def runs_report(comparison: Comparison, measured: Measured | None = None) -> Report:
-    """The report of a comparison of run folders.
+    """The report of a comparison of run directories.
 
     Raises:
         InputError: one of the measurements is none.

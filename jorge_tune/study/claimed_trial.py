@@ -91,7 +91,7 @@ class ClaimedTrial:
         self._set_system(STARTS, starts.to_json())
 
     def keep_folder(self, name: str) -> None:
-        """Store in which folder its runs are now."""
+        """Store in which directory its runs are now."""
         self._set_system(FOLDER, name)
 
     def note(self, name: str, value: object) -> None:

@@ -1,6 +1,6 @@
 """The studies beside a search, opened and filled; what they came to; and the verdict, kept in the search's attributes.
 
-Workers run them as they run any study: retried, leased, taken up again.
+Workers run them as they run any study: retried, leased, resumed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def open_baseline(opened: OpenStudy, runs: Runs) -> OpenStudy | None:
     """`NAME.sgd`, made if it is not there; None without a baseline.
 
     Raises:
-        InputError: another baseline was run under this name, or its folder is taken.
+        InputError: another baseline was run under this name, or its directory is taken.
     """
     plan = baseline_plan(opened.plan)
     return None if plan is None else open_study(opened.storage, plan, runs)
@@ -66,7 +66,7 @@ def open_confirmation(opened: OpenStudy, runs: Runs) -> OpenStudy | None:
     Runs that failed are queued again. None where there is nothing to confirm: no seeds, or no best trial.
 
     Raises:
-        InputError: another confirmation was run under this name, or its folder is taken.
+        InputError: another confirmation was run under this name, or its directory is taken.
     """
     search = opened.plan
     best = best_of(rows_of(opened), lower_is_better=search.objective.lower_is_better)
@@ -280,13 +280,13 @@ _SAME = 1e-9  # of a value: what sums on another machine may differ by
 
 
 class RecordedValues:
-    """Values read from run folders; one that the study holds otherwise is a note.
+    """Values read from run directories; one that the study holds otherwise is a note.
 
     A trial with a run that is not seen here, or has not ended, keeps what the study holds; so do all under a
     time-to-target, since their calibrated seconds are in no record.
 
     Args:
-        runs: the folder of the runs of a study of that name.
+        runs: the directory of the runs of a study of that name.
     """
 
     def __init__(self, runs: Callable[[str], Path]) -> None:

@@ -210,11 +210,11 @@ class Sweep(NamedTuple):
 class Reaper:
     """One observer of a study's running trials. It needs its own looks to judge a lease, so it is kept and not remade.
 
-    A trial whose run still holds its folder is never taken, whatever its lease says.
+    A trial whose run still holds its directory is never taken, whatever its lease says.
 
     Args:
         claims: the study's.
-        runs: its folder; None where there is none to look into.
+        runs: its directory; None where there is none to look into.
         times: how long a lease may stand still.
         clock: monotonic seconds.
     """

@@ -111,10 +111,10 @@ def run_places(opened: OpenStudy, rows: Sequence[TrialRow], runs: Callable[[str]
     Args:
         opened: the search.
         rows: its trials.
-        runs: the folder of the runs of a study of that name.
+        runs: the directory of the runs of a study of that name.
 
     Raises:
-        InputError: the marker of a folder of runs is damaged.
+        InputError: the marker of a directory of runs is damaged.
     """
     plan = opened.plan
     studies = {plan.name: opened, **{one.plan.name: one for one in beside(opened)}}
@@ -149,7 +149,7 @@ def _shown(
     *,
     is_side_by_side: bool,
 ) -> ShownRuns:
-    """The folders of (study, trial, seed) by contender, but of those folders that hold another study's runs."""
+    """The directories of (study, trial, seed) by contender, but of those directories that hold another study's runs."""
     studies = {study.plan.name: study for several in found.values() for study, _, _ in several}
     strange = {
         name for name, study in studies.items() if runs(name).is_dir() and not is_folder_of(runs(name), study.name)
@@ -203,7 +203,7 @@ def _parameter(parameter: Parameter) -> dict[str, Any]:
     return {**shared, "kind": "choice", "labels": list(parameter.labels), "held": parameter.bootstrap}
 
 
-_ELSEWHERE = "trained elsewhere, and its run folder is not seen here (give a --runs that all machines see)"
+_ELSEWHERE = "trained elsewhere, and its run directory is not seen here (give a --runs that all machines see)"
 
 
 class CollectedRuns(NamedTuple):
@@ -226,10 +226,10 @@ def open_comparison(
         plan: from `comparison_plan`.
         contenders: names, in the order in which they run.
         seeds: to run; those that the study has besides stay.
-        runs: the folder for the runs of a study of that name.
+        runs: the directory for the runs of a study of that name.
 
     Raises:
-        InputError: another study has this name, with other recipes, or the folder is taken.
+        InputError: another study has this name, with other recipes, or the directory is taken.
     """
     there = present_study(storage, plan.name)
     if there is not None and is_comparison(there.plan):
@@ -244,11 +244,11 @@ def collect(opened: OpenStudy, runs: Path, seeds: Sequence[int] | None = None) -
 
     Args:
         opened: the comparison.
-        runs: the folder of its runs.
+        runs: the directory of its runs.
         seeds: whose; None: all that were ever queued.
 
     Raises:
-        InputError: the folder's marker is damaged.
+        InputError: the directory's marker is damaged.
     """
     assert isinstance(opened.plan.space, ComparisonSpace)
     rows, is_ours = rows_of(opened), is_folder_of(runs, opened.name)
@@ -294,7 +294,7 @@ def _why_missing(rows: Sequence[TrialRow], seed: int, unread: str) -> str:
     if not rows or rows[-1].state != "failed":
         return "has not run to its end yet"
     reason = str(rows[-1].attributes.get("reason") or "no reason is known")
-    return f"failed: {reason.rpartition(f'trial-{rows[-1].number}/seed-{seed}: ')[2]}"  # without its run folder
+    return f"failed: {reason.rpartition(f'trial-{rows[-1].number}/seed-{seed}: ')[2]}"  # without its run directory
 
 
 def _seeds(seeds: Sequence[int]) -> str:

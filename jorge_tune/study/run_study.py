@@ -60,12 +60,12 @@ def run_whole(
     Args:
         opened: the search.
         address: of its storage, for the workers.
-        runs: the folder for the runs of a study of that name.
+        runs: the directory for the runs of a study of that name.
         crew: who works.
         watch: called as a stage begins; what it returns hears what happens in it.
 
     Raises:
-        InputError: a study beside it is another one than this search would make, or a folder is taken.
+        InputError: a study beside it is another one than this search would make, or a directory is taken.
         JorgeTuneError: the storage stayed away.
     """
     for study in (opened, *beside(opened)):

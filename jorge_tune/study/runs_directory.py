@@ -1,7 +1,7 @@
-"""The folder of a study's runs, and whether a worker sees the same one as the others.
+"""The directory of a study's runs, and whether a worker sees the same one as the others.
 
 The study's first worker writes a marker into it, a random name that the study's attributes repeat. Where a worker finds
-another folder than that, trials that were lost elsewhere start anew there.
+another directory than that, trials that were lost elsewhere start anew there.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _MOST_MARKER_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class RunsDirectory:
-    """A folder of runs of one study.
+    """A directory of runs of one study.
 
-    `name` is random and this folder's alone; `is_shared`: it is the one that the study's attributes name.
+    `name` is random and this directory's alone; `is_shared`: it is the one that the study's attributes name.
     """
 
     path: Path
@@ -38,35 +38,35 @@ class RunsDirectory:
     is_shared: bool
 
     def trial(self, number: int) -> Path:
-        """The folder of a trial's runs."""
+        """The directory of a trial's runs."""
         return self.path / f"trial-{number}"
 
     def run(self, number: int, seed: int) -> Path:
-        """The folder of one run."""
+        """The directory of one run."""
         return run_path(self.path, number, seed)
 
 
 def run_path(runs: Path, number: int, seed: int) -> Path:
-    """The folder of one run in a study's folder of runs."""
+    """The directory of one run in a study's directory of runs."""
     return runs / f"trial-{number}" / f"seed-{seed}"
 
 
 def new_name() -> str:
-    """A random name, for a study or a folder."""
+    """A random name, for a study or a directory."""
     return uuid.uuid4().hex[:16]
 
 
 def enter(path: Path, *, study: str, study_name: str, first: str) -> RunsDirectory:
-    """Use a folder for the runs of a study; one without a marker becomes this machine's own.
+    """Use a directory for the runs of a study; one without a marker becomes this machine's own.
 
     Args:
-        path: the folder; it is made.
+        path: the directory; it is made.
         study: the study's random name.
         study_name: as people call it, for messages.
-        first: the random name of the study's first folder.
+        first: the random name of the study's first directory.
 
     Raises:
-        InputError: the folder belongs to another study, or cannot be used.
+        InputError: the directory belongs to another study, or cannot be used.
     """
     marker = path / _MARKER
     held = _read(marker)
@@ -80,10 +80,10 @@ def enter(path: Path, *, study: str, study_name: str, first: str) -> RunsDirecto
 
 
 def found(path: Path, *, study: str, study_name: str, name: str) -> None:
-    """Make the first folder of a new study; a marker of its name with no run beside it is of one that was cut short.
+    """Make the first directory of a new study; a marker of its name with no run beside it is of one that was cut short.
 
     Raises:
-        InputError: the folder belongs to another study, or cannot be used.
+        InputError: the directory belongs to another study, or cannot be used.
     """
     held = _read(path / _MARKER)
     cut_short = held is not None and held["study_name"] == study_name and not any(path.glob("trial-*"))
@@ -96,7 +96,7 @@ def found(path: Path, *, study: str, study_name: str, name: str) -> None:
 
 
 def folder_name(path: Path, study: str) -> str | None:
-    """The random name of a folder with runs of the study of that random name, else None; nothing is made or changed.
+    """The random name of a directory with runs of the study of that random name, else None; nothing is made or changed.
 
     Raises:
         InputError: its marker is damaged.
@@ -106,7 +106,7 @@ def folder_name(path: Path, study: str) -> str | None:
 
 
 def is_folder_of(path: Path, study: str) -> bool:
-    """Whether a folder holds runs of the study of that random name. Raises as `folder_name` does."""
+    """Whether a directory holds runs of the study of that random name. Raises as `folder_name` does."""
     return folder_name(path, study) is not None
 
 
@@ -126,7 +126,7 @@ def _read(marker: Path) -> dict[str, str] | None:
         InputError: it is damaged, or no regular file.
     """
     if marker.parent.is_file():
-        raise InputError(f"{marker.parent}: is a file; a folder is expected (give another --runs)")
+        raise InputError(f"{marker.parent}: is a file; a directory is expected (give another --runs)")
     try:
         held = json.loads(read_regular_bytes(marker, most=_MOST_MARKER_BYTES))
         if not isinstance(held, dict) or not all(isinstance(held.get(key), str) for key in _KEYS):
@@ -135,7 +135,7 @@ def _read(marker: Path) -> dict[str, str] | None:
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{marker}: is damaged; move the folder away, or give another --runs") from error
+        raise InputError(f"{marker}: is damaged; move the directory away, or give another --runs") from error
 
 
 Life = Literal["alive", "dead", "unknown"]
@@ -146,10 +146,10 @@ _LEAST_SECONDS = 0.5  # between two writings of the facts
 
 
 class Presence:
-    """This worker in the runs folder, until it is closed.
+    """This worker in the runs directory, until it is closed.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the directory cannot be written.
     """
 
     def __init__(self, runs: Path, worker: str) -> None:
@@ -202,7 +202,7 @@ class SeenWorker:
 
 
 def workers_in(runs: Path) -> list[SeenWorker]:
-    """The workers that left a trace in a runs folder, those whose death cannot be proved among them."""
+    """The workers that left a trace in a runs directory, those whose death cannot be proved among them."""
     found = []
     for path in sorted((runs / _WORKERS).glob("*.lock")):
         found.append(SeenWorker(path.stem, life_of(runs, path.stem), _facts(runs, path.with_suffix(".json"))))
@@ -210,7 +210,7 @@ def workers_in(runs: Path) -> list[SeenWorker]:
 
 
 def _facts(runs: Path, path: Path) -> dict[str, Any]:
-    """What a worker wrote last; nothing where that is no file of its form, which may be anybody's."""
+    """What a worker wrote last; nothing where that is not a file of its form, which may be anybody's."""
     try:
         facts = json.loads(read_regular_bytes(path, most=_MOST_BYTES, below=runs))
     except (InputError, OSError, RecursionError, ValueError):
@@ -240,5 +240,5 @@ def forget(runs: Path, worker: str) -> None:
 
 
 def is_training(folder: Path) -> bool:
-    """Whether some process holds a run folder."""
+    """Whether some process holds a run directory."""
     return is_held(RunDirectory(folder).log)

@@ -136,7 +136,7 @@ def read_status(opened: OpenStudy, runs: Path, address: Address | str, beside: S
 
     Args:
         opened: the search.
-        runs: its folder; what workers say of themselves is read there, where it can be seen.
+        runs: its directory; what workers say of themselves is read there, where it can be seen.
         address: the storage; it is shown with its password masked.
         beside: the studies beside it.
     """

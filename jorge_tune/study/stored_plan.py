@@ -57,7 +57,7 @@ def plan_from_json(data: object, source: str) -> StudyPlan:
     """Read what `plan_to_json` wrote; `source` names the study in messages.
 
     Others may write to a storage, so every value is of its type and within its range, and every name is one that may
-    be a folder's, before anything is done with the plan.
+    be a directory's, before anything is done with the plan.
 
     Raises:
         InputError: another version of jorge-tune wrote it, or something else did.
@@ -179,7 +179,7 @@ _LARGEST_SEED = 2**32 - 1
 
 
 def is_study_name(name: object) -> bool:
-    """Whether a name from a storage may be a folder's: as study files have them, or one beside such a study."""
+    """Whether a name from a storage may be a directory's: as study files have them, or one beside such a study."""
     if not isinstance(name, str):
         return False
     for suffix in (BASELINE_SUFFIX, CONFIRM_SUFFIX):

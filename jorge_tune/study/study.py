@@ -54,7 +54,7 @@ class StudyStopRequest:
 class OpenStudy:
     """A study as it stands in a storage.
 
-    `name` is random and this study's alone, `folder` that of the folder its first worker used. `version` of this
+    `name` is random and this study's alone, `directory` that of the directory its first worker used. `version` of this
     package made it; others may read it.
     """
 
@@ -76,10 +76,10 @@ class OpenStudy:
         return self.study._study_id
 
     def enter(self, runs: Path) -> RunsDirectory:
-        """Use a folder for its runs.
+        """Use a directory for its runs.
 
         Raises:
-            InputError: the folder belongs to another study, or cannot be used.
+            InputError: the directory belongs to another study, or cannot be used.
         """
         return enter(runs, study=self.name, study_name=self.plan.name, first=self.folder)
 
@@ -156,12 +156,12 @@ def open_study(
     Args:
         storage: from `open_storage`.
         plan: the study; its name is looked up.
-        runs: the folder for the runs of a study of that name; a new study marks it.
+        runs: the directory for the runs of a study of that name; a new study marks it.
         on_change: what to do where the recipe, the package version, the space, the objective, the seeds or the
             constraint are no longer those of the study: refuse, or go on under the next free name (`NAME-2`).
 
     Raises:
-        InputError: another study has this name, fewer trials are asked for than are done, or the folder is taken.
+        InputError: another study has this name, fewer trials are asked for than are done, or the directory is taken.
     """
     from optuna.exceptions import DuplicatedStudyError
 
@@ -216,14 +216,14 @@ def add_point(opened: OpenStudy, point: Mapping[str, Any]) -> int:
 
 
 def _make(storage: BaseStorage, plan: StudyPlan, runs: Path) -> OpenStudy:
-    """A new study with its folder, its record and trial 0."""
+    """A new study with its directory, its record and trial 0."""
     from optuna.study import StudyDirection
 
     direction = StudyDirection.MINIMIZE if plan.objective.lower_is_better else StudyDirection.MAXIMIZE
     study_id = storage.create_new_study([direction], plan.name)
     try:
         return _fill(storage, study_id, plan=plan, runs=runs)
-    except InputError:  # the folder is taken
+    except InputError:  # the directory is taken
         storage.delete_study(study_id)
         raise
 
@@ -251,7 +251,7 @@ def _open(storage: BaseStorage, name: str, *, missing: Callable[[int], OpenStudy
         known = [one if is_study_name(one) else shown(one) for one in study_names(storage)]
         there = f"there are {', '.join(known)}" if known else "it holds none yet"
         raise InputError(f"no study {name!r} in this storage; {there}") from None
-    if not is_study_name(name):  # before it becomes a folder
+    if not is_study_name(name):  # before it becomes a directory
         raise InputError(_not_a_name(name))
     deadline = time.monotonic() + _MAKING_SECONDS
     while (record := _record(storage, study_id)) is None or not storage.get_n_trials(study_id):

@@ -1,4 +1,4 @@
-"""One trial: its seeds one after another, each run a child process, told by what the run folders hold."""
+"""One trial: its seeds one after another, each run a child process, told by what the run directories hold."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jorge_tune.study.runs_directory import is_training
 from jorge_tune.study.score import RunScore, has_value, is_decided, score_run, shown_to_pruners
 from jorge_tune.study.stop import WorkerStops
 
-_BUSY_SECONDS = 0.25  # between two looks at a folder that another process is leaving
+_BUSY_SECONDS = 0.25  # between two looks at a directory that another process is leaving
 _BUSY_LOOKS = 240
 
 EndKind = Literal["complete", "pruned", "failed", "released", "unusable"]
@@ -81,7 +81,7 @@ class TrialRun:
         around: what trials share.
         reports: the trial in the storage.
         recipe: the trial's, whatever its seed.
-        folder: of the trial's run folders.
+        directory: of the trial's run directories.
         starts: what its earlier starts came to; None for a trial that was never started.
         keep: stores them.
     """

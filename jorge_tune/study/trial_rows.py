@@ -43,7 +43,7 @@ class TrialRow:
     ended: datetime | None = None
     worker: str | None = None  # who holds its lease
     was_restarted: bool = False
-    folder: str | None = None  # random name of the folder that its runs are in; None: the study's first
+    folder: str | None = None  # random name of the directory that its runs are in; None: the study's first
     unread: tuple[str, ...] = ()  # what of it could not be read, a sentence each
 
     @property

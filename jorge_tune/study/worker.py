@@ -86,7 +86,7 @@ class Worker:
 
     Args:
         opened: the study.
-        folder: where its runs are.
+        directory: where its runs are.
         runs: who starts them.
         orders: from whom it hears that it should leave.
         settings: how it works.
@@ -200,15 +200,15 @@ class Worker:
             raise
 
     def _place(self, asked: ClaimedTrial) -> None:
-        """Say in which folder the trial's runs are, where not in the one that all see; another one is a new start."""
+        """Store where the trial's runs are, if not in the directory that all see; another directory is a new start."""
         before = asked.folder or self._opened.folder
         if before == self._folder.name:
             return
         asked.keep_folder(self._folder.name)
         if asked.was_started:
-            asked.note("restarted", "from its first step: the folder with its earlier runs is not seen here")
+            asked.note("restarted", "from its first step: the directory with its earlier runs is not seen here")
             self._report(
-                WorkerMessage("starts anew: the folder with its earlier runs is not seen here", asked.claim.number)
+                WorkerMessage("starts anew: the directory with its earlier runs is not seen here", asked.claim.number)
             )
 
     def _settle(
@@ -322,14 +322,14 @@ def work_on(
 
     Args:
         opened: the study.
-        runs: the folder for its runs.
+        runs: the directory for its runs.
         settings: of this worker.
         orders: from whom it hears that it should leave; listening already.
         report: hears what happens.
         server: who starts runs; None: this machine's run server.
 
     Raises:
-        InputError: another version made the study, the folder belongs to another one, the device is not there, or this
+        InputError: another version made the study, the directory is another study's, the device is not there, or this
             machine cannot start runs.
         JorgeTuneError: the storage stayed away, or no run can be started.
     """
@@ -337,7 +337,9 @@ def work_on(
     folder = opened.enter(runs)
     if not folder.is_shared:
         report(
-            WorkerMessage(f"{runs} is not the folder that the study began with: trials lost elsewhere start anew here")
+            WorkerMessage(
+                f"{runs} is not the directory that the study began with: trials lost elsewhere start anew here"
+            )
         )
     costs = prepare_costs(opened, folder, settings, orders, report)
     server = server or RunLauncher.connect()

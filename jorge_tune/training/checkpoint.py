@@ -88,7 +88,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
 
     Raises:
         OSError: it cannot be written, on a full disk say.
-        RunFolderError: something that is no file, or no folder, has been put in its place.
+        RunDirectoryError: something that is not a file, or no directory, has been put in its place.
     """
     folder.mkdir(exist_ok=True)
     path, partial = folder / _LAST, folder / f".{_LAST}.partial"
@@ -119,7 +119,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     """The run's checkpoint on the CPU, or None if the run was stopped before its first one.
 
     Raises:
-        RunFolderError: the file is damaged, of another format, or no file; the message names the way on.
+        RunDirectoryError: the file is damaged, of another format, or no file; the message names the way on.
     """
     last, previous = folder / _LAST, folder / _PREVIOUS
     try:
@@ -156,7 +156,7 @@ def _read(path: Path) -> Checkpoint:
 
     Raises:
         FileNotFoundError: there is none.
-        RunFolderError: it is damaged, of another format, or no regular file.
+        RunDirectoryError: it is damaged, of another format, or no regular file.
     """
     with os.fdopen(open_regular(path, below=path.parent.parent, error=RunDirectoryError), "rb") as file:
         try:
@@ -278,7 +278,7 @@ def _save(content: dict[str, Any], file: BinaryIO) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where folders can be synchronised."""
+    """Make the rename itself durable, where directories can be synchronised."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Data sets by name: digits, the data sets of torchvision, folders of images.
+"""Data sets by name: digits, the data sets of torchvision, directories of images.
 
 A source lists the parts that it comes with and their labels; `data.py` decides what is held out of which.
 """
@@ -129,7 +129,7 @@ def _open_torchvision(data: DataSection, download: bool) -> Source:
             way_out = (
                 f"the download failed ({error})"
                 if download
-                else "fetch it with `jorge-tune train --download`, or set data.root to the folder that has it"
+                else "fetch it with `jorge-tune train --download`, or set data.root to the directory that has it"
             )
             raise InputError(f"{root}: {data.name} is not there or damaged; {way_out}") from error
         classes = tuple(stored.classes)
@@ -199,14 +199,14 @@ StoredPart = tuple[Integers, Callable[[Integers, bool], Examples]]
 
 
 class _Options(NamedTuple):
-    """data.args of an image folder."""
+    """data.args of an image directory."""
 
     size: int | None
     scaling: Scaling
 
 
 class ImageFolder(NamedTuple):
-    """Classes and parts of a folder, and what was left out of each part."""
+    """Classes and parts of a directory, and what was left out of each part."""
 
     classes: tuple[str, ...]
     parts: Mapping[str, StoredPart]
@@ -214,21 +214,21 @@ class ImageFolder(NamedTuple):
 
 
 def open_image_folder(data: DataSection) -> ImageFolder:
-    """Classes and parts of a folder; images are read when a part is asked for its examples.
+    """Classes and parts of a directory; images are read when a part is asked for its examples.
 
     All parts get the size that the first training image has, if nothing else is said.
 
     Raises:
-        InputError: the folder, its train/ part, its classes or their images are missing, or data.args are wrong.
+        InputError: the directory, its train/ part, its classes or their images are missing, or data.args are wrong.
     """
     root = Path(data.root).expanduser()
     options = _read_options(data.args)
     if not (root / "train").is_dir():
-        raise InputError(f"{root}: an image folder needs {root / 'train'}/<class>/<image>, which is not there")
+        raise InputError(f"{root}: an image directory needs {root / 'train'}/<class>/<image>, which is not there")
     classes = tuple(class_names(root / "train"))
     if len(classes) < 2:
         found = "no class" if not classes else f"only the class {classes[0]!r}"
-        raise InputError(f"{root / 'train'}: {found} found; one folder per class, at least two, is needed")
+        raise InputError(f"{root / 'train'}: {found} found; one directory per class, at least two, is needed")
 
     parts: dict[str, StoredPart] = {}
     left_out: dict[str, LeftOut] = {}
@@ -240,7 +240,7 @@ def open_image_folder(data: DataSection) -> ImageFolder:
             choose = partial(_choose, paths, labels, options.scaling, size, data.augment == "standard")
             parts[name] = (labels, choose)
     if len(parts) == 1:
-        raise InputError(f"{root}: an image folder needs test/ or val/ beside train/, and neither is there")
+        raise InputError(f"{root}: an image directory needs test/ or val/ beside train/, and neither is there")
     return ImageFolder(classes, parts, left_out)
 
 
@@ -291,7 +291,7 @@ def _list_part(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], Inte
         labels += [label] * len(found)
 
     if not paths:
-        raise InputError(f"{folder}: no images found in the folders of its classes{_but(left_out)}")
+        raise InputError(f"{folder}: no images found in the directories of its classes{_but(left_out)}")
     return paths, np.array(labels, dtype=np.int64), left_out
 
 

@@ -1,7 +1,7 @@
-"""The image files below a folder of class folders, and every file that is left out, with the reason. No torch.
+"""The image files below a directory of class directories, and every file that is left out, with the reason. No torch.
 
 What counts is what torchvision's ImageFolder counts: files with one of its endings, links followed. Besides, what
-systems and editors leave behind (hidden files and folders) does not count, and no link is followed in a circle.
+systems and editors leave behind (hidden files and directories) does not count, and no link is followed in a circle.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ ENDINGS = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".
 
 _LEFT_BEHIND = ("@eaDir", "__MACOSX", "lost+found")  # by Synology, macOS, file systems; the others have a dot
 _LONGEST_ENDING = 12
-_MOST_LINKS_IN_LINKS = 1000  # met through another link, in one class; folders that link to each other make far more
+_MOST_LINKS_IN_LINKS = 1000  # met through another link, in one class; directories that link to each other make far more
 
 LeftOut = Counter[str]
 """Files by the reason why they are left out."""
 
 
 def class_names(folder: Path) -> list[str]:
-    """The names of a part's class folders, in order.
+    """The names of a part's class directories, in order.
 
     Raises:
-        InputError: the folder cannot be read.
+        InputError: the directory cannot be read.
     """
     return sorted(e.name for e in _entries(folder) if not _is_hidden(e.name) and _is_folder(e))
 
 
 def files_beside_classes(folder: Path) -> LeftOut:
-    """What lies in a part's folder itself, or in hidden folders there, and so belongs to no class."""
+    """What lies in a part's directory itself, or in hidden directories there, and so belongs to no class."""
     left_out: LeftOut = Counter()
     for entry in _entries(folder):
         if _is_hidden(entry.name):
             left_out["hidden"] += _count_files(entry)
         elif not _is_folder(entry):
-            left_out["outside a class folder" if os.path.isfile(entry.path) else _reason_of_no_file(entry)] += 1
+            left_out["outside a class directory" if os.path.isfile(entry.path) else _reason_of_no_file(entry)] += 1
     return left_out
 
 
 def images_of_class(folder: Path) -> tuple[list[Path], LeftOut]:
-    """The image files anywhere below a class folder, sorted by path, and what is left out.
+    """The image files anywhere below a class directory, sorted by path, and what is left out.
 
     Raises:
-        InputError: a folder cannot be read, or links between folders lead to far too many ways.
+        InputError: a directory cannot be read, or links between directories lead to far too many ways.
     """
     left_out: LeftOut = Counter()
     names: list[tuple[str, ...]] = []
@@ -65,7 +65,7 @@ def images_of_class(folder: Path) -> tuple[list[Path], LeftOut]:
 
 
 def _walk(folder: Path, left_out: LeftOut) -> Iterator[tuple[tuple[str, ...], os.DirEntry[str]]]:
-    """All that is no folder and not hidden, with its names from `folder` on; what is hidden or a loop is counted."""
+    """All visible files, with their names from the class directory on; what is hidden or a loop is counted."""
     links_in_links = 0
     pending = [_Way((), (os.path.realpath(folder.parent), os.path.realpath(folder)), False)]
     while pending:
@@ -81,19 +81,19 @@ def _walk(folder: Path, left_out: LeftOut) -> Iterator[tuple[tuple[str, ...], os
             else:
                 target = os.path.realpath(entry.path)
                 if any(_is_within(above, target) for above in way.chain):
-                    left_out["link to a folder above it"] += 1
+                    left_out["link to a directory above it"] += 1
                     continue
                 links_in_links += way.linked
                 if links_in_links > _MOST_LINKS_IN_LINKS:
                     raise InputError(
-                        f"{folder}: the links to folders below lead to each other in more than {_MOST_LINKS_IN_LINKS} "
+                        f"{folder}: links to directories below lead to each other in more than {_MOST_LINKS_IN_LINKS} "
                         "ways; remove those that are too many"
                     )
                 pending.append(_Way(names, (*way.chain, target), True))
 
 
 class _Way(NamedTuple):
-    """How a folder was reached: its names from the class folder on, and the real paths on the way, its own the last."""
+    """How a directory was reached: its names from the class directory on, and the real paths on the way."""
 
     names: tuple[str, ...]
     chain: tuple[str, ...]
@@ -113,11 +113,11 @@ def _entries(folder: str | Path) -> Iterator[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             yield from entries
     except OSError as error:
-        raise InputError(f"{folder}: the folder cannot be read ({error.strerror}); make it readable") from error
+        raise InputError(f"{folder}: the directory cannot be read ({error.strerror}); make it readable") from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Links followed; a link in a circle is no folder (`entry.is_dir` raises there)."""
+    """Links followed; a link in a circle is not a directory (`entry.is_dir` raises there)."""
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
@@ -126,12 +126,12 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_within(path: str, folder: str) -> bool:
-    """Whether `path` is `folder` or below it."""
+    """Whether `path` is `directory` or below it."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def _count_files(entry: os.DirEntry[str]) -> int:
-    """The files of a hidden folder, as far as it can be read and without following links; 1 for anything else."""
+    """The files of a hidden directory, as far as it can be read and without following links; 1 for anything else."""
     if not entry.is_dir(follow_symlinks=False):
         return 1
     return sum(len(files) for _, _, files in os.walk(entry.path))

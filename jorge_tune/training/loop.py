@@ -93,7 +93,7 @@ class Loop:
         """Go on from a checkpoint: weights, optimizer, schedule, scaler, random state, position and time.
 
         Raises:
-            RunFolderError: it is not of this training.
+            RunDirectoryError: it is not of this training.
         """
         try:
             self._check_place(checkpoint)

@@ -47,12 +47,12 @@ class Moment:
 
 
 class RunJournal:
-    """Writes to a run folder, alone; a context manager that closes its files.
+    """Writes to a run directory, alone; a context manager that closes its files.
 
-    Whoever has it has the folder's lock, which is log.txt's, and has written nothing to the records yet.
+    Whoever has it has the directory's lock, which is log.txt's, and has written nothing to the records yet.
 
     Raises:
-        RunFolderError: another process is training in this folder, or what is there are no files.
+        RunDirectoryError: another process is training in this directory, or what is there are no files.
     """
 
     def __init__(self, folder: RunDirectory) -> None:
@@ -72,7 +72,7 @@ class RunJournal:
         self.close()
 
     def close(self) -> None:
-        """Let the folder go."""
+        """Let the directory go."""
         if self._records is not None:
             self._records.close()
         self._close_log()

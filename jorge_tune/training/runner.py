@@ -1,4 +1,4 @@
-"""One run in one folder: checked, started or continued, trained, told."""
+"""One run in one directory: checked, started or continued, trained, told."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ def train(
     download: bool = False,
     stop: StopRequest | None = None,
 ) -> RunResult:
-    """Train a recipe with its own seed in the run folder `out`, which is made once all input has proved good.
+    """Train a recipe with its own seed in the run directory `out`, which is made once all input has proved good.
 
     Divergence and interruption are outcomes. A run that has ended is not trained again: with `resume` its result
-    is read from the folder.
+    is read from the directory.
 
     Args:
         recipe: what to train; its `seed` is the run's.
-        out: the run folder; missing, empty, or (with `resume`) holding this very run.
+        out: the run directory; missing, empty, or (with `resume`) holding this very run.
         device: "auto", "cpu", "cuda", "cuda:1", ...
-        resume: continue the run that the folder holds; starts it where there is none.
+        resume: continue the run that the directory holds; starts it where there is none.
         max_steps: stop after that many steps in all, resumable; the schedule is as without it.
         log_every: steps between two readings of loss and timings, at least 1.
         progress: called at the start, after each step, evaluation and epoch.
@@ -79,8 +79,8 @@ def train(
         stop: may ask the run to stop from elsewhere; Ctrl-C and SIGTERM do so in the main thread anyway.
 
     Raises:
-        InputError: recipe, data, device or folder cannot be used; nothing was written.
-        TrainingError: the run broke off; the folder says where and why.
+        InputError: recipe, data, device or directory cannot be used; nothing was written.
+        TrainingError: the run broke off; the directory says where and why.
     """
     if log_every < 1 or (max_steps is not None and max_steps < 1):
         raise InputError(f"log_every and max_steps must be 1 or more, got {log_every!r} and {max_steps!r}")
@@ -166,7 +166,7 @@ def _run(
         journal.start(loop.moment, seed=recipe.seed, resumed=resumed, about=recipe.name, data=data)
         ending = loop.run()
     except RunDirectoryError:
-        raise  # of a checkpoint that was not taken, or a folder that is not to be written to
+        raise  # of a checkpoint that was not taken, or a directory that is not to be written to
     except JorgeTuneError as error:
         _record_failure(loop, journal, str(error))
         raise
@@ -205,17 +205,17 @@ def _first_data(folder: RunDirectory) -> object:
 
 
 def _create(folder: RunDirectory, recipe: Recipe, device: torch.device) -> RunJournal:
-    """The folder with its recipe and environment, in which nobody else trains.
+    """The directory with its recipe and environment, in which nobody else trains.
 
     Raises:
         InputError: it cannot be written.
-        RunFolderError: somebody else has begun a run there meanwhile.
+        RunDirectoryError: somebody else has begun a run there meanwhile.
     """
     try:
         folder.root.mkdir(parents=True, exist_ok=True)
         journal = RunJournal(folder)
     except OSError as error:
-        raise InputError(f"{folder.root}: the run folder cannot be written ({error.strerror})") from error
+        raise InputError(f"{folder.root}: the run directory cannot be written ({error.strerror})") from error
     try:
         if inspect_folder(folder, recipe, resume=True) is not ResumeState.NOTHING:
             raise RunDirectoryError(f"{folder.root}: another process has begun this run meanwhile; --resume goes on")
@@ -249,7 +249,7 @@ def _own_random_state(device: torch.device) -> Iterator[None]:
 
 
 class ResumeState(Enum):
-    """A folder that may be used holds nothing, this run unfinished, or this run ended."""
+    """A directory that may be used holds nothing, this run unfinished, or this run ended."""
 
     NOTHING = "nothing"
     UNFINISHED = "unfinished"
@@ -260,13 +260,13 @@ def inspect_folder(folder: RunDirectory, recipe: Recipe, *, resume: bool) -> Res
     """Look before anything is read or written.
 
     Raises:
-        RunFolderError: the folder holds another run, or something else, or this run and `resume` is not set.
+        RunDirectoryError: the directory holds another run, or something else, or this run and `resume` is not set.
     """
     root = folder.root
     if not root.exists():
         return ResumeState.NOTHING
     if not root.is_dir():
-        raise RunDirectoryError(f"{root}: is a file; a run folder is expected (choose another --out)")
+        raise RunDirectoryError(f"{root}: is a file; a run directory is expected (choose another --out)")
     if not os.path.lexists(folder.recipe):
         if all(_is_of_a_beginning(path, folder) for path in root.iterdir()):
             return ResumeState.NOTHING

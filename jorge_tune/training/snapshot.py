@@ -57,7 +57,7 @@ class Snapshot:
         progress: ProgressCallback | None = None,
         stop: StopRequest | None = None,
     ) -> tuple[RunEnding, list[Record]]:
-        """Train to `stop_at` steps in all, bitwise as the run itself would; no evaluation, no checkpoint, no folder.
+        """Train to `stop_at` steps in all, bitwise as the run itself would; no evaluation, no checkpoint, no directory.
 
         Args:
             stop_at: More than `step`, at most `total_steps`. May be asked for once.
@@ -103,17 +103,17 @@ class Snapshot:
 def open_snapshot(
     recipe: Recipe, *, run: Path | None = None, device: str = "auto", download: bool = False
 ) -> Iterator[Snapshot]:
-    """Set a training up aside; torch's random state and precision are its own, and the run's folder is only read.
+    """Set a training up aside; torch's random state and precision are its own, and the run's directory is only read.
 
     Args:
         recipe: What to train.
-        run: A folder with a run of this recipe, whose checkpoint to start from; None: the recipe's start.
+        run: A directory with a run of this recipe, whose checkpoint to start from; None: the recipe's start.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         download: Fetch a data set of torchvision if it is not there.
 
     Raises:
         InputError: recipe, data or device cannot be used.
-        RunFolderError: `run` holds another run, none, no checkpoint, or one that has ended.
+        RunDirectoryError: `run` holds another run, none, no checkpoint, or one that has ended.
     """
     checkpoint = None if run is None else _checkpoint_of(recipe, RunDirectory(run))
     chosen = choose_device(device)

@@ -1,4 +1,4 @@
-"""`compare` from the outside: real trainings of an epoch or two, written run folders, bad input."""
+"""`compare` from the outside: real trainings of an epoch or two, written run directories, bad input."""
 
 import json
 import os
@@ -174,13 +174,13 @@ def test_a_png_is_written_or_missed_with_a_reason(folders, tmp_path, capsys):
         (["digits/mlp-sgd", "--metric", "accuracy"], "--metric: must be top1, top5 or loss for a classification"),
         (["digits/mlp-sgd", "--set", "target={metric: top1, value: 95}"], "target.value: must be a fraction for top1"),
         (["coco/maskrcnn-sgd", "coco/maskrcnn-jorge"], "task.kind: this version cannot train a detection task"),
-        (["RUNS", "--set", "epochs=1"], "only run folders"),
+        (["RUNS", "--set", "epochs=1"], "only run directories"),
         (["RUNS", "--plot", "race.pdf"], "must end in .html or .png"),
         (["RUNS", "--seeds", "4-0"], "upwards"),
         (["RUNS", "--seeds", "0,0"], "names a seed twice"),
         (["RUNS", "--seeds", "a"], "no list of seeds"),
         (["RUNS", "--seeds", "0-99999999999"], "at most 1000 seeds"),
-        (["EMPTY"], "no run folder here or below"),
+        (["EMPTY"], "no run directory here or below"),
         (["digits/mlp-sgd", "digits/mlp-sgd", "--set", "optimizer.lr=none"], "--set 'optimizer.lr=none'"),
         ([], "A B..."),
     ],

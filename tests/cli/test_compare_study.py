@@ -123,7 +123,7 @@ def once(tmp_path_factory):
 
 @pytest.fixture
 def finished(once, here):
-    """It in a folder of the test's own, and what it printed."""
+    """It in a directory of the test's own, and what it printed."""
     folder, out, err = once
     shutil.copytree(folder, here, dirs_exist_ok=True)
     return out, err
@@ -276,7 +276,7 @@ def test_a_worker_that_is_killed_and_then_ctrl_c_leave_a_race_that_ends_whole(he
     ("arguments", "message"),
     [
         (["SGD", "--workers", "2", "--out", "there"], "--out: is for a race in this process"),
-        (["RUNS", "--workers", "2"], "there are only run folders"),
+        (["RUNS", "--workers", "2"], "there are only run directories"),
         (["RUNS", "--against", "jorge"], "--against: follows from a recipe"),
         (["SGD", "--against", "shampo"], "did you mean 'shampoo'?"),
         (["SGD", "--against", "adamw"], "give an AdamW recipe as an argument of its own"),

@@ -260,7 +260,7 @@ def test_runs_that_are_elsewhere_are_said_and_the_rest_is_attached(tmp_path, cap
     shutil.move(own.folder / "runs", tmp_path / "elsewhere")
     assert run("small", *place(own), "--no-serve") == 0
     err = capsys.readouterr().err
-    assert "study small: the run folders of 2 trials are not in" in err
+    assert "study small: the run directories of 2 trials are not in" in err
     assert "attached what was new: 3 trials, 0 files" in err
     assert not (own.folder / "runs").exists()
     assert run("small", "--storage", own.folder / "study.db", "--runs", tmp_path / "elsewhere/small", "--no-serve") == 0
@@ -284,7 +284,7 @@ def test_an_export_leaves_behind_what_is_kept_by_trial_ids(made, tmp_path):
     [
         (("nope",), ("no study 'nope'", "there are small")),
         (("small", "--port", "99999"), ("99999",)),
-        (("--runs", "somewhere"), ("--runs is the folder of one study's runs",)),
+        (("--runs", "somewhere"), ("--runs is the directory of one study's runs",)),
     ],
 )
 def test_bad_input_is_one_message(made, arguments, words, capsys):
@@ -488,5 +488,5 @@ def test_nothing_is_written_through_a_link_in_a_files_place(tmp_path, capsys):
     (tmp_path / "elsewhere").mkdir()
     artifacts.symlink_to(tmp_path / "elsewhere")
     assert run("small", *place(own), "--no-serve") == 0
-    assert "artifacts: must be a folder, got a symbolic link" in capsys.readouterr().err
+    assert "artifacts: must be a directory, got a symbolic link" in capsys.readouterr().err
     assert not list((tmp_path / "elsewhere").iterdir())

@@ -1,4 +1,4 @@
-"""Run folders that were edited, torn or replaced: one message or a result, never a crash, a wait, or a wrong resume.
+"""Run directories that were edited, torn or replaced: one message or a result, never a crash or a wrong resume.
 
 Every input is made from a seed. `report` and `compare` read a damaged run beside a whole one, which is still compared;
 `train --resume` is asked to go on with a run of its own recipe.
@@ -220,7 +220,7 @@ def test_a_damaged_run_is_named_and_the_others_are_compared(
     race: Path, tmp_path: Path, name: str, how: str, capsys: Any
 ) -> None:
     compared = _read_the_race(race, tmp_path, name, how, _seeds(how, range(3)), capsys)
-    assert compared >= 3 or (name, how) == ("records.jsonl", "gone")  # which is no run folder
+    assert compared >= 3 or (name, how) == ("records.jsonl", "gone")  # which is no run directory
 
 
 @pytest.mark.slow
@@ -234,7 +234,7 @@ def test_a_damaged_run_is_named_whatever_the_damage(
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A folder with a recipe and its stopped run, and the weights that the run comes to."""
+    """A directory with a recipe and its stopped run, and the weights that the run comes to."""
     root, recipe = tmp_path_factory.mktemp("stopped"), digits_recipe()
     write_recipe(root / "recipe.yaml", recipe)
     train(recipe, root / "runs" / "run", max_steps=9)
@@ -254,7 +254,7 @@ def _weights(run: Path) -> dict[str, Any]:
 
 
 def _contents(run: Path) -> dict[Path, object]:
-    """What a folder holds; of what is larger than anything of ours, the size."""
+    """What a directory holds; of what is larger than anything of ours, the size."""
     files = [path for path in run.rglob("*") if path.is_file() and not path.is_symlink()]
     return {path: size if (size := path.stat().st_size) > 2**24 else path.read_bytes() for path in files}
 

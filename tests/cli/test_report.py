@@ -1,4 +1,4 @@
-"""`report` from the outside: studies and run folders that trained nothing, and what a stranger does wrong."""
+"""`report` from the outside: studies and run directories that trained nothing, and what a stranger does wrong."""
 
 import json
 import re
@@ -146,7 +146,7 @@ def test_a_study_whose_runs_are_elsewhere_says_so(made, tmp_path):
     shutil.rmtree(made.folder / "runs")
     out = tmp_path / "a.html"
     assert run("small", *place(made), "-o", out) == 0
-    assert "No curves: the run folders are not on this machine" in out.read_text()
+    assert "No curves: the run directories are not on this machine" in out.read_text()
 
 
 def test_a_study_without_a_finished_trial_is_an_honest_page(tmp_path):
@@ -191,12 +191,12 @@ def test_what_a_stranger_does_wrong_is_one_message(race, made, tmp_path, capsys)
     cases = {
         "no study 'nothere' in this storage; there are small": ("nothere", *storage, *out),
         "the file is missing or empty": ("small", "--storage", tmp_path / "none.db", *out),
-        "no folder here; give folders of runs": (race[0], tmp_path / "none", *out),
+        "no directory here; give directories of runs": (race[0], tmp_path / "none", *out),
         "are for a study": (race[0], *storage, *out),
         "a study has its own objective": ("small", *storage, "--metric", "loss", *out),
         "there.json: exists already": (*race, "-o", tmp_path / "there.html"),
         "must end in .html": (*race, "-o", tmp_path / "page.txt"),
-        "no run folder here or below": (tmp_path / "empty", *out),
+        "no run directory here or below": (tmp_path / "empty", *out),
         "is not JSON": (*race, "--with", tmp_path / "text.json", *out),
         "holds neither a calibration nor a probe": (*race, "--with", tmp_path / "there.json", *out),
         "cannot be read": (*race, "--with", tmp_path / "gone.json", *out),

@@ -53,7 +53,7 @@ def test_trains_into_its_default_folder_and_prints_a_table(recipe: Path, capsys:
     rows = dict(line.split("  ", 1) for line in out.splitlines())
     assert rows["outcome"].strip() == "finished"
     assert 0.2 < float(rows["validation top1"]) < 1
-    assert rows["run folder"].strip() == "runs/tiny/seed-4"
+    assert rows["run directory"].strip() == "runs/tiny/seed-4"
     data, *evaluations = err.splitlines()
     assert data == "data: digits, 10 classes, 1x8x8; train 1078, validation 359, test 360 images"
     assert [line.split("  ")[0] for line in evaluations] == ["step 9/18", "step 18/18", "step 18/18"]

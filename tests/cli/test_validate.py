@@ -38,7 +38,7 @@ def test_all_faults_of_all_files_are_reported(files, capsys):
         "bad.yaml:3:1: epoch: unknown key (did you mean 'epochs'?)",
         "good.yaml: fine",
         "'missing.yaml': neither a file nor a shipped recipe; `jorge-tune recipes ls` lists those",
-        ".: is a folder; a recipe file is expected",
+        ".: is a directory; a recipe file is expected",
     ]
 
 

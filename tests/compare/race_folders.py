@@ -1,4 +1,4 @@
-"""Run folders with real records in them, written as a training would write them."""
+"""Run directories with real records in them, written as a training would write them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def write_run(
 
 
 def write_race(root: Path, contenders, **common) -> list[Path]:
-    """{name: ({seed: values}, optimizer, schedule, seconds per epoch)} as ROOT/name/seed-n; the contenders' folders."""
+    """{name: ({seed: values}, optimizer, schedule, seconds per epoch)} as ROOT/name/seed-n; their directories."""
     for name, (runs, optimizer, schedule, seconds) in contenders.items():
         for seed, values in runs.items():
             write_run(

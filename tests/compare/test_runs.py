@@ -1,4 +1,4 @@
-"""Run folders read back: what belongs together, what is refused, what a killed run leaves."""
+"""Run directories read back: what belongs together, what is refused, what a killed run leaves."""
 
 import math
 import re
@@ -37,7 +37,7 @@ def test_nan_comes_back_as_nan(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "records.jsonl").unlink(), "not a run folder"),
+        (lambda folder: (folder / "records.jsonl").unlink(), "not a run directory"),
         (lambda folder: (folder / "recipe.yaml").unlink(), "no recipe.yaml"),
         (lambda folder: (folder / "records.jsonl").write_text("[1]\n"), "records.jsonl:1: not a record"),
         (
@@ -72,7 +72,7 @@ def test_seeds_in_order_of_number(tmp_path):
 
 
 def test_no_runs_below(tmp_path):
-    with pytest.raises(RunDirectoryError, match="no run folder here or below"):
+    with pytest.raises(RunDirectoryError, match="no run directory here or below"):
         find_runs(tmp_path)
 
 

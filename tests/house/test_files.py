@@ -31,7 +31,7 @@ def test_what_is_no_regular_file_is_never_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="is not a regular file; give another name"):
         write_whole(tmp_path / "pipe", "x", force=True)
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError, match="is a directory"):
         write_whole(tmp_path, "x", force=True)
     with pytest.raises(InputError, match="cannot be written"):
         write_whole(tmp_path / "missing" / "file", "x")

@@ -55,7 +55,7 @@ def test_every_fault_is_reported_in_one_go_at_its_place():
     )
     assert faults_in(text) == [
         "r.yaml:2:7: name: must be 1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit "
-        "(it names run folders), got 'a/b'",
+        "(it names run directories), got 'a/b'",
         "r.yaml:5:7: optimizer.lr: must be greater than 0, got '-1'",
         "r.yaml:6:3: optimizer.momentm: unknown key (did you mean 'momentum'?)",
         "r.yaml:7:13: optimizer.momentum: must be at least 0 and less than 1, got '1.0'",
@@ -284,12 +284,12 @@ def test_a_file_too_large_is_refused(tmp_path):
 def test_no_file_a_folder_and_a_device_are_one_message_each(tmp_path):
     with pytest.raises(InputError, match=r"cannot be read .No such file"):
         load(tmp_path / "missing.yaml")
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError, match="is a directory"):
         load(tmp_path)
     with pytest.raises(InputError, match="cannot be read"):
         load("a\x00b")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="is no regular file"):
+    with pytest.raises(InputError, match="is not a regular file"):
         load(tmp_path / "pipe")
 
 

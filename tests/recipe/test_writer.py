@@ -93,6 +93,6 @@ def test_writing_refuses_to_overwrite_unless_forced(tmp_path):
 
 @pytest.mark.parametrize("target", ["missing/recipe.yaml", "."])
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, target):
-    with pytest.raises(InputError, match=r"cannot be written|is a folder"):
+    with pytest.raises(InputError, match=r"cannot be written|is a directory"):
         write_recipe(tmp_path / target, PLAIN)
     assert os.listdir(tmp_path) == []

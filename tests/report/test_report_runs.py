@@ -1,4 +1,4 @@
-"""The report of run folders: its page shows the numbers of its twin, and its verdict those of the records."""
+"""The report of run directories: its page shows the numbers of its twin, and its verdict those of the records."""
 
 import json
 import math

@@ -25,7 +25,7 @@ _WATCH_SECONDS = 0.02
 
 
 def runs_at_work(folder: Path) -> Iterator[tuple[int, str]]:
-    """Processes that have a run's journal open, and the run's folder."""
+    """Processes that have a run's journal open, and the run's directory."""
     for process in Path("/proc").iterdir():
         if not process.name.isdecimal():
             continue
@@ -43,7 +43,7 @@ class Chaos:
     """A study under fire.
 
     Args:
-        folder: for runs (and SQLite).
+        directory: for runs (and SQLite).
         address: the storage.
         trials: of the study.
         workers: at once.
@@ -87,7 +87,7 @@ class Chaos:
                 thread.join(60)
 
     def audit(self) -> None:
-        """What has to be true of the study and of every run folder."""
+        """What has to be true of the study and of every run directory."""
         trials = self.opened.study.get_trials()
         assert [trial.number for trial in trials] == list(range(self.trials))
         states = {state.name: [t.number for t in trials if t.state is state] for state in TrialState}

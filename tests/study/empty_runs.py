@@ -23,7 +23,7 @@ class EmptyRuns:
 
     Args:
         value: of the metric at an evaluation (from 1) of a recipe with that seed and rate.
-        end: how the start with that number (from 1) of a run folder ends; None: it lies still until it is stopped.
+        end: how the start with that number (from 1) of a run directory ends; None: it lies still until it is stopped.
         evaluations: how many a run has; one that does not finish comes to the first `reached` of what is left.
     """
 

@@ -16,10 +16,10 @@ from tests.study.small_studies import small_plan, sqlite_at
 
 
 class Searched:
-    """A small study in a folder.
+    """A small study in a directory.
 
     Args:
-        folder: of its storage and its runs.
+        directory: of its storage and its runs.
         plan: changes of the plan.
     """
 

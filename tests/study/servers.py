@@ -77,7 +77,7 @@ class PrivatePostgresql:
     initdb refuses root, so root starts it as the user postgres.
 
     Args:
-        folder: an empty folder for it, with a short path (a socket is made in it).
+        directory: an empty directory for it, with a short path (a socket is made in it).
         password: of its user postgres.
     """
 
@@ -131,7 +131,7 @@ class PrivatePostgresql:
 
 
 def _postgresql_programs() -> Path | None:
-    """The folder of initdb and pg_ctl, the newest where there are several."""
+    """The directory of initdb and pg_ctl, the newest where there are several."""
     found = shutil.which("initdb")
     if found and shutil.which("pg_ctl"):
         return Path(found).parent

@@ -95,7 +95,7 @@ def ran(*arguments: object) -> tuple[int, str]:
 
 
 def commands(folder: Path) -> dict[str, tuple[int, str]]:
-    """What the reading commands themselves make of the study in a folder."""
+    """What the reading commands themselves make of the study in a directory."""
     at = ("--storage", folder / "study.db", "--name", "small")
     runs = ("--runs", folder / "runs" / "small")
     return {

@@ -221,12 +221,12 @@ def test_another_folder_than_the_first_is_used_but_not_taken_for_it(storage, run
 def test_a_damaged_marker_is_said(storage, runs):
     opened = open_study(storage, small_plan(), runs)
     (runs("small") / "study.json").write_text("{")
-    with pytest.raises(InputError, match="is damaged; move the folder away, or give another --runs"):
+    with pytest.raises(InputError, match="is damaged; move the directory away, or give another --runs"):
         opened.enter(runs("small"))
     (runs("small") / "study.json").unlink()
     runs("small").rmdir()
     runs("small").write_text("a file")
-    with pytest.raises(InputError, match="is a file; a folder is expected"):
+    with pytest.raises(InputError, match="is a file; a directory is expected"):
         opened.enter(runs("small"))
 
 

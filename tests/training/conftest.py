@@ -14,11 +14,11 @@ _KEPT_PER_CLASS = 12
 
 @pytest.fixture(scope="session")
 def cifar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first images of each class of the real CIFAR-10, as an image folder."""
+    """The first images of each class of the real CIFAR-10, as an image directory."""
     data = Path(os.environ.get("JORGE_TUNE_TEST_DATA", _REPOSITORY.parent / "shared" / "data"))
     archive = data / "cifar10_jpeg_500x100.tar.xz"
     if not archive.is_file():
-        pytest.skip(f"{archive} is not there; set JORGE_TUNE_TEST_DATA to the folder that has it")
+        pytest.skip(f"{archive} is not there; set JORGE_TUNE_TEST_DATA to the directory that has it")
     root = tmp_path_factory.mktemp("cifar10")
     with tarfile.open(archive) as tar:
         for member in tar:

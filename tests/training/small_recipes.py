@@ -23,7 +23,7 @@ def digits_recipe(*, model: ModelSection | None = None, data: dict[str, Any] | N
 
 
 def folder_recipe(root: object, **data: Any) -> Recipe:
-    """A tiny CIFAR ResNet on an image folder, one epoch.
+    """A tiny CIFAR ResNet on an image directory, one epoch.
 
     Of width 8, not 4: below 8 channels oneDNN 3.12 writes beyond its memory in the weights' gradient of a 1x1
     convolution of stride 2 in channels-last layout (seen on a CPU with AVX2 and without AVX-512).

@@ -47,7 +47,7 @@ def run(stopped: tuple[Recipe, RunDirectory], tmp_path: Path) -> tuple[Recipe, R
 
 @contextmanager
 def unchanged(folder: RunDirectory) -> Iterator[None]:
-    """What is done leaves the folder's files as they were."""
+    """What is done leaves the directory's files as they were."""
     before = {path: path.read_bytes() for path in folder.root.rglob("*") if path.is_file()}
     yield
     assert {path: path.read_bytes() for path in folder.root.rglob("*") if path.is_file()} == before

@@ -1,4 +1,4 @@
-"""What of a folder of images counts, how its files are read, and how it is divided."""
+"""What of a directory of images counts, how its files are read, and how it is divided."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_link_to_a_folder_above_it_is_not_followed(image_folder: Path, target:
     (image_folder / "train" / "cat" / "loop").symlink_to(target)
     splits = _load(image_folder)
     assert len(splits.train) == 21
-    assert splits.summary.left_out["train"] == {"link to a folder above it": 1}
+    assert splits.summary.left_out["train"] == {"link to a directory above it": 1}
 
 
 def test_folders_that_link_to_each_other_end_in_words(image_folder: Path) -> None:
@@ -79,7 +79,9 @@ def test_folders_that_link_to_each_other_end_in_words(image_folder: Path) -> Non
         (cat / name).mkdir()
         for other in "abcdefgh":
             (cat / name / other).symlink_to(cat / other)
-    with pytest.raises(InputError, match=r"cat: the links to folders below lead to each other in more than 1000 ways"):
+    with pytest.raises(
+        InputError, match=r"cat: the links to directories below lead to each other in more than 1000 ways"
+    ):
         _load(image_folder)
 
 
@@ -103,7 +105,7 @@ def test_what_is_no_file_or_no_image_is_counted_with_its_reason(image_folder: Pa
         "no ending": 1,
         "not a regular file": 1,
         "odd ending": 1,
-        "outside a class folder": 1,
+        "outside a class directory": 1,
     }
     line = splits.summary.line()
     assert "; 10 files left out: .gif (3), broken link (2), .jfif (1), " in line
@@ -127,7 +129,7 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(image_folder: Path, mon
 
     (image_folder / "train" / "cat" / "deep").mkdir()
     monkeypatch.setattr(os, "scandir", deny)  # the tests may run as root, who may read all
-    with pytest.raises(InputError, match=r"deep: the folder cannot be read \(Permission denied\)"):
+    with pytest.raises(InputError, match=r"deep: the directory cannot be read \(Permission denied\)"):
         _load(image_folder)
 
 

@@ -1,4 +1,4 @@
-"""A run folder is free the moment its run is dead, whatever the run's loader processes do."""
+"""A run directory is free the moment its run is dead, whatever the run's loader processes do."""
 
 from __future__ import annotations
 

@@ -321,7 +321,7 @@ def test_a_kill_for_memory_is_told_from_other_kills(tmp_path: Path) -> None:
         )
         assert told.stdout.splitlines() == [
             "killed|False|killed by SIGKILL",
-            "killed|True|killed by SIGKILL for want of memory",
+            "killed|True|killed by SIGKILL out of memory",
             "killed|False|killed by SIGKILL",
         ]
         assert outcome_of(read_records(RunDirectory(tmp_path / "1").records)) is None

@@ -162,7 +162,7 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match="is not empty and holds no run"):
         train(recipe, tmp_path / "full", resume=True)
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunDirectoryError, match="is a file; a run folder is expected"):
+    with pytest.raises(RunDirectoryError, match="is a file; a run directory is expected"):
         train(recipe, tmp_path / "file")
 
 

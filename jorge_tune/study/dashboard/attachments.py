@@ -56,7 +56,7 @@ class Attachments:
         storage: where the study is.
         study_id: its number there.
         study: its random name.
-        folder: of its artifacts; None: it has none on this machine.
+        directory: of its artifacts; None: it has none on this machine.
     """
 
     def __init__(self, storage: BaseStorage, study_id: int, study: str, folder: Path | None) -> None:
@@ -96,10 +96,10 @@ class Attachments:
         """Attach a file under its name, in place of an earlier one; one that was deleted in the dashboard stays so.
 
         Raises:
-            UnfitFileError: it is no regular file, or cannot be read.
+            UnfitFileError: it is not a regular file, or cannot be read.
             InputError: it cannot be written.
         """
-        assert self.folder is not None, "a study whose folder is here"
+        assert self.folder is not None, "a study whose directory is here"
         made_of = f"{self._study}/{'' if trial_id is None else trial_id}/{artifact.name}"
         identity = str(uuid.uuid5(uuid.NAMESPACE_OID, made_of))
         key = f"artifacts:{identity}" if trial_id is None else f"dashboard:artifacts:{trial_id}:{identity}"
@@ -156,10 +156,10 @@ def _place(content: str | bytes | Path, target: Path) -> bool:
     """Bring a file's content to its place, if it is not there already.
 
     A file is linked where that can be done, so that records take no room twice. What lies in its place, a link to
-    elsewhere perhaps, is replaced and never written through; nor is a folder that is a link.
+    elsewhere perhaps, is replaced and never written through; nor is a directory that is a link.
     """
     if target.parent.is_symlink():
-        raise InputError(f"{target.parent}: must be a folder, got a symbolic link; move it away")
+        raise InputError(f"{target.parent}: must be a directory, got a symbolic link; move it away")
     if isinstance(content, Path):
         return _place_file(content, target)
     data = content.encode() if isinstance(content, str) else content
@@ -211,7 +211,7 @@ def _put_in_place(target: Path, put: Callable[[Path], object]) -> None:
 
 
 def _held(target: Path) -> bytes | None:
-    """What is in its place; None where that is no regular file."""
+    """What is in its place; None where that is not a regular file."""
     try:
         with os.fdopen(open_regular(target), "rb") as file:
             return file.read()
@@ -232,10 +232,10 @@ ARTIFACTS = "artifacts"
 
 
 class ArtifactFolders:
-    """Optuna's file store over several folders; new files go into the first.
+    """Optuna's file store over several directories; new files go into the first.
 
     Args:
-        folders: of the artifacts; those that are missing hold nothing.
+        directories: of the artifacts; those that are missing hold nothing.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -245,7 +245,7 @@ class ArtifactFolders:
         self._stores: list[FileSystemArtifactStore] = [FileSystemArtifactStore(folder) for folder in folders]
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """The file, from whichever folder has it.
+        """The file, from whichever directory has it.
 
         Raises:
             ArtifactNotFound: none has, or it is a link, a pipe or a device.
@@ -267,7 +267,7 @@ class ArtifactFolders:
         """Keep a file that somebody brings to the dashboard."""
         self._folders[0].mkdir(parents=True, exist_ok=True)
         if self._folders[0].is_symlink():
-            raise InputError(f"{self._folders[0]}: must be a folder, got a symbolic link; move it away")
+            raise InputError(f"{self._folders[0]}: must be a directory, got a symbolic link; move it away")
         self._stores[0].write(artifact_id, content_body)
 
     def remove(self, artifact_id: str) -> None:

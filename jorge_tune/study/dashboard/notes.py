@@ -44,12 +44,12 @@ def trial_note(row: TrialRow, rows: Sequence[TrialRow], plan: StudyPlan, *, are_
     if changes := row.attributes.get("changes"):
         lines.append(f"Changed after faults: {_plain(shortened(changes))}.")
     where = run_path_in_words(row, plan)
-    lines.append(f"Runs: `{where}` in the study's folder of runs" + ("." if are_here else ", not on this machine."))
+    lines.append(f"Runs: `{where}` in the study's directory of runs" + ("." if are_here else ", not on this machine."))
     return _fitted(lines, _changes(row, plan))
 
 
 def run_path_in_words(row: TrialRow, plan: StudyPlan) -> str:
-    """`trial-3/seed-0`, or `trial-3` where it has several seeds; within the folder of runs."""
+    """`trial-3/seed-0`, or `trial-3` where it has several seeds; within the directory of runs."""
     seeds = plan.at(row.point).seeds if row.point or not len(plan.space) else plan.seeds
     one = run_path(Path(), row.number, seeds[0] if seeds else 0)
     return str(one if len(seeds) == 1 else one.parent)
@@ -198,7 +198,7 @@ class TrialFiles:
     Args:
         opened: the study.
         attachments: of the study.
-        runs: the folder of its runs; None where this machine does not have it.
+        runs: the directory of its runs; None where this machine does not have it.
         picture: draws a trial's curves.
     """
 
@@ -250,14 +250,14 @@ class TrialFiles:
                 files += self._attachments.artifact(one, trial_id)
             except UnfitFileError as error:
                 counts.faults.append(str(error))
-            except InputError as error:  # the folder takes no files: notes go on without
+            except InputError as error:  # the directory takes no files: notes go on without
                 counts.faults.append(str(error))
                 self._attachments.folder = None
                 break
         return files
 
     def _runs_of(self, row: TrialRow, counts: AttachmentCounts) -> list[RunDirectory]:
-        """Its run folders that are here."""
+        """Its run directories that are here."""
         if self._runs is None or (len(self._plan.space) and not row.point):
             return []
         folders = [RunDirectory(run_path(self._runs, row.number, seed)) for seed in self._plan.at(row.point).seeds]

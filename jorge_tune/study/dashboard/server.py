@@ -129,7 +129,7 @@ _ALLOWED = (
 _REFUSED = (
     (
         re.compile(r"/api/studies/\d+/rename/?"),
-        "a study cannot be renamed here: its plan, its leases and its run folders go by its name; "
+        "a study cannot be renamed here: its plan, its leases and its run directories go by its name; "
         "a copy under another name: `jorge-tune study export -o FILE.db`",
     ),
     (re.compile(r"/api/studies/?"), "a study cannot be made here, since it would have no plan: `jorge-tune study run`"),

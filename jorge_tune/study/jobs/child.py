@@ -130,7 +130,7 @@ class _Worker:
 
 
 class _Output:
-    """Takes stdout and stderr: in memory until the run folder stands, then in output.txt there."""
+    """Takes stdout and stderr: in memory until the run directory stands, then in output.txt there."""
 
     def __init__(self, folder: RunDirectory) -> None:
         self._path, self._folder = folder.root / "output.txt", folder
@@ -159,7 +159,7 @@ class _Output:
             self.move()
 
     def move(self) -> None:
-        """Go on in the run folder."""
+        """Go on in the run directory."""
         if self._early is None:
             return
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
@@ -201,7 +201,7 @@ def _outcome(job: Mapping[str, Any], stop: StopRequest, worker: _Worker, output:
             stop=stop,
         )
         return _end(result.outcome, result.reason)
-    except RunDirectoryError as error:  # this run's own folder, a damaged checkpoint say: no fault of the others
+    except RunDirectoryError as error:  # this run's own directory, a damaged checkpoint say: no fault of the others
         return _end("failed", str(error))
     except InputError as error:
         return _end("failed", str(error), input_error=True)
@@ -219,7 +219,7 @@ def _end(outcome: str, reason: str, *, out_of_memory: bool = False, input_error:
 
 
 def _settle(job: Mapping[str, Any]) -> None:
-    """Become a process of the worker's: its environment, folder, modules and threads instead of the server's."""
+    """Become a process of the worker's: its environment, directory, modules and threads instead of the server's."""
     gc.enable()
     os.environ.clear()
     os.environ.update(job["environment"])

@@ -7,7 +7,7 @@ to the run      {recipe, out, device, threads, download, directory, path, enviro
                 {stop: reason}
                 {lease: [seconds, grace]}      without a newer one it ends by itself after that time
 from the run    {event: started, pid}
-                {event: evaluation, step}      a record of it is in the run folder
+                {event: evaluation, step}      a record of it is in the run directory
                 {event: end, outcome, reason, out_of_memory, input_error}
 from the server {event: exit, code, signal, out_of_memory}   the process is gone, its lock and memory with it
 
@@ -53,7 +53,7 @@ class RunJob:
 
     Args:
         recipe_text: the recipe, seed included.
-        out: the run folder; what it holds of this run is continued.
+        out: the run directory; what it holds of this run is continued.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         threads: CPU threads; None leaves it to torch.
         download: fetch a data set of torchvision that is not there.
@@ -77,7 +77,7 @@ class ProcessEnd:
         outcome: a run's own, or `killed`: the process died without a word.
         reason: one sentence; empty for a finished run.
         out_of_memory: memory was what it died of, the GPU's or (by the kernel's count of such kills) the machine's.
-        input_error: the recipe, its data or its folder cannot be used; another attempt would fail in the same way.
+        input_error: the recipe, its data or its directory cannot be used; another attempt would fail in the same way.
     """
 
     outcome: ChildOutcome
@@ -105,7 +105,7 @@ class RunLauncher:
         return cls(place)
 
     def start(self, job: RunJob) -> Child:
-        """Start a run, in this process's folder and environment; a server that died is replaced.
+        """Start a run, in this process's directory and environment; a server that died is replaced.
 
         Raises:
             JorgeTuneError: the server cannot be started or does not answer.
@@ -274,7 +274,7 @@ def _ending(end: dict[str, Any] | None, gone: dict[str, Any] | None, folder: Pat
         return ProcessEnd("killed", f"the run's process died, and its server before it{said}")
     if gone["signal"] is None:
         return ProcessEnd("failed", f"the run's process left with exit code {gone['code']}{said}")
-    for_memory = " for want of memory" if gone["out_of_memory"] else ""
+    for_memory = " out of memory" if gone["out_of_memory"] else ""
     return ProcessEnd("killed", f"killed by {_signal_name(gone['signal'])}{for_memory}{said}", gone["out_of_memory"])
 
 
@@ -301,7 +301,7 @@ def _last_output(folder: Path) -> str:
 
 
 _LONGEST_ADDRESS = 103  # bytes of a Unix socket's path on macOS; Linux has 107
-_LAST_RESORT = "/tmp"  # where the temp folder's path is too long
+_LAST_RESORT = "/tmp"  # where the temp directory's path is too long
 _BACKLOG = 128
 _LOCK_SECONDS = 30.0
 _SECRETS = ("JORGE_TUNE_STORAGE", "OPTUNA_STORAGE", "PGPASSWORD", "PGPASSFILE", "MYSQL_PWD")
@@ -343,7 +343,7 @@ def find_place(idle_seconds: float, grace_seconds: float) -> ServerPlace:
     """The place of the server that a process like this one may use.
 
     Raises:
-        InputError: no folder for the socket is private and has a short enough path, or the system cannot fork.
+        InputError: no directory for the socket is private and has a short enough path, or the system cannot fork.
     """
     if not sys.platform.startswith("linux"):
         raise InputError(f"studies fork their runs from a server, which needs Linux, not {sys.platform}; WSL has it")
@@ -363,7 +363,7 @@ def find_place(idle_seconds: float, grace_seconds: float) -> ServerPlace:
         if complaint is None:
             return ServerPlace(path, idle_seconds, grace_seconds)
         tried.append(f"{path.parent}: {complaint}")
-    raise InputError("no folder for the run server's socket: " + "; ".join(dict.fromkeys(tried)) + "; set TMPDIR")
+    raise InputError("no directory for the run server's socket: " + "; ".join(dict.fromkeys(tried)) + "; set TMPDIR")
 
 
 def knock(place: ServerPlace) -> socket.socket | None:
@@ -501,7 +501,7 @@ def _content(path: str) -> str:
 
 
 def _make_private(folder: Path) -> str | None:
-    """Make the folder; what is wrong with it, if anything."""
+    """Make the directory; what is wrong with it, if anything."""
     try:
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
@@ -509,7 +509,7 @@ def _make_private(folder: Path) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     if not stat.S_ISDIR(status.st_mode):
-        return "is no folder"
+        return "is not a directory"
     if status.st_uid != os.getuid():
         return "belongs to somebody else"
     if status.st_mode & 0o077:

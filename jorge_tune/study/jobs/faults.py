@@ -6,7 +6,7 @@ killed          the same; both up to five starts in a row without a new record, 
 out of memory   once more at the same point, alone on the machine (or the GPU) and in a fresh process; then it fails
 diverged        never: the worst value, `diverged`
 broke off       the trial fails: what raises once at a point raises there again
-bad input       the study stops with the message: the recipe, its data or a folder would fail every other trial too;
+bad input       the study stops with the message: the recipe, its data or a directory would fail every other trial too;
                 in a comparison, whose trials have recipes of their own, the trial fails
 disk full       the study stops with the message
 """

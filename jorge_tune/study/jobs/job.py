@@ -90,14 +90,14 @@ def cause_of(ended: ProcessEnd) -> Cause:
 
 
 def was_busy(ended: ProcessEnd) -> bool:
-    """Whether the run found its folder in the hands of another process, which is then just leaving it."""
+    """Whether the run found its directory in the hands of another process, which is then just leaving it."""
     return ended.outcome == "failed" and _BUSY in ended.reason
 
 
 def ended_run(folder: Path, recipe_text: str) -> Run | None:
-    """The run of this very recipe in a folder, if it has come to its end; such a run is not started again.
+    """The run of this very recipe in a directory, if it has come to its end; such a run is not started again.
 
-    A folder with something else in it is for the run itself to refuse.
+    A directory with something else in it is for the run itself to refuse.
     """
     if not RunDirectory(folder).records.is_file():
         return None
@@ -117,7 +117,7 @@ def _without_places(recipe: Recipe) -> Recipe:
 
 
 class RunFollower:
-    """Reads a run folder's records as they grow; a folder that is not there yet has none.
+    """Reads a run directory's records as they grow; a directory that is not there yet has none.
 
     Superseded readings are dropped where a run resumes, as `read_records` does. The readings are those of the part
     that selects: the first part that is ever read, since the test part comes last or alone.
@@ -136,7 +136,7 @@ class RunFollower:
         """Take in what was appended; whether there was anything.
 
         Raises:
-            RunFolderError: a line is no record.
+            RunDirectoryError: a line is no record.
         """
         try:
             with os.fdopen(open_regular(self._path, error=RunDirectoryError), "rb") as file:
@@ -171,7 +171,7 @@ _POLL_SECONDS = 0.5
 
 
 class Machine:
-    """This machine's runs in one folder. Whoever wants to be alone shuts the gate and waits for the others to end."""
+    """This machine's runs in one directory. Whoever wants to be alone shuts the gate and waits for the others."""
 
     def __init__(self, runs: Path) -> None:
         self._lock = runs / "workers" / f"machine-{boot()[:8] or 'unnamed'}"

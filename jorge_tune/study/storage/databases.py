@@ -214,7 +214,7 @@ CHECKED_BYTES = 64 << 20
 
 
 def prepare(address: Address, patience: Patience, *, create: bool) -> None:
-    """Check an SQLite file, and make it with its folder if it is missing.
+    """Check an SQLite file, and make it with its directory if it is missing.
 
     Raises:
         InputError: it cannot serve; a damaged one was copied aside.
@@ -229,7 +229,7 @@ def prepare(address: Address, patience: Patience, *, create: bool) -> None:
             f" or a journal file (--storage {path.with_suffix('.journal')})"
         )
     if path.is_dir():
-        raise InputError(f"{address}: is a folder; a file name is expected")
+        raise InputError(f"{address}: is a directory; a file name is expected")
     try:
         missing = not path.exists() or path.stat().st_size == 0
         if missing and not create:
@@ -251,7 +251,7 @@ def _why_not_written(path: Path) -> str | None:
     if os.statvfs(path.parent).f_flag & os.ST_RDONLY:
         return "its file system is read-only"
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        return f"no permission to write in the folder {path.parent}"
+        return f"no permission to write in the directory {path.parent}"
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
         return "no permission to read and write the file"
     return None

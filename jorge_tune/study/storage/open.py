@@ -51,7 +51,7 @@ def open_storage(
 
     Args:
         address: where.
-        create: make the file with its folder, or the tables, where they are missing.
+        create: make the file with its directory, or the tables, where they are missing.
         patience: how long each call waits for a storage that is gone, and who hears of it.
         wait: be patient now, too, with a server that does not answer.
 
@@ -134,7 +134,7 @@ def _journal(address: Address, *, create: bool) -> JournalStorage:
     path = address.path
     assert path is not None
     if path.is_dir():
-        raise InputError(f"{address}: is a folder; a file name is expected")
+        raise InputError(f"{address}: is a directory; a file name is expected")
     if not create and not path.exists():
         raise InputError(f"{address}: there are no studies, the file is missing")
     try:
@@ -224,7 +224,7 @@ def _temporary(address: Address) -> Iterator[str]:
         folder = tempfile.TemporaryDirectory()
     except OSError as error:
         raise InputError(
-            f"{address}: cannot be read, since no temporary folder can be made ({error.strerror})"
+            f"{address}: cannot be read, since no temporary directory can be made ({error.strerror})"
         ) from None
     with folder as path:
         yield path
@@ -249,8 +249,8 @@ def _copied(address: Address, folder: Path) -> Path:
     except OSError as error:
         if is_disk_full(error):
             raise InputError(
-                f"{address}: cannot be read, since its disk is full and so is that of the folder for temporary files "
-                f"({folder.parent}); make room, or set TMPDIR to a folder that has some"
+                f"{address}: cannot be read, since its disk is full and so is the disk for temporary files "
+                f"({folder.parent}); make room, or set TMPDIR to a directory that has some"
             ) from None
         raise InputError(f"{address}: cannot be read ({error.strerror})") from error
     return folder / path.name

@@ -181,8 +181,8 @@ SQLITE_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 SQLITE_TEXTS = {
     sqlite3.SQLITE_FULL: FULL,
     sqlite3.SQLITE_IOERR: IO_ERROR,
-    sqlite3.SQLITE_READONLY: "the file, or its folder, cannot be written (or it was moved while in use)",
-    sqlite3.SQLITE_CANTOPEN: "the file, or its folder, cannot be opened",
+    sqlite3.SQLITE_READONLY: "the file, or its directory, cannot be written (or it was moved while in use)",
+    sqlite3.SQLITE_CANTOPEN: "the file, or its directory, cannot be opened",
     sqlite3.SQLITE_PERM: "the file cannot be opened for lack of permission",
     sqlite3.SQLITE_AUTH: "the file cannot be opened for lack of permission",
 }

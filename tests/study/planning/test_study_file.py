@@ -129,7 +129,7 @@ def test_every_fault_of_the_meaning_is_told_in_one_go():
     ("changes", "told"),
     [
         ({"recipe": "digits/cnn-sdg"}, "recipe: 'digits/cnn-sdg': neither a file nor a shipped recipe (did you mean"),
-        ({"recipe": "."}, "recipe: .: is a folder; a recipe file is expected"),
+        ({"recipe": "."}, "recipe: .: is a directory; a recipe file is expected"),
         ({"recipe": "cifar10/resnet18-sgd", "baseline": "nowhere"}, "baseline: 'nowhere': neither a file nor"),
         ({"recipe": "imagenet/resnet50-256-jorge", "baseline": "digits/cnn-sgd"}, "cannot be compared with"),
         ({"space": None}, "'space' is missing"),

@@ -37,7 +37,7 @@ BOTH = {"sgd": SGD, "jorge": JORGE}
 
 
 class Compared:
-    """A comparison in a folder; `open` is one more call of the command."""
+    """A comparison in a directory; `open` is one more call of the command."""
 
     def __init__(self, folder, address=None):
         folder.mkdir(exist_ok=True)
@@ -237,7 +237,7 @@ def test_runs_that_are_elsewhere_or_to_come_are_named(compared):
     collected = compared.collect()
     assert seeds_of(collected) == {"sgd": [0, 1], "jorge": []}
     (note,) = collected.notes
-    assert note.startswith("jorge: seeds 0, 1: trained elsewhere, and its run folder is not seen here")
+    assert note.startswith("jorge: seeds 0, 1: trained elsewhere, and its run directory is not seen here")
     compared.open()
     again = EmptyRuns()
     compared.work(again)

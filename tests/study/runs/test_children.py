@@ -175,7 +175,7 @@ def test_bad_input_is_told_apart_and_writes_nothing(server: RunLauncher, tmp_pat
         (run(server, digits_recipe(), out, device="abacus"), "'abacus' cannot be used here"),
         (run(server, command, out), "names no model"),
         (_run_text(server, "version: 1\nepoch: 3\n", out), f"{out} (recipe):2:1: epoch: unknown key"),
-        (run(server, digits_recipe(), Path("/proc/run")), "/proc/run: the run folder cannot be written"),
+        (run(server, digits_recipe(), Path("/proc/run")), "/proc/run: the run directory cannot be written"),
     ):
         assert (ended.outcome, ended.input_error, ended.out_of_memory) == ("failed", True, False), ended
         assert words in ended.reason
@@ -191,7 +191,7 @@ def test_a_folder_in_use_is_refused(server: RunLauncher, tmp_path: Path) -> None
     with server.start(job(long_recipe(), tmp_path / "run")) as child:
         wait_until(lambda: child.poll(0.1) is None and child.evaluations > 0)
         ended = run(server, long_recipe(), tmp_path / "run")
-    assert not ended.input_error  # a fault of this one folder
+    assert not ended.input_error  # a fault of this one directory
     assert "another process is training in it" in ended.reason
 
 
@@ -221,7 +221,7 @@ def test_a_job_carries_the_lease_of_a_worker_that_stands_still_before_it_hears_o
 
 
 def test_a_run_does_not_begin_whose_lease_is_over_with_its_grace(server: RunLauncher, tmp_path: Path) -> None:
-    """The trial may be another worker's by then, and the folder with it."""
+    """The trial may be another worker's by then, and the directory with it."""
     asked = replace(job(digits_recipe(epochs=1), tmp_path / "run"), lease=(machine_clock() - 30.0, 20.0))
     with pytest.raises(JorgeTuneError, match="ended before it started a run"):
         server.start(asked)
@@ -328,7 +328,7 @@ def test_the_folder_of_the_socket_is_private(short_path: Path, monkeypatch: pyte
     monkeypatch.setattr("tempfile.tempdir", str(second))
     second.mkdir()
     own = f"jorge-tune-{os.getuid()}"
-    assert find_place(1, 1).socket.parent == second / own  # a runtime folder that is not there
+    assert find_place(1, 1).socket.parent == second / own  # a runtime directory that is not there
     first.mkdir()
     place = find_place(1, 1)
     assert place.socket.parent == first / own

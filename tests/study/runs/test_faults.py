@@ -16,9 +16,9 @@ from jorge_tune.study.jobs.job import cause_of, was_busy
     [
         (ProcessEnd("interrupted", "stopped by SIGTERM"), "preempted"),
         (ProcessEnd("killed", "killed by SIGKILL"), "killed"),
-        (ProcessEnd("killed", "killed by SIGKILL for want of memory", out_of_memory=True), "out of memory"),
+        (ProcessEnd("killed", "killed by SIGKILL out of memory", out_of_memory=True), "out of memory"),
         (ProcessEnd("failed", "CUDA out of memory", out_of_memory=True), "out of memory"),
-        (ProcessEnd("failed", "data/x: there is no such folder", input_error=True), "bad input"),
+        (ProcessEnd("failed", "data/x: there is no such directory", input_error=True), "bad input"),
         (ProcessEnd("failed", "ValueError: singular"), "broke off"),
         (ProcessEnd("failed", "runs/0: the run broke off: OSError: [Errno 28] No space left on device"), "disk full"),
         (ProcessEnd("failed", "OSError: [Errno 122] Disk quota exceeded", input_error=True), "disk full"),

@@ -1,4 +1,4 @@
-"""Kernel locks in a runs folder: who lives, what trains, who is alone."""
+"""Kernel locks in a runs directory: who lives, what trains, who is alone."""
 
 from __future__ import annotations
 

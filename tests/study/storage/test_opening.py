@@ -121,7 +121,7 @@ def test_sqlite_on_a_network_file_system_is_refused_with_two_ways_out(tmp_path, 
 @pytest.mark.parametrize("ending", ["db", "journal"])
 def test_a_path_that_cannot_hold_a_file_is_refused(tmp_path, opened, ending):
     (tmp_path / f"folder.{ending}").mkdir()
-    assert "is a folder" in refusal(opened, f"{tmp_path}/folder.{ending}")
+    assert "is a directory" in refusal(opened, f"{tmp_path}/folder.{ending}")
     (tmp_path / "file").write_text("")
     assert "cannot be opened" in refusal(opened, f"{tmp_path}/file/a.{ending}") or ending == "journal"
     refusal(opened, f"/proc/nowhere/a.{ending}")

@@ -58,7 +58,7 @@ def test_where_the_temporary_folder_is_full_too_the_way_out_is_said(
         fill(disk, 8192)
         monkeypatch.setattr("tempfile.tempdir", str(disk / "tmp"))
         assert ran("study", "status", "--storage", made.folder / "study.db") == 2
-        assert "set TMPDIR to a folder that has some" in capsys.readouterr().err
+        assert "set TMPDIR to a directory that has some" in capsys.readouterr().err
 
 
 def test_a_disk_with_room_is_no_full_one(tmp_path: Path) -> None:

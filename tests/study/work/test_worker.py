@@ -36,7 +36,7 @@ SHORT = LeaseTimes.lasting(3.0)  # for tests about leases alone: a machine may s
 
 
 class Rig:
-    """A study in a folder, and workers on it."""
+    """A study in a directory, and workers on it."""
 
     def __init__(self, folder: Path, **plan) -> None:
         self.folder, self.plan = folder, small_plan(**plan)
@@ -77,7 +77,7 @@ def once(condition, act) -> None:
 
 
 def by_folder(**script):
-    """How starts end by folder (`trial-1/seed-0` as `trial_1`): a list, and FINISHED after it."""
+    """How starts end by directory (`trial-1/seed-0` as `trial_1`): a list, and FINISHED after it."""
 
     def end(folder: str, start: int) -> ProcessEnd | None:
         ends = script.get(folder.partition("/")[0].replace("-", "_"), [])
@@ -245,11 +245,11 @@ def test_what_raises_fails_its_trial_and_three_in_a_row_stop_the_study(tmp_path)
 
 def test_bad_input_stops_the_study_and_burns_no_trial(tmp_path):
     rig = Rig(tmp_path, trials=4)
-    bad = ProcessEnd("failed", "data/x: there is no such folder", input_error=True)
+    bad = ProcessEnd("failed", "data/x: there is no such directory", input_error=True)
     left = rig.work(EmptyRuns(end=by_folder(trial_1=[bad])))
-    assert left == WorkerExit("fault", "data/x: there is no such folder", 2, 1)
+    assert left == WorkerExit("fault", "data/x: there is no such directory", 2, 1)
     assert rig.states() == ["COMPLETE", "WAITING"]
-    assert rig.work(EmptyRuns()) == WorkerExit("stopped", "data/x: there is no such folder", 2, 0)
+    assert rig.work(EmptyRuns()) == WorkerExit("stopped", "data/x: there is no such directory", 2, 0)
     rig.opened.let_go_on()
     assert rig.work(EmptyRuns()) == WorkerExit("done", trials=3)
     assert rig.states() == ["COMPLETE"] * 4
