@@ -38,7 +38,7 @@ from jorge_tune.recipe.metrics import metric_fault, target_fault, usual_metric
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-    from jorge_tune.compare.contest import Comparison
+    from jorge_tune.compare.comparison import Comparison
     from jorge_tune.compare.race import RaceProgress, RaceSettings
     from jorge_tune.compare.run_directories import Contender
     from jorge_tune.recipe.schema import Recipe
@@ -364,7 +364,7 @@ def compare_command(
       jorge-tune compare runs/cnn-sgd runs/cnn-jorge --target top1=0.95
     """
     share_the_cores()
-    from jorge_tune.compare.contest import compare, reference_first
+    from jorge_tune.compare.comparison import compare, reference_first
     from jorge_tune.compare.race import RaceSettings
 
     metric, value = parse_target(target, metric)

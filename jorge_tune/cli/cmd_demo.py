@@ -15,7 +15,7 @@ from jorge_tune.cli.output import print_table, say, tell
 from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
-    from jorge_tune.compare.contest import Comparison
+    from jorge_tune.compare.comparison import Comparison
     from jorge_tune.recipe.bootstrap import BootstrapResult
     from jorge_tune.recipe.derivation import Derivation
     from jorge_tune.recipe.schema import Recipe
@@ -55,8 +55,9 @@ def demo_command(out: Path, seeds: tuple[int, ...], epochs: int | None, device: 
       jorge-tune demo
     """
     share_the_cores()
-    from jorge_tune.compare.contest import Contender, compare
+    from jorge_tune.compare.comparison import compare
     from jorge_tune.compare.race import RaceSettings, run_race
+    from jorge_tune.compare.run_directories import Contender
 
     trio = _make_recipes(epochs)
     _write_recipes(out, trio)

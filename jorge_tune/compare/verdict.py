@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
-from jorge_tune.compare.comparison import Comparison, PairedContest, Standing, Tally
+from jorge_tune.compare.comparison import Comparison, RaceContest, Standing
+from jorge_tune.compare.contest import PairedContest
 from jorge_tune.compare.statistics import MIN_PAIRS, SIGNIFICANT, Spread
 
 _PLAIN = {"top1": "accuracy"}
@@ -40,7 +40,7 @@ def headline(comparison: Comparison) -> str:
 def headline_outcome(comparison: Comparison) -> str:
     """The word for the headline's contest; "" where there is none."""
     _, _, paired = _main_contest(comparison)
-    return "" if paired is None else word(deciding(paired), paired.pairs)
+    return "" if paired is None else word(deciding(paired))
 
 
 def details(comparison: Comparison) -> str:
@@ -64,17 +64,17 @@ def details(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def outcome(paired: PairedContest) -> int:
+def outcome(paired: RaceContest) -> int:
     """1 won, 0 neither, -1 lost: by the epochs to the target, by the final value where all are level there."""
-    return _outcome(deciding(paired), paired.pairs)
+    return deciding(paired).outcome
 
 
-def deciding(paired: PairedContest) -> Tally:
+def deciding(paired: RaceContest) -> PairedContest:
     """The quantity that decides between two contenders."""
     return paired.epochs if paired.epochs.wins or paired.epochs.losses else paired.final
 
 
-def _main_contest(comparison: Comparison) -> tuple[Standing, Standing, PairedContest | None]:
+def _main_contest(comparison: Comparison) -> tuple[Standing, Standing, RaceContest | None]:
     """Who is set against whom in the headline, and how the first of the two stands.
 
     Jorge against the reference; where Jorge is the reference itself, against SGD; without Jorge, whoever leads.
@@ -84,7 +84,7 @@ def _main_contest(comparison: Comparison) -> tuple[Standing, Standing, PairedCon
         sgd = next((one for one in others if one.contender.recipe.optimizer.name == "sgd"), None)
         if sgd is not None:
             held = sgd.against_first if sgd.scores and first.scores else None
-            return first, sgd, None if held is None else _turned(held)
+            return first, sgd, None if held is None else held.turned()
     jorges = sorted(filter(_is_jorge, others), key=lambda one: one.contender.recipe.schedule.name == "gen")
     leader = min(others, key=lambda one: math.inf if one.mean_rank is None else one.mean_rank)
     subject = jorges[0] if jorges else leader
@@ -95,29 +95,9 @@ def _is_jorge(standing: Standing) -> bool:
     return standing.contender.recipe.optimizer.name == "jorge"
 
 
-def _turned(paired: PairedContest) -> PairedContest:
-    """The same contest as the other one sees it."""
-
-    def turned(tally: Tally) -> Tally:
-        return replace(tally, wins=tally.losses, losses=tally.wins, leaning=-tally.leaning)
-
-    def inverse(ratio: float | None) -> float | None:
-        return None if ratio is None else math.inf if ratio == 0 else 1 / ratio
-
-    return replace(
-        paired,
-        epochs=turned(paired.epochs),
-        seconds=turned(paired.seconds),
-        final=turned(paired.final),
-        epoch_ratio=inverse(paired.epoch_ratio),
-        second_ratio=inverse(paired.second_ratio),
-        final_gain=-paired.final_gain,
-    )
-
-
-def _headline_of(comparison: Comparison, subject: Standing, other: Standing, paired: PairedContest) -> str:
+def _headline_of(comparison: Comparison, subject: Standing, other: Standing, paired: RaceContest) -> str:
     tally, name, goal = deciding(paired), _shown_name(subject), _goal(comparison, other)
-    told, chance = word(tally, paired.pairs), _chance(tally, paired.pairs)
+    told, chance = word(tally), _chance(tally)
     seeds, ratio = _count(paired.pairs, "seed"), paired.epoch_ratio
     if tally is paired.final:
         level = f"{name} and {other.name} reached {goal} in equally many epochs"
@@ -136,7 +116,7 @@ def _headline_of(comparison: Comparison, subject: Standing, other: Standing, pai
     return f"{name} against {other.name} is {told}: it reached {goal} {counts}{chance}"
 
 
-def _final_headline(subject: Standing, other: Standing, paired: PairedContest) -> str:
+def _final_headline(subject: Standing, other: Standing, paired: RaceContest) -> str:
     mine, theirs = subject.spread_of("final"), other.spread_of("final")
     assert mine is not None
     assert theirs is not None
@@ -144,7 +124,7 @@ def _final_headline(subject: Standing, other: Standing, paired: PairedContest) -
     medians = f"{show_value(mine.median)} against {show_value(theirs.median)}"
     if tally.wins == tally.losses == 0:
         return f"their final values are level ({medians})"
-    told = word(tally, paired.pairs)
+    told = word(tally)
     if told == "won":
         return f"{subject.name}'s final value is better on {tally.wins} of {seeds} ({medians})"
     if told == "lost":
@@ -152,14 +132,14 @@ def _final_headline(subject: Standing, other: Standing, paired: PairedContest) -
     return f"the final value is {told} ({medians}; better on {tally.wins}, worse on {tally.losses} of {seeds})"
 
 
-def _chance(tally: Tally, pairs: int) -> str:
+def _chance(tally: PairedContest) -> str:
     """What is to be said of chance, where one of the two is ahead."""
     if tally.p_corrected is not None:
         rules = "" if tally.p_corrected <= SIGNIFICANT else ", which does not rule out chance"
         return f" (p = {tally.p_corrected:.3g}{rules})"
     if tally.wins == tally.losses == 0:
         return ""
-    return f"; {_count(pairs, 'seed')} cannot rule out chance"
+    return f"; {_count(tally.pairs, 'seed')} cannot rule out chance"
 
 
 def _goal(comparison: Comparison, other: Standing) -> str:
@@ -189,27 +169,18 @@ def _too_few(comparison: Comparison) -> list[str]:
     return [f"{_count(min(open_ones), 'paired seed')} cannot rule out chance{over}: {enough} could."]
 
 
-def _is_significant(paired: PairedContest) -> bool:
+def _is_significant(paired: RaceContest) -> bool:
     p = deciding(paired).p_corrected
     return p is not None and p <= SIGNIFICANT
 
 
-def _outcome(tally: Tally, pairs: int) -> int:
-    if tally.p_corrected is not None:
-        return tally.leaning if tally.p_corrected <= SIGNIFICANT else 0
-    more, fewer = max(tally.wins, tally.losses), min(tally.wins, tally.losses)
-    if fewer or 2 * more <= pairs:
-        return 0
-    return 1 if tally.wins else -1
-
-
-def word(tally: Tally, pairs: int) -> str:
+def word(tally: PairedContest) -> str:
     """Won, tied, undecided or lost, in one quantity."""
     even = "tied" if tally.wins == tally.losses else "undecided"
-    return {1: "won", 0: even, -1: "lost"}[_outcome(tally, pairs)]
+    return {1: "won", 0: even, -1: "lost"}[tally.outcome]
 
 
-def _against(comparison: Comparison, standing: Standing, other: Standing, paired: PairedContest | None) -> str:
+def _against(comparison: Comparison, standing: Standing, other: Standing, paired: RaceContest | None) -> str:
     names = f"{standing.name} against {other.name}"
     if not standing.scores or not other.scores:
         idle = standing if not standing.scores else other
@@ -223,32 +194,32 @@ def _against(comparison: Comparison, standing: Standing, other: Standing, paired
     return text
 
 
-def _epochs(comparison: Comparison, paired: PairedContest, other: str) -> str:
+def _epochs(comparison: Comparison, paired: RaceContest, other: str) -> str:
     target = f"{comparison.metric} {show_value(comparison.target.value)}"
     tally, ratio = paired.epochs, paired.epoch_ratio
     if ratio is None and tally.wins == tally.losses == 0:
         return f"tied in epochs (neither reached {target})"
     seeds = _count(paired.pairs, "seed")
     counts = f"earlier on {tally.wins}, level on {tally.ties}, later on {tally.losses} of {seeds}{_p(tally)}"
-    return f"{word(tally, paired.pairs)} in epochs to {target} ({_times(ratio, other)}{counts})"
+    return f"{word(tally)} in epochs to {target} ({_times(ratio, other)}{counts})"
 
 
-def _seconds(comparison: Comparison, paired: PairedContest) -> str:
+def _seconds(comparison: Comparison, paired: RaceContest) -> str:
     if paired.second_ratio is None or not comparison.compares_seconds:
         return ""
-    told = f", {word(paired.seconds, paired.pairs)} in training seconds to it"
+    told = f", {word(paired.seconds)} in training seconds to it"
     if paired.second_ratio == 0 or math.isinf(paired.second_ratio):
         return told
     return f"{told} ({paired.second_ratio:.2f} times{_p(paired.seconds)})"
 
 
-def _final(standing: Standing, other: Standing, paired: PairedContest) -> str:
+def _final(standing: Standing, other: Standing, paired: RaceContest) -> str:
     mine, theirs = standing.spread_of("final"), other.spread_of("final")
     assert mine is not None
     assert theirs is not None
     counts = f"better on {paired.final.wins}, worse on {paired.final.losses}{_p(paired.final)}"
     medians = f"{show_value(mine.median)} against {show_value(theirs.median)}"
-    return f"{word(paired.final, paired.pairs)} in the final value ({medians}; {counts})"
+    return f"{word(paired.final)} in the final value ({medians}; {counts})"
 
 
 def _optimizer_apart(comparison: Comparison) -> list[str]:
@@ -263,7 +234,7 @@ def _optimizer_apart(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _meaning(jorge: Standing, other: Standing, paired: PairedContest) -> str:
+def _meaning(jorge: Standing, other: Standing, paired: RaceContest) -> str:
     grafted = {"sgd": "SGD", "adamw": "AdamW"}[other.contender.recipe.optimizer.name]
     won = outcome(paired)
     if won == 0:
@@ -287,7 +258,7 @@ def _times(ratio: float | None, other: str) -> str:
     return f"{other} missed it on at least half the seeds; " if ratio == 0 else f"{ratio:.2f} times in the median; "
 
 
-def _p(tally: Tally) -> str:
+def _p(tally: PairedContest) -> str:
     return "" if tally.p_corrected is None else f", p = {tally.p_corrected:.3g}"
 
 

@@ -64,7 +64,7 @@ def race_verdict(comparison: Comparison) -> list[Sentence]:
     """The headline, then the lines; those that set a contender against the first begin with the word for it."""
     lines = details(comparison).splitlines()
     paired = [standing.against_first for standing in comparison.standings[1:]]
-    outcomes = ["" if each is None else word(deciding(each), each.pairs) for each in paired]
+    outcomes = ["" if each is None else word(deciding(each)) for each in paired]
     outcomes += [""] * (len(lines) - len(outcomes))
     told = [Sentence(line, word_of) for line, word_of in zip(lines, outcomes, strict=True)]  # type: ignore[arg-type]
     if len(comparison.standings) == 1:

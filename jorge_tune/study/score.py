@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from jorge_tune.compare.contest import is_lower_better
 from jorge_tune.compare.run_directories import Evaluation, Run
+from jorge_tune.recipe.metrics import is_lower_better
 from jorge_tune.study.study_schema import Objective
 
 

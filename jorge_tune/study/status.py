@@ -13,7 +13,7 @@ from jorge_tune.records import portable
 from jorge_tune.study.plan import BASELINE_SUFFIX, StudyPlan, is_comparison
 from jorge_tune.study.runs_directory import Life, workers_in
 from jorge_tune.study.study import OpenStudy
-from jorge_tune.study.study_verdict import MISSED, NO_NUMBER
+from jorge_tune.study.study_verdict import NO_NUMBER, NOT_REACHED
 from jorge_tune.study.trial_rows import TrialRow, TrialState, best_of, rows_of
 from jorge_tune.untrusted import is_number
 
@@ -151,7 +151,7 @@ def read_status(opened: OpenStudy, runs: Path, address: Address | str, beside: S
         storage=str(address),
         runs=str(runs),
         objective=str(plan.objective),
-        worst=MISSED if plan.objective.needs_target else NO_NUMBER,
+        worst=NOT_REACHED if plan.objective.needs_target else NO_NUMBER,
         lower_is_better=lower,
         total=max(plan.trials, len(rows)),
         rows=rows,

@@ -258,9 +258,9 @@ def test_a_target_that_nobody_reached_is_an_honest_verdict(tmp_path, capsys):
     made.search(EmptyRuns(by_rate))
     assert run("run", "--name", "small", "--runs", made.runs("small"), folder=tmp_path) == 4
     out = capsys.readouterr().out
-    assert "There is no best trial: every completed trial missed the target." in out
+    assert "There is no best trial: no completed trial reached the target." in out
     assert run("best", folder=tmp_path) == 4
-    assert "has no best trial: every completed trial missed the target" in capsys.readouterr().err
+    assert "has no best trial: no completed trial reached the target" in capsys.readouterr().err
     assert run("confirm", "--runs", made.runs("small"), folder=tmp_path) == 4
 
 

@@ -51,7 +51,7 @@ def test_what_is_no_end_of_a_trial_is_told_as_it_is(board):
     [
         ("finished", {}, "ended without a number"),
         ("diverged", {}, "diverged"),
-        ("finished", {"objective": Objective(kind="epochs-to-target", metric="top1", target=0.9)}, "missed the target"),
+        ("finished", {"objective": Objective(kind="epochs-to-target", metric="top1", target=0.9)}, "did not reach the target"),
     ],
 )
 def test_an_infinite_value_is_told_in_words(tmp_path, end, plan, words):

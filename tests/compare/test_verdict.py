@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from jorge_tune.compare.contest import compare, read_contenders
-from jorge_tune.compare.run_directories import is_control
+from jorge_tune.compare.comparison import compare
+from jorge_tune.compare.run_directories import is_control, read_contenders
 from jorge_tune.compare.verdict import (
     comparison_table,
     details,

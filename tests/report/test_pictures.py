@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from jorge_tune.compare.contest import compare, read_contenders
+from jorge_tune.compare.comparison import compare
 from jorge_tune.compare.curves import contender_curves, interesting_range
+from jorge_tune.compare.run_directories import read_contenders
 from jorge_tune.errors import InputError
 from jorge_tune.files import write_whole
 from jorge_tune.report.figures import COLOURS, comparison_figure, comparison_poster, write_pngs
@@ -126,7 +127,7 @@ def test_files_appear_whole(tmp_path):
 
 def test_reading_and_judging_run_folders_needs_no_heavy_package():
     code = (
-        "import sys, jorge_tune.compare.contest, jorge_tune.compare.race, jorge_tune.compare.verdict, "
+        "import sys, jorge_tune.compare.comparison, jorge_tune.compare.race, jorge_tune.compare.verdict, "
         "jorge_tune.report.figures, jorge_tune.report.html, jorge_tune.report.text_plot; "
         "print(sorted({'torch', 'numpy', 'plotly', 'sklearn', 'optuna'} & set(sys.modules)))"
     )

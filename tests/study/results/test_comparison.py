@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jorge_tune.compare.contest import compare
+from jorge_tune.compare.comparison import compare
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.recipe_files import parse_recipe
 from jorge_tune.recipe.schema import JorgeSection, Target
