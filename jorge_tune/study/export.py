@@ -18,7 +18,7 @@ from jorge_tune.recipe.derivation import Derivation
 from jorge_tune.recipe.render import render_recipe, scalar
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import portable
-from jorge_tune.study.confirm import beside, fresh_verdict
+from jorge_tune.study.confirm import companion_studies, fresh_verdict
 from jorge_tune.study.plan import CONTENDER, StudyPlan, is_comparison
 from jorge_tune.study.space import FactorParameter, Parameter, SearchSpace
 from jorge_tune.study.stored_plan import plan_to_json
@@ -112,7 +112,7 @@ def json_of(opened: OpenStudy) -> str:
 
 def write_sqlite(opened: OpenStudy, path: Path, *, force: bool = False) -> None:
     """The study and those beside it as an SQLite file. Raises as `copy_to_sqlite` does."""
-    names = [study.plan.name for study in (opened, *beside(opened))]
+    names = [study.plan.name for study in (opened, *companion_studies(opened))]
     copy_to_sqlite(opened.storage, names, path, force=force)
 
 

@@ -12,7 +12,7 @@ from jorge_tune.errors import JorgeTuneError
 from jorge_tune.recipe.derivation import Derivation
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import from_portable
-from jorge_tune.study.confirm import Runs, beside, contender_of, queue_missing, stored_form
+from jorge_tune.study.confirm import Runs, companion_studies, contender_of, queue_missing, stored_form
 from jorge_tune.study.constraint import stored_costs, why_dropped
 from jorge_tune.study.export import recipe_of, trials_to_json
 from jorge_tune.study.plan import (
@@ -117,7 +117,7 @@ def run_places(opened: OpenStudy, rows: Sequence[TrialRow], runs: Callable[[str]
         InputError: the marker of a directory of runs is damaged.
     """
     plan = opened.plan
-    studies = {plan.name: opened, **{one.plan.name: one for one in beside(opened)}}
+    studies = {plan.name: opened, **{one.plan.name: one for one in companion_studies(opened)}}
     best = best_of(rows, lower_is_better=plan.objective.lower_is_better)
     recipes = {one.name: one.recipe for one in recipes_of(plan, rows)}
     confirmation = studies.get(plan.name + CONFIRM_SUFFIX)

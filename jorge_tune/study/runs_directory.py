@@ -79,7 +79,7 @@ def enter(path: Path, *, study: str, study_name: str, first: str) -> RunsDirecto
     return RunsDirectory(path, held["folder"], held["folder"] == first)
 
 
-def found(path: Path, *, study: str, study_name: str, name: str) -> None:
+def mark_first(path: Path, *, study: str, study_name: str, name: str) -> None:
     """Make the first directory of a new study; a marker of its name with no run beside it is of one that was cut short.
 
     Raises:
@@ -165,7 +165,7 @@ class Presence:
         self._facts: dict[str, Any] = {"worker": worker, "pid": os.getpid(), "since": round(time.time(), 1)}
         self._written = 0.0
 
-    def tell(self, *, at_once: bool = True, **facts: object) -> None:
+    def update(self, *, at_once: bool = True, **facts: object) -> None:
         """Change some facts; without `at_once` not more often than a display looks. A full disk is no matter here."""
         self._facts |= facts
         now = time.monotonic()

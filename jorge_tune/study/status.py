@@ -164,7 +164,7 @@ def read_status(opened: OpenStudy, runs: Path, address: Address | str, beside: S
         restarted=sum(row.was_restarted for row in rows),
         eta_seconds=eta(rows, max(plan.trials, len(rows)), sum(not one.is_lost for one in running)),
         stop=_wish(opened),
-        beside=tuple(_beside(one) for one in beside),
+        beside=tuple(_companion(one) for one in beside),
         verdict=verdict if isinstance(verdict, dict) else None,
         is_comparison=is_comparison(plan),
     )
@@ -172,7 +172,7 @@ def read_status(opened: OpenStudy, runs: Path, address: Address | str, beside: S
 
 def _wish(opened: OpenStudy) -> str | None:
     try:
-        wish = opened.stop_wish()
+        wish = opened.stop_request()
     except InputError:
         return "a wish to stop that cannot be read"
     return None if wish is None else f"{wish.how}: {wish.reason}"
@@ -223,7 +223,7 @@ def _is_baseline(opened: OpenStudy, search: StudyPlan) -> bool:
     return opened.plan.name == search.name + BASELINE_SUFFIX
 
 
-def _beside(opened: OpenStudy) -> CompanionStatus:
+def _companion(opened: OpenStudy) -> CompanionStatus:
     rows = rows_of(opened)
     return CompanionStatus(
         opened.plan.name, sum(row.ended is not None for row in rows), max(opened.plan.trials, len(rows))

@@ -288,7 +288,7 @@ class StoredRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredWish:
+class StoredStopRequest:
     """See `StopWish`."""
 
     how: str

@@ -147,7 +147,7 @@ def test_stop_lets_workers_leave_and_the_search_is_taken_up_again(tmp_path, caps
     left = made.work(made.opened, EmptyRuns())
     assert (left.kind, left.trials) == ("stopped", 0)
     assert run("stop", "--now", folder=tmp_path) == 0
-    assert made.opened.stop_wish().how == "checkpoint"
+    assert made.opened.stop_request().how == "checkpoint"
     assert "goes on" in capsys.readouterr().out
 
 

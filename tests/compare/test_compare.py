@@ -106,7 +106,7 @@ def test_runs_on_different_parts_are_refused(tmp_path):
         write_run(tmp_path / "a", [0.5]),
         write_run(tmp_path / "b", [0.5], part="test", name="b"),
     ]
-    with pytest.raises(InputError, match="b: evaluated on test, .* on validation"):
+    with pytest.raises(InputError, match=r"b: evaluated on test, .* on validation"):
         compare(read_contenders(paths))
 
 

@@ -185,11 +185,11 @@ def test_a_point_of_ones_own_is_queued_if_it_is_one(storage, runs):
 
 def test_a_wish_to_stop_is_kept_until_it_is_taken_back(storage, runs):
     opened = open_study(storage, small_plan(), runs)
-    assert opened.stop_wish() is None
-    opened.ask_to_stop("finish", "asked by `study stop`", exit_code=2)
-    assert join_study(storage, "small").stop_wish() == StudyStopRequest("finish", "asked by `study stop`", 2)
-    opened.let_go_on()
-    assert join_study(storage, "small").stop_wish() is None
+    assert opened.stop_request() is None
+    opened.request_stop("finish", "asked by `study stop`", exit_code=2)
+    assert join_study(storage, "small").stop_request() == StudyStopRequest("finish", "asked by `study stop`", 2)
+    opened.withdraw_stop_request()
+    assert join_study(storage, "small").stop_request() is None
 
 
 def test_a_folder_of_another_study_is_refused_before_anything_is_stored(storage, runs, tmp_path):

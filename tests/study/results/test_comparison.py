@@ -53,12 +53,12 @@ class Compared:
         return self.opened
 
     def work(self, runs, folder=None):
-        orders = WorkerStops()
+        stops = WorkerStops()
         try:
             settings = WorkerSettings(device="cpu", threads=1)
-            return work_on(self.opened, folder or self.runs("race"), settings, orders, server=runs)
+            return work_on(self.opened, folder or self.runs("race"), settings, stops, server=runs)
         finally:
-            orders.close()
+            stops.close()
 
     def collect(self, seeds=None):
         return collect(self.opened, self.runs("race"), seeds)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jorge_tune.recipe.recipe_files import parse_recipe
-from jorge_tune.study.confirm import beside, conclude, gather, open_baseline, open_confirmation, stored_form
+from jorge_tune.study.confirm import companion_studies, conclude, gather, open_baseline, open_confirmation, stored_form
 from jorge_tune.study.constraint import Cost, IterationTimes
 from jorge_tune.study.jobs.client import ProcessEnd
 from jorge_tune.study.status import VERDICT
@@ -188,10 +188,10 @@ def test_the_verdict_is_kept_in_the_storage_as_plain_data_with_its_words(tmp_pat
 
 def test_the_studies_beside_a_search_are_found_once_they_are_made(tmp_path):
     made = Searched(tmp_path, confirm_seeds=(1,))
-    assert beside(made.opened) == []
+    assert companion_studies(made.opened) == []
     made.search(EmptyRuns(by_rate))
     made.confirmation()
-    assert [study.plan.name for study in beside(made.opened)] == ["small.sgd", "small.confirm"]
+    assert [study.plan.name for study in companion_studies(made.opened)] == ["small.sgd", "small.confirm"]
 
 
 def test_calibrated_seconds_are_the_searchs_own_for_every_contender(tmp_path):

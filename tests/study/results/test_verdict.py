@@ -135,7 +135,11 @@ def test_no_trial_at_all():
     [
         ((), "undecided", "no other trial has completed or been pruned, so there is nothing to compare"),
         ((row(1, None, state="failed"),), "undecided", "no other trial has completed or been pruned"),
-        ((row(1, 0.9), row(2, None, state="pruned")), "held", r"than the bootstrap \(2 of 7 other trials were compared"),
+        (
+            (row(1, 0.9), row(2, None, state="pruned")),
+            "held",
+            r"than the bootstrap \(2 of 7 other trials were compared",
+        ),
         (tuple(row(n, 0.9) for n in range(1, 8)), "held", "better than the bootstrap$"),
     ],
 )

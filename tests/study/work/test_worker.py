@@ -43,14 +43,14 @@ class Rig:
         self.told = []
         self.opened = open_study(open_storage(sqlite_at(folder)), self.plan, lambda name: folder / "runs")
 
-    def work(self, runs, *, orders: WorkerStops | None = None, into: str = "runs", **settings) -> WorkerExit:
-        orders = orders or WorkerStops()
+    def work(self, runs, *, stops: WorkerStops | None = None, into: str = "runs", **settings) -> WorkerExit:
+        stops = stops or WorkerStops()
         opened = join_study(open_storage(sqlite_at(self.folder)), self.plan.name)
         made = WorkerSettings(device="cpu", threads=1, **settings)
         costs = IterationTimes(opened, device="cpu", threads=1)
         folder = opened.enter(self.folder / into)
-        left = Worker(opened, folder, runs, orders, made, costs, self.told.append).work()
-        orders.close()
+        left = Worker(opened, folder, runs, stops, made, costs, self.told.append).work()
+        stops.close()
         return left
 
     @property
@@ -183,7 +183,7 @@ def test_memory_gets_one_more_try_and_what_changed_is_recorded(tmp_path):
     rig.work(EmptyRuns(end=by_folder(trial_1=[memory], trial_2=[memory, memory])))
     assert rig.states() == ["COMPLETE", "COMPLETE", "FAIL"]
     assert rig.trials[1].user_attrs["changes"] == [
-        "seed 0 ran out of memory: run again in a fresh process, no other run of the study beside it"
+        "seed 0 ran out of memory: it runs again, in a fresh process and with no other run of the study beside it"
     ]
     assert rig.trials[2].user_attrs["reason"].startswith("out of memory again")
 
@@ -250,7 +250,7 @@ def test_bad_input_stops_the_study_and_burns_no_trial(tmp_path):
     assert left == WorkerExit("fault", "data/x: there is no such directory", 2, 1)
     assert rig.states() == ["COMPLETE", "WAITING"]
     assert rig.work(EmptyRuns()) == WorkerExit("stopped", "data/x: there is no such directory", 2, 0)
-    rig.opened.let_go_on()
+    rig.opened.withdraw_stop_request()
     assert rig.work(EmptyRuns()) == WorkerExit("done", trials=3)
     assert rig.states() == ["COMPLETE"] * 4
 
@@ -332,10 +332,10 @@ def test_wilcoxon_sees_one_value_per_seed(tmp_path):
 
 def test_a_trial_that_was_started_goes_on_where_it_was(tmp_path):
     rig = Rig(tmp_path, trials=2)
-    orders = WorkerStops()
+    stops = WorkerStops()
     still = EmptyRuns(end=lambda folder, start: None, evaluations=2)
-    once(lambda: rig.has_reported(2), lambda: orders.give("signal", "stopped by SIGTERM"))
-    assert rig.work(still, orders=orders) == WorkerExit("interrupted", "stopped by SIGTERM", 130, 0)
+    once(lambda: rig.has_reported(2), lambda: stops.ask("signal", "stopped by SIGTERM"))
+    assert rig.work(still, stops=stops) == WorkerExit("interrupted", "stopped by SIGTERM", 130, 0)
     (trial,) = rig.trials
     assert trial.state is TrialState.WAITING
     assert sorted(trial.intermediate_values) == [1, 2]
@@ -356,7 +356,7 @@ def test_a_wish_to_stop_reaches_a_worker_while_it_trains(tmp_path, monkeypatch, 
 
     def start_and_ask(job):
         child = begin(job)
-        rig.opened.ask_to_stop(how, "asked by study stop")
+        rig.opened.request_stop(how, "asked by study stop")
         return child
 
     runs.start = start_and_ask
@@ -454,9 +454,9 @@ def test_a_lease_that_cannot_be_renewed_ends_the_run_and_is_not_told(tmp_path):
 
 def test_where_the_folder_is_another_a_lost_trial_starts_anew_and_says_so(tmp_path):
     rig = Rig(tmp_path, trials=1)
-    orders = WorkerStops()
-    once(lambda: rig.has_reported(2), lambda: orders.give("signal", "stopped by SIGTERM"))
-    rig.work(EmptyRuns(end=lambda folder, start: None, evaluations=2), orders=orders)
+    stops = WorkerStops()
+    once(lambda: rig.has_reported(2), lambda: stops.ask("signal", "stopped by SIGTERM"))
+    rig.work(EmptyRuns(end=lambda folder, start: None, evaluations=2), stops=stops)
     runs = EmptyRuns()
     rig.work(runs, into="elsewhere")
     assert rig.states() == ["COMPLETE"]
@@ -552,6 +552,6 @@ def test_a_full_disk_under_the_runs_stops_the_study_and_no_trial_is_lost(tmp_pat
         assert "the disk is full (No space left on device); make room and start again" in left.reason
         assert rig.states() == ["WAITING"]
         grow(disk, "20m")
-        rig.opened.let_go_on()
+        rig.opened.withdraw_stop_request()
         assert rig.work(RunLauncher.connect()) == WorkerExit("done", trials=2)
         assert rig.states() == ["COMPLETE"] * 2

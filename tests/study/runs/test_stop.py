@@ -15,62 +15,62 @@ from jorge_tune.study.stop import WorkerStops
 
 
 @pytest.fixture
-def orders():
-    orders = WorkerStops()
-    yield orders
-    orders.close()
+def stops():
+    stops = WorkerStops()
+    yield stops
+    stops.close()
 
 
-def test_the_first_order_stands_and_cuts_a_wait_short(orders):
-    threading.Timer(0.2, orders.give, ("study", "stopped by study stop")).start()
+def test_the_first_order_stands_and_cuts_a_wait_short(stops):
+    threading.Timer(0.2, stops.ask, ("study", "stopped by study stop")).start()
     began = time.monotonic()
-    assert orders.wait(30)
+    assert stops.wait(30)
     assert time.monotonic() - began < 10
-    orders.give("fault", "the disk is full")
-    assert orders.order == ("study", "stopped by study stop")
+    stops.ask("fault", "the disk is full")
+    assert stops.request == ("study", "stopped by study stop")
 
 
-def test_a_wait_without_an_order_lasts(orders):
+def test_a_wait_without_an_order_lasts(stops):
     began = time.monotonic()
-    assert not orders.wait(0.2)
+    assert not stops.wait(0.2)
     assert time.monotonic() - began >= 0.2
 
 
-def test_a_wait_ends_for_other_descriptors_too(orders):
+def test_a_wait_ends_for_other_descriptors_too(stops):
     read, write = os.pipe()
     os.write(write, b"x")
     began = time.monotonic()
-    assert not orders.wait(30, read)
+    assert not stops.wait(30, read)
     assert time.monotonic() - began < 10
     os.close(read)
     os.close(write)
 
 
-def test_a_signal_is_an_order_and_handlers_are_put_back(orders):
+def test_a_signal_is_an_order_and_handlers_are_put_back(stops):
     before = signal.getsignal(signal.SIGTERM)
-    with orders.listening():
+    with stops.listening():
         os.kill(os.getpid(), signal.SIGTERM)
-        assert orders.wait(10)
-    assert orders.order == ("signal", "stopped by SIGTERM")
+        assert stops.wait(10)
+    assert stops.request == ("signal", "stopped by SIGTERM")
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_the_supervisors_death_is_an_order(orders):
+def test_the_supervisors_death_is_an_order(stops):
     read, write = os.pipe()
-    with orders.listening(read):
-        assert not orders.wait(0.2)
+    with stops.listening(read):
+        assert not stops.wait(0.2)
         os.close(write)
-        assert orders.wait(10)
-    assert orders.order is not None
-    assert orders.order.kind == "supervisor"
+        assert stops.wait(10)
+    assert stops.request is not None
+    assert stops.request.kind == "supervisor"
     os.close(read)
 
 
 def test_a_late_order_after_the_close_writes_nowhere():
-    orders = WorkerStops()
-    orders.close()
-    read, write = os.pipe()  # most likely under the numbers that the orders had
-    orders.give("study", "too late")
+    stops = WorkerStops()
+    stops.close()
+    read, write = os.pipe()  # most likely under the numbers that the stops had
+    stops.ask("study", "too late")
     os.set_blocking(read, False)
     with pytest.raises(BlockingIOError):
         os.read(read, 1)
@@ -80,11 +80,11 @@ def test_a_late_order_after_the_close_writes_nowhere():
 
 _TWICE = """
 import os, signal, time
-from jorge_tune.study.stop import Orders
-orders = Orders(lambda: os.write(1, b"at once"))
-with orders.listening():
+from jorge_tune.study.stop import WorkerStops
+stops = WorkerStops(lambda: os.write(1, b"at once"))
+with stops.listening():
     os.kill(os.getpid(), signal.SIGINT)
-    os.write(1, (orders.order.reason + "; ").encode())
+    os.write(1, (stops.request.reason + "; ").encode())
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(30)
 """
