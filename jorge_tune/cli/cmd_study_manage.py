@@ -92,7 +92,7 @@ def _rows(status: StudyStatus) -> list[tuple[str, str]]:
         ("objective", status.objective),
         ("best", "-" if status.best is None else f"{status.best.value:.4g}, trial {status.best.number}"),
         ("baseline", "-" if status.baseline is None else f"{status.baseline:.4g}"),
-        *((one.name, f"{one.ended} of {one.total} ended") for one in status.beside),
+        *((one.name, f"{one.ended} of {one.total} ended") for one in status.companions),
         ("started again", str(status.restarted)),
         ("lost", ", ".join(f"trial {number}" for number in status.lost) or "none"),
         ("idle workers", str(len(status.idle))),
