@@ -300,12 +300,12 @@ def _check_direction(storage: BaseStorage, study_id: int, plan: StudyPlan) -> No
 
 
 def _refusal(present: StudyPlan, plan: StudyPlan, changes: Sequence[str]) -> str:
-    there = f"study {plan.name} exists already and is"
+    there = f"study {plan.name} exists already and"
     if is_comparison(present) != is_comparison(plan):
-        return f"{there} a {'comparison' if is_comparison(present) else 'search'}; give another --name"
+        return f"{there} is a {'comparison' if is_comparison(present) else 'search'}; give another --name"
     if is_comparison(plan):
-        return f"{there} another one ({shortened(comparison_changes(present, plan, changes))}); give another --name"
-    return f"{there} another one ({shortened(changes)}); give another --name, or --branch to use the next free name"
+        return f"{there} differs ({shortened(comparison_changes(present, plan, changes))}); give another --name"
+    return f"{there} differs ({shortened(changes)}); give another --name, or --branch to use the next free name"
 
 
 def _with_new_settings(opened: OpenStudy, plan: StudyPlan) -> OpenStudy:

@@ -193,7 +193,7 @@ def test_other_study_commands_know_a_comparison(finished, here, capsys):
     assert "no trial is the best; give --trial" in capsys.readouterr().err
     assert compare(*RACE, "--name", "race", "--set", "optimizer.lr=0.2") == 2
     err = capsys.readouterr().err
-    assert "study race is there already, and is another one" in err
+    assert "study race exists already and differs" in err
     assert "mine-sgd.optimizer.lr: 0.1 in the study, 0.2 now" in err
     assert "--branch" not in err
     assert jorge_tune("report", "race", "--metric", "top7") == 2

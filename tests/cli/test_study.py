@@ -344,7 +344,7 @@ def test_the_files_own_faults_keep_their_place_beside_those_of_options(tmp_path,
     assert run("run", file, "--hours", "nan", folder=tmp_path) == 2
     option, space = capsys.readouterr().err.splitlines()
     assert option.startswith("--hours: ")
-    assert space.startswith(f"{file}:3:9: space.optimizer.rate: is no field of the recipe")
+    assert space.startswith(f"{file}:3:9: space.optimizer.rate: is not a field of the recipe")
     file.write_text(STUDY.format(space="{optimizer.lr: {factor: [0.5, 2]}}") + "hours: nan\n")
     assert run("run", file, "--trials", "3", folder=tmp_path) == 2
     assert capsys.readouterr().err == f"{file}:4:8: hours: must be a number, got 'nan'\n"
@@ -379,7 +379,7 @@ def test_a_study_of_the_same_name_with_another_space_is_refused_or_branched(tmp_
     assert make_study(read_study(files[0]), storage).name == "digits"
     assert run("run", files[1], folder=tmp_path) == 2
     err = capsys.readouterr().err
-    assert "study digits is there already, and is another one" in err
+    assert "study digits exists already and differs" in err
     assert "space.optimizer.lr" in err
     assert make_study(read_study(files[1]), storage, branch=True).name == "digits-2"
     assert make_study(read_study(files[0]), storage, branch=True).name == "digits"

@@ -62,7 +62,7 @@ def test_a_study_is_gone_on_with_and_a_worker_elsewhere_gets_the_same_plan(stora
 )
 def test_another_study_of_the_name_is_refused_and_what_differs_is_named(storage, runs, change, named):
     open_study(storage, small_plan(), runs)
-    refusal = rf"study small is there already, and is another one \({named}: .*give another --name, or --branch"
+    refusal = rf"study small exists already and differs \({named}: .*give another --name, or --branch"
     with pytest.raises(InputError, match=refusal):
         open_study(storage, small_plan(**change), runs)
     assert study_names(storage) == ["small"]
@@ -114,7 +114,7 @@ def test_fewer_trials_than_are_done_are_refused(storage, runs):
     for _ in range(3):
         claim = opened.claims.claim("w", 4)
         assert opened.claims.finish(claim, TrialState.COMPLETE, [1.0])
-    with pytest.raises(InputError, match="trials must be at least 3, as study small has done, got 2"):
+    with pytest.raises(InputError, match="trials must be at least 3, as study small has ended so many, got 2"):
         open_study(storage, small_plan(trials=2), runs)
     assert open_study(storage, small_plan(trials=3), runs).plan.trials == 3
 

@@ -296,10 +296,10 @@ def test_a_recipe_that_cannot_be_trained_is_no_study(recipe):
     ("entry", "told"),
     [
         ("optimizer.wd: {factor: [0.5, 2]}", "trains with jorge (did you mean 'optimizer.weight_decay'?)"),
-        ("lr: {factor: [0.5, 2]}", "space.lr: is no field of the recipe, which trains with jorge (did you mean"),
+        ("lr: {factor: [0.5, 2]}", "space.lr: is not a field of the recipe, which trains with jorge (did you mean"),
         ("optimizer.momentun: {choices: [0.9, 0.8]}", "trains with jorge (did you mean 'optimizer.momentum'?)"),
         ("optimizer: {choices: [1, 2]}", "is searched field by field"),
-        ("optimizer.name: {choices: [sgd, jorge]}", "compare runs a race between several"),
+        ("optimizer.name: {choices: [sgd, jorge]}", "use `jorge-tune compare` to race several"),
         ("seed: {choices: [0, 1]}", "the seeds of every trial are listed under 'seeds'"),
         ("epochs: {choices: [10, 20]}", "all trials of a study train for one length"),
         ("task.data.augment: {choices: [standard, none]}", "all trials of a study have one task"),
@@ -313,7 +313,7 @@ def test_a_recipe_that_cannot_be_trained_is_no_study(recipe):
         ("optimizer.lr: {factor: [0.5, 2], steps: 1}", "must be 2 or more, got '1'"),
         ("optimizer.lr: {choices: [0.05, 0.2]}", "must have the bootstrapped value among them: add 0.1"),
         ("optimizer.momentum: {factor: [0.5, 1.2]}", "at 1.2 x 0.9: must be at least 0 and less than 1"),
-        ("optimizer.dampening: {factor: [0.5, 2]}", "multiplies 0.0, the recipe's value, to 0.0; give choices"),
+        ("optimizer.dampening: {factor: [0.5, 2]}", "cannot change 0.0, the recipe's value; give choices"),
         ("optimizer.nesterov: {factor: [0.5, 2]}", "to multiply, and the recipe has false; give choices"),
         ("optimizer.momentum: {choices: [0.9]}", "must be two values or more, got 1"),
         ("optimizer.momentum: {choices: [0.9, 0.8, 0.9]}", "choices[2]: means the same as 0.9, which is listed"),
@@ -351,7 +351,7 @@ def test_what_a_preset_says_is_not_searched(tmp_path):
         "optimizer: {name: jorge, lr: 1, preset: paper}\nepochs: 8\nbatch_size: 8\n"
     )
     told = faults(recipe=str(tmp_path / "r.yaml"), space="{optimizer.block_size: {choices: [1024, 512]}}")
-    assert "is said by preset: paper; write the values out" in told[0]
+    assert "is set by preset: paper; to search it, write the values out" in told[0]
     space = study(recipe=str(tmp_path / "r.yaml"), space="{optimizer.refresh_interval: {choices: [1, 10]}}").space
     assert space.bootstrap_point() == {"refresh_interval": 1}  # the preset's
 

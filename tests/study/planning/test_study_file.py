@@ -93,7 +93,7 @@ def test_every_fault_of_the_form_is_told_in_one_go():
     found = faults(name="x.sgd", sampler="tpee", trials="0", seeds="[0, 0]", objective="{kind: bst}", budget="3")
     assert found == [
         "s.yaml:1:7: name: must be 1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit, "
-        "not ending in .sgd or .confirm (those are the studies beside it), got 'x.sgd'",
+        "not ending in .sgd or .confirm (those are its companion studies), got 'x.sgd'",
         "s.yaml:4:10: sampler: must be tpe, gp, cmaes, random, grid or qmc, got 'tpee' (did you mean 'tpe'?)",
         "s.yaml:5:9: trials: must be 1 or more, got '0'",
         "s.yaml:6:8: seeds: must be one seed or more, none of them twice, got [0, 0]",
@@ -122,7 +122,7 @@ def test_every_fault_of_the_meaning_is_told_in_one_go():
     assert "objective: time-to-target needs a target: give objective: {kind: time-to-target, metric: top1" in told
     assert "pruner: wilcoxon compares trials seed by seed and needs 4 seeds or more, got 1" in told
     assert "baseline: recipe mlp-sgd is bootstrapped here" not in told
-    assert "baseline: recipe cnn-sgd is bootstrapped here and is the baseline itself; leave it out" in told
+    assert "baseline: recipe cnn-sgd is bootstrapped here, so it is the baseline itself; leave 'baseline' out" in told
 
 
 @pytest.mark.parametrize(

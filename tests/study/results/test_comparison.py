@@ -147,7 +147,7 @@ def test_the_order_of_contenders_and_the_metric_make_no_other_comparison(compare
 )
 def test_other_recipes_under_the_same_name_are_refused_without_a_word_of_branches(compared, recipes, named):
     compared.open()
-    refusal = rf"^study race is there already, and is another one \({named}\); give another --name$"
+    refusal = rf"^study race exists already and differs \({named}\); give another --name$"
     with pytest.raises(InputError, match=refusal):
         compared.open(recipes)
     assert len(compared.points()) == 4
@@ -155,10 +155,10 @@ def test_other_recipes_under_the_same_name_are_refused_without_a_word_of_branche
 
 def test_searches_and_comparisons_do_not_take_each_others_names(compared):
     compared.open(name="small")
-    with pytest.raises(InputError, match=r"study small is there already, and is a comparison; give another --name$"):
+    with pytest.raises(InputError, match=r"study small exists already and is a comparison; give another --name$"):
         open_study(compared.storage, small_plan(), compared.runs)
     open_study(compared.storage, small_plan(name="search"), compared.runs)
-    with pytest.raises(InputError, match=r"study search is there already, and is a search; give another --name$"):
+    with pytest.raises(InputError, match=r"study search exists already and is a search; give another --name$"):
         compared.open(name="search")
 
 
@@ -297,7 +297,7 @@ def test_exports_have_names_instead_of_recipes_and_recipes_as_they_were_given(co
     assert table.splitlines()[0].startswith("number,state,value,contender,seed,")
     assert len(table.splitlines()) == 5
     assert recipe_of(rows[3], plan) == (replace(JORGE, seed=1), ())
-    with pytest.raises(InputError, match="study race is a comparison, of which no trial is the best; give --trial"):
+    with pytest.raises(InputError, match="study race is a comparison and has no best trial; give --trial"):
         write_trial(compared.opened, tmp_path / "best.yaml")
     write_trial(compared.opened, tmp_path / "trial.yaml", 1)
     assert parse_recipe((tmp_path / "trial.yaml").read_text(), "trial").recipe == replace(JORGE, seed=0)

@@ -54,7 +54,7 @@ def test_a_finished_study(tmp_path):
     assert status.best.value == pytest.approx(5 * 0.1 * status.best.point["lr_factor"])
     assert status.best_values["optimizer.lr"] == pytest.approx(0.1 * status.best.point["lr_factor"])
     assert status.baseline == pytest.approx(0.5)
-    assert [(one.name, one.ended, one.total) for one in status.beside] == [("small.sgd", 1, 1)]
+    assert [(one.name, one.ended, one.total) for one in status.companions] == [("small.sgd", 1, 1)]
     assert status.verdict["study"] == "small"
     data = json.loads(json.dumps(status.to_json(), allow_nan=False))
     assert data["best"]["number"] == status.best.number

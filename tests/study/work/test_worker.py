@@ -289,7 +289,7 @@ def test_damaged_records_fail_their_trial_and_no_other(tmp_path):
     records.write_text("no record\n")
     assert rig.work(EmptyRuns()).kind == "done"
     assert rig.states() == ["FAIL", "COMPLETE"]
-    assert "records.jsonl: not a record" in rig.trials[0].user_attrs["reason"]
+    assert "not a record" in rig.trials[0].user_attrs["reason"]
 
 
 def test_another_recipes_run_in_the_folder_is_not_taken_for_the_trials(tmp_path):
