@@ -230,14 +230,14 @@ def test_diverged_runs_are_runs(compared):
 
 def test_runs_that_are_elsewhere_or_to_come_are_named(compared):
     compared.open()
-    assert compared.collect().notes == [f"{name}: seeds 0, 1: has not run to its end yet" for name in BOTH]
+    assert compared.collect().notes == [f"{name}: seeds 0, 1: has not ended yet" for name in BOTH]
     compared.work(EmptyRuns())
     shutil.rmtree(compared.runs("race") / "trial-3")
     shutil.rmtree(compared.runs("race") / "trial-1" / "seed-0")
     collected = compared.collect()
     assert seeds_of(collected) == {"sgd": [0, 1], "jorge": []}
     (note,) = collected.notes
-    assert note.startswith("jorge: seeds 0, 1: trained elsewhere, and its run directory is not seen here")
+    assert note.startswith("jorge: seeds 0, 1: trained elsewhere; this machine does not see its run directory")
     compared.open()
     again = EmptyRuns()
     compared.work(again)
@@ -250,7 +250,7 @@ def test_a_run_left_half_here_and_ended_elsewhere_is_not_taken_for_whole(compare
     records = compared.runs("race") / "trial-0" / "seed-0" / "records.jsonl"
     records.write_text("".join(records.read_text().splitlines(keepends=True)[:-1]))
     assert seeds_of(compared.collect()) == {"sgd": [], "jorge": [0]}
-    assert "records stop before the run's end" in compared.collect().notes[0]
+    assert "records stop before the end" in compared.collect().notes[0]
     with records.open("a") as file:
         file.write("no record\n{}\n")
     assert f"{records}" in compared.collect().notes[0]
