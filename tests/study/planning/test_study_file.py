@@ -46,7 +46,7 @@ def test_an_sgd_recipe_is_bootstrapped_and_a_jorge_recipe_is_the_centre_as_it_is
     assert (plan.recipe, plan.baseline) == (jorge, load(resolve_recipe("digits/cnn-sgd")).recipe)
     alone = parse_study(text(recipe="mine.yaml"), source)
     assert alone.baseline is None
-    assert "name its SGD recipe as 'baseline'" in alone.notes[0]
+    assert "give its SGD recipe as 'baseline'" in alone.notes[0]
 
 
 def test_an_adamw_recipe_is_bootstrapped_too():
