@@ -115,7 +115,7 @@ class Standing:
         return SeedValues(self.name, {score.seed: getattr(score, field) for score in self.scores})
 
     def spread_of(self, field: str) -> Spread | None:
-        """Median and range of one field of the scores; None where no run has it."""
+        """Median and range of one field of the scores; None if no run has it."""
         values: Iterable[float | None] = (getattr(score, field) for score in self.scores)
         return spread([value for value in values if value is not None])
 
@@ -243,7 +243,7 @@ class ContenderOrder(NamedTuple):
 
 
 def reference_first(contenders: Sequence[Contender], named: str | None = None) -> ContenderOrder:
-    """Put the reference first: the one named, else SGD where it runs, else the first that was given.
+    """Put the reference first: the one named, else SGD if it runs, else the first that was given.
 
     SGD itself is preferred to SGD with decoupled decay (a control) and to GeN on top of SGD. A contender whose runs
     have not ended is no reference unless it is named.
@@ -268,7 +268,7 @@ def reference_first(contenders: Sequence[Contender], named: str | None = None) -
 
 
 def race_contest(standing: Standing, other: Standing, *, lower_is_better: bool) -> RaceContest | None:
-    """Set a standing against another on their common seeds; None where seeds do not pair them."""
+    """Set a standing against another on their common seeds; None if seeds do not pair them."""
     if unpaired_because(other.contender.recipe, standing.contender.recipe) is not None:
         return None
 

@@ -29,7 +29,7 @@ class SeedValues:
 
     @property
     def spread(self) -> Spread | None:
-        """Median and range over the seeds; None where there is none."""
+        """Median and range over the seeds; None if there is none."""
         return statistics.spread(list(self.values.values()))
 
 
@@ -78,7 +78,7 @@ class PairedContest:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the median gain. It takes thousands of resamples, so it is made when it is asked for."""
+        """The 95 % interval of the median gain; it takes thousands of resamples, so it is made on demand."""
         return interval(self.gains)
 
     @property
@@ -93,20 +93,21 @@ class PairedContest:
 
     @cached_property
     def p(self) -> float | None:
-        """The p-value of the exact signed-rank test; None where there are too few pairs."""
+        """The p-value of the exact signed-rank test; None if there are too few pairs."""
         return statistics.signed_rank_p(self.gains)
 
     @cached_property
     def leaning(self) -> int:
-        """1 where the ranks of that test speak for the contender, -1 where they speak against it, else 0."""
+        """1 if the ranks of that test speak for the contender, -1 if they speak against it, else 0."""
         return statistics.signed_rank_sign(self.gains)
 
     @property
     def outcome(self) -> int:
-        """1 where the contender won, -1 where it lost, 0 where neither is settled.
+        """1 if the contender won, -1 if it lost, 0 if neither is settled.
 
-        The corrected p-value decides, and the ranks say who is ahead: fewer seeds can weigh more. Where there are too
-        few pairs for a p-value, a contender has won that is better on more than half of the seeds and worse on none.
+        The corrected p-value decides, and the ranks say who is ahead, since few large gains can outweigh many small
+        losses. With too few pairs for a p-value, a contender has won if it is better on more than half of the seeds and
+        worse on none.
         """
         if self.p_corrected is not None:
             return self.leaning if self.p_corrected <= SIGNIFICANT else 0
@@ -133,7 +134,7 @@ class PairedContest:
 
 
 def pair(contender: SeedValues, other: SeedValues, *, lower_is_better: bool) -> PairedContest | None:
-    """Set a contender against another on their common seeds; None where they have none."""
+    """Set a contender against another on their common seeds; None if they have none."""
     seeds = sorted(contender.values.keys() & other.values.keys())
     if not seeds:
         return None
@@ -193,9 +194,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def median_ratio(pairs: Sequence[tuple[float, float]]) -> float | None:
     """The median of paired ratios of epochs or seconds, which are infinite for runs that did not reach the target.
 
-    Where a ratio of 0 (only the other did not reach it) and a finite one share the middle, the finite one is taken,
-    since a mean of the two says nothing. None where no pair has a ratio, or where a ratio of 0 and an infinite one
-    share the middle.
+    If a ratio of 0 (only the other did not reach it) and a finite one share the middle, the finite one is taken, since
+    a mean of the two means nothing. None if no pair has a ratio, or if a ratio of 0 and an infinite one share the
+    middle.
     """
     ratios = sorted(value for a, b in pairs if (value := statistics.ratio(a, b)) is not None)
     if not ratios:

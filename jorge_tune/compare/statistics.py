@@ -112,18 +112,18 @@ def signed_rank_sign(differences: Sequence[float]) -> int:
 
 def _doubled_ranks(differences: Sequence[float]) -> list[int]:
     """Twice the rank of each difference that is not 0, with its sign; mean ranks can be halves."""
-    kept = [value for value in differences if value != 0]
-    sizes = ranks([abs(value) for value in kept])
-    return [round(2 * rank) * (1 if value > 0 else -1) for rank, value in zip(sizes, kept, strict=True)]
+    nonzero = [value for value in differences if value != 0]
+    sizes = ranks([abs(value) for value in nonzero])
+    return [round(2 * rank) * (1 if value > 0 else -1) for rank, value in zip(sizes, nonzero, strict=True)]
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's step-down correction for the number of tests; None stays None and is no test."""
-    made = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    tests = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
 
     floor = 0.0
-    for place, (p, index) in enumerate(made):
-        floor = max(floor, min(1.0, p * (len(made) - place)))
+    for place, (p, index) in enumerate(tests):
+        floor = max(floor, min(1.0, p * (len(tests) - place)))
         corrected[index] = floor
     return corrected

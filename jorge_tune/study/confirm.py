@@ -271,8 +271,8 @@ def _constraint(opened: OpenStudy) -> tuple[str | None, list[str]]:
     dropped = why_dropped(attributes)
     if dropped is not None:
         return None, [f"The constraint on the iteration time was dropped: {dropped}.", *notes]
-    kept = f"an iteration time of at most {1 + opened.plan.overhead:g} times the baseline's"
-    return kept, _on_calibrated_seconds(opened.plan, attributes) if in_seconds else []
+    budget = f"an iteration time of at most {1 + opened.plan.overhead:g} times the baseline's"
+    return budget, _on_calibrated_seconds(opened.plan, attributes) if in_seconds else []
 
 
 def _on_calibrated_seconds(plan: StudyPlan, attributes: Mapping[str, Any]) -> list[str]:

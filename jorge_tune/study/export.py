@@ -91,8 +91,8 @@ def recipe_of(row: TrialRow, plan: StudyPlan) -> tuple[Recipe, tuple[Derivation,
     named = replace(recipe, name=f"{recipe.name}-trial-{row.number}")
     searched = [_derivation(parameter, row, plan) for parameter in plan.space]
     changed = {derivation.field for derivation in searched if derivation.changed}
-    kept = [derivation for derivation in plan.derivations if derivation.field not in changed]
-    return named, (*(derivation for derivation in searched if derivation.changed), *kept)
+    unchanged = [derivation for derivation in plan.derivations if derivation.field not in changed]
+    return named, (*(derivation for derivation in searched if derivation.changed), *unchanged)
 
 
 def csv_of(opened: OpenStudy) -> str:

@@ -190,8 +190,8 @@ def present_study(storage: BaseStorage, name: str) -> OpenStudy | None:
         return None
     if not is_study_name(name):
         raise InputError(_not_a_name(name))
-    made = _record(storage, storage.get_study_id_from_name(name)) is not None
-    return _open(storage, name) if made else None
+    is_made = _record(storage, storage.get_study_id_from_name(name)) is not None
+    return _open(storage, name) if is_made else None
 
 
 def join_study(storage: BaseStorage, name: str) -> OpenStudy:
