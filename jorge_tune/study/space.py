@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from jorge_tune.config.tree import quoted, read_tree
 from jorge_tune.config.unknown_keys import suggestion
 from jorge_tune.errors import InputError
-from jorge_tune.recipe.bootstrap import derive_schedule
+from jorge_tune.recipe.bootstrap import derive_schedule, no_step_decay_because
 from jorge_tune.recipe.checks import base_schedule
 from jorge_tune.recipe.hints import RECIPE_WORDS
 from jorge_tune.recipe.recipe_files import with_values
@@ -529,9 +529,9 @@ def schedule_of(choice: Any, recipe: Recipe) -> dict[str, Any]:
     if choice == "keep":
         return plain_schedule(recipe)
     if choice == "step":
-        schedule, derivations = derive_schedule(recipe, "step")
-        if derivations[0].rule.startswith("kept: "):
-            raise ValueError(f"the step schedule's rule changes nothing here, the schedule is {derivations[0].rule}")
+        if (impossible := no_step_decay_because(recipe)) is not None:
+            raise ValueError(f"the step schedule's rule changes nothing here: {impossible.reason}")
+        schedule, _ = derive_schedule(recipe, "step")
         return plain_schedule(replace(recipe, schedule=schedule))
     if isinstance(choice, str) and choice in _BY_CLASS:
         base = base_schedule(recipe)

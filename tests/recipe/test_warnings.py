@@ -135,6 +135,6 @@ def test_bootstrap_drops_a_dampening_that_nothing_reads():
     text = render_recipe(made.recipe, made.derivations)
     assert parse_recipe(text, "made").warnings == ()
     assert made.recipe.optimizer.dampening == 0
-    assert [d.rule for d in made.derivations if d.field == "optimizer.dampening"] == [
-        "dropped: without momentum nothing reads it"
-    ]
+    (reason,) = [d.rule for d in made.derivations if d.field == "optimizer.dampening"]
+    assert reason.startswith("dropped: ")
+    assert "momentum" in reason
