@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from jorge_tune.config.tree import quoted, read_tree
+from jorge_tune.config.tree import read_tree
 from jorge_tune.config.unknown_keys import suggestion
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import derive_schedule, no_step_decay_because
@@ -22,6 +22,7 @@ from jorge_tune.recipe.hints import RECIPE_WORDS
 from jorge_tune.recipe.recipe_files import with_values
 from jorge_tune.recipe.render import recipe_to_dict, scalar
 from jorge_tune.recipe.schema import Constant, Cosine, JorgeSection, KroneckerFields, Linear, Recipe
+from jorge_tune.untrusted import shown
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -283,7 +284,7 @@ class SearchSpace:
             InputError: a parameter is missing, unknown, or outside its range.
         """
         names = {parameter.name for parameter in self.parameters}
-        complaints = [f"no parameter {quoted(name)}{suggestion(name, names)}" for name in point if name not in names]
+        complaints = [f"no parameter {shown(name)}{suggestion(name, names)}" for name in point if name not in names]
         for parameter in self.parameters:
             if parameter.name not in point:
                 complaints.append(f"{parameter.name} is missing")
@@ -332,7 +333,7 @@ class SearchSpace:
                 name, value = self._assigned(assignment)
                 point[name] = value
             except ValueError as error:
-                complaints.append(f"{quoted(assignment)}: {error}")
+                complaints.append(f"{shown(assignment)}: {error}")
         if complaints:
             raise InputError("\n".join(complaints))
         self.recipe_of(point)
@@ -364,7 +365,7 @@ class SearchSpace:
                 return found[0].name, found[0].of_plain(meant)
             except ValueError:
                 continue
-        raise ValueError(f"{found[0].path} must be {found[0].domain()}, got {quoted(text.strip())}")
+        raise ValueError(f"{found[0].path} must be {found[0].domain()}, got {shown(text.strip())}")
 
     def _completed(self, parameter: Parameter, value: Any) -> Any:
         """The value as a recipe has it that was given this one: a section's defaults filled in."""
@@ -539,6 +540,7 @@ def schedule_of(choice: Any, recipe: Recipe) -> dict[str, Any]:
         return plain_schedule(replace(recipe, schedule=made))
     if isinstance(choice, str) and choice in _AS_SECTIONS:
         raise ValueError(f"has settings of its own: write it as a section, e.g. {_AS_SECTIONS[choice]}")
-    shown = quoted(str(choice))
     hint = suggestion(choice, (*NAMES, *_AS_SECTIONS)) if isinstance(choice, str) else ""
-    raise ValueError(f"must be {', '.join(NAMES)} or a section such as {{name: cosine}}, got {shown}{hint}")
+    raise ValueError(
+        f"must be {', '.join(NAMES)} or a section such as {{name: cosine}}, got {shown(str(choice))}{hint}"
+    )
