@@ -66,7 +66,7 @@ def test_a_flat_parameter_that_is_not_preconditioned_is_warned_of_and_steps(flat
         lambda: DecoupledSGD(flat.parameters(), lr=0.1),
         lambda: Jorge([{"params": list(flat.parameters()), "precondition": False}], lr=0.1),
     ):
-        with pytest.warns(UserWarning, match="FSDP flattened it, so each rank steps its own part"):
+        with pytest.warns(UserWarning, match="FSDP flattened .* each rank"):
             optimizer = make()
         before = [p.detach().clone() for p in flat.parameters()]
         flat(torch.ones(5, 4)).sum().backward()
@@ -99,11 +99,11 @@ def test_original_parameters_of_which_this_rank_has_a_shard_are_refused(member):
     for shard in before:  # FSDP wrapped the model afterwards
         shard._fsdp_flattened = True
     feed(before, 0)
-    with pytest.raises(ValueError, match="FSDP flattened is no matrix"):
+    with pytest.raises(ValueError, match=r"FSDP flattened .* cannot be preconditioned"):
         early.step()
     assert not early.state
     plain = member([nn.Parameter(torch.ones(2, 2))], lr=0.1)
-    with pytest.raises(ValueError, match="FSDP flattened is no matrix"):
+    with pytest.raises(ValueError, match=r"FSDP flattened .* cannot be preconditioned"):
         plain.add_param_group({"params": shards})
     feed([p for g in plain.param_groups for p in g["params"]], 0)
     plain.step()
