@@ -75,7 +75,7 @@ def test_of_many_faults_the_first_twenty_are_shown_and_the_rest_counted(files, c
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 21
     assert lines[19].startswith("many.yaml:24:1: odd19: unknown key")
-    assert lines[20] == "many.yaml: 30 faults in all, 10 more than these; mend them first"
+    assert lines[20] == "many.yaml: 30 faults in all, 10 more than these; fix these first"
     assert run("many.yaml", "--format", "json") == 2
     assert len(json.loads(capsys.readouterr().out)[0]["faults"]) == 30
 

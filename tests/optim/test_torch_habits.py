@@ -246,7 +246,7 @@ def test_a_parameter_in_two_groups_is_refused_as_in_torch(make):
     [
         ("foreach", "it always works on lists of tensors"),
         ("fused", "its step is not one kernel"),
-        ("differentiable", r"take torch.optim.SGD\(differentiable=True\)"),
+        ("differentiable", r"use torch.optim.SGD\(differentiable=True\)"),
         ("capturable", "capture only forward and backward"),
     ],
 )

@@ -277,5 +277,5 @@ def test_latin_1_is_named_with_its_character_and_place(tmp_path):
 def test_a_file_with_hundreds_of_faults_names_twenty():
     found = faults_in(GOOD + "".join(f"odd{number}: 1\n" for number in range(300)))
     assert len(found) == 21
-    assert found[-1] == "r.yaml: 300 faults in all, 280 more than these; mend them first"
+    assert found[-1] == "r.yaml: 300 faults in all, 280 more than these; fix these first"
     assert len(faults_in(GOOD + "".join(f"odd{number}: 1\n" for number in range(20)))) == 20
