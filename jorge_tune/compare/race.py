@@ -108,7 +108,7 @@ def cpu_threads(threads: int | None) -> Iterator[None]:
 def _check(contenders: Sequence[Contender], entrants: Sequence[int], seeds: Sequence[int], out: Path) -> None:
     """Build every model and optimizer once, so that a fault of the last contender is found before the race begins."""
     from jorge_tune.training.build import build_model, build_optimizer
-    from jorge_tune.training.runner import inspect_folder
+    from jorge_tune.training.runner import inspect_run_directory
 
     taken: dict[Path, str] = {}
     for index in entrants:
@@ -119,7 +119,7 @@ def _check(contenders: Sequence[Contender], entrants: Sequence[int], seeds: Sequ
         taken[directory] = name
 
         for seed in seeds:
-            inspect_folder(RunDirectory(run_path(out, name, seed)), replace(recipe, seed=seed), resume=True)
+            inspect_run_directory(RunDirectory(run_path(out, name, seed)), replace(recipe, seed=seed), resume=True)
         build_optimizer(recipe.optimizer, build_model(recipe))
 
 
@@ -132,10 +132,10 @@ def _one_run(
     report: Callable[[RaceProgress], None],
 ) -> Run:
     """Train one run, resume it, or reuse it if it has ended; `place` is the head of each progress report."""
-    from jorge_tune.training.runner import ResumeState, inspect_folder, train
+    from jorge_tune.training.runner import ResumeState, inspect_run_directory, train
 
     path, recipe = run_path(out, contender.name, seed), replace(contender.recipe, seed=seed)
-    if inspect_folder(RunDirectory(path), recipe, resume=True) is ResumeState.ENDED:
+    if inspect_run_directory(RunDirectory(path), recipe, resume=True) is ResumeState.ENDED:
         run = read_run(path)
         report(RaceProgress("reused", *place, outcome=run.outcome))
         return run

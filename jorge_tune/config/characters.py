@@ -67,10 +67,10 @@ def unseen_fault(text: str, run: Unseen) -> Fault:
     name = named(text[run.start])
     if not run.is_space:
         where = f"after {word}" if word else "at the start of the line"
-        return Fault(run.line, column, "", f"{name}, stands unseen {where}; delete it")
+        return Fault(run.line, column, "", f"{name}, is invisible {where}; delete it")
     if not word:
         return Fault(run.line, column, "", f"the line begins with {name}; indent with plain spaces")
-    way_out = "type a plain one" + ("" if word[-1] in ":,[{-" else ", or put the text in quotes if it is meant")
+    way_out = "type a plain one" + ("" if word[-1] in ":,[{-" else ", or put the text in quotes if you mean it")
     return Fault(run.line, column, "", f"the space after {word} is {name}; {way_out}")
 
 
@@ -160,7 +160,7 @@ def number_hint(text: str) -> str:
 
     Example:
         >>> number_hint("1_000"), number_hint("0x10"), number_hint("010")
-        (' (write 1000)', ' (write 16)', ' (8 to some readers of YAML, 10 to others: write the one that is meant)')
+        (' (write 1000)', ' (write 16)', ' (some YAML readers take it as 8, others as 10: write the number you mean)')
     """
     text = text.strip()
     if len(text) > 40:
@@ -171,7 +171,7 @@ def number_hint(text: str) -> str:
         as_octal = int(others, 8) if set(others) <= set("01234567") else int(others)
         if as_octal == int(others):
             return f" (write {int(plain)})"
-        return f" ({as_octal} to some readers of YAML, {int(others)} to others: write the one that is meant)"
+        return f" (some YAML readers take it as {as_octal}, others as {int(others)}: write the number you mean)"
     if plain != text or "_" in text:
         return _written(plain.replace("_", "")) if _GROUPED.fullmatch(plain) else ""
     if _BASED.fullmatch(text):
@@ -184,7 +184,7 @@ def number_hint(text: str) -> str:
         return _written(f"{float(int(found[1])) ** int(found[2]):.6g}")
     if found := _SUFFIXED.fullmatch(text):
         return _written(f"{float(found[1]) * _SCALES[found[2]]:.15g}")
-    return " (some readers of YAML take it as a count in sixties: write one number)" if _SIXTIES.fullmatch(text) else ""
+    return " (some YAML readers take it as a base-60 number: write a plain number)" if _SIXTIES.fullmatch(text) else ""
 
 
 def looks_like_number(text: str) -> bool:

@@ -271,7 +271,7 @@ def _no_scalar(expected: str, node: Node, would_do: typing.Callable[[Any], bool]
     if not isinstance(node.value, str):
         return _Mismatch((expected,), node.shown)
     if node.is_quoted:
-        way_out = " (take the quotes away)" if would_do(resolved(node.value)) else ""
+        way_out = " (remove the quotes)" if would_do(resolved(node.value)) else ""
         return _Mismatch((expected,), f"the text {node.shown}", hint=way_out)
     hint = number_hint(node.value) if expected != "true" else ""
     return _Mismatch((expected,), node.shown, hint=hint or lookalike_hint(node.value))
@@ -322,7 +322,7 @@ def parse(
         FaultyFileError: the text has faults.
     """
     if len(text) > LARGEST_FILE:
-        raise InputError(f"{source}: longer than {LARGEST_FILE} characters, so this is no {kind}")
+        raise InputError(f"{source}: longer than {LARGEST_FILE} characters, so this is not a {kind}")
     tree = read_tree(text, kind)
     faults = tree.faults
     value = decode(cls, tree.root, faults) if tree.root is not None else None
@@ -369,12 +369,12 @@ def text_of(path: Path, kind: str) -> str:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(f"{str(path)!r}: cannot be read ({reason})") from error
     if len(content) > LARGEST_FILE:
-        raise InputError(f"{path}: larger than {LARGEST_FILE} bytes, so this is no {kind}")
+        raise InputError(f"{path}: larger than {LARGEST_FILE} bytes, so this is not a {kind}")
     if (encoding := _wide_encoding(content)) is not None:
-        what = f"{encoding} text, and not UTF-8; save the file as UTF-8 (in Notepad: Save as, Encoding)"
+        what = f"is {encoding} text, not UTF-8; save the file as UTF-8 (in Notepad: Save as, Encoding)"
         raise FaultyFileError(str(path), (Fault(1, 1, "", what),))
     if b"\x00" in content:
-        raise InputError(f"{path}: a binary file; a {kind} is a text file in YAML")
+        raise InputError(f"{path}: is a binary file; a {kind} is a text file in YAML")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

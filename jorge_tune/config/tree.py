@@ -24,6 +24,7 @@ from jorge_tune.config.characters import (
     without_odd_spaces,
 )
 from jorge_tune.errors import Fault
+from jorge_tune.untrusted import shown
 
 LARGEST_FILE = 64 * 1024  # bytes; the longest shipped recipe has under 2,000
 DEEPEST = 20  # levels of nesting; the schema itself needs 6
@@ -83,7 +84,7 @@ def read_tree(text: str, kind: str = "recipe") -> Tree:
     try:
         composed = yaml.compose(text, Loader=_Loader)
         if composed is None:
-            tree.faults.append(Fault(1, 1, "", f"the file holds nothing; a {kind} is expected"))
+            tree.faults.append(Fault(1, 1, "", f"the file is empty; a {kind} is expected"))
         else:
             tree.root = _Converter(tree.faults).convert(composed, "")
     except yaml.MarkedYAMLError as error:
@@ -108,18 +109,12 @@ def node_of(value: Any, line: int = 1, column: int = 1) -> Node:
         return Node(entries, line, column, "a mapping")
     if isinstance(value, Sequence) and not isinstance(value, str):
         return Node([node_of(item, line, column) for item in value], line, column, "a list")
-    return Node(value, line, column, quoted(str(value)), is_quoted=isinstance(value, str) and _needs_quotes(value))
+    return Node(value, line, column, shown(str(value)), is_quoted=isinstance(value, str) and _needs_quotes(value))
 
 
 def _needs_quotes(text: str) -> bool:
     """Whether a text would be, or look like, something else without them."""
     return resolved(text) != text or looks_like_number(text) or opens_with_odd_quote(text)
-
-
-def quoted(text: str) -> str:
-    """A value as messages show it: on one line, at most 60 characters, always printable."""
-    shown = repr(text) if text.isprintable() else ascii(text)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 def _first_line(problem: str | None) -> str:
@@ -197,7 +192,7 @@ class _Converter:
             return Node([self.convert(item, path) for item in node.value], line, column, "a list")
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             return self._scalar(node, path)
-        self._faults.append(Fault(line, column, path, f"the tag {quoted(node.tag)} is not allowed"))
+        self._faults.append(Fault(line, column, path, f"the tag {shown(node.tag)} is not allowed"))
         return Node(None, line, column, "a tagged value")
 
     def _entries(self, node: yaml.MappingNode, path: str) -> Iterator[tuple[str, KeyedNode]]:
@@ -227,10 +222,10 @@ class _Converter:
         try:
             value = _construct(kind, text)
         except ValueError:
-            self._faults.append(Fault(line, column, path, f"{quoted(text)} is not a readable {kind}"))
+            self._faults.append(Fault(line, column, path, f"{shown(text)} is not a readable {kind}"))
             value = None
-        shown = quoted(text) if text or node.style else "nothing"
-        return Node(value, line, column, shown, is_quoted=node.style in ("'", '"'))
+        written = shown(text) if text or node.style else "nothing"
+        return Node(value, line, column, written, is_quoted=node.style in ("'", '"'))
 
 
 def resolved(text: str) -> Scalar:

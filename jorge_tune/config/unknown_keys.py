@@ -136,8 +136,8 @@ def _as_word(key: str) -> str:
 
 def _valid(known: list[str]) -> str:
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
-    arguments = "; what the class takes besides goes under args" if "args" in known else ""
-    return f"there are {', '.join(known[:_LISTED])}{more}{arguments}"
+    arguments = "; other arguments of the class go under args" if "args" in known else ""
+    return f"valid keys are {', '.join(known[:_LISTED])}{more}{arguments}"
 
 
 @functools.cache

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from jorge_tune.config.tree import quoted
 from jorge_tune.config.unknown_keys import suggestion
 from jorge_tune.recipe.schema import Recipe
+from jorge_tune.untrusted import shown
 
 CLASSIFICATION_METRICS: Final = ("top1", "top5", "loss")
 _LOWER_IS_BETTER: Final = frozenset({"loss", "perplexity", "error", "mae", "mse", "rmse"})
@@ -59,4 +59,4 @@ def metric_fault(recipe: Recipe, metric: str) -> str | None:
     known = f"{', '.join(CLASSIFICATION_METRICS[:-1])} or {CLASSIFICATION_METRICS[-1]}"
     meant = next((name for name, others in _OTHER_NAMES.items() if metric.lower() in others), None)
     hint = f" (write {meant})" if meant else suggestion(metric, CLASSIFICATION_METRICS)
-    return f"must be {known} for a classification, got {quoted(metric)}{hint}"
+    return f"must be {known} for a classification, got {shown(metric)}{hint}"

@@ -13,15 +13,16 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from jorge_tune.config.tree import quoted, read_tree
+from jorge_tune.config.tree import read_tree
 from jorge_tune.config.unknown_keys import suggestion
 from jorge_tune.errors import InputError
-from jorge_tune.recipe.bootstrap import derive_schedule
+from jorge_tune.recipe.bootstrap import derive_schedule, no_step_decay_because
 from jorge_tune.recipe.checks import base_schedule
 from jorge_tune.recipe.hints import RECIPE_WORDS
 from jorge_tune.recipe.recipe_files import with_values
 from jorge_tune.recipe.render import recipe_to_dict, scalar
 from jorge_tune.recipe.schema import Constant, Cosine, JorgeSection, KroneckerFields, Linear, Recipe
+from jorge_tune.untrusted import shown
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -290,7 +291,7 @@ class SearchSpace:
             InputError: a parameter is missing, unknown, or outside its range.
         """
         names = {parameter.name for parameter in self.parameters}
-        complaints = [f"no parameter {quoted(name)}{suggestion(name, names)}" for name in point if name not in names]
+        complaints = [f"no parameter {shown(name)}{suggestion(name, names)}" for name in point if name not in names]
         for parameter in self.parameters:
             if parameter.name not in point:
                 complaints.append(f"{parameter.name} is missing")
@@ -339,7 +340,7 @@ class SearchSpace:
                 name, value = self._assigned(assignment)
                 point[name] = value
             except ValueError as error:
-                complaints.append(f"{quoted(assignment)}: {error}")
+                complaints.append(f"{shown(assignment)}: {error}")
         if complaints:
             raise InputError("\n".join(complaints))
         self.recipe_of(point)
@@ -374,7 +375,7 @@ class SearchSpace:
                 return matches[0].name, matches[0].of_plain(meant)
             except ValueError:
                 continue
-        raise ValueError(f"{matches[0].path} must be {matches[0].domain()}, got {quoted(text.strip())}")
+        raise ValueError(f"{matches[0].path} must be {matches[0].domain()}, got {shown(text.strip())}")
 
     def _completed(self, parameter: Parameter, value: Any) -> Any:
         """The value with the defaults that a recipe fills in, if it is a section."""
@@ -541,11 +542,9 @@ def schedule_of(choice: Any, recipe: Recipe) -> dict[str, Any]:
     if choice == "keep":
         return plain_schedule(recipe)
     if choice == "step":
-        schedule, derivations = derive_schedule(recipe, "step")
-        if derivations[0].rule.startswith("kept: "):
-            raise ValueError(
-                f"the rule of the step schedule changes nothing here: the schedule is {derivations[0].rule}"
-            )
+        if (impossible := no_step_decay_because(recipe)) is not None:
+            raise ValueError(f"the step schedule's rule changes nothing here: {impossible.reason}")
+        schedule, _ = derive_schedule(recipe, "step")
         return plain_schedule(replace(recipe, schedule=schedule))
     if isinstance(choice, str) and choice in _BY_CLASS:
         base = base_schedule(recipe)
@@ -554,6 +553,7 @@ def schedule_of(choice: Any, recipe: Recipe) -> dict[str, Any]:
 
     if isinstance(choice, str) and choice in _AS_SECTIONS:
         raise ValueError(f"has settings of its own: write it as a section, e.g. {_AS_SECTIONS[choice]}")
-    shown = quoted(str(choice))
     hint = suggestion(choice, (*NAMES, *_AS_SECTIONS)) if isinstance(choice, str) else ""
-    raise ValueError(f"must be {', '.join(NAMES)} or a section such as {{name: cosine}}, got {shown}{hint}")
+    raise ValueError(
+        f"must be {', '.join(NAMES)} or a section such as {{name: cosine}}, got {shown(str(choice))}{hint}"
+    )

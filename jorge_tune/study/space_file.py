@@ -222,7 +222,7 @@ def _check_read(recipe: Recipe, parameters: list[Parameter], findings: list[Find
         entries = [entry for entry in UNREAD if entry.path == parameter.path]
         reasons = [_unread_at(entries, made) for made in _ruling_recipes(recipe, parameters, entries)]
         if reasons and None not in reasons:
-            findings.append((f"space.{parameter.path}", f"is read by nothing {reasons[0]}; leave it out"))
+            findings.append((f"space.{parameter.path}", f"has no effect {reasons[0]}; leave it out"))
 
 
 def _unread_at(entries: list[UnreadField], recipe: Recipe) -> str | None:

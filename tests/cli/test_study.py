@@ -354,7 +354,7 @@ def test_an_empty_file_may_become_a_study_file(tmp_path, capsys):
     file = tmp_path / "study.yaml"
     file.write_text("# soon\n")
     assert run("run", file, folder=tmp_path) == 2
-    assert capsys.readouterr().err == f"{file}:1:1: the file holds nothing; a study file is expected\n"
+    assert capsys.readouterr().err == f"{file}:1:1: the file is empty; a study file is expected\n"
 
 
 def test_a_sampler_whose_package_is_missing_is_refused_with_the_pip_line(tmp_path, capsys, monkeypatch):

@@ -246,18 +246,18 @@ ADAMW = "digits/cnn-adamw"
 @pytest.mark.parametrize(
     ("recipe", "space", "told"),
     [
-        (ADAMW, "optimizer.momentum: {choices: [0.9, 0.8]}", "optimizer.momentum: is read by nothing with graft adamw"),
+        (ADAMW, "optimizer.momentum: {choices: [0.9, 0.8]}", "optimizer.momentum: has no effect with graft adamw"),
         (
             ADAMW,
             "optimizer.dampening: {choices: [0, 0.5]}",
-            "optimizer.dampening: is read by nothing unless graft is sgd",
+            "optimizer.dampening: has no effect unless graft is sgd",
         ),
         ("digits/cnn-sgd", "optimizer.graft_betas: {choices: [[0.9, 0.999], [0.8, 0.9]]}", "unless graft is adamw"),
-        ("digits/cnn-sgd", "optimizer.graft_eps: {factor: [0.1, 10]}", "graft_eps: is read by nothing unless graft is"),
+        ("digits/cnn-sgd", "optimizer.graft_eps: {factor: [0.1, 10]}", "graft_eps: has no effect unless graft is"),
         (
             "digits/cnn-sgd",
             "optimizer.graft_eps: {factor: [0.1, 10]}, optimizer.graft: {choices: [sgd, none]}",
-            "graft_eps: is read by nothing unless graft is adamw; leave it out",
+            "graft_eps: has no effect unless graft is adamw; leave it out",
         ),
     ],
 )
@@ -282,7 +282,7 @@ def test_with_a_rate_that_gen_searches_for_the_rate_is_no_dimension(tmp_path):
         "schedule: {name: gen, initial_lr: search, base: {name: linear}}\n"
     )
     [line] = faults(recipe=str(path), space="{optimizer.lr: {factor: [0.5, 2]}}")
-    assert "optimizer.lr: is read by nothing with initial_lr: search, which finds the rate at the first step" in line
+    assert "optimizer.lr: has no effect with initial_lr: search, which finds the rate at the first step" in line
     assert "optimizer.lr" not in [parameter.path for parameter in default_study(str(path)).space]
 
 

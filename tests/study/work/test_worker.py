@@ -549,7 +549,7 @@ def test_a_full_disk_under_the_runs_stops_the_study_and_no_trial_is_lost(tmp_pat
         fill(disk, left=40 * 1024)
         left = rig.work(RunLauncher.connect())
         assert (left.kind, left.exit_code) == ("fault", 1)
-        assert "the disk is full (No space left on device); make room and start again" in left.reason
+        assert "the disk is full (No space left on device); free some space and start again" in left.reason
         assert rig.states() == ["WAITING"]
         grow(disk, "20m")
         rig.opened.withdraw_stop_request()
