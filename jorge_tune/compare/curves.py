@@ -12,8 +12,8 @@ from jorge_tune.compare.comparison import Comparison
 from jorge_tune.compare.run_directories import Evaluation
 from jorge_tune.compare.statistics import median
 
-Axis = Literal["epoch", "train_seconds"]
-AXIS_TITLES: dict[Axis, str] = {"epoch": "epoch", "train_seconds": "training seconds"}
+CurveAxis = Literal["epoch", "train_seconds"]
+AXIS_TITLES: dict[CurveAxis, str] = {"epoch": "epoch", "train_seconds": "training seconds"}
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Curve:
     seconds: list[float]
     values: list[float]
 
-    def along(self, axis: Axis) -> list[float]:
+    def along(self, axis: CurveAxis) -> list[float]:
         """The points' places on one axis."""
         return self.epochs if axis == "epoch" else self.seconds
 
@@ -121,7 +121,7 @@ class Banded(NamedTuple):
     high: list[float]
 
 
-def banded_curves(contender: ContenderCurves, axis: Axis) -> Banded:
+def banded_curves(contender: ContenderCurves, axis: CurveAxis) -> Banded:
     """A contender's median over epochs, with the range of its runs at those epochs, against one of the axes."""
     found: dict[float, list[float]] = defaultdict(list)
     for run in contender.runs:

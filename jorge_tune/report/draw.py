@@ -6,11 +6,12 @@ tokens (`@0` to `@6`, `@ink`, ...), which `PALETTES` resolves for a light and a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jorge_tune.report.figures import COLOURS, nth_look
-
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colours, told apart with any kind of colour vision; their yellow is too pale on white."""
 FONT = "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"
 _DARK = ("#4aa8e0", "#f0803c", "#2bbd92", "#dd9ac0", "#f0b83a", "#9ad6f7", "#ffffff")
 PALETTES: dict[str, dict[str, str]] = {
@@ -29,6 +30,11 @@ _DIGITS_APART = 8  # ends of a logarithmic axis, as a ratio
 _STRIP = 0.09  # of the height, for what has no value
 
 Data = Mapping[str, Any]
+
+
+def nth_look(looks: Sequence[str], number: int) -> str:
+    """The look of a number; where colours begin anew, one further, so that no two series of 49 look the same."""
+    return looks[(number + number // len(COLOURS)) % len(looks)]
 
 
 def drawn(figure: Data) -> dict[str, Any]:
@@ -56,10 +62,26 @@ def _traces(series: Data) -> list[dict[str, Any]]:
     }
     if series["kind"] in ("bars", "spans"):
         return [{**shared, **_bars(series)}]
-    traces = []
-    if "low" in series:
-        traces.append({**shared, **_band(series), "showlegend": False})
-    return [*traces, {**shared, **_line(series)}]
+
+    line = {**shared, **_line(series)}
+    if "low" not in series:
+        return [line]
+    if series["kind"] == "points":
+        return [line | {"error_y": _error_bars(series)}]
+    return [{**shared, **_band(series), "showlegend": False}, line]
+
+
+def _error_bars(series: Data) -> dict[str, Any]:
+    """Each point's range, as plotly wants it: distances from the point."""
+    ranges = list(zip(series["y"], series["low"], series["high"], strict=True))
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - y for y, _, high in ranges],
+        "arrayminus": [y - low for y, low, _ in ranges],
+        "thickness": 1.4,
+        "width": 4,
+    }
 
 
 def _band(series: Data) -> dict[str, Any]:
@@ -190,12 +212,14 @@ def _axis(axis: Data, side: str) -> dict[str, Any]:
         look |= {"tickvals": [place for place, _ in axis["ticks"]], "ticktext": [text for _, text in axis["ticks"]]}
         look["showgrid"] = side == "y" and bool(axis["ticks"])
     if "bounds" in axis:
-        look["range"] = list(axis["bounds"])
+        look["range"] = [math.log10(end) if axis.get("log") else end for end in axis["bounds"]]
     return look
 
 
 def _log_ticks(figure: Data, side: str) -> dict[str, Any]:
     """Over more than most of a decade, 1, 2 and 5 alone: all nine digits run into each other."""
+    if "ticks" in figure[side]:
+        return {}
     values = [v for series in figure["series"] for v in series[side] if isinstance(v, (int, float)) and v > 0]
     is_long = bool(figure[side].get("log")) and bool(values) and max(values) > _DIGITS_APART * min(values)
     return {"dtick": "D2"} if is_long else {}

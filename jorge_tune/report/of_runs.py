@@ -6,13 +6,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from jorge_tune.calibrate.calibration_words import show_seconds
 from jorge_tune.compare.comparison import Comparison, Standing
 from jorge_tune.compare.curves import (
     AXIS_TITLES,
     Banded,
+    ContenderCurves,
+    CurveAxis,
     banded,
     banded_curves,
     contender_curves,
@@ -39,11 +40,12 @@ from jorge_tune.recipe.render import render_recipe, scalar
 from jorge_tune.recipe.schedule import lr_factor, total_steps
 from jorge_tune.recipe.schema import AdamWSection, KroneckerFields, Recipe, SGDSection
 from jorge_tune.records import Record, RunDirectory, read_records
-from jorge_tune.report.figures import COLOURS
 from jorge_tune.report.parts import Axis, Figure, Listing, Section, Sentence, Series
-from jorge_tune.untrusted import escape
+from jorge_tune.report.svg import svg_picture
+from jorge_tune.untrusted import in_figure
 
 _LOG_RANGE = 20.0  # of learning rates, from which on their axis is logarithmic
+_MOST_SEED_LINES = 24  # thin lines of single runs; more of them hide the medians
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,19 @@ def race_verdict(comparison: Comparison) -> list[Sentence]:
 def race_sections(comparison: Comparison, contenders: Sequence[Traced]) -> list[Section]:
     """Table, curves, learning rates and iteration times."""
     metric = f"{comparison.metric} ({comparison.part})"
+    figures = curve_figures(comparison)
+    shows_seeds = any(series.kind == "threads" for series in figures[0].series)
+    lines = (
+        "Thick lines are medians over seeds, thin lines single seeds" if shows_seeds else "Lines are medians over seeds"
+    )
     return [
         Section(name="contenders", title="Contenders", tables=[("", comparison_table(comparison))]),
         Section(
             name="curves",
             title=f"Curves of {metric}",
-            text="Lines are medians over seeds, bands their range. A double click on a figure shows all of it, the "
-            "first steep part too; a click on a name hides its line.",
-            figures=curve_figures(comparison),
+            text=f"{lines}, bands their range. The first steep part is cut off: a double click on a figure shows "
+            "all of it. A click on a name hides its lines.",
+            figures=figures,
         ),
         Section(
             name="pace",
@@ -108,11 +115,14 @@ def curve_figures(comparison: Comparison) -> list[Figure]:
     title = f"{comparison.metric} ({comparison.part})"
     unread = not_finite(comparison)
     shared = [] if comparison.compares_seconds else ["Seconds do not compare: the runs were not alone on one device."]
+    shows_seeds = sum(len(contender.runs) for contender in curves) <= _MOST_SEED_LINES
     figures = []
     for axis, x_title in AXIS_TITLES.items():
         series = []
         for contender in curves:
             line = banded_curves(contender, axis)
+            if len(contender.runs) > 1 and shows_seeds:
+                series.append(_seed_lines(contender, axis))
             series.append(_banded_line(contender.name, contender.place, line, len(contender.runs)))
         figures.append(
             Figure(
@@ -194,6 +204,19 @@ def pace_table(contenders: Sequence[Traced], *, compares_seconds: bool) -> Table
     headings = ["contender", "iteration", "forward", "optimizer's step", "of the first"]
     kept = [i for i in range(len(headings)) if any(row[i] != "-" for row in rows)]
     return Table([headings[i] for i in kept], [[row[i] for i in kept] for row in rows], headings[1:])
+
+
+def _seed_lines(contender: ContenderCurves, axis: CurveAxis) -> Series:
+    """Every run of a contender as a thin line; None stands between two of them."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    text: list[str | None] = []
+    for run in contender.runs:
+        x += [*run.along(axis), None]
+        y += [*run.values, None]
+        text += [*(f"{in_figure(run.label)}: {value:.5g}" for value in run.values), None]
+    name, look = f"{contender.name}, seeds", contender.place
+    return Series(name=name, kind="threads", look=look, x=x, y=y, text=text, quiet=True, group=contender.name)
 
 
 def _banded_line(name: str, look: int, line: Banded, runs: int) -> Series:
@@ -394,24 +417,8 @@ def _flat(held: Mapping[str, object], start: str = "") -> dict[str, str]:
     return flat
 
 
-_WIDTH, _HEIGHT = 640, 360
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 58, 46  # margins
-_DASHES = ("", "6 3", "2 3", "8 3 2 3")
-_NAMED = 6  # lines that the legend lists
-_TICKS = 5
-
-Point = tuple[float, float]
-
-
-class RunLine(NamedTuple):
-    """One run's readings."""
-
-    name: str
-    points: Sequence[Point]
-
-
 def curve_picture(title: str, runs: Sequence[Run], metric: str, target: float | None = None) -> str:
-    """A metric against the epoch, one line per run, on the part that selects; "" where no reading is finite.
+    """A metric against the epoch as SVG, one line per run, on the part that selects; "" where no reading is finite.
 
     Args:
         title: above it.
@@ -419,110 +426,26 @@ def curve_picture(title: str, runs: Sequence[Run], metric: str, target: float | 
         metric: as the records call it.
         target: drawn as a level line.
     """
-    lines = [RunLine(f"seed {run.seed}", _readings(run, metric)) for run in runs]
-    lines = [line for line in lines if line.points]
-    if not lines:
-        return ""
     part = "validation" if any("validation" in run.evaluations for run in runs) else "test"
-    xs = _ticks(0.0, max(x for line in lines for x, _ in line.points))
-    values = [y for line in lines for _, y in line.points] + ([] if target is None else [target])
-    ys = _ticks(min(values), max(values))
-    body = [_grid(xs, ys), *(_drawn(line, number, xs, ys) for number, line in enumerate(lines))]
-    if target is not None:
-        body.append(_level(target, xs, ys))
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" '
-            f'height="{_HEIGHT}" font-family="system-ui, sans-serif" font-size="12">',
-            f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>',
-            _text(_LEFT, 20, title, size=14),
-            _legend(lines),
-            *body,
-            _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 10, "epoch", anchor="middle"),
-            _text(14, (_TOP + _HEIGHT - _BOTTOM) / 2, f"{metric} ({part})", anchor="middle", turned=True),
-            "</svg>\n",
-        ]
+    series = []
+    for look, run in enumerate(runs):
+        points = _finite_readings(run, metric)
+        x, y = [epoch for epoch, _ in points], [value for _, value in points]
+        if points:
+            series.append(Series(name=f"seed {run.seed}", kind="line", look=look, x=x, y=y))
+
+    figure = Figure(
+        key="curves",
+        title=title,
+        x=Axis(title="epoch"),
+        y=Axis(title=f"{metric} ({part})"),
+        series=series,
+        marks=[] if target is None else [(target, f"target {target:g}")],
     )
+    return svg_picture(figure.to_json())
 
 
-def _readings(run: Run, metric: str) -> list[Point]:
+def _finite_readings(run: Run, metric: str) -> list[tuple[float, float]]:
     found = run.evaluations.get("validation") or run.evaluations.get("test", ())
     points = [(reading.epoch, reading.metrics.get(metric, math.nan)) for reading in found]
     return [point for point in points if math.isfinite(point[1])]
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers, evenly spaced, of which the first and the last hold all between them."""
-    span = (high - low) or abs(high) or 1.0
-    rough = span / _TICKS
-    unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [number * step for number in range(first, max(last, first + 1) + 1)]
-
-
-def _place(point: Point, xs: Sequence[float], ys: Sequence[float]) -> Point:
-    across = (point[0] - xs[0]) / (xs[-1] - xs[0])
-    up = (point[1] - ys[0]) / (ys[-1] - ys[0])
-    return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM)
-
-
-def _grid(xs: Sequence[float], ys: Sequence[float]) -> str:
-    marks = []
-    for x in xs:
-        at, bottom = _place((x, ys[0]), xs, ys)
-        marks.append(f'<path d="M{at:.1f} {bottom:.1f}V{_TOP}" stroke="#e3e3e3"/>')
-        marks.append(_text(at, bottom + 16, f"{x:g}", anchor="middle"))
-    for y in ys:
-        _, at = _place((xs[0], y), xs, ys)
-        marks.append(f'<path d="M{_LEFT} {at:.1f}H{_WIDTH - _RIGHT}" stroke="#e3e3e3"/>')
-        marks.append(_text(_LEFT - 6, at + 4, f"{y:.5g}", anchor="end"))
-    return "\n".join(marks)
-
-
-def _drawn(line: RunLine, number: int, xs: Sequence[float], ys: Sequence[float]) -> str:
-    places = [_place(point, xs, ys) for point in line.points]
-    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    dots = ""
-    if len(places) <= 60:
-        dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{_colour(number)}"/>' for x, y in places)
-    return f'<path d="{path}" fill="none" {_stroke(number)}/>{dots}'
-
-
-def _level(value: float, xs: Sequence[float], ys: Sequence[float]) -> str:
-    _, at = _place((xs[0], value), xs, ys)
-    name = _text(_WIDTH - _RIGHT - 4, at - 5, f"target {value:g}", anchor="end", colour="#6b6b6b")
-    return f'<path d="M{_LEFT} {at:.1f}H{_WIDTH - _RIGHT}" stroke="#6b6b6b" stroke-dasharray="5 4"/>{name}'
-
-
-def _legend(lines: Sequence[RunLine]) -> str:
-    shown, x = [], float(_LEFT)
-    for number, line in enumerate(lines[:_NAMED]):
-        shown.append(f'<path d="M{x:.0f} 38h22" {_stroke(number)}/>' + _text(x + 27, 42, line.name))
-        x += 40 + 7 * len(line.name)
-    rest = len(lines) - _NAMED
-    return "\n".join([*shown, _text(x, 42, f"and {rest} more")] if rest > 0 else shown)
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    anchor: str = "start",
-    size: int = 0,
-    colour: str = "#1c1c1c",
-    turned: bool = False,
-) -> str:
-    turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ""
-    height = f' font-size="{size}"' if size else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}"{height}{turn}>{escape(text)}</text>'
-
-
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
-
-
-def _stroke(number: int) -> str:
-    dash = _DASHES[(number // len(COLOURS)) % len(_DASHES)]
-    return f'stroke="{_colour(number)}" stroke-width="2"' + (f' stroke-dasharray="{dash}"' if dash else "")

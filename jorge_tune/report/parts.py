@@ -25,9 +25,10 @@ class Series:
 
     A line has markers, a curve none; threads are many thin lines in one, steps a line that rises at its points alone.
 
-    `low` and `high` make a band around a line. A span begins at `base` and is `x` long; a bar is `x` long. Series of
-    one `group` share an entry of the legend, which a `quiet` one never has. `text` is shown under the pointer. What is
-    in the `strip` lies below the figure, at names on y; a `strong` series stands out among its likes.
+    `low` and `high` make a band around a line, and error bars at points. A span begins at `base` and is `x` long; a
+    bar is `x` long. Series of one `group` share an entry of the legend, which a `quiet` one never has. `text` is shown
+    under the pointer. What is in the `strip` lies below the figure, at names on y; a `strong` series stands out among
+    its likes.
     """
 
     name: str
@@ -131,7 +132,7 @@ class Sentence:
 class Report:
     """The whole; `data` is what the sections were made from, for other programs."""
 
-    kind: Literal["runs", "study"]
+    kind: Literal["runs", "study", "calibration", "probe", "diagnosis"]
     title: str
     lead: str
     verdict: Sequence[Sentence]
