@@ -14,7 +14,7 @@ from jorge_tune.report.page import figure_for_picture
 
 Data = Mapping[str, Any]
 
-_POSTER_WIDTH, _POSTER_HEIGHT = 1200, 560
+_POSTER_WIDTH, _POSTER_HEIGHT = 1200, 520
 _GAP = 0.05  # of a poster's width, between two figures
 
 
@@ -53,7 +53,7 @@ def poster(figures: Sequence[Data]) -> Any:
     width = (1 - _GAP * (len(figures) - 1)) / len(figures)
     whole = figure_for_picture(figures[0]).layout.to_plotly_json()
     whole |= {"width": _POSTER_WIDTH, "height": _POSTER_HEIGHT, "shapes": [], "annotations": []}
-    whole["title"] = whole["title"] | {"text": ""}
+    whole["title"], whole["margin"] = {"text": ""}, whole["margin"] | {"t": 24}  # a page's heading says it
     traces: list[dict[str, Any]] = []
 
     for number, figure in enumerate(figures):

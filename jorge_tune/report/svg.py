@@ -211,7 +211,7 @@ def _level(value: float, name: str, frame: _Frame) -> str:
     if not 0 <= frame.y.share(value) <= 1:
         return ""
     at = frame.top + (1 - frame.y.share(value)) * _HEIGHT
-    text = _text(_WIDTH - _RIGHT - 4, at - 5, name, anchor="end", colour=_PALETTE["@muted"])
+    text = _text(_LEFT + 4, at - 5, name, colour=_PALETTE["@muted"])
     return f'<path d="M{_LEFT} {at:.1f}H{_WIDTH - _RIGHT}" stroke="{_PALETTE["@muted"]}" stroke-dasharray="5 4"/>{text}'
 
 
