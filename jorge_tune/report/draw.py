@@ -1,6 +1,6 @@
-"""A figure of a report's JSON twin as plotly draws it: `data` and `layout`, plain data again. No plotly is needed.
+"""A figure of a report's JSON twin in plotly's terms: `data` and `layout` as plain data. plotly itself is not needed.
 
-Every trace carries in `meta` whose numbers it shows, and the numbers are the twin's, untouched. Colours are named by
+Every trace names its series in `meta`, and its numbers are the twin's numbers without a change. Colours are named by
 tokens (`@0` to `@6`, `@ink`, ...), which `PALETTES` resolves for a light and a dark page.
 """
 
@@ -26,7 +26,7 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "12px,3
 _BAND_OPACITY = 0.16
 _LEVEL_DASHES = ("dash", "dot", "dashdot")
 _MANY = 200  # points, from which on each is drawn smaller
-_DIGITS_APART = 8  # ends of a logarithmic axis, as a ratio
+_DECADES_APART, _MOST_DECADES = 0.9, 5.0  # of a logarithmic axis: from which on ticks are fewer, and fewer still
 _STRIP = 0.09  # of the height, for what has no value
 
 Data = Mapping[str, Any]
@@ -44,7 +44,7 @@ def drawn(figure: Data) -> dict[str, Any]:
 
 
 def with_colours(value: Any, palette: Mapping[str, str]) -> Any:
-    """What `drawn` gives, its tokens replaced by colours."""
+    """The result of `drawn` with colours in place of tokens."""
     if isinstance(value, str):
         return palette.get(value, value)
     if isinstance(value, Mapping):
@@ -85,7 +85,7 @@ def _error_bars(series: Data) -> dict[str, Any]:
 
 
 def _band(series: Data) -> dict[str, Any]:
-    """There along the highest values, and back along the lowest."""
+    """A closed line: forward along the highest values, back along the lowest ones."""
     x = list(series["x"])
     return {
         "type": "scatter",
@@ -180,7 +180,14 @@ def _layout(figure: Data) -> dict[str, Any]:
         "yaxis": _axis(figure["y"], "y")
         | _log_ticks(figure, "y")
         | ({"domain": [_STRIP + 0.05, 1]} if has_strip else {}),
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": 1.02,
+            "yanchor": "bottom",
+            "font": {"size": 12},
+            "tracegroupgap": 2,
+        },
         "shapes": shapes,
         "annotations": [_text(x, y, text) for x, y, text in figure["labels"]],
     }
@@ -217,12 +224,14 @@ def _axis(axis: Data, side: str) -> dict[str, Any]:
 
 
 def _log_ticks(figure: Data, side: str) -> dict[str, Any]:
-    """Over more than most of a decade, 1, 2 and 5 alone: all nine digits run into each other."""
-    if "ticks" in figure[side]:
+    """Ticks at 1, 2 and 5 alone where the axis is long, at powers of ten where it is longer: more would overlap."""
+    if "ticks" in figure[side] or not figure[side].get("log"):
         return {}
     values = [v for series in figure["series"] for v in series[side] if isinstance(v, (int, float)) and v > 0]
-    is_long = bool(figure[side].get("log")) and bool(values) and max(values) > _DIGITS_APART * min(values)
-    return {"dtick": "D2"} if is_long else {}
+    decades = math.log10(max(values) / min(values)) if values else 0.0
+    if decades > _MOST_DECADES:
+        return {"dtick": math.ceil(decades / _MOST_DECADES), "exponentformat": "e"}
+    return {"dtick": "D2"} if decades > _DECADES_APART else {}
 
 
 def _text(x: float, y: float, text: str) -> dict[str, Any]:
@@ -231,7 +240,7 @@ def _text(x: float, y: float, text: str) -> dict[str, Any]:
 
 
 def _rule(text: str, number: int) -> dict[str, Any]:
-    """The look of a level or upright line, and its entry in the legend where it has a name."""
+    """The style of a level or upright line, and its entry in the legend where it has a name."""
     line = {"color": "@muted" if text else "@line", "width": 1.4, "dash": _LEVEL_DASHES[number % len(_LEVEL_DASHES)]}
     return {"line": line, "layer": "above" if text else "below", "name": text, "showlegend": bool(text)}
 

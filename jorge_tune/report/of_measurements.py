@@ -42,13 +42,13 @@ def measured_parts(data: object, source: str) -> tuple[dict[str, Any] | None, di
         if isinstance(calibration, dict) or isinstance(probe, dict):
             return calibration, probe
     raise InputError(
-        f"{source}: holds neither a calibration nor a probe; give what `calibrate-freq`, `probe` or `bootstrap` "
+        f"{source}: holds neither a calibration nor a probe; give a file that `calibrate-freq`, `probe` or `bootstrap` "
         "printed with --format json"
     )
 
 
 def calibration_section(data: Mapping[str, Any], name: str) -> Section:
-    """A calibration's curve, and what it came to. Raises KeyError or TypeError where it is another format's."""
+    """A stored calibration: its curve and its result. Raises KeyError or TypeError where the format is another one."""
     base, budget = data["baseline_seconds"], 1 + data["overhead"]
     x = [interval for interval, _ in data["curve"]]
     series = [
@@ -131,7 +131,7 @@ def measured_cost_figure(calibrated: RecipeCalibration) -> Figure:
 
 
 def cost_section(costs: Mapping[str, Mapping[str, Any]], overhead: float | None, dropped: str | None) -> Section | None:
-    """A study's own calibrations: iteration time against the interval; None where it has none."""
+    """The calibrations of a study: iteration time against the interval. None where the study has none."""
     if not costs:
         return None
     series = []
@@ -155,24 +155,24 @@ def cost_section(costs: Mapping[str, Mapping[str, Any]], overhead: float | None,
     return Section(
         name="calibration",
         title="Calibration of the refresh interval",
-        text="Measured alone on the machine, in iterations of the baseline.",
-        lines=[] if dropped is None else [f"The constraint on the iteration time was given up: {dropped}."],
+        text="Iteration times were measured while nothing else ran. The unit is the baseline's iteration.",
+        lines=[] if dropped is None else [f"The study dropped its limit on the iteration time: {dropped}."],
         figures=[_interval_figure("calibration", series, marks)],
         tables=[("", Table(headings, rows, headings[2:5]))],
     )
 
 
 def probe_section(data: Mapping[str, Any], name: str) -> Section:
-    """A probe: lr* beside the schedule, and the loss along each step. Raises KeyError or TypeError likewise."""
+    """A probe: lr* and the schedule, and the loss along each step. Raises KeyError or TypeError likewise."""
     readings = [reading for reading in data["readings"] if reading["own"] or reading["fresh"]]
     figures = [_rates(data, readings, name)]
     figures += [_along_step(reading, name) for reading in readings]
     return Section(
         name=f"probe-{name}",
         title=f"Probe of the steps: {data['recipe']}",
-        text="The loss along the optimizer's own steps. 1 is the step as it was made. Points are mean losses less the "
-        "parabola's value at 0, lines the parabolas. Upright lines are their lowest points x*, level ones through them "
-        "the intervals of x*. lr* is x* times the rate.",
+        text="The loss along the optimizer's own steps; 1 is the step as it was made. Points are mean losses minus the "
+        "parabola's value at 0; lines are the parabolas. Upright lines mark the lowest points x*, level lines the "
+        "intervals of x*. lr* is x* times the learning rate.",
         lines=[*data.get("words", ()), *data["notes"]],
         figures=figures,
     )
@@ -221,7 +221,7 @@ def _rates(data: Mapping[str, Any], readings: Sequence[Mapping[str, Any]], name:
             series.append(rates)
     return Figure(
         key=f"probe-rates-{name}",
-        title="lr* beside the schedule",
+        title="lr* and the schedule",
         x=Axis(title="step"),
         y=Axis(title="learning rate", log=True),
         series=series,

@@ -50,7 +50,7 @@ _MOST_SEED_LINES = 24  # thin lines of single runs; more of them hide the median
 
 @dataclass(frozen=True)
 class Traced:
-    """One contender with what its records say between evaluations; `notes` name what could not be read."""
+    """One contender with what its records say between evaluations; `notes` list the runs that could not be read."""
 
     standing: Standing
     traces: tuple[RunTrace, ...]
@@ -58,20 +58,20 @@ class Traced:
 
 
 def traced(comparison: Comparison) -> list[Traced]:
-    """Every contender's runs that were measured."""
+    """The measured runs of every contender."""
     return [_traced(standing) for standing in comparison.standings]
 
 
 def race_verdict(comparison: Comparison) -> list[Sentence]:
-    """The headline, then the lines; those that set a contender against the first begin with the word for it."""
+    """The headline, then one sentence per contest; each carries its outcome."""
     lines = details(comparison).splitlines()
     paired = [standing.against_first for standing in comparison.standings[1:]]
     outcomes = ["" if each is None else word(deciding(each), each.pairs) for each in paired]
     outcomes += [""] * (len(lines) - len(outcomes))
-    told = [Sentence(line, word_of) for line, word_of in zip(lines, outcomes, strict=True)]  # type: ignore[arg-type]
+    sentences = [Sentence(line, word_of) for line, word_of in zip(lines, outcomes, strict=True)]  # type: ignore[arg-type]
     if len(comparison.standings) == 1:
-        return told
-    return [Sentence(headline(comparison), headline_outcome(comparison)), *told]  # type: ignore[arg-type]
+        return sentences
+    return [Sentence(headline(comparison), headline_outcome(comparison)), *sentences]  # type: ignore[arg-type]
 
 
 def race_sections(comparison: Comparison, contenders: Sequence[Traced]) -> list[Section]:
@@ -101,7 +101,7 @@ def race_sections(comparison: Comparison, contenders: Sequence[Traced]) -> list[
 
 
 def race_sentence(comparison: Comparison) -> str:
-    """What the race is measured against."""
+    """The target as a sentence."""
     sentence = target_sentence(comparison)
     return sentence[0].upper() + sentence[1:] + "."
 
@@ -140,7 +140,7 @@ def curve_figures(comparison: Comparison) -> list[Figure]:
 
 
 def rate_figure(contenders: Sequence[Traced]) -> Figure:
-    """Each recipe's schedule as a line, what was recorded as points on it."""
+    """Each recipe's schedule as a line, and the recorded rates as points."""
     series: list[Series] = []
     for look, one in enumerate(contenders):
         if not one.traces:
@@ -164,7 +164,7 @@ def rate_figure(contenders: Sequence[Traced]) -> Figure:
         x=Axis(title="epoch"),
         y=Axis(title="learning rate", log=is_log),
         series=series,
-        caption="Lines are the recipes' schedules (under a gen schedule, its base), points what was recorded.",
+        caption="Lines show the recipes' schedules (of a gen schedule, its base). Points show the recorded rates.",
         empty="" if series else "no run recorded a learning rate",
     )
 
@@ -183,14 +183,14 @@ def pace_figure(contenders: Sequence[Traced]) -> Figure:
         x=Axis(title="epoch"),
         y=Axis(title="milliseconds per iteration"),
         series=series,
-        caption="Training seconds from one record to the next, over the steps between; evaluation is not in them. Runs "
-        "that shared a machine slow each other down: calibrate-freq measures alone.",
-        empty="" if series else "no run has two records to tell it from",
+        caption="Training seconds between two records, divided by the steps between them, without evaluation. Runs on "
+        "one machine slow each other down; calibrate-freq measures while nothing else runs.",
+        empty="" if series else "no run has two records to measure between",
     )
 
 
 def pace_table(contenders: Sequence[Traced], *, compares_seconds: bool) -> Table:
-    """The median iteration of each contender, and its parts as far as they were read; a ratio where seconds compare."""
+    """Each contender's median iteration time and its parts; the ratio to the first one where seconds compare."""
     rows = []
     first: float | None = None
     for one in contenders:
@@ -201,7 +201,7 @@ def pace_table(contenders: Sequence[Traced], *, compares_seconds: bool) -> Table
         first = found[0] if first is None else first
         ratio = "-" if found[0] is None or not first or not compares_seconds else f"{found[0] / first:.2f}"
         rows.append([one.standing.name, *("-" if v is None else show_seconds(v) for v in found), ratio])
-    headings = ["contender", "iteration", "forward", "optimizer's step", "of the first"]
+    headings = ["contender", "iteration", "forward", "optimizer's step", "ratio to the first"]
     kept = [i for i in range(len(headings)) if any(row[i] != "-" for row in rows)]
     return Table([headings[i] for i in kept], [[row[i] for i in kept] for row in rows], headings[1:])
 
@@ -237,7 +237,7 @@ def _traced(standing: Standing) -> Traced:
             notes.append(f"{run.folder}: its steps cannot be read ({error})")
             continue
         if traces[-1].is_torn:
-            notes.append(f"{run.folder}: the last line of its records is torn, and was left out")
+            notes.append(f"{run.folder}: the last line of its records is torn (not complete) and is left out")
     return Traced(standing, tuple(traces), tuple(notes))
 
 
@@ -254,8 +254,8 @@ class RunTrace:
     """One run between its evaluations.
 
     `rates` are (epoch, learning rate of the first group) as recorded, `paces` (epoch, seconds per iteration) from one
-    record to the next. Forward and optimizer seconds are medians of what was read; None where nothing was. `is_torn`:
-    the last line of the records was not whole.
+    record to the next. Forward and optimizer seconds are medians, or None where no record has them. `is_torn` says that
+    the last line of the records is not complete.
     """
 
     seed: int
@@ -268,15 +268,15 @@ class RunTrace:
 
     @property
     def iteration_seconds(self) -> float | None:
-        """The median iteration; None where no two records tell."""
+        """The median iteration time; None where there are no two records to measure between."""
         return median([seconds for _, seconds in self.paces]) if self.paces else None
 
 
 def trace_of(run: Run) -> RunTrace:
-    """Read a run's records again, for what lies between its evaluations.
+    """Read a run's records again, for what happened between its evaluations.
 
     Raises:
-        RunDirectoryError: they are damaged.
+        RunDirectoryError: the records are damaged.
     """
     path = RunDirectory(run.folder).records
     records = read_records(path)
@@ -293,7 +293,7 @@ def trace_of(run: Run) -> RunTrace:
 
 
 def schedule_line(recipe: Recipe, steps_per_epoch: float) -> tuple[list[float], list[float]]:
-    """Epochs and learning rates of a recipe's schedule, from its first step to its last; a `gen` recipe's base."""
+    """Epochs and learning rates of a recipe's schedule from first to last step; of a `gen` recipe, its base."""
     per_epoch = max(1, round(steps_per_epoch))
     factor, length = lr_factor(recipe, per_epoch), total_steps(recipe, per_epoch)
     count = min(length, _MOST_POINTS)
@@ -302,7 +302,7 @@ def schedule_line(recipe: Recipe, steps_per_epoch: float) -> tuple[list[float], 
 
 
 def _rates(records: Sequence[Record]) -> list[tuple[float, float]]:
-    """As they were recorded; where a step has two readings (GeN), the last."""
+    """The recorded rates; the last one where a step has two readings (GeN)."""
     found: dict[int, tuple[float, float]] = {}
     for record in records:
         rates = record.get("lr")
@@ -314,7 +314,7 @@ def _rates(records: Sequence[Record]) -> list[tuple[float, float]]:
 
 
 def _paces(records: Sequence[Record]) -> list[tuple[float, float]]:
-    """From each record to the next one of the same stretch, placed at its end."""
+    """Seconds per step from each record to the next one of the same session, at the epoch of the second one."""
     paces = []
     before: Record | None = None
     for record in records:
@@ -340,13 +340,15 @@ def _is_number(value: object) -> bool:
 
 
 def recipe_section(recipes: Sequence[tuple[str, Recipe]], reasons: Mapping[str, Sequence[Derivation]]) -> Section:
-    """The recipes as they were trained, and why their values are what they are, where that is known."""
+    """The recipes of the runs, and the reasons for their values where the rules give them."""
     tables, lines = [], []
     for name, found in reasons.items():
         carried = [one.field for one in found if not (one.changed or one.formula or one.source)]
-        tables.append((f"Why {name} is what it is", reason_table([one for one in found if one.field not in carried])))
+        tables.append(
+            (f"Why {name} has these values", reason_table([one for one in found if one.field not in carried]))
+        )
         if carried:
-            lines.append(f"{name}: carried over as they were: {', '.join(carried)}.")
+            lines.append(f"{name}: carried over without a change: {', '.join(carried)}.")
     listings = [Listing(name, render_recipe(recipe, reasons.get(name, ()))) for name, recipe in recipes]
     return Section(name="recipes", title="Recipes and their reasons", lines=lines, tables=tables, listings=listings)
 
@@ -363,7 +365,7 @@ def reason_table(derivations: Sequence[Derivation]) -> Table:
 
 
 def reasons_of(recipes: Sequence[tuple[str, Recipe]]) -> dict[str, tuple[Derivation, ...]]:
-    """Of each recipe that the rules make of another one here (its interval aside): the rules' reasons."""
+    """The rules' reasons, for each recipe that the rules make from another one here; its interval may differ."""
     found: dict[str, tuple[Derivation, ...]] = {}
     tuned = [recipe for _, recipe in recipes if isinstance(recipe.optimizer, (SGDSection, AdamWSection))]
     for name, recipe in recipes:
@@ -376,14 +378,14 @@ def reasons_of(recipes: Sequence[tuple[str, Recipe]]) -> dict[str, tuple[Derivat
 
 
 def environment_section(runs: Sequence[Run], notes: Sequence[str] = ()) -> Section:
-    """What the runs ran on, one column per distinct environment.json."""
+    """The machines and versions of the runs, one column per distinct environment.json."""
     kinds: dict[str, int] = {}
     for run in runs:
         text = _environment(run)
         if text is not None:
             kinds[text] = kinds.get(text, 0) + 1
     if not kinds:
-        text = "No run here says what it ran on (environment.json is missing)."
+        text = "No run recorded its environment (environment.json is missing)."
         return Section(name="environment", title="Environment", text=text, lines=notes)
     flat = [_flat(json.loads(text)) for text in kinds]
     fields = list(dict.fromkeys(name for one in flat for name in one))
@@ -418,13 +420,15 @@ def _flat(held: Mapping[str, object], start: str = "") -> dict[str, str]:
 
 
 def curve_picture(title: str, runs: Sequence[Run], metric: str, target: float | None = None) -> str:
-    """A metric against the epoch as SVG, one line per run, on the part that selects; "" where no reading is finite.
+    """A metric against the epoch as SVG, one line per run; "" where no reading is finite.
+
+    Readings are those of the validation part, or of the test part where there is no validation part.
 
     Args:
-        title: above it.
-        runs: with their seeds for names.
-        metric: as the records call it.
-        target: drawn as a level line.
+        title: the text above the picture.
+        runs: their seeds name the lines.
+        metric: the metric's name in the records.
+        target: a value to draw as a level line.
     """
     part = "validation" if any("validation" in run.evaluations for run in runs) else "test"
     series = []

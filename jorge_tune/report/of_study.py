@@ -14,20 +14,20 @@ from jorge_tune.recipe.render import scalar
 from jorge_tune.report.parts import Axis, Figure, Look, Section, Sentence, Series
 from jorge_tune.untrusted import in_figure
 
-_SINGLE_SHOT = "Single-shot tuning"  # how the sentence begins that sums all up
+_SINGLE_SHOT = "Single-shot tuning"  # the first words of the sentence that sums everything up
 
 
 def study_verdict(study: Study) -> list[Sentence]:
     """The headline, whether single-shot tuning held, and then everything else."""
-    told = study["verdict"]
-    lead = told.get("headline")
-    outcomes = {text: told["single_shot"]["outcome"] for text in told["sentences"] if text.startswith(_SINGLE_SHOT)}
-    order = sorted(told["sentences"], key=lambda text: (text != lead, text not in outcomes))
+    judged = study["verdict"]
+    lead = judged.get("headline")
+    outcomes = {text: judged["single_shot"]["outcome"] for text in judged["sentences"] if text.startswith(_SINGLE_SHOT)}
+    order = sorted(judged["sentences"], key=lambda text: (text != lead, text not in outcomes))
     return [Sentence(text, outcomes.get(text, "")) for text in order]
 
 
 def study_lead(study: Study) -> str:
-    """What was searched for, and in what."""
+    """How many trials have ended, and what the objective is."""
     ended = sum(end_of(trial) not in ("running", "waiting") for trial in study["trials"])
     better = "lower is better" if study["lower_is_better"] else "higher is better"
     constraint = "" if study["constraint"] is None else f", keeping {study['constraint']}"
@@ -43,8 +43,8 @@ def confirmation_section(study: Study) -> Section:
     return Section(
         name="confirmation",
         title="Confirmation",
-        text="On seeds that the search did not see. A gain is the paired difference per seed, positive where it speaks "
-        "for the first; in brackets the middle 95 % of resampled medians.",
+        text="The seeds are new: the search did not use them. A gain is the paired difference per seed; it is positive "
+        "where the first contender is better. Brackets hold the middle 95 % of resampled medians.",
         tables=[("", _contender_table(study, held)), ("Gains", _gain_table(study))],
         figures=[_seed_figure(study, held)],
     )
@@ -58,8 +58,8 @@ def search_sections(study: Study) -> list[Section]:
         Section(
             name="slices",
             title="Each parameter alone",
-            text="Points of a choice are spread sideways, so that they can be told apart. Trials without a finite "
-            "value lie in the strip below.",
+            text="Points of one choice are spread sideways so that they do not cover each other. The strip below shows "
+            "trials without a finite value.",
             figures=slice_figures(study),
         ),
         Section(name="timeline", title="Timeline", figures=[timeline_figure(study)]),
@@ -82,12 +82,12 @@ def trial_section(study: Study) -> Section:
     kept = [i for i, name in enumerate(columns) if i < 3 or any(row[i] != "-" for row in rows)]
     right = [name for name in columns if name not in ("end", "worker", "remark")]
     table = Table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows], right)
-    text = "Best first. A click on a heading sorts." if rows else "There are no trials."
+    text = "The best trial comes first. A click on a heading sorts the table." if rows else "There are no trials."
     return Section(name="trials", title="Trials", text=text, tables=[("", table)] if rows else [])
 
 
 def settings_section(study: Study) -> Section:
-    """The space, and how it was searched."""
+    """The search space and the study's settings."""
     rows = []
     for parameter in study["parameters"]:
         if parameter["kind"] == "factor":
@@ -99,7 +99,7 @@ def settings_section(study: Study) -> Section:
     facts.append(["storage", study["storage"]])
     return Section(
         name="settings",
-        title="What was searched, and how",
+        title="Search space and settings",
         tables=[
             ("The space", Table(["field", "bootstrap", "searched"], rows, [])),
             ("The study", Table(["", "value"], facts, [])),
@@ -194,10 +194,10 @@ _MARGIN = 0.12  # of the first view, around what sets it
 _SPREAD = 0.05  # of a choice's lines in parallel coordinates
 _JITTER = 0.6180339887  # spreads the points of a choice by their numbers, the same each time
 _IMPORTANCE = (
-    "PED-ANOVA: how unlike all {trials} trials the {good} best ones lie, one parameter at a time. It says what the "
-    "search learnt inside its ranges, not what a parameter is worth beyond them."
+    "PED-ANOVA: how much the {good} best trials differ from all {trials} trials, one parameter at a time. It describes "
+    "the search inside its ranges and says nothing about values outside them."
 )
-_STRIP = "Trials without a finite value lie in the strip below."
+_STRIP = "The strip below shows trials without a finite value."
 _BEST = "the best tenth"
 _NO_VALUE = "no value"
 _FEW = 10  # trials with a value; fewer are all shown
@@ -281,7 +281,7 @@ def parallel_figure(study: Study) -> Figure:
         series=series,
         posts=[(float(i), "") for i in range(last + 1)] if series else [],
         labels=labels if series else [],
-        caption="Each line is a trial with a value. A click on a name in the legend hides its lines.",
+        caption="Each line is one trial with a value. A click on a name in the legend hides its lines.",
         empty="" if series else "no trial has completed with a value",
         height=460,
     )
@@ -315,7 +315,7 @@ def importance_figure(study: Study) -> Figure:
 def first_view(study: Study) -> tuple[tuple[float, float] | None, str]:
     """The range of values that a figure shows first, and in words what lies outside; None: all of them.
 
-    A few trials far behind the others would press these into a line.
+    A few trials that are far behind would press all others into one line.
     """
     values = sorted(trial["value"] for trial in study["trials"] if has_value(trial))
     if len(values) < _FEW:
@@ -447,7 +447,7 @@ _UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 
 
 def timeline_figure(study: Study) -> Figure:
-    """Who ran which trial when."""
+    """Which worker ran which trial, and when."""
     rows = [trial for trial in study["trials"] if trial["started"] is not None]
     if not rows:
         empty = "no trial has started"
@@ -480,7 +480,7 @@ def timeline_figure(study: Study) -> Figure:
         x=Axis(title=f"{unit} since the first trial began"),
         y=Axis(names=True, ticks=[(float(index), lane) for index, lane in enumerate(order)]),
         series=series,
-        caption="A trial that was lost and run again is shown from its last start.",
+        caption="A trial that was interrupted and resumed is shown from its last start.",
         height=min(170 + 26 * len(order), 800),
     )
 
@@ -517,7 +517,7 @@ LOOKS: dict[str, Look] = {
     "failed": "muted",
     "running": 2,
 }
-"""How a trial came to its end, each in its own colour and marker; the order of legends."""
+"""How a trial ended, each with its own colour and marker, in the order of the legend."""
 
 
 def end_of(trial: Trial) -> str:

@@ -1,4 +1,4 @@
-"""The page of a report, from its JSON twin alone: one file, plotly's script inside, nothing fetched.
+"""The page of a report, made from its JSON twin alone: one file with plotly's script inside, which loads nothing.
 
 Figures lie in the page as JSON and are drawn by its script when they come into view, in the colours of a light or a
 dark page, whichever the reader's system asks for.
@@ -45,7 +45,7 @@ def report_page(twin: Data) -> str:
             f'<p class="lead">{escape(twin["lead"])}</p></header>',
             _verdict(twin),
             _contents(twin),
-            "<noscript><p>The figures need JavaScript; all tables stand without it.</p></noscript>",
+            "<noscript><p>The figures need JavaScript; the tables do not.</p></noscript>",
             *sections,
             f"<footer>{escape(twin['made_by'])}. The JSON twin of this page holds every number in it.</footer>",
             f"<script>{_plotly_script()}</script>",
@@ -79,7 +79,7 @@ def _verdict(twin: Data) -> str:
         word = sentence["outcome"]
         badge = f'<b class="badge {word}">{_SIGNS[word]} {_BADGES[word]}</b> ' if word else ""
         lines.append(f"<li>{badge}{escape(sentence['text'])}</li>")
-    body = "".join(lines) or "<li>There is nothing to judge by yet.</li>"
+    body = "".join(lines) or "<li>There are no results to judge yet.</li>"
     return f'<section id="verdict" class="verdict"><h2>Verdict</h2><ul>{body}</ul></section>'
 
 

@@ -1,4 +1,4 @@
-"""What a report is made of, as plain data: series, figures, tables, sections. Nothing here draws.
+"""The parts of a report as plain data: series, figures, tables, sections. Nothing here draws.
 
 The JSON twin of a report holds exactly these parts; pages and pictures are made from it alone.
 """
@@ -46,7 +46,7 @@ class Series:
     quiet: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, without what was not given."""
+        """Plain data, without the fields that are not set."""
         return _given(vars(self))
 
 
@@ -61,7 +61,7 @@ class Axis:
     names: bool = False  # places are texts, listed from the top
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, without what was not given."""
+        """Plain data, without the fields that are not set."""
         return _given(vars(self))
 
 
@@ -122,7 +122,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Sentence:
-    """One line of a verdict; `outcome` is the word that it may be summed up in, "" for none."""
+    """One line of a verdict; `outcome` is its result in one word, "" where it has none."""
 
     text: str
     outcome: Literal["", "won", "lost", "tied", "undecided", "held", "beaten"] = ""
@@ -130,9 +130,9 @@ class Sentence:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The whole; `data` is what the sections were made from, for other programs."""
+    """A whole report; `data` holds what the sections were made from, for other programs."""
 
-    kind: Literal["runs", "study", "calibration", "probe", "diagnosis"]
+    kind: Literal["runs", "study", "calibration", "probe", "diagnosis", "example"]
     title: str
     lead: str
     verdict: Sequence[Sentence]
@@ -141,7 +141,7 @@ class Report:
     data: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON twin: all that the page shows; NaN and infinities as strings."""
+        """The JSON twin: everything that the page shows, with NaN and infinities as strings."""
         data = {
             "format": FORMAT,
             **vars(self),

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from jorge_tune.probe.probe_result import ProbeResult
 
 Measured = Mapping[str, object]
-"""What calibrate-freq, probe or bootstrap printed with --format json, by the name of its source."""
+"""Output of calibrate-freq, probe or bootstrap with --format json, by the name of its file."""
 _MADE_BY = f"jorge-tune {__version__}"
 _NAMED = 4  # contenders that a title names
 
@@ -58,7 +58,7 @@ def runs_report(comparison: Comparison, measured: Measured | None = None) -> Rep
     """The report of a comparison of run directories.
 
     Raises:
-        InputError: one of the measurements is none.
+        InputError: one of the measurements is neither a calibration nor a probe.
     """
     contenders = traced(comparison)
     recipes = [(standing.name, standing.contender.recipe) for standing in comparison.standings]
@@ -103,14 +103,14 @@ def study_report(
 
     Args:
         study: as `study.report_data.study_data` gives it.
-        recipes: the best trial's and the bootstrap's, with the reasons of their values.
-        comparison: of the runs whose curves are shown, where they can be read.
-        whose: says which runs these are.
+        recipes: those of the best trial and of the bootstrap, with the reasons for their values.
+        comparison: the runs whose curves are shown; None where they cannot be read.
+        whose: which runs these are, in words.
         notes: what could not be read.
         measured: further measurements.
 
     Raises:
-        InputError: one of the measurements is none.
+        InputError: one of the measurements is neither a calibration nor a probe.
     """
     contenders = [] if comparison is None else traced(comparison)
     race: list[Section] = []
@@ -122,7 +122,7 @@ def study_report(
     costs = cost_section(study["costs"], study["overhead"], study["constraint_dropped"])
     reasons = {name: found for name, _, found in recipes if found}
     runs = [] if comparison is None else [run for one in comparison.standings for run in one.contender.runs]
-    told = [] if comparison is None else [*comparison.notes, *(note for one in contenders for note in one.notes)]
+    faults = [] if comparison is None else [*comparison.notes, *(note for one in contenders for note in one.notes)]
     return Report(
         kind="study",
         title=f"Study {study['name']}",
@@ -138,7 +138,7 @@ def study_report(
             trial_section(study),
             settings_section(study),
             environment_section(runs),
-            *_notes([*notes, *told]),
+            *_notes([*notes, *faults]),
         ],
         made_by=_MADE_BY,
         data={"study": dict(study), "comparison": None if comparison is None else comparison.to_json()}
@@ -205,7 +205,7 @@ def measured_sections(measured: Measured) -> list[Section]:
     """A section for each calibration and probe, each of which a page can show.
 
     Raises:
-        InputError: one of the measurements is none, or is not what its command prints.
+        InputError: one of them is neither a calibration nor a probe, or does not have the format of its command.
     """
     sections: list[Section] = []
     for number, (source, data) in enumerate(measured.items(), start=1):
@@ -214,7 +214,7 @@ def measured_sections(measured: Measured) -> list[Section]:
             made = [] if calibration is None else [calibration_section(calibration, str(number))]
             made += [] if probe is None else [probe_section(probe, str(number))]
             for section in made:
-                section_html(portable(section.to_json()))  # type: ignore[arg-type]  # what is of the wrong type may show there alone
+                section_html(portable(section.to_json()))  # type: ignore[arg-type]  # some values of a wrong type fail only here
             sections += made
         except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             what = f"{type(error).__name__}: {error}"

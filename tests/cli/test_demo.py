@@ -31,7 +31,7 @@ def test_the_demo_and_its_second_run(tmp_path, capsys):
     assert_page_stands_alone(page)
     assert page.count('class="plot"') == 4
     assert [section["name"] for section in twin["sections"]][-2:] == ["recipes", "environment"]
-    assert "Why jorge is what it is" in page
+    assert "Why jorge has these values" in page
     assert "5.0e-4 x (1 - 0) / (1 - 0.9)" in first.out
     assert "jorge against sgd: " in first.out
     assert "control is SGD with the schedule and decoupled decay of jorge: " in first.out
