@@ -170,7 +170,7 @@ def _trial_row(trial: Trial, study: Study, paths: Sequence[str]) -> list[str]:
 
 
 def _short(paths: Sequence[str]) -> list[str]:
-    """The last parts of the paths, whole where these would be the same."""
+    """The last part of each path, or the whole path where last parts are equal."""
     last = [path.rpartition(".")[2] for path in paths]
     return [path if last.count(name) > 1 else name for path, name in zip(paths, last, strict=True)]
 
@@ -248,7 +248,7 @@ def slice_figures(study: Study) -> list[Figure]:
 
 
 def parallel_figure(study: Study) -> Figure:
-    """Every trial as one line over all parameters to its value; the best tenth on top."""
+    """Each trial is one line through its parameters to its value. The best tenth is drawn last, on top."""
     parameters, rows = study["parameters"], [trial for trial in study["trials"] if has_value(trial)]
     values = [trial["value"] for trial in rows]
     whole = (min(values), max(values)) if values else (0.0, 1.0)
@@ -313,7 +313,7 @@ def importance_figure(study: Study) -> Figure:
 
 
 def first_view(study: Study) -> tuple[tuple[float, float] | None, str]:
-    """The range of values that a figure shows first, and in words what lies outside; None: all of them.
+    """The range of values to show first, and what lies outside in words. None: show all values.
 
     A few trials that are far behind would press all others into one line.
     """
@@ -339,7 +339,7 @@ def _has_strip(series: Sequence[Series]) -> bool:
 
 
 def _by_end(study: Study, place: Callable[[Trial], Any]) -> list[Series]:
-    """The trials that ended, by how; those without a value in the strip. None as a place leaves one out."""
+    """One series per way to end. Trials without a value go into the strip; a trial whose place is None is left out."""
     series = []
     for name, look in LOOKS.items():
         members = [t for t in study["trials"] if end_of(t) == name and name != "running" and place(t) is not None]
@@ -383,7 +383,7 @@ def _levels(study: Study) -> list[tuple[float, str]]:
 
 
 def _scale(parameter: Mapping[str, Any]) -> tuple[Any, Axis, float]:
-    """Where a trial lies along a parameter, the axis, and the bootstrap's place."""
+    """A function that places a trial along a parameter, the axis, and the place of the bootstrap."""
     path, name = parameter["path"], parameter["name"]
     if parameter["kind"] == "factor":
         axis = Axis(title=path, log=True)
@@ -395,24 +395,24 @@ def _scale(parameter: Mapping[str, Any]) -> tuple[Any, Axis, float]:
     def place(trial: Trial) -> float | None:
         if name not in trial["point"]:
             return None
-        spread = 0.5 * _beside(trial)
+        spread = 0.5 * _sideways(trial)
         return _index(labels, trial["point"][name]) + spread
 
     return place, axis, float(_index(labels, parameter["held"]))
 
 
 def _position(parameter: Mapping[str, Any], trial: Trial) -> float | None:
-    """Between 0 and 1 along a parameter's range; of a choice a little beside, so that lines can be told apart."""
+    """Between 0 and 1 along a parameter's range. Choices are moved a little so that lines do not cover each other."""
     if parameter["kind"] == "choice":
         count = len(parameter["labels"])
         index = _index(parameter["labels"], trial["point"][parameter["name"]])
-        return _SPREAD * _beside(trial) + (0.5 if count == 1 else index / (count - 1))
+        return _SPREAD * _sideways(trial) + (0.5 if count == 1 else index / (count - 1))
     value, low, high = trial["values"][parameter["path"]], parameter["low"], parameter["high"]
     return math.log(value / low) / math.log(high / low) if high > low else 0.5
 
 
-def _beside(trial: Trial) -> float:
-    """Between -0.5 and 0.5, from a trial's number."""
+def _sideways(trial: Trial) -> float:
+    """Between -0.5 and 0.5, always the same for a trial's number."""
     place: float = trial["number"] * _JITTER % 1
     return place - 0.5
 
@@ -422,7 +422,7 @@ def _index(labels: Sequence[Any], label: Any) -> int:
 
 
 def _stops(parameter: Mapping[str, Any]) -> list[tuple[float, str]]:
-    """The texts along a parameter's line."""
+    """The labels along a parameter's line."""
     if parameter["kind"] == "factor":
         return [(0.0, scalar(parameter["low"])), (1.0, scalar(parameter["high"]))]
     labels = parameter["labels"]
@@ -430,7 +430,7 @@ def _stops(parameter: Mapping[str, Any]) -> list[tuple[float, str]]:
 
 
 def _ranks(study: Study, rows: Sequence[Trial]) -> list[tuple[str, Look, list[Trial]]]:
-    """Trials by how good they are, the best last."""
+    """The trials in groups from worst to best."""
     sign = 1 if study["lower_is_better"] else -1
     feasible = sorted((row for row in rows if row["feasible"]), key=lambda row: (sign * row["value"], row["number"]))
     tenth, half = max(1, len(feasible) // 10), max(1, len(feasible) // 2)
@@ -491,7 +491,7 @@ def _times(trial: Trial) -> tuple[float, float | None]:
 
 
 def _lanes(rows: Sequence[Trial], times: Mapping[int, tuple[float, float | None]], end: float) -> dict[int, str]:
-    """A lane per worker; where there are too many, as few lanes as the trials need side by side."""
+    """One lane per worker. Where the workers are too many, as few lanes as trials that ran at the same time."""
     workers = {row["number"]: in_figure(row["worker"] or "unknown worker") for row in rows}
     if len(set(workers.values())) <= _MOST_LANES:
         return workers
@@ -530,12 +530,12 @@ def end_of(trial: Trial) -> str:
 
 
 def has_value(trial: Trial) -> bool:
-    """Whether it has a finite value to be drawn at."""
+    """Whether it has a finite value."""
     return trial["state"] == "complete" and trial["value"] is not None and math.isfinite(trial["value"])
 
 
 def said(trial: Trial) -> str:
-    """A trial in one line, for the pointer."""
+    """A trial in one line, to be shown under the pointer."""
     value = f", {trial['value']:.5g}" if has_value(trial) else ""
     point = ", ".join(f"{path.rpartition('.')[2]} {scalar(value)}" for path, value in trial["values"].items())
     return in_figure(f"trial {trial['number']}: {end_of(trial)}{value}" + (f" ({point})" if point else ""))

@@ -1,4 +1,4 @@
-"""A report put together, verdict first: of runs that race each other, a study, a calibration, a probe, a diagnosis."""
+"""Whole reports, verdict first: of runs that race each other, a study, a calibration, a probe, a diagnosis."""
 
 from __future__ import annotations
 
