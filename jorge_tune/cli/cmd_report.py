@@ -157,9 +157,9 @@ def _write(twin: dict[str, Any], out: Path, twin_path: Path | None, force: bool)
 
 def _draw(twin: dict[str, Any], folder: Path, force: bool) -> None:
     """Every figure that is not empty, or a word why not."""
-    from jorge_tune.report.figures import write_pngs
     from jorge_tune.report.page import figure_for_picture
     from jorge_tune.report.parts import figures_of
+    from jorge_tune.report.png import write_pngs
 
     figures = [figure for figure in figures_of(twin) if figure["series"]]
     paths = {figure["key"]: folder / f"{figure['key']}.png" for figure in figures}

@@ -96,7 +96,7 @@ def test_divergence_exits_with_3_and_shows_what_was_read(recipe: Path, capsys: p
             "got 'nothing': they are 1.weight; 3.weight",
         ),
         (["tiny.yaml", "--max-side", "3"], "1.weight (16 x 64) has a side above 3"),
-        (["tiny.yaml", "--plot", "d.png"], "--plot: must end in .html, got 'd.png'"),
+        (["tiny.yaml", "--plot", "d.png"], "--plot: must end in .html or .json, got 'd.png'"),
         (["tiny.yaml", "--steps", "0"], "--steps"),
         (["tiny.yaml", "--device", "cuda:99"], "device: 'cuda:99' cannot be used here"),
     ],
