@@ -174,8 +174,8 @@ def test_what_is_printed_before_the_folder_stands_is_not_lost(
 def worker_process(recipe: Recipe, out: Path) -> subprocess.Popen[str]:
     """A worker of its own that starts a run and waits for it; it prints the run's process number."""
     program = (
-        "import sys\nfrom jorge_tune.study.jobs.client import RunJob, RunServer\n"
-        f"server = RunServer.connect(idle_seconds={IDLE_SECONDS}, grace_seconds={GRACE_SECONDS})\n"
+        "import sys\nfrom jorge_tune.study.jobs.client import RunJob, RunLauncher\n"
+        f"server = RunLauncher.connect(idle_seconds={IDLE_SECONDS}, grace_seconds={GRACE_SECONDS})\n"
         "child = server.start(RunJob(sys.argv[1], sys.argv[2], 'cpu', 1))\nprint(child.pid, flush=True)\n"
         "while child.poll(None) is None: pass"
     )
@@ -301,8 +301,8 @@ _IN_A_GROUP = """
 import os, sys
 from pathlib import Path
 Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
-from jorge_tune.study.jobs.client import RunJob, RunServer
-server = RunServer.connect(idle_seconds=0.1, grace_seconds=1)
+from jorge_tune.study.jobs.client import RunJob, RunLauncher
+server = RunLauncher.connect(idle_seconds=0.1, grace_seconds=1)
 for recipe, out in zip(sys.argv[2::2], sys.argv[3::2]):
     child = server.start(RunJob(recipe, out, "cpu", 1))
     while (ended := child.poll(None)) is None: pass

@@ -30,9 +30,9 @@ from tests.waiting import wait_until
 
 _ONE_WORKER = """
 import sys
-from jorge_tune.study.jobs.client import RunJob, RunServer
+from jorge_tune.study.jobs.client import RunJob, RunLauncher
 from tests.training.serving import GRACE_SECONDS, IDLE_SECONDS, pid_of
-server = RunServer.connect(idle_seconds=IDLE_SECONDS, grace_seconds=GRACE_SECONDS)
+server = RunLauncher.connect(idle_seconds=IDLE_SECONDS, grace_seconds=GRACE_SECONDS)
 child = server.start(RunJob(sys.argv[1], sys.argv[2], device="cpu", threads=1))
 print(pid_of(server))
 while (ended := child.poll(None)) is None:
