@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from jorge_tune.study.confirm import beside, conclude, open_baseline, open_confirmation
+from jorge_tune.study.jobs.client import RunLauncher
 from jorge_tune.study.storage.address import Address
 from jorge_tune.study.study import OpenStudy
 from jorge_tune.study.study_verdict import StudyVerdict
@@ -70,27 +71,41 @@ def run_whole(
     """
     for study in (opened, *beside(opened)):
         study.let_go_on()
-    baseline = open_baseline(opened, runs)
-    if baseline is not None:
-        left = _work("baseline", baseline, address, runs, crew, watch)
-        if left.kind != "done":
-            return _end(left, "baseline", opened)
-    left = _work("search", opened, address, runs, crew, watch)
-    searched = _end(left, "search", opened)
-    if left.kind not in ("done", "time"):
-        return searched
-    return confirm_whole(opened, address, runs, crew, watch) or searched
+    with RunLauncher() as launcher:  # one for all stages, since loading torch takes longer than many a small run
+        baseline = open_baseline(opened, runs)
+        if baseline is not None:
+            left = _work("baseline", baseline, address, runs, crew, watch, launcher)
+            if left.kind != "done":
+                return _end(left, "baseline", opened)
+
+        left = _work("search", opened, address, runs, crew, watch, launcher)
+        searched = _end(left, "search", opened)
+        if left.kind not in ("done", "time"):
+            return searched
+        return _confirm(opened, address, runs, crew, watch, launcher) or searched
 
 
 def confirm_whole(
     opened: OpenStudy, address: Address, runs: Runs, crew: Crew, watch: Callable[[Stage, OpenStudy], Report]
 ) -> StudyEnd | None:
     """The confirmation alone; None where there is nothing to confirm. Raises as `run_whole` does."""
+    with RunLauncher() as launcher:
+        return _confirm(opened, address, runs, crew, watch, launcher)
+
+
+def _confirm(
+    opened: OpenStudy,
+    address: Address,
+    runs: Runs,
+    crew: Crew,
+    watch: Callable[[Stage, OpenStudy], Report],
+    launcher: RunLauncher,
+) -> StudyEnd | None:
     confirmation = open_confirmation(opened, runs)
     if confirmation is None:
         return None
     confirmation.let_go_on()
-    left = _work("confirmation", confirmation, address, runs, crew, watch)
+    left = _work("confirmation", confirmation, address, runs, crew, watch, launcher)
     return _end(left, "confirmation", opened)
 
 
@@ -103,7 +118,8 @@ def compare_whole(
         Why the last workers left.
     """
     opened.let_go_on()
-    return _work("comparison", opened, address, runs, crew, watch)
+    with RunLauncher() as launcher:
+        return _work("comparison", opened, address, runs, crew, watch, launcher)
 
 
 def _end(left: WorkerExit, stage: Stage, opened: OpenStudy) -> StudyEnd:
@@ -118,6 +134,7 @@ def _work(
     runs: Runs,
     crew: Crew,
     watch: Callable[[Stage, OpenStudy], Report],
+    launcher: RunLauncher,
 ) -> WorkerExit:
     """One study by a crew of worker processes."""
     if _is_done(opened):
@@ -138,7 +155,7 @@ def _work(
     report = watch(stage, opened)
     folder, settings = runs(opened.plan.name), starts[0].settings()
     left = measure_first(opened, folder, settings, lambda told: report(told, None), crew.last_word)
-    return left or Supervisor(address, starts, report, crew.last_word).supervise()
+    return left or Supervisor(address, starts, report, crew.last_word, launcher).supervise()
 
 
 def _is_done(opened: OpenStudy) -> bool:

@@ -326,7 +326,7 @@ def work_on(
         settings: of this worker.
         orders: from whom it hears that it should leave; listening already.
         report: hears what happens.
-        server: who starts runs; None: this machine's run server.
+        server: who starts runs; None: a fork server of this process's own.
 
     Raises:
         InputError: another version made the study, the directory is another study's, the device is not there, or this
@@ -342,9 +342,12 @@ def work_on(
             )
         )
     costs = prepare_costs(opened, folder, settings, orders, report)
-    server = server or RunLauncher.connect()
     _hurry_when_told(opened, orders)
-    return Worker(opened, folder, server, orders, settings, costs, report).work()
+    with contextlib.ExitStack() as stack:
+        if server is None:
+            server = stack.enter_context(RunLauncher())
+            server.warm_up()
+        return Worker(opened, folder, server, orders, settings, costs, report).work()
 
 
 def prepare_costs(
@@ -403,7 +406,8 @@ def _hurry_when_told(opened: OpenStudy, orders: WorkerStops) -> None:
 class WorkerStart:
     """What a worker's process is told.
 
-    `supervisor`: a descriptor whose end of file says that the supervisor is gone. `lasts`: a lease's seconds.
+    `supervisor`: a descriptor whose end of file says that the supervisor is gone. `fork_server`: a descriptor that the
+    supervisor's launcher lends. `lasts`: a lease's seconds.
     """
 
     study: str
@@ -413,6 +417,7 @@ class WorkerStart:
     download: bool = False
     deadline: float | None = None
     supervisor: int | None = None
+    fork_server: int | None = None
     lasts: float = 90.0
 
     def command(self) -> list[str]:
@@ -457,7 +462,8 @@ def _work(start: WorkerStart, orders: WorkerStops) -> WorkerExit:
         address, told=lambda text: _tell(WorkerMessage(text)), unwanted=lambda: orders.order is not None
     )
     opened = join_study(open_storage(address, create=False, patience=patience, wait=True), start.study)
-    return work_on(opened, Path(start.runs), start.settings(), orders, _tell)
+    with RunLauncher(lent=start.fork_server) as launcher:
+        return work_on(opened, Path(start.runs), start.settings(), orders, _tell, server=launcher)
 
 
 def _tell(told: WorkerMessage) -> None:

@@ -27,7 +27,7 @@ _BUSY = "another process is training in it"
 
 
 class RunningChild(Protocol):
-    """A run in its process, see `children.Child`."""
+    """A run in its process, see `client.Child`."""
 
     def fileno(self) -> int:
         """Readable when something happened."""
@@ -49,7 +49,7 @@ class RunningChild(Protocol):
 
 
 class Runs(Protocol):
-    """Who starts runs, see `children.RunServer`."""
+    """Who starts runs, see `client.RunLauncher`."""
 
     def start(self, job: RunJob) -> RunningChild:
         """Start one."""
