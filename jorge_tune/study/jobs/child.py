@@ -1,4 +1,4 @@
-"""One run in a forked process: a job in, events out, and an end in every case that leaves it a say."""
+"""One run in a forked process: it takes a job, reports what happens, and says how it ended wherever it still can."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NO_MEMORY = (  # of errors that have no type of their own
     *("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory"),
     *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
 )
-_MORE_WELCOME_VICTIM = "100"  # to the kernel's OOM killer, than the server and the worker
+_OOM_SCORE = "100"  # so that the kernel's OOM killer ends a run before its server or worker
 
 
 def run_child(channel: Channel, grace_seconds: float) -> None:
@@ -105,10 +105,10 @@ class _WorkerWatch:
 
 
 class _Output:
-    """Takes stdout and stderr: in memory until the run directory stands, then in output.txt there."""
+    """Collects stdout and stderr: in memory until the run directory exists, then in its output.txt."""
 
-    def __init__(self, folder: RunDirectory) -> None:
-        self._path, self._folder = folder.root / "output.txt", folder
+    def __init__(self, directory: RunDirectory) -> None:
+        self._path, self._directory = directory.root / "output.txt", directory
         self._early: BinaryIO | None = None
 
     def __enter__(self) -> _Output:
@@ -117,7 +117,7 @@ class _Output:
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         faulthandler.enable()  # a segmentation fault leaves the Python stack there
-        if self._folder.recipe.is_file():
+        if self._directory.recipe.is_file():
             self.move()
         return self
 
@@ -134,12 +134,12 @@ class _Output:
             self.move()
 
     def move(self) -> None:
-        """Go on in the run directory."""
+        """Move what was collected to the run directory, and continue there."""
         if self._early is None:
             return
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         with (
-            contextlib.suppress(OSError, InputError),  # what is printed is worth no run
+            contextlib.suppress(OSError, InputError),  # a run does not fail for its printed output
             os.fdopen(open_regular(self._path, flags), "ab") as file,
         ):
             self._early.seek(0)
@@ -156,7 +156,7 @@ class _Output:
 
 
 def _outcome(job: Mapping[str, Any], stop: StopRequest, channel: Channel, output: _Output) -> dict[str, Any]:
-    """Train, and put into words whatever came of it."""
+    """Train, and say how it ended."""
 
     def on_progress(progress: RunProgress) -> None:
         output.on_progress(progress)
@@ -165,7 +165,7 @@ def _outcome(job: Mapping[str, Any], stop: StopRequest, channel: Channel, output
 
     kills_before = oom_kills()
     try:
-        _settle(job)
+        _adopt_process_state(job)
         recipe = parse_recipe(job["recipe"], f"{job['out']} (recipe)").recipe
         result = train(
             recipe,
@@ -177,13 +177,15 @@ def _outcome(job: Mapping[str, Any], stop: StopRequest, channel: Channel, output
             stop=stop,
         )
         return _end(result.outcome, result.reason)
-    except RunDirectoryError as error:  # this run's own directory, a damaged checkpoint say: no fault of the others
+    except (
+        RunDirectoryError
+    ) as error:  # this run's own directory (a damaged checkpoint, say); other runs are not affected
         return _end("failed", str(error))
     except InputError as error:
         return _end("failed", str(error), input_error=True)
     except KeyboardInterrupt:
         return _end("interrupted", "stopped at once by a second SIGINT")
-    except BaseException as error:  # the process's boundary: whatever it was, the worker is told
+    except BaseException as error:  # the process ends here: the worker hears of everything
         with contextlib.suppress(OSError):
             traceback.print_exc()
         reason = str(error) if isinstance(error, JorgeTuneError) else f"{type(error).__name__}: {error}".split("\n")[0]
@@ -194,29 +196,29 @@ def _end(outcome: str, reason: str, *, out_of_memory: bool = False, input_error:
     return {"outcome": outcome, "reason": reason, "out_of_memory": out_of_memory, "input_error": input_error}
 
 
-def _settle(job: Mapping[str, Any]) -> None:
-    """Become a process of the worker's: its environment, directory, modules and threads instead of the server's."""
+def _adopt_process_state(job: Mapping[str, Any]) -> None:
+    """Take the worker's environment, directory, import path and threads instead of the server's."""
     gc.enable()
     os.environ.clear()
     os.environ.update(job["environment"])
     time.tzset()
     tempfile.tempdir = None
-    np.random.seed()  # else all runs of a server would draw the same
+    np.random.seed()  # otherwise all runs of a server would draw the same numbers
     sys.path[:] = job["path"]
     os.chdir(job["directory"])
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_MORE_WELCOME_VICTIM)
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     if job["threads"] is not None:
         torch.set_num_threads(job["threads"])
 
 
-def _is_out_of_memory(error: BaseException | None, kernel_killed_some: bool) -> bool:
-    """Whether memory is what it, or what caused it, complains of; or a loader worker's death, if there was a kill."""
+def _is_out_of_memory(error: BaseException | None, was_oom_kill_counted: bool) -> bool:
+    """Whether an error or one of its causes means out of memory; so does a loader worker's death after an OOM kill."""
     while error is not None:
         words = str(error)
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(said in words for said in _NO_MEMORY):
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(phrase in words for phrase in _NO_MEMORY):
             return True
-        if kernel_killed_some and "DataLoader worker" in words:
+        if was_oom_kill_counted and "DataLoader worker" in words:
             return True
         error = error.__cause__
     return False

@@ -34,10 +34,10 @@ class RunJob:
 
     Args:
         recipe_text: the recipe, seed included.
-        out: the run directory; what it holds of this run is continued.
+        out: the run directory; a run that it already holds is resumed.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         threads: CPU threads; None leaves it to torch.
-        download: fetch a data set of torchvision that is not there.
+        download: whether to download a torchvision data set that is missing.
         lease: until when, by `hardware.machine_clock`, it may go on without hearing of its worker, and how many
             seconds it then has to end by itself; None: as long as its worker lives.
     """
@@ -55,10 +55,10 @@ class ProcessEnd:
     """How a run's process ended.
 
     Args:
-        outcome: a run's own, or `killed`: the process died without a word.
+        outcome: the run's own, or `killed`: the process died before it could say how it ended.
         reason: one sentence; empty for a finished run.
-        out_of_memory: memory was what it died of, the GPU's or (by the kernel's count of such kills) the machine's.
-        input_error: the recipe, its data or its directory cannot be used; another attempt would fail in the same way.
+        out_of_memory: it ended for lack of memory: the GPU's, or the machine's by the kernel's count of OOM kills.
+        input_error: the recipe, its data or its directory cannot be used; another attempt would fail the same way.
     """
 
     outcome: ChildOutcome
@@ -203,9 +203,10 @@ class RunLauncher:
     def _begin(self, channel: Channel, message: Mapping[str, Any], directory: Path, deadline: float) -> Child | None:
         """The run, once its process says that it is there; None if it ended before."""
         try:
-            channel.send(message)
+            with contextlib.suppress(OSError):  # a server that refuses the run closes its end; its reason is still read
+                channel.send(message)
             answer = channel.receive(max(0.0, deadline - time.monotonic()))
-        except (OSError, EOFError):
+        except EOFError:
             channel.close()
             return None
         except BaseException:
@@ -241,8 +242,8 @@ class Child:
         self.pid, self.directory = pid, directory
         self.evaluations = 0  # recorded so far, as reported
         self._channel = channel
-        self._end: dict[str, Any] | None = None
-        self._ended: ProcessEnd | None = None
+        self._last_message: dict[str, Any] | None = None
+        self._process_end: ProcessEnd | None = None
         self._lock = threading.Lock()  # nobody sends or kills by a descriptor that is being closed
         self._process: int | None = None  # a descriptor, since the number may soon be another's
         with contextlib.suppress(OSError):  # it is gone already
@@ -264,7 +265,7 @@ class Child:
         Args:
             timeout: seconds to wait for anything to happen (an evaluation, the end); None waits as long as it takes.
         """
-        while self._ended is None:
+        while self._process_end is None:
             try:
                 message = self._channel.receive(timeout)
             except EOFError:  # the process and its server are gone
@@ -277,10 +278,10 @@ class Child:
                     self.evaluations += 1
                     timeout = 0.0
                 case "end":
-                    self._end = message
+                    self._last_message = message
                 case "exit":
                     self._finish(message)
-        return self._ended
+        return self._process_end
 
     def stop(self, reason: str) -> None:
         """Ask the run to finish its step, write a checkpoint and end as interrupted."""
@@ -308,22 +309,24 @@ class Child:
         with self._lock:
             self._channel.offer(message)
 
-    def _finish(self, gone: dict[str, Any] | None) -> None:
-        self._ended = _ending(self._end, gone, self.directory)
+    def _finish(self, exit_message: dict[str, Any] | None) -> None:
+        self._process_end = _ending(self._last_message, exit_message, self.directory)
         self.close()
 
 
-def _ending(end: dict[str, Any] | None, gone: dict[str, Any] | None, directory: Path) -> ProcessEnd:
-    """From what the run said last and what the server saw of its death."""
-    if end is not None:
-        return ProcessEnd(end["outcome"], end["reason"], end["out_of_memory"], end["input_error"])
+def _ending(last_message: dict[str, Any] | None, exit_message: dict[str, Any] | None, directory: Path) -> ProcessEnd:
+    """How it ended, from the run's last message and from what the server saw of its death."""
+    if last_message is not None:
+        return ProcessEnd(*(last_message[name] for name in ("outcome", "reason", "out_of_memory", "input_error")))
     said = _last_output(directory)
-    if gone is None:
+    if exit_message is None:
         return ProcessEnd("killed", f"the run's process died, and its server before it{said}")
-    if gone["signal"] is None:
-        return ProcessEnd("failed", f"the run's process left with exit code {gone['code']}{said}")
-    for_memory = " out of memory" if gone["out_of_memory"] else ""
-    return ProcessEnd("killed", f"killed by {_signal_name(gone['signal'])}{for_memory}{said}", gone["out_of_memory"])
+    if exit_message["signal"] is None:
+        return ProcessEnd("failed", f"the run's process left with exit code {exit_message['code']}{said}")
+    for_memory = " out of memory" if exit_message["out_of_memory"] else ""
+    return ProcessEnd(
+        "killed", f"killed by {_signal_name(exit_message['signal'])}{for_memory}{said}", exit_message["out_of_memory"]
+    )
 
 
 def _signal_name(number: int) -> str:
@@ -334,7 +337,7 @@ def _signal_name(number: int) -> str:
 
 
 def _last_output(directory: Path) -> str:
-    """What the process printed last, for the end of a sentence; of a crash, what it was and where."""
+    """The last lines that the process printed, for the end of a sentence; after a crash, its signal and place."""
     try:
         lines = (directory / "output.txt").read_text(errors="replace").split("\n")
     except OSError:
@@ -354,5 +357,5 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def environment_for_torch() -> dict[str, str]:
-    """This process's without its secrets; OpenMP's idle threads sleep unless somebody said otherwise."""
+    """This process's without its secrets; OpenMP's idle threads sleep unless the user chose otherwise."""
     return {"OMP_WAIT_POLICY": "PASSIVE"} | without_secrets(os.environ)

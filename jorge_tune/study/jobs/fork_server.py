@@ -26,11 +26,12 @@ from multiprocessing.connection import Connection
 from jorge_tune.hardware import oom_kills
 from jorge_tune.study.jobs.channel import Channel
 
-_LOADED_BEFOREHAND = (  # what a run would import else
+_LOADED_BEFOREHAND = (  # a run would otherwise import these
     *("torchmetrics", "torchvision", "torch.utils.serialization.config"),
     *("importlib.resources.readers", "sklearn.datasets.data", "sklearn.datasets.descr"),
     *("jorge_tune.training.runner", "jorge_tune.training.tasks.classification"),
 )
+_EXHAUSTED_SECONDS = 0.2  # between two tries while the process has no descriptors left
 
 
 @dataclass
@@ -90,10 +91,14 @@ class ForkServer:
 
     def _answer(self) -> None:
         """Fork a child for a request."""
-        channel = _next_request(self._requests)
-        if channel is None:  # the last process that could ask has gone
+        try:
+            channel = _next_request(self._requests)
+        except EOFError:
             self._poll.unregister(self._requests)
             self._is_leaving = True
+            return
+        if channel is None:  # whoever asked sees the connection end, and asks again
+            time.sleep(_EXHAUSTED_SECONDS)
             return
         try:
             pid = os.fork()
@@ -104,7 +109,7 @@ class ForkServer:
 
         if pid == 0:
             self._become_child(channel)
-        self._oom_kills = oom_kills() or 0  # earlier ones are others'
+        self._oom_kills = oom_kills() or 0  # earlier kills do not concern this run
         self._runs[pid] = _Run(channel)
         self._poll.register(channel, 0)  # hang-ups alone: what the worker says is for the child
 
@@ -136,30 +141,30 @@ class ForkServer:
         for pid, run in self._runs.items():
             if run.orphaned_at is not None and now - run.orphaned_at >= self._grace_seconds:
                 os.kill(pid, signal.SIGKILL)
-                run.orphaned_at = now  # a process in the kernel's hands may take a while
+                run.orphaned_at = now  # try again later: a process inside the kernel may take a while
 
     def _reap(self) -> None:
-        """Tell how children died, and end what they left behind in their process groups."""
+        """Report how children died, and kill what they left behind in their process groups."""
         look = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        dead = [(pid, found) for pid in self._runs if (found := os.waitid(os.P_PID, pid, look)) is not None]
+        dead = [(pid, status) for pid in self._runs if (status := os.waitid(os.P_PID, pid, look)) is not None]
         kills = (oom_kills() or 0) if dead else self._oom_kills
-        for pid, found in dead:
+        for pid, status in dead:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)  # before the number is free: loader workers of a killed run
             os.waitpid(pid, 0)
-            self._tell_exit(self._runs.pop(pid), found, kills > self._oom_kills)
+            self._report_exit(self._runs.pop(pid), status, kills > self._oom_kills)
         self._oom_kills = kills
 
-    def _tell_exit(self, run: _Run, found: os.waitid_result, an_oom_kill_was_counted: bool) -> None:
-        exited = found.si_code == os.CLD_EXITED
-        gone = {
+    def _report_exit(self, run: _Run, status: os.waitid_result, was_oom_kill_counted: bool) -> None:
+        exited = status.si_code == os.CLD_EXITED
+        message = {
             "event": "exit",
-            "code": found.si_status if exited else None,
-            "signal": None if exited else found.si_status,
-            "out_of_memory": found.si_status == signal.SIGKILL and not exited and an_oom_kill_was_counted,
+            "code": status.si_status if exited else None,
+            "signal": None if exited else status.si_status,
+            "out_of_memory": status.si_status == signal.SIGKILL and not exited and was_oom_kill_counted,
         }
         with contextlib.suppress(OSError):
-            run.channel.send(gone)
+            run.channel.send(message)
         if run.orphaned_at is None:
             self._poll.unregister(run.channel)
         run.channel.close()
@@ -169,20 +174,25 @@ class ForkServer:
 
 
 def _next_request(requests: socket.socket) -> Channel | None:
-    """The connection of whoever asks for a run; None when nobody is left who could ask."""
-    while True:
-        data, descriptors, _, _ = socket.recv_fds(requests, 1, 1, socket.MSG_CMSG_CLOEXEC)
-        if not data:
-            return None
-        if descriptors:  # none, if this process has no number left for one: whoever asked sees the end, and asks again
-            return Channel(Connection(descriptors[0]))
+    """The connection of whoever asks for a run; None if this process has no descriptor left for it.
+
+    Raises:
+        EOFError: nobody is left who could ask.
+    """
+    data, descriptors, _, _ = socket.recv_fds(requests, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    if not data:
+        raise EOFError
+    return Channel(Connection(descriptors[0])) if descriptors else None
 
 
 def _refuse_all(requests: socket.socket, reason: str) -> None:
-    """Tell everybody who asks that there is no run, and why."""
-    while (channel := _next_request(requests)) is not None:
-        channel.offer({"event": "refused", "reason": reason})
-        channel.close()
+    """Answer every request with the reason why no run can be started, until nobody is left."""
+    with contextlib.suppress(EOFError):
+        while True:
+            channel = _next_request(requests)
+            if channel is not None:
+                channel.offer({"event": "refused", "reason": reason})
+                channel.close()
 
 
 def main() -> None:

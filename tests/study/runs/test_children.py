@@ -42,17 +42,15 @@ def server() -> RunLauncher:
     return server_of_the_tests()
 
 
-def test_workers_that_come_together_share_the_server_that_they_are_lent(tmp_path: Path) -> None:
-    with RunLauncher() as launcher:
-        lent = launcher.lend()  # it has not loaded torch yet
-        text = job(digits_recipe(epochs=1), tmp_path).recipe_text
-        commands = [[sys.executable, "-c", _ONE_WORKER, text, str(tmp_path / str(n)), str(lent)] for n in range(3)]
-        workers = [subprocess.Popen(command, pass_fds=(lent,)) for command in commands]
-        pid = pid_of(launcher)
-        assert [worker.wait() for worker in workers] == [0, 0, 0]
-        assert launcher.lend() == lent
-        assert pid_of(launcher) == pid
-    assert not is_alive(pid)
+def test_workers_share_the_server_that_they_are_lent(server: RunLauncher, tmp_path: Path) -> None:
+    pid, lent = pid_of(server), server.lend()
+    text = job(digits_recipe(epochs=1), tmp_path).recipe_text
+    commands = [[sys.executable, "-c", _ONE_WORKER, text, str(tmp_path / str(n)), str(lent)] for n in range(3)]
+    workers = [subprocess.Popen(command, pass_fds=(lent,)) for command in commands]
+    assert [worker.wait() for worker in workers] == [0, 0, 0]
+    assert server.lend() == lent
+    assert pid_of(server) == pid
+    assert is_alive(pid)
 
 
 def records_of(out: Path) -> list[dict[str, object]]:
@@ -256,18 +254,26 @@ def test_stop_and_kill_may_come_from_other_threads_at_any_time(server: RunLaunch
 
 
 def test_dead_servers_are_replaced_and_runs_outlive_them(tmp_path: Path) -> None:
-    """A run goes on without its server, and its worker still learns of its end."""
-    with RunLauncher(grace_seconds=2.5) as server:
+    """A run goes on without its server, and its worker still learns of its end.
+
+    Whoever was lent a server that died starts one of its own, as the lender does for those that come later.
+    """
+    with RunLauncher(grace_seconds=2.5) as lender, RunLauncher(lent=os.dup(lender.lend()), grace_seconds=2.5) as server:
         with server.start(job(digits_recipe(epochs=30), tmp_path / "first")) as child:
-            pid = pid_of(server)
-            os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: not is_alive(pid))
+            first = pid_of(lender)
+            assert server.server_pid is None
+            os.kill(first, signal.SIGKILL)
+            wait_until(lambda: not is_alive(first))
             assert end_of(child) == ProcessEnd("finished", "")
             wait_until(lambda: not is_alive(child.pid))
         killed, given_up = (server.start(job(long_recipe(), tmp_path / name)) for name in ("killed", "given up"))
         second = pid_of(server)
-        assert second != pid
+        lender.warm_up()
+        assert len({first, second, pid_of(lender)}) == 3
         wait_until(lambda: given_up.poll(0.1) is None and given_up.evaluations > 0)
+        os.kill(second, signal.SIGTERM)  # it leaves when its last run has ended
+        assert given_up.poll(0.5) is None
+        assert is_alive(second)
         os.kill(second, signal.SIGKILL)
         wait_until(lambda: not is_alive(second))
         assert is_alive(killed.pid)
@@ -277,24 +283,6 @@ def test_dead_servers_are_replaced_and_runs_outlive_them(tmp_path: Path) -> None
         wait_until(lambda: not is_alive(given_up.pid))
     end = records_of(tmp_path / "given up")[-1]
     assert (end["outcome"], end["reason"]) == ("interrupted", "its worker is gone")
-
-
-def test_a_server_that_was_lent_and_died_is_replaced_by_one_of_the_workers_own(tmp_path: Path) -> None:
-    with RunLauncher() as lender, RunLauncher(lent=os.dup(lender.lend()), grace_seconds=2.5) as borrower:
-        os.kill(pid_of(lender), signal.SIGKILL)
-        assert run(borrower, digits_recipe(epochs=1), tmp_path / "run").outcome == "finished"
-        assert pid_of(borrower) != pid_of(lender)
-
-
-def test_a_server_that_is_asked_to_leave_stays_until_its_last_run_has_ended(tmp_path: Path) -> None:
-    with RunLauncher(grace_seconds=2.5) as server:
-        with server.start(job(long_recipe(), tmp_path / "run")) as child:
-            os.kill(pid_of(server), signal.SIGTERM)
-            wait_until(lambda: child.poll(0.1) is None and child.evaluations > 0)
-            assert is_alive(pid_of(server))
-            child.kill()
-            assert end_of(child) == ProcessEnd("killed", "killed by SIGKILL")
-        wait_until(lambda: not is_alive(pid_of(server)))
 
 
 def test_a_server_that_does_not_answer_is_named(
