@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from jorge_tune.study.confirm import companion_studies, conclude, open_baseline, open_confirmation
+from jorge_tune.study.jobs.client import RunLauncher
 from jorge_tune.study.storage.address import Address
 from jorge_tune.study.study import OpenStudy
 from jorge_tune.study.study_verdict import StudyVerdict
@@ -71,30 +72,43 @@ def run_whole(
     for study in (opened, *companion_studies(opened)):
         study.withdraw_stop_request()
 
-    baseline = open_baseline(opened, runs)
-    if baseline is not None:
-        worker_exit = _work("baseline", baseline, address, runs, crew, watch)
-        if worker_exit.kind != "done":
-            return _end(worker_exit, "baseline", opened)
+    with RunLauncher() as launcher:  # one for all stages, since loading torch takes longer than many a small run
+        baseline = open_baseline(opened, runs)
+        if baseline is not None:
+            worker_exit = _work("baseline", baseline, address, runs, crew, watch, launcher)
+            if worker_exit.kind != "done":
+                return _end(worker_exit, "baseline", opened)
 
-    worker_exit = _work("search", opened, address, runs, crew, watch)
-    searched = _end(worker_exit, "search", opened)
-    if worker_exit.kind not in ("done", "time"):
-        return searched
+        worker_exit = _work("search", opened, address, runs, crew, watch, launcher)
+        searched = _end(worker_exit, "search", opened)
+        if worker_exit.kind not in ("done", "time"):
+            return searched
 
-    return confirm_whole(opened, address, runs, crew, watch) or searched
+        return _confirm(opened, address, runs, crew, watch, launcher) or searched
 
 
 def confirm_whole(
     opened: OpenStudy, address: Address, runs: Runs, crew: Crew, watch: Callable[[Stage, OpenStudy], Report]
 ) -> StudyEnd | None:
     """Work on the confirmation alone; None if there is nothing to confirm. Raises as `run_whole` does."""
+    with RunLauncher() as launcher:
+        return _confirm(opened, address, runs, crew, watch, launcher)
+
+
+def _confirm(
+    opened: OpenStudy,
+    address: Address,
+    runs: Runs,
+    crew: Crew,
+    watch: Callable[[Stage, OpenStudy], Report],
+    launcher: RunLauncher,
+) -> StudyEnd | None:
     confirmation = open_confirmation(opened, runs)
     if confirmation is None:
         return None
 
     confirmation.withdraw_stop_request()
-    worker_exit = _work("confirmation", confirmation, address, runs, crew, watch)
+    worker_exit = _work("confirmation", confirmation, address, runs, crew, watch, launcher)
     return _end(worker_exit, "confirmation", opened)
 
 
@@ -109,7 +123,8 @@ def compare_whole(
         Why the last workers stopped.
     """
     opened.withdraw_stop_request()
-    return _work("comparison", opened, address, runs, crew, watch)
+    with RunLauncher() as launcher:
+        return _work("comparison", opened, address, runs, crew, watch, launcher)
 
 
 def _end(worker_exit: WorkerExit, stage: Stage, opened: OpenStudy) -> StudyEnd:
@@ -124,6 +139,7 @@ def _work(
     runs: Runs,
     crew: Crew,
     watch: Callable[[Stage, OpenStudy], Report],
+    launcher: RunLauncher,
 ) -> WorkerExit:
     """Let the workers of a crew work on one study."""
     if _is_done(opened):
@@ -146,7 +162,7 @@ def _work(
     report = watch(stage, opened)
     directory, settings = runs(opened.plan.name), starts[0].settings()
     worker_exit = measure_first(opened, directory, settings, lambda message: report(message, None), crew.last_word)
-    return worker_exit or Supervisor(address, starts, report, crew.last_word).supervise()
+    return worker_exit or Supervisor(address, starts, report, crew.last_word, launcher).supervise()
 
 
 def _is_done(opened: OpenStudy) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from jorge_tune.errors import InputError
 from jorge_tune.hardware import nvidia, torch_cuda_build, usable_cores, visible_gpus
+from jorge_tune.study.jobs.client import RunLauncher
 from jorge_tune.study.stop import EXIT_INTERRUPTED, WorkerStops
 from jorge_tune.study.storage.address import Address
 from jorge_tune.study.worker import ExitKind, WorkerExit, WorkerMessage, WorkerStart
@@ -64,6 +65,7 @@ class Supervisor:
         starts: one for each worker.
         report: receives the workers' messages, with the number of the worker (None: the supervisor itself).
         last_word: called when a second signal has ended all workers, just before this process ends too.
+        launcher: its fork server starts the workers' runs; None: a server for these workers alone.
     """
 
     def __init__(
@@ -72,9 +74,11 @@ class Supervisor:
         starts: Sequence[WorkerStart],
         report: Callable[[WorkerMessage, int | None], None] = lambda message, worker: None,
         last_word: Callable[[], None] = lambda: None,
+        launcher: RunLauncher | None = None,
     ) -> None:
         self._environment = {**os.environ, **address.for_environment()}
         self._report, self._last_word = report, last_word
+        self._launcher, self._owns_launcher = launcher or RunLauncher(), launcher is None
         self._lifeline, self._lifeline_write = os.pipe()
         self._slots = [_Slot(n, replace(start, supervisor=self._lifeline)) for n, start in enumerate(starts)]
         self._stops = WorkerStops(self._end_at_once)
@@ -99,6 +103,8 @@ class Supervisor:
                     self._pass_request_on()
         finally:
             self._kill_all()
+            if self._owns_launcher:
+                self._launcher.close()
             self._stops.close()
             os.close(self._lifeline_write)
             os.close(self._lifeline)
@@ -114,13 +120,14 @@ class Supervisor:
             if slot.process is not None or slot.due is None or time.monotonic() < slot.due:
                 continue
             slot.due, slot.received, slot.words, slot.worker_exit = None, b"", (), None
+            fork_server = self._launcher.lend()
             slot.process = subprocess.Popen(
-                slot.start.command(),
+                replace(slot.start, fork_server=fork_server).command(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
-                pass_fds=(self._lifeline,),
+                pass_fds=(self._lifeline, fork_server),
                 start_new_session=True,  # Ctrl-C reaches the supervisor alone, which passes it on once
             )
             os.set_blocking(slot.output, False)

@@ -67,7 +67,8 @@ class WorkerSettings:
 class WorkerStart:
     """The arguments of a worker's process.
 
-    `supervisor`: a descriptor that reaches its end of file when the supervisor is gone. `lasts`: seconds of a lease.
+    `supervisor`: a descriptor that reaches its end of file when the supervisor is gone. `fork_server`: a descriptor that
+    the supervisor's launcher lends. `lasts`: seconds of a lease.
     """
 
     study: str
@@ -77,6 +78,7 @@ class WorkerStart:
     download: bool = False
     deadline: float | None = None
     supervisor: int | None = None
+    fork_server: int | None = None
     lasts: float = 90.0
 
     def command(self) -> list[str]:
@@ -375,7 +377,7 @@ def work_on(
         settings: of this worker.
         stops: receives stop requests; it is listening already.
         report: receives messages.
-        server: starts runs; None: this machine's run server.
+        server: starts runs; None: a fork server of this process's own.
 
     Raises:
         InputError: another version made the study, the directory is another study's, the device is not there, or this
@@ -393,9 +395,12 @@ def work_on(
         )
 
     costs = prepare_costs(opened, directory, settings, stops, report)
-    server = server or RunLauncher.connect()
     _hurry_once_stopped(opened, stops)
-    return Worker(opened, directory, server, stops, settings, costs, report).work()
+    with contextlib.ExitStack() as stack:
+        if server is None:
+            server = stack.enter_context(RunLauncher())
+            server.warm_up()
+        return Worker(opened, directory, server, stops, settings, costs, report).work()
 
 
 def prepare_costs(
@@ -487,7 +492,8 @@ def _join_and_work(start: WorkerStart, stops: WorkerStops) -> WorkerExit:
         address, told=lambda text: _send_message(WorkerMessage(text)), unwanted=lambda: stops.request is not None
     )
     opened = join_study(open_storage(address, create=False, patience=patience, wait=True), start.study)
-    return work_on(opened, Path(start.runs), start.settings(), stops, _send_message)
+    with RunLauncher(lent=start.fork_server) as launcher:
+        return work_on(opened, Path(start.runs), start.settings(), stops, _send_message, server=launcher)
 
 
 def _send_message(message: WorkerMessage) -> None:

@@ -28,10 +28,10 @@ _SUPERVISE = """
 import json, os, sys
 from pathlib import Path
 from jorge_tune.study.supervisor import Supervisor
-from jorge_tune.study.worker import Start
+from jorge_tune.study.worker import WorkerStart
 from tests.study.small_studies import sqlite_at
 folder = Path(sys.argv[1])
-start = Start(study="small", runs=str(folder / "runs"), device="cpu", threads=1)
+start = WorkerStart(study="small", runs=str(folder / "runs"), device="cpu", threads=1)
 def report(told, worker):
     print(json.dumps([told.what, told.trial, told.state, worker, supervisor.pids]), flush=True)
 def last_word():

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from jorge_tune.files import take
 from jorge_tune.recipe.recipe_files import parse_recipe
 from jorge_tune.study.constraint import IterationTimes
-from jorge_tune.study.jobs.client import ProcessEnd, RunLauncher
+from jorge_tune.study.jobs.client import ProcessEnd
 from jorge_tune.study.jobs.job import Machine, RunFollower
 from jorge_tune.study.leases import LeaseTimes
 from jorge_tune.study.space import trained_interval
@@ -29,6 +29,7 @@ from jorge_tune.study.worker import Worker, WorkerExit, WorkerSettings
 from tests.small_disk import fill, grow, small_disk
 from tests.study.empty_runs import FINISHED, EmptyRuns
 from tests.study.small_studies import small_plan, sqlite_at
+from tests.training.serving import server_of_the_tests
 from tests.waiting import wait_until
 
 KILLED = ProcessEnd("killed", "killed by SIGKILL")
@@ -523,7 +524,7 @@ def test_real_runs_train_and_a_killed_one_goes_on(tmp_path):
 
     class Killing:
         def __init__(self) -> None:
-            self.server, self.killed = RunLauncher.connect(), []
+            self.server, self.killed = server_of_the_tests(), []
 
         def start(self, job):
             child = self.server.start(job)
@@ -547,11 +548,11 @@ def test_a_full_disk_under_the_runs_stops_the_study_and_no_trial_is_lost(tmp_pat
     with small_disk(tmp_path / "runs") as disk:
         rig = Rig(tmp_path, trials=2)
         fill(disk, left=40 * 1024)
-        left = rig.work(RunLauncher.connect())
+        left = rig.work(server_of_the_tests())
         assert (left.kind, left.exit_code) == ("fault", 1)
         assert "the disk is full (No space left on device); free some space and start again" in left.reason
         assert rig.states() == ["WAITING"]
         grow(disk, "20m")
         rig.opened.withdraw_stop_request()
-        assert rig.work(RunLauncher.connect()) == WorkerExit("done", trials=2)
+        assert rig.work(server_of_the_tests()) == WorkerExit("done", trials=2)
         assert rig.states() == ["COMPLETE"] * 2
