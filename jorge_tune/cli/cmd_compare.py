@@ -92,6 +92,7 @@ def race_as_study(
         InputError: another study has the name, a recipe cannot be trained, or the storage cannot be used.
         JorgeTuneError: no run came to its end, or the storage stayed away.
     """
+    from jorge_tune.cli.attach_study import attach_conclusion
     from jorge_tune.study.plan import comparison_plan
     from jorge_tune.study.report_data import collect, open_comparison
     from jorge_tune.study.run_study import Crew, compare_whole
@@ -118,6 +119,8 @@ def race_as_study(
     with watching(found) as watch:
         left = compare_whole(opened, address, places, crew, watch)
     broken_off = why_left(left, "the race", _GOES_ON)
+    if left.kind == "done":
+        attach_conclusion(found)
     return broken_off or _with_runs(ready, collect(opened, found.folder, seeds))
 
 

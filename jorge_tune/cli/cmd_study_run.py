@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jorge_tune.cli.attach_study import attach_conclusion
 from jorge_tune.cli.calibration_options import EXIT_NO_ANSWER, parse_overhead
 from jorge_tune.cli.cmd_compare import parse_seeds, parse_target
 from jorge_tune.cli.options import complete_recipe, device_options, share_the_cores
@@ -88,7 +89,10 @@ def study_run_command(
         return _dry_run(plan or _stored_plan(options, name), workers, runs, options["storage"], output_format)
     found = _found(plan, name, runs, options)
     end = run(found, workers=workers, hours=options["hours"], download=options["download"])
-    return show_end(found, end, output_format)
+    code = show_end(found, end, output_format)
+    if end.verdict is not None:
+        attach_conclusion(found)
+    return code
 
 
 def _found(plan: StudyPlan | None, name: str | None, runs: Path | None, options: dict[str, Any]) -> FoundStudy:
@@ -305,4 +309,7 @@ def study_confirm_command(
     if end is None:
         tell(f"study {found.name} has nothing to confirm: no trial has a value to be the best by")
         return EXIT_NO_ANSWER
-    return show_end(found, end, output_format)
+    code = show_end(found, end, output_format)
+    if end.verdict is not None:
+        attach_conclusion(found)
+    return code

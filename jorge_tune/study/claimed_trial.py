@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jorge_tune.errors import InputError, shortened
 from jorge_tune.recipe.schema import Recipe
@@ -74,6 +74,11 @@ class ClaimedTrial:
         return None if len(self._opened.plan.space) else Starts()
 
     @property
+    def trial(self) -> Trial:
+        """The trial as Optuna hands it to an objective."""
+        return self._trial
+
+    @property
     def reported(self) -> Mapping[int, float]:
         """Values by step."""
         return self._trial._cached_frozen_trial.intermediate_values
@@ -131,6 +136,9 @@ _MOST_BYTES = (
 )
 
 
+Ending = Literal["complete", "pruned", "failed"]
+
+
 class Outcome(NamedTuple):
     """What became of the trial in the storage, and in words; `lost`: it was no longer ours to tell."""
 
@@ -147,8 +155,9 @@ def tell(
     *,
     worker: str,
     changes: Sequence[str] = (),
+    attach: Callable[[Ending, float | None], None] = lambda state, value: None,
 ) -> Outcome:
-    """Tell a trial that came to an end of its own: complete, pruned or failed.
+    """Report a trial that came to an end of its own: complete, pruned or failed.
 
     Args:
         asked: the trial; its lease holds.
@@ -158,6 +167,7 @@ def tell(
         costs: the iteration times on this device.
         worker: who ran it.
         changes: what was done differently after faults, in words.
+        attach: called with the end and the value, when all is stored but these: an ended trial takes nothing more.
     """
     if end.scores:
         asked.note("values", portable({str(score.seed): score.value for score in end.scores}))
@@ -169,14 +179,17 @@ def tell(
         asked.note("changes", list(changes))
     asked.note("worker", worker)
     if end.kind == "failed":
+        attach("failed", None)
         return Outcome("failed" if asked.fail() else "lost", end.reason)
     if recipe is not None:
         _constrain(asked, recipe, costs)
     if end.kind == "pruned":
+        attach("pruned", None)
         return Outcome("pruned" if asked.prune() else "lost", end.reason)
     if plan.objective.kind == "time-to-target" and recipe is not None:
         asked.note("seconds", "measured" if costs.training_seconds(recipe) is None else "calibrated")
     value = median_of(end.scores, plan.objective)
+    attach("complete", value)
     return Outcome("complete" if asked.complete(value) else "lost", f"{value:g}")
 
 

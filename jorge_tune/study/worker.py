@@ -23,8 +23,9 @@ from optuna.trial import TrialState
 from jorge_tune.errors import InputError, JorgeTuneError
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import portable
-from jorge_tune.study.claimed_trial import ClaimedTrial, UnreadTrialError, tell
+from jorge_tune.study.claimed_trial import ClaimedTrial, Ending, UnreadTrialError, tell
 from jorge_tune.study.constraint import IterationTimes, calibrate_apart
+from jorge_tune.study.dashboard.trial_files import TrialFiles
 from jorge_tune.study.jobs.client import RunLauncher
 from jorge_tune.study.jobs.job import Machine, RunFollower, Runs
 from jorge_tune.study.leases import Lease, LeaseTimes, Reaper, Sweep, owners_clock
@@ -108,6 +109,7 @@ class Worker:
         self._opened, self._plan, self._folder, self._orders = opened, opened.plan, folder, orders
         self._settings, self._costs, self._report = settings, costs, report
         self._presence = Presence(folder.path, self.name)
+        self._files, self._faults = TrialFiles(opened, folder.path), set[str]()
         self._reaper = Reaper(opened.claims, folder, settings.times)
         self._around = TrialContext(
             plan=opened.plan,
@@ -214,13 +216,16 @@ class Worker:
     def _settle(
         self, asked: ClaimedTrial, lease: Lease, end: TrialEnd, recipe: Recipe | None, changes: Sequence[str]
     ) -> None:
-        """Tell the trial, or give it back."""
+        """Report the trial, or give it back."""
         number = asked.claim.number
         if end.kind in ("released", "unusable") or lease.lapsed is not None:
             self._opened.claims.hand_back(asked.claim)
             self._report(WorkerMessage(lease.lapsed or end.reason, number, "waiting"))
         else:
-            state, words = tell(asked, end, recipe, self._plan, self._costs, worker=self.name, changes=changes)
+            attach = partial(self._attach, asked, lease)
+            state, words = tell(
+                asked, end, recipe, self._plan, self._costs, worker=self.name, changes=changes, attach=attach
+            )
             self._ended += state != "lost"
             self._report(WorkerMessage(words, number, state))
         self._broken = self._broken + 1 if end.broke_off else 0
@@ -228,6 +233,13 @@ class Worker:
             self._stop_the_study(end.reason, end.exit_code)
         elif self._broken >= _MOST_BROKEN:
             self._stop_the_study(f"{_MOST_BROKEN} trials in a row broke off; the last: {end.reason}", 1)
+
+    def _attach(self, asked: ClaimedTrial, lease: Lease, state: Ending, value: float | None) -> None:
+        """Attach the trial's files and note; say once what cannot be attached."""
+        for fault in self._files.attach(asked.trial, state, value, may_go_on=lambda: lease.lapsed is None):
+            if fault not in self._faults:
+                self._faults.add(fault)
+                self._report(WorkerMessage(fault))
 
     def _stop_the_study(self, reason: str, exit_code: int) -> None:
         self._opened.ask_to_stop("checkpoint", reason, exit_code=exit_code)
