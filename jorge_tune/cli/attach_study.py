@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jorge_tune.cli.cmd_report import BESIDE, report_of_study
 from jorge_tune.cli.output import tell
 from jorge_tune.errors import InputError, JorgeTuneError
 
@@ -20,25 +19,20 @@ if TYPE_CHECKING:
     from jorge_tune.study.dashboard.attachments import Artifact, Attachments
     from jorge_tune.study.study import OpenStudy
 
+BESIDE = ("probe.json", "calibration.json")
+"""Measurements that may lie beside a study's runs, and are then its files, and shown in its report."""
 _PLOTS = ("history", "metric-by-epoch", "learning-rate")  # of the report's figures
 
 Twin = Callable[[str], "dict[str, Any]"]
 
 
-def attach_conclusion(found: FoundStudy) -> None:
+def attach_conclusion(found: FoundStudy, twin: Twin) -> None:
     """Attach the verdict, plots, recipes and report to a study that has ended, and notes to its companion studies.
 
-    A study is concluded without them where they cannot be attached; stderr says so.
+    A study is concluded without them where they cannot be attached; stderr says so. `twin` makes its report.
     """
     from jorge_tune.study.confirm import beside
     from jorge_tune.study.runs_directory import is_folder_of
-
-    option = None if (secrets := found.address.secrets()) else str(found.address)
-    if secrets:  # an option would be warned of once more
-        os.environ.update(found.address.for_environment())
-
-    def twin(name: str) -> dict[str, Any]:
-        return report_of_study(name, option, found.folder, (None, None), ()).to_json()
 
     try:
         for opened in (found.opened, *beside(found.opened)):

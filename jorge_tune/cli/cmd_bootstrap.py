@@ -163,7 +163,7 @@ def _study(
 def _search(
     source: str, before: Recipe, made: BootstrapResult, settings: dict[str, Any], output_format: str
 ) -> tuple[int, dict[str, Any] | None]:
-    from jorge_tune.cli.attach_study import attach_conclusion
+    from jorge_tune.cli.cmd_dashboard import attach_verdict
     from jorge_tune.cli.study_display import exit_code, run, show_end
     from jorge_tune.cli.study_options import make_study
     from jorge_tune.study.confirm import stored_form
@@ -174,7 +174,7 @@ def _search(
     end = run(found, workers=1, hours=None, download=False)
     code = exit_code(found, end) if output_format == "json" else show_end(found, end, output_format)
     if end.verdict is not None:
-        attach_conclusion(found)
+        attach_verdict(found)
     return code, None if end.verdict is None else stored_form(end.verdict)
 
 

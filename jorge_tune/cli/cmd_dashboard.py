@@ -8,13 +8,20 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from jorge_tune.cli.attach_study import attach_to_study, search_beside
+from jorge_tune.cli.attach_study import Twin, attach_conclusion, attach_to_study, search_beside
 from jorge_tune.cli.output import say, tell
-from jorge_tune.cli.study_options import folders, patience_of, runs_option, storage_option, warn_of_password
+from jorge_tune.cli.study_options import (
+    FoundStudy,
+    folders,
+    patience_of,
+    runs_option,
+    storage_option,
+    warn_of_password,
+)
 from jorge_tune.errors import InputError, JorgeTuneError
 
 if TYPE_CHECKING:
@@ -24,8 +31,6 @@ if TYPE_CHECKING:
 
 _PORT = 8080
 _PATIENCE_SECONDS = 10.0  # a page does not wait longer for a storage that is gone
-
-Twin = Callable[[str], "dict[str, Any]"]
 
 
 @click.command()
@@ -102,6 +107,15 @@ def _twins(option: str | None, where: Callable[[str], Path]) -> Twin:
     from jorge_tune.cli.cmd_report import report_of_study
 
     return lambda name: report_of_study(name, option, where(name), (None, None), ()).to_json()
+
+
+def attach_verdict(found: FoundStudy) -> None:
+    """Attach to a search that has ended what its page in the dashboard shows."""
+    option: str | None = str(found.address)
+    if found.address.secrets():  # an option would be warned of once more
+        os.environ.update(found.address.for_environment())
+        option = None
+    attach_conclusion(found, _twins(option, found.runs))
 
 
 def _artifacts(storage: PatientStorage, study: str | None, where: Callable[[str], Path]) -> ArtifactFolders | None:

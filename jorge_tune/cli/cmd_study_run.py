@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jorge_tune.cli.attach_study import attach_conclusion
 from jorge_tune.cli.calibration_options import EXIT_NO_ANSWER, parse_overhead
 from jorge_tune.cli.cmd_compare import parse_seeds, parse_target
+from jorge_tune.cli.cmd_dashboard import attach_verdict
 from jorge_tune.cli.options import complete_recipe, device_options, share_the_cores
 from jorge_tune.cli.output import clock_time, format_option, print_json, print_table, say, tell
 from jorge_tune.cli.study_display import run, show_end
@@ -91,7 +91,7 @@ def study_run_command(
     end = run(found, workers=workers, hours=options["hours"], download=options["download"])
     code = show_end(found, end, output_format)
     if end.verdict is not None:
-        attach_conclusion(found)
+        attach_verdict(found)
     return code
 
 
@@ -311,5 +311,5 @@ def study_confirm_command(
         return EXIT_NO_ANSWER
     code = show_end(found, end, output_format)
     if end.verdict is not None:
-        attach_conclusion(found)
+        attach_verdict(found)
     return code

@@ -211,9 +211,13 @@ def _staged(artifact: Artifact, directory: Path) -> Iterator[Path]:
         own = tempfile.TemporaryDirectory(prefix=".attaching-", dir=directory)
     except OSError as error:
         raise InputError(f"{directory}: cannot be written ({error.strerror})") from error
+
     with own as path:
         staged = Path(path) / artifact.name
-        _place(artifact.content, staged)
+        try:
+            _write(artifact.content, staged)
+        except OSError as error:
+            raise InputError(f"{directory}: cannot be written ({error.strerror})") from error
         yield staged
 
 
@@ -243,12 +247,23 @@ def _place(content: str | bytes | Path, target: Path) -> bool:
     return True
 
 
-def _place_file(source: Path, target: Path) -> bool:
+def _write(content: str | bytes | Path, target: Path) -> None:
+    if isinstance(content, Path):
+        with _opened(content) as file:
+            _bring(file, content, target)
+    else:
+        target.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _opened(source: Path) -> BinaryIO:
     try:
-        descriptor = open_regular(source, error=UnfitFileError)
+        return os.fdopen(open_regular(source, error=UnfitFileError), "rb")
     except FileNotFoundError as error:
         raise UnfitFileError(f"{source}: cannot be read ({error.strerror})") from error
-    with os.fdopen(descriptor, "rb") as file:
+
+
+def _place_file(source: Path, target: Path) -> bool:
+    with _opened(source) as file:
         if _is_there(file, target):
             return False
         _put_in_place(target, lambda partial: _bring(file, source, partial))
