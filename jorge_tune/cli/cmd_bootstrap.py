@@ -163,6 +163,7 @@ def _study(
 def _search(
     source: str, before: Recipe, made: BootstrapResult, settings: dict[str, Any], output_format: str
 ) -> tuple[int, dict[str, Any] | None]:
+    from jorge_tune.cli.cmd_dashboard import attach_verdict
     from jorge_tune.cli.study_display import exit_code, run, show_end
     from jorge_tune.cli.study_options import make_study
     from jorge_tune.study.confirm import stored_form
@@ -172,6 +173,8 @@ def _search(
     found = make_study(plan, None, branch=True)
     end = run(found, workers=1, hours=None, download=False)
     code = exit_code(found, end) if output_format == "json" else show_end(found, end, output_format)
+    if end.verdict is not None:
+        attach_verdict(found)
     return code, None if end.verdict is None else stored_form(end.verdict)
 
 

@@ -93,6 +93,7 @@ def race_as_study(
         InputError: another study has the name, a recipe cannot be trained, or the storage cannot be used.
         JorgeTuneError: no run came to its end, or the storage stayed away.
     """
+    from jorge_tune.cli.attach_study import attach_conclusion
     from jorge_tune.study.plan import comparison_plan
     from jorge_tune.study.report_data import collect, open_comparison
     from jorge_tune.study.run_study import Crew, compare_whole
@@ -118,8 +119,12 @@ def race_as_study(
     )
     with watching(found) as watch:
         left = compare_whole(opened, address, places, crew, watch)
-    broken_off = why_left(left, "the race", _GOES_ON)
-    return broken_off or _with_runs(ready, collect(opened, found.folder, seeds))
+    if broken_off := why_left(left, "the race", _GOES_ON):
+        return broken_off
+    collected = collect(opened, found.folder, seeds)
+    if left.kind == "done":
+        attach_conclusion(found, lambda study: _report_of(collected, opened.plan.objective.metric))
+    return _with_runs(ready, collected)
 
 
 def default_name(contenders: Sequence[str]) -> str:
@@ -158,6 +163,18 @@ def _tell_what_is_there(found: FoundStudy, contenders: int, seeds: Sequence[int]
     if others:
         listed = ", ".join(map(str, others))
         tell(f"study {found.name} has runs of other seeds to make, and makes them too: {listed}")
+
+
+def _report_of(collected: CollectedRuns, metric: str) -> dict[str, Any]:
+    """The report of a comparison's runs, as data."""
+    from jorge_tune.compare.comparison import compare
+    from jorge_tune.report.report import runs_report
+
+    if not any(contender.runs for contender in collected.contenders):
+        raise InputError("none of its runs can be shown")
+    comparison = compare(collected.contenders, metric=metric)
+    notes = (*comparison.notes, *collected.notes)
+    return runs_report(replace(comparison, notes=notes, is_side_by_side=collected.is_side_by_side)).to_json()
 
 
 def _with_runs(contenders: Sequence[Contender], collected: CollectedRuns) -> RaceOutcome:

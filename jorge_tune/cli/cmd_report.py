@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jorge_tune.cli.attach_study import BESIDE
 from jorge_tune.cli.cmd_compare import parse_target, reference_option, side_by_side_option
 from jorge_tune.cli.output import (
     format_option_for,
@@ -170,7 +171,6 @@ def _draw(twin: dict[str, Any], folder: Path, force: bool) -> None:
     tell(missing or f"wrote {len(figures)} figures to {folder}")
 
 
-BESIDE = ("probe.json", "calibration.json")
 _LARGEST_MARKER, _LARGEST_MEASUREMENT = 2**16, 2**26  # bytes
 
 

@@ -10,6 +10,7 @@ import click
 
 from jorge_tune.cli.calibration_options import EXIT_NO_ANSWER, parse_overhead
 from jorge_tune.cli.cmd_compare import parse_seeds, parse_target
+from jorge_tune.cli.cmd_dashboard import attach_verdict
 from jorge_tune.cli.options import complete_recipe, device_options, share_the_cores
 from jorge_tune.cli.output import clock_time, format_option, print_json, print_table, say, tell
 from jorge_tune.cli.study_display import run, show_end
@@ -88,7 +89,10 @@ def study_run_command(
         return _dry_run(plan or _stored_plan(options, name), workers, runs, options["storage"], output_format)
     found = _found(plan, name, runs, options)
     end = run(found, workers=workers, hours=options["hours"], download=options["download"])
-    return show_end(found, end, output_format)
+    code = show_end(found, end, output_format)
+    if end.verdict is not None:
+        attach_verdict(found)
+    return code
 
 
 def _found(plan: StudyPlan | None, name: str | None, runs: Path | None, options: dict[str, Any]) -> FoundStudy:
@@ -305,4 +309,7 @@ def study_confirm_command(
     if end is None:
         tell(f"study {found.name} has nothing to confirm: no trial has a value to be the best by")
         return EXIT_NO_ANSWER
-    return show_end(found, end, output_format)
+    code = show_end(found, end, output_format)
+    if end.verdict is not None:
+        attach_verdict(found)
+    return code

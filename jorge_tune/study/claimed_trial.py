@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jorge_tune.errors import InputError, shortened
 from jorge_tune.recipe.schema import Recipe
@@ -79,6 +79,11 @@ class ClaimedTrial:
         return None if len(self._opened.plan.space) else Starts()
 
     @property
+    def trial(self) -> Trial:
+        """The trial as Optuna hands it to an objective."""
+        return self._trial
+
+    @property
     def reported(self) -> Mapping[int, float]:
         """The reported values by step."""
         return self._trial._cached_frozen_trial.intermediate_values
@@ -135,6 +140,9 @@ class ClaimedTrial:
 _MOST_BYTES = 2048
 
 
+Ending = Literal["complete", "pruned", "failed"]
+
+
 class TrialReport(NamedTuple):
     """A trial as it was reported: its state in the storage, and words for people.
 
@@ -154,6 +162,7 @@ def report_end(
     *,
     worker: str,
     changes: Sequence[str] = (),
+    attach: Callable[[Ending, float | None], None] = lambda state, value: None,
 ) -> TrialReport:
     """Report a trial that completed, was pruned or failed.
 
@@ -165,6 +174,7 @@ def report_end(
         costs: the iteration times on this device.
         worker: the worker's name.
         changes: in words, what was done differently after faults.
+        attach: called with the end and the value when all else is stored; a trial that has ended takes nothing more.
     """
     if end.scores:
         trial.note("values", portable({str(score.seed): score.value for score in end.scores}))
@@ -177,15 +187,18 @@ def report_end(
     trial.note("worker", worker)
 
     if end.kind == "failed":
+        attach("failed", None)
         return TrialReport("failed" if trial.fail() else "lost", end.reason)
     if recipe is not None:
         _constrain(trial, recipe, costs)
     if end.kind == "pruned":
+        attach("pruned", None)
         return TrialReport("pruned" if trial.prune() else "lost", end.reason)
 
     if plan.objective.kind == "time-to-target" and recipe is not None:
         trial.note("seconds", "measured" if costs.training_seconds(recipe) is None else "calibrated")
     value = median_of(end.scores, plan.objective)
+    attach("complete", value)
     return TrialReport("complete" if trial.complete(value) else "lost", f"{value:g}")
 
 

@@ -66,7 +66,7 @@ class TrialRow:
 
 def read_rows(study: Study) -> tuple[TrialRow, ...]:
     """All trials of a study, in the order of their numbers."""
-    return tuple(sorted((_row(trial) for trial in study.get_trials(deepcopy=False)), key=lambda row: row.number))
+    return tuple(sorted((row_of(trial) for trial in study.get_trials(deepcopy=False)), key=lambda row: row.number))
 
 
 def rows_of(opened: OpenStudy) -> tuple[TrialRow, ...]:
@@ -146,7 +146,8 @@ def _in_utc(time: datetime | None) -> datetime | None:
     return time if time is None or time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
 
 
-def _row(trial: FrozenTrial) -> TrialRow:
+def row_of(trial: FrozenTrial) -> TrialRow:
+    """One trial as it is stored."""
     state = trial.state.name.lower()
     system = trial.system_attrs
     return TrialRow(

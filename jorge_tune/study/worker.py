@@ -25,8 +25,9 @@ from optuna.trial import TrialState
 from jorge_tune.errors import InputError, JorgeTuneError
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import portable
-from jorge_tune.study.claimed_trial import ClaimedTrial, UnreadTrialError, report_end
+from jorge_tune.study.claimed_trial import ClaimedTrial, Ending, UnreadTrialError, report_end
 from jorge_tune.study.constraint import IterationTimes, calibrate_apart
+from jorge_tune.study.dashboard.trial_files import TrialFiles
 from jorge_tune.study.jobs.client import RunLauncher
 from jorge_tune.study.jobs.job import Machine, RunFollower, Runs
 from jorge_tune.study.leases import Lease, LeaseTimes, Reaper, Sweep, owners_clock
@@ -67,8 +68,8 @@ class WorkerSettings:
 class WorkerStart:
     """The arguments of a worker's process.
 
-    `supervisor`: a descriptor that reaches its end of file when the supervisor is gone. `fork_server`: a descriptor that
-    the supervisor's launcher lends. `lasts`: seconds of a lease.
+    `supervisor`: a descriptor that reaches its end of file when the supervisor is gone. `fork_server`: one lent
+    by the supervisor's launcher. `lasts`: seconds of a lease.
     """
 
     study: str
@@ -146,6 +147,7 @@ class Worker:
         self._opened, self._plan, self._directory, self._stops = opened, opened.plan, directory, stops
         self._settings, self._costs, self._report = settings, costs, report
         self._presence = Presence(directory.path, self.name)
+        self._files, self._faults = TrialFiles(opened, directory.path), set[str]()
         self._reaper = Reaper(opened.claims, directory, settings.times)
         self._context = TrialContext(
             plan=opened.plan,
@@ -264,7 +266,10 @@ class Worker:
             self._opened.claims.hand_back(trial.claim)
             self._report(WorkerMessage(lease.expired or end.reason, number, "waiting"))
         else:
-            state, words = report_end(trial, end, recipe, self._plan, self._costs, worker=self.name, changes=changes)
+            attach = partial(self._attach, trial, lease)
+            state, words = report_end(
+                trial, end, recipe, self._plan, self._costs, worker=self.name, changes=changes, attach=attach
+            )
             self._ended += state != "lost"
             self._report(WorkerMessage(words, number, state))
 
@@ -273,6 +278,13 @@ class Worker:
             self._stop_the_study(end.reason, end.exit_code)
         elif self._broken >= _MOST_BROKEN:
             self._stop_the_study(f"{_MOST_BROKEN} trials in a row broke off; the last: {end.reason}", 1)
+
+    def _attach(self, trial: ClaimedTrial, lease: Lease, state: Ending, value: float | None) -> None:
+        """Attach the trial's files and note; say once what cannot be attached."""
+        for fault in self._files.attach(trial.trial, state, value, may_go_on=lambda: lease.expired is None):
+            if fault not in self._faults:
+                self._faults.add(fault)
+                self._report(WorkerMessage(fault))
 
     def _stop_the_study(self, reason: str, exit_code: int) -> None:
         self._opened.request_stop("checkpoint", reason, exit_code=exit_code)

@@ -17,11 +17,10 @@ import urllib.request
 import pytest
 
 from jorge_tune.cli import main
-from jorge_tune.cli.cmd_dashboard import Attacher
-from jorge_tune.cli.cmd_report import report_of_study
 from jorge_tune.errors import InputError
 from jorge_tune.study.dashboard.attachments import ArtifactFolders
 from jorge_tune.study.dashboard.server import DashboardServer
+from jorge_tune.study.dashboard.trial_files import TrialFiles
 from jorge_tune.study.storage.open import open_storage
 from jorge_tune.study.storage.retry import StorageError
 from jorge_tune.study.study import present_study
@@ -44,6 +43,12 @@ def made(tmp_path_factory):
     made.work(made.confirmation(), EmptyRuns(by_rate))
     assert run("small", *place(made), "--no-serve") == 0
     return made
+
+
+@pytest.fixture
+def made_earlier(monkeypatch):
+    """Workers attach nothing, as those of earlier versions."""
+    monkeypatch.setattr(TrialFiles, "attach", lambda *arguments, **options: [])
 
 
 def place(made):
@@ -153,51 +158,53 @@ def test_what_is_written_in_the_dashboard_stays_below_the_line(tmp_path, made):
     assert "2 of 2 trials have ended" in after
 
 
-def test_what_is_written_between_two_rounds_stays_and_trials_follow(tmp_path):
-    own, said = Searched(tmp_path / "own", trials=1), []
+def test_trials_have_their_files_when_they_end_and_the_study_its_note_at_the_next_start(tmp_path, capsys):
+    own = Searched(tmp_path / "own", trials=1)
     own.search(EmptyRuns())
-    with contextlib.closing(open_storage(own.address)) as storage:
-
-        def twin(name):
-            return report_of_study(name, str(own.folder / "study.db"), own.runs(name), (None, None), ()).to_json()
-
-        attacher = Attacher(storage, ["small"], own.runs, twin, said.append)
-        assert attacher.round() == (2, 10)
-        assert attacher.round() == (0, 0)
-        key, study = "dashboard:note_str:0", own.opened.study_id
-        storage.set_study_system_attr(study, key, storage.get_study_system_attrs(study)[key] + "my own words")
-        own.open(trials=2)
-        own.search(EmptyRuns())
-        assert attacher.round()[0] == 1
-        for one in attacher._followed.values():
-            one.due, one.told = 0.0, ()  # the report may be made again
-        assert attacher.round()[0] == 0
-        note = storage.get_study_system_attrs(study)[key]
+    with served(own) as server:
+        _, study = detail(server)
+        assert study["note"]["body"] == ""
+        (trial,) = study["trials"]
+        assert "Trial 0 of study small" in trial["note"]["body"]
+        assert {one["filename"] for one in trial["artifacts"]} == {"recipe.yaml", "records-seed-0.jsonl", "curves.svg"}
+    assert run("small", *place(own), "--no-serve") == 0
+    assert "0 trials, 4 files" in capsys.readouterr().err
+    with served(own) as server:
+        identity, study = detail(server)
+        body = json.dumps({"body": study["note"]["body"] + "my own words", "version": study["note"]["version"] + 1})
+        assert ask(server, f"api/studies/{identity}/note", method="PUT", data=body.encode())[0] == 204
+    own.open(trials=2)
+    own.search(EmptyRuns())
+    assert run("small", *place(own), "--no-serve") == 0
+    assert "0 trials, 1 files" in capsys.readouterr().err  # the report
+    with served(own) as server:
+        note = detail(server)[1]["note"]["body"]
     assert "2 of 2 trials have ended" in note
     assert note.endswith("my own words\n")
-    assert said == []
 
 
-def test_a_storage_that_is_gone_is_said_once_and_tried_again(tmp_path):
-    own, said = Searched(tmp_path / "own", trials=1), []
-    own.search(EmptyRuns())
-    with contextlib.closing(open_storage(own.address)) as storage:
-        attacher = Attacher(storage, ["small"], own.runs, lambda name: {}, said.append)
-        read, storage.get_all_studies = storage.get_all_studies, gone
-        assert attacher.try_round() is None
-        assert attacher.try_round() is None
-        assert said == ["notes and files are not attached for now: gone"]
-        storage.get_all_studies = read
-        attacher._twin = no_report
-        assert attacher.try_round() == (2, 9)
+def test_a_storage_that_takes_nothing_is_said_and_served(made, capsys, monkeypatch):
+    def gone(*rest):
+        raise StorageError("gone")
+
+    monkeypatch.setattr("jorge_tune.cli.cmd_dashboard.attach_missing", gone)
+    monkeypatch.setattr(DashboardServer, "serve_forever", lambda self: None)
+    assert run("small", *place(made), "--port", "0") == 0
+    out, err = capsys.readouterr()
+    assert "warning: what is missing was not attached: gone" in err
+    assert "dashboard/studies/1" in out
 
 
-def gone():
-    raise StorageError("gone")
+def test_a_report_that_cannot_be_made_leaves_a_note_that_says_why(tmp_path, monkeypatch):
+    own = Searched(tmp_path / "own", trials=1)
 
+    def no_report(*rest):
+        raise InputError("nothing to show")
 
-def no_report(name):
-    raise InputError("nothing to show")
+    monkeypatch.setattr("jorge_tune.cli.cmd_report.report_of_study", no_report)
+    assert run("small", *place(own), "--no-serve") == 0
+    with served(own) as server:
+        assert "nothing to show" in detail(server)[1]["note"]["body"]
 
 
 def test_attaching_again_changes_nothing_in_the_storage(made, capsys):
@@ -210,7 +217,7 @@ def test_attaching_again_changes_nothing_in_the_storage(made, capsys):
     before = dump()
     assert run("small", *place(made), "--no-serve") == 0
     assert dump() == before
-    assert "attached what was new: 0 trials, 0 files" in capsys.readouterr().err
+    assert "attached what was missing: 0 trials, 0 files" in capsys.readouterr().err
 
 
 def test_served_until_ctrl_c(made):
@@ -228,7 +235,7 @@ def test_served_until_ctrl_c(made):
     finally:
         process.kill()
     assert (process.returncode, out) == (0, "")
-    assert err.splitlines() == ["attached what was new: 0 trials, 0 files", "Ctrl-C ends it"]
+    assert err.splitlines() == ["attached what was missing: 0 trials, 0 files", "press Ctrl-C to stop"]
 
 
 def test_a_study_without_a_finished_trial_says_so(tmp_path):
@@ -238,7 +245,7 @@ def test_a_study_without_a_finished_trial_says_so(tmp_path):
         assert "No trial has ended yet" in detail(server)[1]["note"]["body"]
 
 
-def test_without_a_name_all_studies_are_attended_to(tmp_path, monkeypatch, capsys):
+def test_without_a_name_all_studies_are_attended_to(tmp_path, monkeypatch, capsys, made_earlier):
     import optuna
 
     monkeypatch.chdir(tmp_path)
@@ -250,21 +257,21 @@ def test_without_a_name_all_studies_are_attended_to(tmp_path, monkeypatch, capsy
     own.search(EmptyRuns())
     optuna.create_study(storage=own.opened.storage, study_name="another programs")
     assert run("--storage", own.folder / "study.db", "--no-serve") == 0
-    assert "attached what was new: 2 trials" in capsys.readouterr().err
+    assert "attached what was missing: 2 trials" in capsys.readouterr().err
     assert (tmp_path / "studies/small/artifacts").is_dir()
 
 
-def test_runs_that_are_elsewhere_are_said_and_the_rest_is_attached(tmp_path, capsys):
+def test_runs_that_are_elsewhere_are_said_and_the_rest_is_attached(tmp_path, capsys, made_earlier):
     own = Searched(tmp_path / "own", trials=2)
     own.search(EmptyRuns())
     shutil.move(own.folder / "runs", tmp_path / "elsewhere")
     assert run("small", *place(own), "--no-serve") == 0
     err = capsys.readouterr().err
     assert "study small: the run directories of 2 trials are not in" in err
-    assert "attached what was new: 3 trials, 0 files" in err
+    assert "attached what was missing: 3 trials, 0 files" in err
     assert not (own.folder / "runs").exists()
     assert run("small", "--storage", own.folder / "study.db", "--runs", tmp_path / "elsewhere/small", "--no-serve") == 0
-    assert "attached what was new: 3 trials, 13 files" in capsys.readouterr().err
+    assert "attached what was missing: 3 trials, 13 files" in capsys.readouterr().err
 
 
 def test_an_export_leaves_behind_what_is_kept_by_trial_ids(made, tmp_path):
@@ -446,7 +453,7 @@ def test_an_attached_file_is_nobodys_page_here(made):
     assert "Access-Control-Allow-Origin" not in headers
 
 
-def test_links_and_pipes_are_neither_attached_nor_served(tmp_path, capsys):
+def test_links_and_pipes_are_neither_attached_nor_served(tmp_path, capsys, made_earlier):
     own = Searched(tmp_path / "own", trials=3)
     own.search(EmptyRuns())
     secret = tmp_path / "secret"

@@ -26,9 +26,9 @@ FLOORS = {
     "calibrate": 6,
     "probe": 6,
     "diagnose": 6,
-    "study": 7,
+    "study": 8,
     "report": 7,
-    "cli": 8,
+    "cli": 9,
 }
 _LIGHT = frozenset({"torch", "numpy", "yaml", "click", "rich", "optuna", "plotly"})
 _MEASURING = frozenset({"click", "optuna", "plotly"})

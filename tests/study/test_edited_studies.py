@@ -20,8 +20,7 @@ from jorge_tune.cli import main
 from jorge_tune.errors import JorgeTuneError
 from jorge_tune.records import portable
 from jorge_tune.study.confirm import RecordedValues, companion_studies, gather, open_baseline, open_confirmation
-from jorge_tune.study.dashboard.attachments import Attachments
-from jorge_tune.study.dashboard.notes import TrialFiles
+from jorge_tune.study.dashboard.trial_files import TrialFiles
 from jorge_tune.study.export import csv_of, json_of, write_trial
 from jorge_tune.study.jobs.client import ProcessEnd
 from jorge_tune.study.leases import LeaseTimes, Reaper
@@ -127,11 +126,7 @@ def looked_at(folder: Path) -> dict[str, str]:
             "csv": lambda: csv_of(opened),
             "json": lambda: json_of(opened),
             "best": lambda: write_trial(opened, folder / "out.yaml", force=True),
-            "attach": lambda: (
-                TrialFiles(
-                    opened, Attachments(storage, opened.study_id, opened.name, None), None, lambda *rest: ""
-                )._opened
-            ),
+            "attach": lambda: TrialFiles(opened, None).attach_missing(),
         }
         for name, step in steps.items():
             try:

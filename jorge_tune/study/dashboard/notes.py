@@ -1,28 +1,22 @@
-"""A trial in Markdown: how it ended, what its recipe has that the bootstrap has not, its seeds, cost and faults."""
+"""Notes in Markdown: of a trial (its end, seeds, cost, faults and what differs from the bootstrap), and of a study."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jorge_tune.compare.run_directories import Run, read_run
-from jorge_tune.errors import InputError, JorgeTuneError, shortened
-from jorge_tune.recipe.recipe_files import render_recipe
+from jorge_tune.errors import shortened
 from jorge_tune.recipe.render import scalar
-from jorge_tune.records import RunDirectory, from_portable
+from jorge_tune.records import from_portable
 from jorge_tune.study.confirm import in_words, run_in_words
-from jorge_tune.study.dashboard.attachments import NOTE_BYTES, Artifact, Attachments, UnfitFileError, merged, split
-from jorge_tune.study.export import recipe_of
+from jorge_tune.study.dashboard.attachments import NOTE_BYTES, merged, shortened_to
 from jorge_tune.study.plan import BASELINE_SUFFIX, CONTENDER, SEED, StudyPlan, is_comparison
 from jorge_tune.study.runs_directory import run_path
-from jorge_tune.study.study import OpenStudy
 from jorge_tune.study.study_verdict import NO_NUMBER, NOT_REACHED, show
-from jorge_tune.study.trial_rows import ENDED, TrialRow, rows_of
+from jorge_tune.study.trial_rows import TrialRow
 from jorge_tune.untrusted import visible
 
 _TEXT_BYTES = 450  # of why a trial failed, of what was changed, of a value
@@ -115,8 +109,7 @@ def _fitted(lines: Sequence[str], table: Sequence[str]) -> str:
 
 def _plain(text: str) -> str:
     """Text as it is, whatever it means in Markdown, in one line that is not too long."""
-    pieces = split(plain(text), _TEXT_BYTES)
-    return pieces[0] + ("..." if len(pieces) > 1 else "")
+    return shortened_to(plain(text), _TEXT_BYTES)
 
 
 _SEARCH = (
@@ -176,105 +169,6 @@ def _beware(study: Mapping[str, Any] | None) -> list[str]:
 
 def _ways(ways: Sequence[tuple[str, str]], name: str) -> list[str]:
     return ["**How to go on**", "", *(f"- {what}: `{command.format(name=name)}`" for what, command in ways)]
-
-
-Picture = Callable[[str, Sequence[Run], StudyPlan], str]
-"""Draws the curves of a trial's runs under a title, as SVG; "" where there is nothing to draw."""
-
-
-@dataclass
-class AttachmentCounts:
-    """What was attached, and what could not be."""
-
-    trials: int = 0  # that got something new
-    files: int = 0
-    without_records: list[int] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
-
-
-class TrialFiles:
-    """The trials of one study; each is attended to once by every process.
-
-    Args:
-        opened: the study.
-        attachments: of the study.
-        runs: the directory of its runs; None where this machine does not have it.
-        picture: draws a trial's curves.
-    """
-
-    def __init__(self, opened: OpenStudy, attachments: Attachments, runs: Path | None, picture: Picture) -> None:
-        self._opened, self._plan, self._attachments = opened, opened.plan, attachments
-        self._runs, self._picture = runs, picture
-        self._done: set[int] = set()
-
-    @property
-    def ended(self) -> int:
-        """Trials that had ended when `attach` looked last."""
-        return len(self._done)
-
-    def attach(self) -> AttachmentCounts:
-        """Attach what belongs to the trials that have ended since.
-
-        Raises:
-            StorageError: the storage is gone, or cannot be written.
-        """
-        counts = AttachmentCounts()
-        rows = rows_of(self._opened)
-        missing = [row for row in rows if row.state in ENDED and row.number not in self._done]
-        if not missing:
-            return counts
-        self._attachments.look()
-        ids = {trial.number: trial._trial_id for trial in self._opened.study.get_trials(deepcopy=False)}
-        for row in missing:
-            self._attach(row, rows, ids[row.number], counts)
-            self._done.add(row.number)
-        return counts
-
-    def _attach(self, row: TrialRow, rows: Sequence[TrialRow], trial_id: int, counts: AttachmentCounts) -> None:
-        runs = self._runs_of(row, counts)
-        if not runs and row.state != "failed":
-            counts.without_records.append(row.number)
-        is_new = self._attachments.note(trial_note(row, rows, self._plan, are_here=bool(runs)), trial_id)
-        files = 0
-        if self._attachments.folder is not None:
-            files = self._attach_files(row, runs, trial_id, counts)
-        counts.trials += is_new or files > 0
-        counts.files += files
-
-    def _attach_files(
-        self, row: TrialRow, runs: Sequence[RunDirectory], trial_id: int, counts: AttachmentCounts
-    ) -> int:
-        files = 0
-        for one in self._files(row, runs, counts):
-            try:
-                files += self._attachments.artifact(one, trial_id)
-            except UnfitFileError as error:
-                counts.faults.append(str(error))
-            except InputError as error:  # the directory takes no files: notes go on without
-                counts.faults.append(str(error))
-                self._attachments.folder = None
-                break
-        return files
-
-    def _runs_of(self, row: TrialRow, counts: AttachmentCounts) -> list[RunDirectory]:
-        """Its run directories that are here."""
-        if self._runs is None or (len(self._plan.space) and not row.point):
-            return []
-        folders = [RunDirectory(run_path(self._runs, row.number, seed)) for seed in self._plan.at(row.point).seeds]
-        return [folder for folder in folders if folder.records.is_file()]
-
-    def _files(self, row: TrialRow, folders: Sequence[RunDirectory], counts: AttachmentCounts) -> Iterator[Artifact]:
-        with contextlib.suppress(InputError):  # it has no point yet, or one that gives no recipe, and failed for it
-            yield Artifact("recipe.yaml", render_recipe(*recipe_of(row, self._plan)))
-        runs = []
-        for folder in folders:
-            yield Artifact(f"records-{folder.root.name}.jsonl", folder.records)
-            try:
-                runs.append(read_run(folder.root))
-            except JorgeTuneError as error:
-                counts.faults.append(f"trial {row.number} of study {self._plan.name} has no curves: {error}")
-        if runs and (drawn := self._picture(f"{self._plan.name}, trial {row.number}", runs, self._plan)):
-            yield Artifact("curves.svg", drawn, "image/svg+xml")
 
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~])")

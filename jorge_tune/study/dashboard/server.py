@@ -35,7 +35,7 @@ def require_package() -> None:
     if importlib.util.find_spec("optuna_dashboard") is None:
         raise InputError(
             "the dashboard needs the package optuna-dashboard: pip install 'jorge-tune[dashboard]' "
-            "(--no-serve attaches notes and files without it)"
+            "(--no-serve attaches files without it)"
         )
 
 

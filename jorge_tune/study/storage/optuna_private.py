@@ -5,6 +5,8 @@ Optuna is pinned below its next major version for their sake; look here first wh
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from optuna._transform import _SearchSpaceTransform as SearchSpaceTransform
 from optuna.storages import _CachedStorage as CachedStorage
 from optuna.storages._cached_storage import _StudyInfo as StudyInfo
@@ -21,4 +23,13 @@ __all__ = [
     "StudyInfo",
     "create_scoped_session",
     "models",
+    "trial_id_of",
 ]
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial, Trial
+
+
+def trial_id_of(trial: Trial | FrozenTrial) -> int:
+    """The number by which a storage knows a trial, over all its studies."""
+    return trial._trial_id
