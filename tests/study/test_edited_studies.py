@@ -84,13 +84,14 @@ def content(path: Path) -> list[str]:
 
 def ran(*arguments: object) -> tuple[int, str]:
     """A command's exit code and what it printed; anything but an end in words is raised."""
-    out = io.StringIO()
+    out = io.TextIOWrapper(written := io.BytesIO(), encoding="utf-8", write_through=True)
+    code = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), ending():
         try:
             main([str(argument) for argument in arguments])
         except SystemExit as ended:
-            return int(ended.code or 0), out.getvalue()
-    return 0, out.getvalue()
+            code = int(ended.code or 0)
+    return code, written.getvalue().decode()
 
 
 def commands(folder: Path) -> dict[str, tuple[int, str]]:

@@ -78,10 +78,11 @@ def test_unknown_models_and_arguments_are_refused(model: schema.ModelSection, me
         ),
         (schema.JorgeSection(lr=0.1), Jorge, {"refresh_interval": 10, "warm_refreshes": 100, "eps_kind": "relative"}),
         (
-            schema.JorgeSection(lr=0.1, refresh_interval=7, series_terms=3, form="congruence"),
+            schema.JorgeSection(lr=0.1, refresh_interval=7, series_terms=3),
             Jorge,
-            {"refresh_interval": 7, "series_terms": 3, "form": "congruence"},
+            {"refresh_interval": 7, "series_terms": 3, "form": "series"},
         ),
+        (schema.JorgeSection(lr=0.1, form="congruence"), Jorge, {"form": "congruence"}),
         (schema.JorgeSection(lr=0.1, preset="paper"), Jorge, {"refresh_interval": 1, "block_size": None, "eps": 1e-6}),
         (
             schema.JorgeSection(lr=0.1, preset="paper", warm_refreshes=3),
