@@ -206,7 +206,8 @@ def test_refusals(tmp_path: Path) -> None:
     _refused(recipe, "has ended after its 18 steps: there is no step ahead", checkpoint=tmp_path / "run")
     other = replace(recipe, batch_size=64)
     _refused(other, r"holds another run \(batch_size is 128 there, 64 here\)", checkpoint=tmp_path / "run")
-    (tmp_path / "run" / "checkpoint" / "last.pt").unlink()
+    for checkpoint in (tmp_path / "run" / "checkpoint").iterdir():
+        checkpoint.unlink()
     _refused(recipe, "the run has no checkpoint yet", checkpoint=tmp_path / "run")
 
 
