@@ -37,7 +37,7 @@ from tests.study.empty_runs import FINISHED, EmptyRuns
 from tests.study.searched import Searched
 from tests.study.small_studies import small_plan
 
-FEW, SECONDS = 12, 60  # edits in the default suite; after which a command hangs
+FEW, SECONDS = 5, 60  # edits in the default suite; after which a command hangs
 
 
 @pytest.fixture(scope="module")
