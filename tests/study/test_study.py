@@ -183,7 +183,7 @@ def test_a_point_of_ones_own_is_queued_if_it_is_one(storage, runs):
     assert len(opened.study.get_trials()) == 2
 
 
-def test_a_wish_to_stop_is_kept_until_it_is_taken_back(storage, runs):
+def test_a_stop_request_is_kept_until_it_is_withdrawn(storage, runs):
     opened = open_study(storage, small_plan(), runs)
     assert opened.stop_request() is None
     opened.request_stop("finish", "asked by `study stop`", exit_code=2)
