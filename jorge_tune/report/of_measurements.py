@@ -91,7 +91,7 @@ def cost_section(costs: Mapping[str, Mapping[str, Any]], overhead: float | None,
         name="calibration",
         title="Calibration of the refresh interval",
         text="Measured alone on the machine, in iterations of the baseline.",
-        lines=[] if dropped is None else [f"The constraint on the iteration time was given up: {dropped}."],
+        lines=[] if dropped is None else [f"The constraint on the iteration time was dropped: {dropped}."],
         figures=[_interval_figure("calibration", series, marks)],
         tables=[("", Table(headings, rows, headings[2:5]))],
     )
