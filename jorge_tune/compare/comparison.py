@@ -236,7 +236,7 @@ _NOT_SGD = 2  # see `_distance_from_sgd`
 
 
 class ContenderOrder(NamedTuple):
-    """Contenders, the reference first, and a note where the reference is not the first that was given."""
+    """Contenders, the reference first, and a note if the reference is not the first that was given."""
 
     contenders: list[Contender]
     notes: tuple[str, ...] = ()

@@ -316,7 +316,9 @@ def _with_new_settings(opened: OpenStudy, plan: StudyPlan) -> OpenStudy:
     # Points that users added come on top of the plan's number, and do not count here.
     done = min(opened.storage.get_n_trials(opened.study_id, ended), opened.plan.trials)
     if plan.trials < done:
-        raise InputError(f"trials must be at least {done}, as study {plan.name} has ended so many, got {plan.trials}")
+        raise InputError(
+            f"trials must be at least {done}, the number that study {plan.name} has ended, got {plan.trials}"
+        )
 
     record = _record(opened.storage, opened.study_id)
     assert record is not None

@@ -190,7 +190,7 @@ def test_other_study_commands_know_a_comparison(finished, here, capsys):
     assert "mine-jorge" in (here / "race.csv").read_text()
     assert "lr:" not in (here / "race.csv").read_text()
     assert jorge_tune("study", "export", "--name", "race", "-o", "race.yaml") == 2
-    assert "no trial is the best; give --trial" in capsys.readouterr().err
+    assert "has no best trial; give --trial" in capsys.readouterr().err
     assert compare(*RACE, "--name", "race", "--set", "optimizer.lr=0.2") == 2
     err = capsys.readouterr().err
     assert "study race exists already and differs" in err

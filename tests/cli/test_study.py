@@ -133,8 +133,8 @@ def test_a_study_of_another_version_is_read_and_never_added_to(made, tmp_path, c
     for command in (("worker",), ("add", "--set", "lr=0.05"), ("confirm",), ("run", "--name", "small")):
         assert run(*command, folder=tmp_path) == 2
         assert capsys.readouterr().err.splitlines()[-1] == (
-            f"study small was made by jorge-tune {made.opened.version}, and this is 99.0, which only reads it; "
-            "install that version, or go on in a new one with `jorge-tune study run FILE --branch`"
+            f"study small was made by jorge-tune {made.opened.version}; this is 99.0, which can only read it. "
+            "Install that version, or continue in a new study with `jorge-tune study run FILE --branch`"
         )
     for command in (("status",), ("best",), ("export", "-o", tmp_path / "all.csv"), ("reap",), ("stop",)):
         assert run(*command, "--name", "small", folder=tmp_path) == 0
@@ -313,7 +313,10 @@ space: {space}
         ("{optimizer.lr: {factor: [2, 4]}}", "study.yaml:3:"),
         ("{optimizer.lr: {factor: [0.5, 2]}, optimizer.refresh_interval: {choices: [50, 100]}}", "study.yaml:3:"),
         ("{optimizer.rate: {factor: [0.5, 2]}}", "optimizer.rate"),
-        ("{optimizer: {lr: {factor: [0.5, 2]}}}", "unknown key; write optimizer.lr: {...}, the field's whole name as"),
+        (
+            "{optimizer: {lr: {factor: [0.5, 2]}}}",
+            "unknown key; write optimizer.lr: {...}, with the field's whole name as",
+        ),
     ],
 )
 def test_a_space_that_is_empty_or_leaves_the_bootstrap_out_is_refused_at_its_place(tmp_path, capsys, space, message):
@@ -366,7 +369,7 @@ def test_a_sampler_whose_package_is_missing_is_refused_with_the_pip_line(tmp_pat
 
 def test_fewer_trials_than_are_done(made, tmp_path, capsys):
     assert run("run", "--name", "small", "--trials", "3", "--runs", made.runs("small"), folder=tmp_path) == 2
-    assert "trials must be at least 4, as study small has done, got 3" in capsys.readouterr().err
+    assert "trials must be at least 4, the number that study small has ended, got 3" in capsys.readouterr().err
 
 
 def test_a_study_of_the_same_name_with_another_space_is_refused_or_branched(tmp_path, capsys, monkeypatch):

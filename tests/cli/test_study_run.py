@@ -115,7 +115,7 @@ def test_ctrl_c_leaves_a_study_that_the_same_command_takes_up(folder):
     out, err = run(folder, "run", "--name", "tiny", "--workers", "2")
     assert [row.state for row in read_rows(opened(folder).study)] == ["complete"] * 3
     assert len(records.read_bytes().splitlines()) > before > 1
-    assert out.startswith("Verdict\nNothing is confirmed: the bootstrap has ")
+    assert out.startswith("Verdict\nNothing is confirmed yet: on the seeds of the search alone, ")
     assert "\n3 trials in all: 3 completed." in out
 
 

@@ -87,7 +87,7 @@ def test_lower_is_better_for_losses(tmp_path):
     assert not is_lower_better("mean_iou")
 
 
-def test_validation_selects_and_the_test_part_stands_beside(tmp_path):
+def test_validation_selects_and_the_test_part_is_shown_too(tmp_path):
     result = compare(read_contenders([write_run(tmp_path / "run", [0.5, 0.7], test=0.66)]))
     assert result.part == "validation"
     assert result.standings[0].scores[0].test == 0.66

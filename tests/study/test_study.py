@@ -114,7 +114,7 @@ def test_fewer_trials_than_are_done_are_refused(storage, runs):
     for _ in range(3):
         claim = opened.claims.claim("w", 4)
         assert opened.claims.finish(claim, TrialState.COMPLETE, [1.0])
-    with pytest.raises(InputError, match="trials must be at least 3, as study small has ended so many, got 2"):
+    with pytest.raises(InputError, match="trials must be at least 3, the number that study small has ended, got 2"):
         open_study(storage, small_plan(trials=2), runs)
     assert open_study(storage, small_plan(trials=3), runs).plan.trials == 3
 
@@ -183,7 +183,7 @@ def test_a_point_of_ones_own_is_queued_if_it_is_one(storage, runs):
     assert len(opened.study.get_trials()) == 2
 
 
-def test_a_wish_to_stop_is_kept_until_it_is_taken_back(storage, runs):
+def test_a_stop_request_is_kept_until_it_is_withdrawn(storage, runs):
     opened = open_study(storage, small_plan(), runs)
     assert opened.stop_request() is None
     opened.request_stop("finish", "asked by `study stop`", exit_code=2)

@@ -1,4 +1,4 @@
-"""The baseline and the confirmation as studies beside the search, and the verdict that is kept."""
+"""The baseline and the confirmation as companion studies of the search, and the verdict that is kept."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_the_verdict_is_kept_in_the_storage_as_plain_data_with_its_words(tmp_pat
     assert any(sentence.startswith("Single-shot tuning did not hold") for sentence in kept["sentences"])
 
 
-def test_the_studies_beside_a_search_are_found_once_they_are_made(tmp_path):
+def test_companion_studies_are_found_once_they_are_made(tmp_path):
     made = Searched(tmp_path, confirm_seeds=(1,))
     assert companion_studies(made.opened) == []
     made.search(EmptyRuns(by_rate))

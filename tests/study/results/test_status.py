@@ -103,7 +103,7 @@ def test_a_dead_workers_trial_is_lost_and_so_is_one_that_nobody_holds(tmp_path):
     assert [one.worker for one in status.running] == ["w-dead", None]
 
 
-def test_the_wish_to_stop_is_shown(tmp_path):
+def test_the_stop_request_is_shown(tmp_path):
     made = Searched(tmp_path)
     made.opened.request_stop("finish", "asked for")
     assert status_of(made).stop == "finish: asked for"

@@ -105,7 +105,7 @@ def test_a_target_that_nobody_reached():
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["bootstrap"]["value"] == "inf"
 
 
-def test_divergences_are_the_worst_and_are_told_from_misses():
+def test_divergences_are_the_worst_and_differ_from_targets_not_reached():
     found = verdict([row(0, -math.inf, diverged=True), row(1, 0.5)])
     assert found.best.number == 1
     assert (found.counts.diverged, found.counts.missed) == (1, 0)

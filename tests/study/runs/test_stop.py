@@ -21,7 +21,7 @@ def stops():
     stops.close()
 
 
-def test_the_first_order_stands_and_cuts_a_wait_short(stops):
+def test_the_first_stop_request_stands_and_cuts_a_wait_short(stops):
     threading.Timer(0.2, stops.ask, ("study", "stopped by study stop")).start()
     began = time.monotonic()
     assert stops.wait(30)
@@ -30,7 +30,7 @@ def test_the_first_order_stands_and_cuts_a_wait_short(stops):
     assert stops.request == ("study", "stopped by study stop")
 
 
-def test_a_wait_without_an_order_lasts(stops):
+def test_a_wait_without_a_stop_request_lasts(stops):
     began = time.monotonic()
     assert not stops.wait(0.2)
     assert time.monotonic() - began >= 0.2
@@ -46,7 +46,7 @@ def test_a_wait_ends_for_other_descriptors_too(stops):
     os.close(write)
 
 
-def test_a_signal_is_an_order_and_handlers_are_put_back(stops):
+def test_a_signal_is_a_stop_request_and_handlers_are_put_back(stops):
     before = signal.getsignal(signal.SIGTERM)
     with stops.listening():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -55,7 +55,7 @@ def test_a_signal_is_an_order_and_handlers_are_put_back(stops):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_the_supervisors_death_is_an_order(stops):
+def test_the_supervisors_death_is_a_stop_request(stops):
     read, write = os.pipe()
     with stops.listening(read):
         assert not stops.wait(0.2)
@@ -66,7 +66,7 @@ def test_the_supervisors_death_is_an_order(stops):
     os.close(read)
 
 
-def test_a_late_order_after_the_close_writes_nowhere():
+def test_a_late_stop_request_after_the_close_writes_nowhere():
     stops = WorkerStops()
     stops.close()
     read, write = os.pipe()  # most likely under the numbers that the stops had

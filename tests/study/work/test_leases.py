@@ -103,7 +103,7 @@ def test_a_storage_that_is_away_for_half_a_minute_does_no_harm():
     assert rig.storage.beats == 1
 
 
-def test_what_lapsed_is_not_told_even_if_a_later_renewal_arrives():
+def test_an_expired_lease_reports_nothing_even_if_a_later_renewal_arrives():
     rig = Rig()
     rig.storage.answer = None
     rig.pass_seconds(61)

@@ -92,7 +92,7 @@ def no_pauses(monkeypatch):
     monkeypatch.setattr("jorge_tune.study.jobs.faults._PAUSES", (0.0,))
 
 
-def test_all_trials_are_run_and_told_with_all_parameters(tmp_path):
+def test_all_trials_are_run_and_reported_with_all_parameters(tmp_path):
     rig = Rig(tmp_path, trials=6, sampler="tpe")
     assert rig.work(EmptyRuns()) == WorkerExit("done", trials=6)
     assert rig.states() == ["COMPLETE"] * 6
@@ -264,7 +264,7 @@ def test_a_full_disk_stops_the_study(tmp_path):
     assert rig.states() == ["WAITING"]
 
 
-def test_a_finished_run_is_told_from_its_records_and_not_started_again(tmp_path):
+def test_a_finished_run_is_reported_from_its_records_and_not_started_again(tmp_path):
     rig = Rig(tmp_path, trials=1)
     first = EmptyRuns()
     rig.work(first)
@@ -349,7 +349,7 @@ def test_a_trial_that_was_started_goes_on_where_it_was(tmp_path):
 
 
 @pytest.mark.parametrize(("how", "state"), [("checkpoint", "WAITING"), ("finish", "COMPLETE")])
-def test_a_wish_to_stop_reaches_a_worker_while_it_trains(tmp_path, monkeypatch, how, state):
+def test_a_stop_request_reaches_a_worker_while_it_trains(tmp_path, monkeypatch, how, state):
     monkeypatch.setattr("jorge_tune.study.worker._LOOK_SECONDS", 0.0)
     rig = Rig(tmp_path, trials=3)
     runs = EmptyRuns(end=lambda folder, start: None if how == "checkpoint" else FINISHED)
@@ -429,7 +429,7 @@ def test_a_run_that_holds_its_folder_is_never_taken_over(tmp_path):
     assert rig.states() == ["COMPLETE"]
 
 
-def test_a_lease_that_cannot_be_renewed_ends_the_run_and_is_not_told(tmp_path):
+def test_a_lease_that_cannot_be_renewed_ends_the_run_and_reports_nothing(tmp_path):
     rig = Rig(tmp_path, trials=1)
     runs = EmptyRuns(end=lambda folder, start: None if start == 1 else FINISHED)
     begin, taken = runs.start, []
