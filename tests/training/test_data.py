@@ -125,7 +125,7 @@ def test_scaling_follows_the_arguments(image_folder: Path) -> None:
         ({"name": "nothing_like_it"}, r"unknown data set 'nothing_like_it'; known: cifar10, cifar100, digits"),
         ({"name": "digits", "args": {"size": 8}}, r"data\.args: digits takes no arguments, got size"),
         ({"augment": "strong"}, r"data\.augment must be 'standard' or 'none', got 'strong'"),
-        ({"root": "no/such/folder"}, r"no/such/directory: must have .*train"),
+        ({"root": "no/such/folder"}, r"no/such/folder: must have .*train"),
         ({"args": {"sise": 8}}, r"data\.args\.sise: unknown key \(did you mean 'size'\?\)"),
         ({"args": {"size": True}}, r"data\.args\.size must be a number of pixels"),
         ({"args": {"mean": [0.5]}}, r"data\.args\.mean must be three numbers"),
