@@ -111,7 +111,7 @@ def plan_recipe(recipe: schema.Recipe, *, budget: int | None = None) -> RecipePl
     if not isinstance(section, Planned):
         raise InputError(
             "optimizer.name: must be jorge, shampoo, sketchy or sketchy_adagrad to be planned, got "
-            f"{section.name!r}; bootstrap a recipe with sgd or adamw first"
+            f"{section.name!r}; only a file that itself says sgd or adamw is bootstrapped automatically"
         )
     if recipe.task is None or recipe.task.model is None:
         raise InputError(f"task.model: the recipe {recipe.name!r} names no model, so there is nothing to plan")
