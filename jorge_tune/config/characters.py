@@ -1,7 +1,7 @@
-"""Characters that a person cannot see, or takes for another one; numbers and booleans that YAML does not read as such.
+"""Characters that a person cannot see or mistakes for others; numbers and booleans that YAML does not read as such.
 
 A no-break space copied from a web page, a zero-width space, a typographic quote or dash: each is named with its place
-and what to type instead. Within quotes and comments every character is the writer's own.
+and what to type instead. Within quotes and comments every character is accepted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Unseen(NamedTuple):
 
 
 def unseen_in(text: str) -> list[Unseen]:
-    """Every such run. (The content of a block scalar, which recipes have no use for, is not told from the rest.)"""
+    """Every such run. (Block scalars, which recipes do not use, are treated like the rest.)"""
     if text.isascii():
         return []
     found: list[Unseen] = []
@@ -188,7 +188,7 @@ def number_hint(text: str) -> str:
 
 
 def looks_like_number(text: str) -> bool:
-    """Whether other readers of YAML, or people, take this text for a number: it must not pass as text silently."""
+    """Whether other YAML readers, or people, take this text for a number, so that it must not pass as text."""
     return any(form.fullmatch(text) for form in (_INTEGER, _GROUPED, _BASED, _SIXTIES))
 
 
@@ -212,6 +212,6 @@ _FALSE: Final = frozenset({"n", "f", "0", "disable", "disabled", "none"})
 
 
 def bool_hint(text: str) -> str:
-    """` (write true)` for other ways to say it."""
+    """` (write true)` or ` (write false)` for other words with that meaning; else nothing."""
     word = text.strip().lower()
     return _written("true") if word in _TRUE else _written("false") if word in _FALSE else ""

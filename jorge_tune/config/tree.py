@@ -1,9 +1,10 @@
-"""A file as a tree of nodes that know their place; the safe part of YAML and no more.
+"""A file as a tree of nodes that know their place; only the safe part of YAML.
 
 PyYAML composes (it never constructs objects here); every node is turned into one of ours at once. Scalars are
 resolved by rules of our own: null, booleans, decimal integers, and floats that include `1e-4`, which YAML 1.1
-reads as text. What else some reader takes for a number (`0x10`, `010`, `1_000`, `1:30`) is text here, and refused where
-a number is wanted. Aliases, foreign tags, duplicate keys, deep nesting and files beyond `LARGEST_FILE` are faults.
+reads as text. Whatever else some reader takes for a number (`0x10`, `010`, `1_000`, `1:30`) is text here, and refused
+where a number is expected. Aliases, foreign tags, duplicate keys, deep nesting and files above `LARGEST_FILE` are
+faults.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Node:
     line: int = 1
     column: int = 1
     shown: str = ""  # what messages quote
-    is_quoted: bool = False  # as the writer has it
+    is_quoted: bool = False  # in the file
 
     @property
     def section(self) -> dict[str, KeyedNode] | None:
@@ -79,7 +80,7 @@ def read_tree(text: str, kind: str = "recipe") -> Tree:
     unseen = unseen_in(text)
     tree.faults += [unseen_fault(text, run) for run in unseen]
     if not all(run.is_space for run in unseen):
-        return tree  # what cannot be seen may part or join words, so places behind it would be wrong
+        return tree  # invisible characters may split or join words, so the places after them would be wrong
     text = without_odd_spaces(text, unseen)
     try:
         composed = yaml.compose(text, Loader=_Loader)
@@ -126,7 +127,7 @@ _UNSPACED = re.compile(r"\s*(?:- )?([A-Za-z_]\w*)(?::(?=[^\s:])|\s*=)")
 
 
 def _way_out(text: str, line: int, problem: str) -> str:
-    """What most likely broke the file, looked for in the line that the parser stumbled over and the one before it."""
+    """What most likely broke the file: searched in the line where the parser stopped and in the one before it."""
     lines = text.split("\n")
     if "\\t" in problem or "\t" in re.match(r"\s*", lines[min(line, len(lines)) - 1])[0]:  # type: ignore[index]
         return "; there is a tab: indent with spaces"

@@ -1,4 +1,4 @@
-"""What to say of a key that a section does not have: a word near to it, another tool's word, or one of another section.
+"""What to say of a key that a section does not have: a similar word, another tool's word, or one of another section.
 
 A kind of file may bring a `Vocabulary` of the words that people use for its fields; its root class holds it as
 `vocabulary`.

@@ -81,7 +81,7 @@ class UnreadValue(NamedTuple):
 UNREAD: Final = (
     UnreadValue("momentum", "graft", ("adamw",), "set graft_betas: its first value is the momentum of both"),
     UnreadValue(
-        "dampening", "graft", ("adamw", "none"), "its momentum is an average, which has no dampening; leave it out"
+        "dampening", "graft", ("adamw", "none"), "the momentum is an average, which has no dampening; leave it out"
     ),
     UnreadValue("dampening", "momentum", (0,), "without momentum there is nothing to dampen; leave it out"),
     UnreadValue("graft_betas", "graft", ("sgd", "none"), "set momentum, or graft 'adamw'"),

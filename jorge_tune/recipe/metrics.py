@@ -1,4 +1,4 @@
-"""Metrics: which way is better, and which values one can have. The one place that judges a target.
+"""Metrics: which direction is better, and which values a metric can have. The one place that judges a target.
 
 A score that a task of this package measures is a fraction, a loss is never negative, and a perplexity is e to the power
 of a loss. A metric that the package does not know can be anything.
@@ -36,7 +36,7 @@ def usual_metric(recipe: Recipe) -> str:
 
 
 def target_fault(metric: str, value: float) -> str | None:
-    """What is wrong with `value` as a target for `metric`: no run could reach it, or every run has it. Else None.
+    """Why `value` cannot be a target for `metric`: no run could reach it, or every run would. Else None.
 
     Example:
         >>> target_fault("top1", 95)
@@ -53,7 +53,7 @@ def target_fault(metric: str, value: float) -> str | None:
 
 
 def metric_fault(recipe: Recipe, metric: str) -> str | None:
-    """What is wrong with a metric that the recipe's task is to be judged by; None where nothing is known to be."""
+    """Why the recipe's task cannot be judged by a metric; None if no reason is known."""
     if recipe.task is None or recipe.task.kind != "classification" or metric in CLASSIFICATION_METRICS:
         return None
     known = f"{', '.join(CLASSIFICATION_METRICS[:-1])} or {CLASSIFICATION_METRICS[-1]}"

@@ -101,7 +101,7 @@ def recipe_of_run(run_directory: RunDirectory) -> Recipe:
         text = read_regular_bytes(path, most=LARGEST_FILE, error=RunDirectoryError).decode("utf-8-sig")
         return parse_recipe(text, str(path)).recipe
     except FileNotFoundError as error:
-        raise RunDirectoryError(f"{run_directory.root}: not a complete run directory (no {path.name})") from error
+        raise RunDirectoryError(f"{run_directory.root}: not a run directory (no {path.name})") from error
     except UnicodeDecodeError as error:
         raise RunDirectoryError(
             f"{path}: must be UTF-8 text, got the byte 0x{error.object[error.start]:02x}"

@@ -206,8 +206,8 @@ def test_refusals(tmp_path: Path) -> None:
     _refused(recipe, "has ended after its 18 steps: there is no step ahead", checkpoint=tmp_path / "run")
     other = replace(recipe, batch_size=64)
     _refused(other, r"holds another run \(batch_size is 128 there, 64 here\)", checkpoint=tmp_path / "run")
-    for checkpoint in (tmp_path / "run" / "checkpoint").iterdir():
-        checkpoint.unlink()
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / "run" / "checkpoint" / name).unlink()
     _refused(recipe, "the run has no checkpoint yet", checkpoint=tmp_path / "run")
 
 
