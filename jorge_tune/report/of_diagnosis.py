@@ -72,6 +72,7 @@ def quadratic_figures(study: QuadraticStudy, number: int = 1) -> list[Figure]:
         _median_line(_label(name), look, x, [point.losses[name] for point in study.points], with_band=False)
         for look, name in enumerate(study.points[0].losses)
     ]
+
     about = f"eigenvalues {study.eigenvalues}"
     return [
         _figure(f"root-errors-{number}", f"Root error, {about}", "refreshes", "root error", errors, x_ticks=x),
