@@ -114,10 +114,12 @@ def _line(series: Data) -> dict[str, Any]:
     }
     if series.get("strip"):
         trace["yaxis"] = "y2"
+
     if kind != "points":
         dash = "solid" if number is None or kind == "threads" else nth_look(_DASHES, number)
         trace["line"] = {"color": colour, "width": _width(series), "dash": dash}
         trace["line"] |= {"shape": "hv"} if kind == "steps" else {}
+
     if kind in ("line", "points"):
         symbol = "x-thin-open" if number is None else nth_look(_SYMBOLS, number)
         trace["marker"] = {
@@ -166,6 +168,7 @@ def _layout(figure: Data) -> dict[str, Any]:
         {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x, **_rule(text, number + len(shapes))}
         for number, (x, text) in enumerate(figure["posts"])
     ]
+
     has_strip = any(series.get("strip") for series in figure["series"])
     layout = {
         "font": {"family": FONT, "size": 12.5, "color": "@ink"},
@@ -208,13 +211,16 @@ def _axis(axis: Data, side: str) -> dict[str, Any]:
         "automargin": True,
         "exponentformat": "e",
     }
+
     if axis.get("log"):
         look |= {"type": "log", "exponentformat": "none"}
+
     if axis.get("names"):
         look |= {"type": "category", "autorange": "reversed" if axis.get("ticks") else True, "ticks": ""}
         if axis.get("ticks"):
             look |= {"categoryorder": "array", "categoryarray": [text for _, text in axis["ticks"]]}
         return look
+
     if "ticks" in axis:
         look |= {"tickvals": [place for place, _ in axis["ticks"]], "ticktext": [text for _, text in axis["ticks"]]}
         look["showgrid"] = side == "y" and bool(axis["ticks"])

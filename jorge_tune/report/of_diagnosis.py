@@ -72,16 +72,17 @@ def quadratic_figures(study: QuadraticStudy, number: int = 1) -> list[Figure]:
         _median_line(_label(name), look, x, [point.losses[name] for point in study.points], with_band=False)
         for look, name in enumerate(study.points[0].losses)
     ]
+
     about = f"eigenvalues {study.eigenvalues}"
     return [
-        _figure(f"root-errors-{number}", f"Root error, {about}", "refreshes", "root error", errors, is_log_x=True),
+        _figure(f"root-errors-{number}", f"Root error, {about}", "refreshes", "root error", errors, x_ticks=x),
         _figure(
             f"descents-{number}",
             f"How far each descent came, {about}",
             "refreshes",
             "f / f(start)",
             losses,
-            is_log_x=True,
+            x_ticks=x,
         ),
     ]
 
@@ -167,16 +168,17 @@ def _figure(
     y_title: str,
     series: Sequence[Series],
     *,
-    is_log_x: bool = False,
+    x_ticks: Sequence[int] | None = None,
     is_log_y: bool = True,
 ) -> Figure:
-    """A logarithmic y axis that spans no decade is drawn linear: it would have no ticks."""
+    """With `x_ticks` the x axis is logarithmic. So is y, unless its values span no decade: it would have no ticks."""
+    ticks = None if x_ticks is None else [(place, str(place)) for place in x_ticks]
     values = [value for one in series for value in one.y if value is not None]
     spans = bool(values) and min(values) > 0 and max(values) > 10 * min(values)
     return Figure(
         key=key,
         title=title,
-        x=Axis(title=x_title, log=is_log_x),
+        x=Axis(title=x_title, log=x_ticks is not None, ticks=ticks),
         y=Axis(title=y_title, log=is_log_y and spans),
         series=series,
         empty="" if values else "nothing finite was read",

@@ -57,6 +57,7 @@ def calibration_section(data: Mapping[str, Any], name: str) -> Section:
     if data["verified"] is not None:
         ran = data["verified"]
         series.append(Series(name="as it ran", kind="points", look=1, x=[ran["interval"]], y=[ran["ratio"]]))
+
     figure = _interval_figure(f"calibration-{name}", series, [(budget, f"budget {100 * data['overhead']:+g} %")])
     chosen = "none" if data["interval"] is None else str(data["interval"])
     rows = [
@@ -68,6 +69,7 @@ def calibration_section(data: Mapping[str, Any], name: str) -> Section:
         ["measured on", data["measured_on"]],
         ["fingerprint", data["fingerprint"]],
     ]
+
     return Section(
         name=f"calibration-{name}",
         title=f"Calibration of the refresh interval: {data['recipe']}",
@@ -139,6 +141,7 @@ def cost_section(costs: Mapping[str, Mapping[str, Any]], overhead: float | None,
         y = [cost["plain"] + cost["refresh"] / interval for interval in _INTERVALS]
         name = f"{cost['device']}, {key[:8]}"
         series.append(Series(name=name, kind="curve", look=look, x=_INTERVALS, y=y))
+
     marks = [] if overhead is None else [(1 + overhead, f"budget {100 * overhead:+g} %")]
     rows = [
         [
@@ -151,6 +154,7 @@ def cost_section(costs: Mapping[str, Mapping[str, Any]], overhead: float | None,
         ]
         for key, cost in costs.items()
     ]
+
     headings = ["fingerprint", "device", "baseline's iteration", "without refresh", "one refresh", "outcome"]
     return Section(
         name="calibration",
@@ -205,6 +209,7 @@ def _rates(data: Mapping[str, Any], readings: Sequence[Mapping[str, Any]], name:
         if pairs:
             x, y = [step for step, _ in pairs], [rate for _, rate in pairs]
             series.append(Series(name=label, kind="steps", look="muted" if look == 2 else "ink", x=x, y=y))
+
     for look, (field, label) in enumerate(_KINDS.items()):
         found = [reading for reading in readings if _optimum(reading[field]) is not None]
         if found:
@@ -219,6 +224,7 @@ def _rates(data: Mapping[str, Any], readings: Sequence[Mapping[str, Any]], name:
                 high=[reading["lr"] * high for reading, (_, high) in zip(found, ranges, strict=True)],
             )
             series.append(rates)
+
     return Figure(
         key=f"probe-rates-{name}",
         title="lr* and the schedule",
@@ -242,9 +248,11 @@ def _along_step(reading: Mapping[str, Any], name: str) -> Figure:
         x, y = [place for place, _ in points], [loss for _, loss in points]
         shared: dict[str, Any] = {"look": look, "group": label}
         series.append(Series(name=f"{label}: {fit['verdict']}", kind="points", x=x, y=y, **shared))
+
         places = [xs[0] + (xs[-1] - xs[0]) * index / (_CURVE_POINTS - 1) for index in range(_CURVE_POINTS)]
         curve = [x * (fit["slope"] + x * fit["curvature"] / 2) for x in places]
         series.append(Series(name=f"{label}, parabola", kind="curve", x=places, y=curve, quiet=True, **shared))
+
         optimum = _optimum(line)
         if optimum is not None and optimum <= xs[-1]:
             posts.append((optimum, f"x* {'own' if field == 'own' else 'fresh'}"))

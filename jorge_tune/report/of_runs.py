@@ -112,10 +112,12 @@ def curve_figures(comparison: Comparison) -> list[Figure]:
     found = interesting_range(curves, comparison.lower_is_better)
     target = comparison.target.value
     bounds = None if found is None else (min(found[0], target), max(found[1], target))
+
     title = f"{comparison.metric} ({comparison.part})"
     unread = not_finite(comparison)
     shared = [] if comparison.compares_seconds else ["Seconds do not compare: the runs were not alone on one device."]
     shows_seeds = sum(len(contender.runs) for contender in curves) <= _MOST_SEED_LINES
+
     figures = []
     for axis, x_title in AXIS_TITLES.items():
         series = []
@@ -156,6 +158,7 @@ def rate_figure(contenders: Sequence[Traced]) -> Figure:
             quiet = per_epoch is not None
             recorded = Series(name=f"{name}, recorded", kind="points", look=look, x=x, y=y, quiet=quiet, group=name)
             series.append(recorded)
+
     rates = [rate for one in series for rate in one.y if rate > 0]
     is_log = bool(rates) and max(rates) > _LOG_RANGE * min(rates)
     return Figure(
@@ -201,6 +204,7 @@ def pace_table(contenders: Sequence[Traced], *, compares_seconds: bool) -> Table
         first = found[0] if first is None else first
         ratio = "-" if found[0] is None or not first or not compares_seconds else f"{found[0] / first:.2f}"
         rows.append([one.standing.name, *("-" if v is None else show_seconds(v) for v in found), ratio])
+
     headings = ["contender", "iteration", "forward", "optimizer's step", "ratio to the first"]
     kept = [i for i in range(len(headings)) if any(row[i] != "-" for row in rows)]
     return Table([headings[i] for i in kept], [[row[i] for i in kept] for row in rows], headings[1:])
@@ -384,13 +388,16 @@ def environment_section(runs: Sequence[Run], notes: Sequence[str] = ()) -> Secti
         text = _environment(run)
         if text is not None:
             kinds[text] = kinds.get(text, 0) + 1
+
     if not kinds:
         text = "No run recorded its environment (environment.json is missing)."
         return Section(name="environment", title="Environment", text=text, lines=notes)
+
     flat = [_flat(json.loads(text)) for text in kinds]
     fields = list(dict.fromkeys(name for one in flat for name in one))
     rows = [["runs", *(str(count) for count in kinds.values())]]
     rows += [[name, *(one.get(name, "-") for one in flat)] for name in fields]
+
     headings = ["", *(f"environment {number}" for number in range(1, len(flat) + 1))]
     table = Table(headings if len(flat) > 1 else ["", "value"], rows, [])
     return Section(name="environment", title="Environment", tables=[("", table)], lines=notes)

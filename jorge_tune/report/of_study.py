@@ -78,6 +78,7 @@ def trial_section(study: Study) -> Section:
     paths = [parameter["path"] for parameter in study["parameters"]]
     short = _short(paths)
     rows = [_trial_row(trial, study, paths) for trial in sorted(study["trials"], key=rank)]
+
     columns = ["trial", study["objective"], "end", *short, "iteration time", "seconds", "worker", "remark"]
     kept = [i for i, name in enumerate(columns) if i < 3 or any(row[i] != "-" for row in rows)]
     right = [name for name in columns if name not in ("end", "worker", "remark")]
@@ -95,6 +96,7 @@ def settings_section(study: Study) -> Section:
         else:
             domain = ", ".join(scalar(label) for label in parameter["labels"])
         rows.append([parameter["path"], scalar(parameter["bootstrap"]), domain])
+
     facts = [[name, _fact(value)] for name, value in study["facts"].items()]
     facts.append(["storage", study["storage"]])
     return Section(
@@ -212,6 +214,7 @@ def history_figure(study: Study) -> Figure:
     x, y = _best_so_far(study)
     if x:
         series.insert(0, Series(name="best so far", kind="steps", look="ink", x=x, y=y))
+
     return Figure(
         key="history",
         title="Search history",
@@ -254,6 +257,7 @@ def parallel_figure(study: Study) -> Figure:
     whole = (min(values), max(values)) if values else (0.0, 1.0)
     bounds, _ = first_view(study)
     low, high = whole if bounds is None else (max(bounds[0], whole[0]), min(bounds[1], whole[1]))
+
     series = []
     for name, look, members in _ranks(study, rows):
         x: list[float | None] = []
@@ -267,12 +271,15 @@ def parallel_figure(study: Study) -> Figure:
             text += [said(trial)] * len(places) + [None]
         if members:
             series.append(Series(name=name, kind="threads", look=look, x=x, y=y, text=text, strong=name == _BEST))
+
     last = len(parameters)
     ticks = [(float(i), p["path"].rpartition(".")[2]) for i, p in enumerate(parameters)]
     labels = [(float(i), place, text) for i, p in enumerate(parameters) for place, text in _stops(p)]
+
     worse = "" if bounds is None else "<br>or worse"
     ends = (f"{low:.4g}", f"{high:.4g}{worse}") if study["lower_is_better"] else (f"{low:.4g}{worse}", f"{high:.4g}")
     labels += [(float(last), 0.0, ends[0]), (float(last), 1.0, ends[1])] if values else []
+
     return Figure(
         key="parallel",
         title="Parallel coordinates",
@@ -300,6 +307,7 @@ def importance_figure(study: Study) -> Figure:
         y=[paths.get(name, name) for name, _ in shares],
         quiet=True,
     )
+
     return Figure(
         key="importance",
         title="Importance of the parameters",
@@ -320,14 +328,17 @@ def first_view(study: Study) -> tuple[tuple[float, float] | None, str]:
     values = sorted(trial["value"] for trial in study["trials"] if has_value(trial))
     if len(values) < _FEW:
         return None, ""
+
     kept = (
         values[: math.ceil(_KEPT * len(values))]
         if study["lower_is_better"]
         else values[int((1 - _KEPT) * len(values)) :]
     )
+
     width = kept[-1] - kept[0]
     if not 0 < width < (values[-1] - values[0]) / _FAR:
         return None, ""
+
     low, high = kept[0] - _MARGIN * width, kept[-1] + _MARGIN * width
     count = sum(not low <= value <= high for value in values)
     what = "1 trial that did worse lies" if count == 1 else f"{count} trials that did worse lie"
@@ -356,6 +367,7 @@ def _by_end(study: Study, place: Callable[[Trial], Any]) -> list[Series]:
                     strip=not with_value,
                 )
             )
+
     if series and all(one.strip for one in series):  # else there is no axis to hang the strip below
         return [replace(one, strip=False) for one in series]
     return series
@@ -452,10 +464,12 @@ def timeline_figure(study: Study) -> Figure:
     if not rows:
         empty = "no trial has started"
         return Figure(key="timeline", title="Timeline of trials", x=Axis(), y=Axis(), empty=empty)
+
     times = {row["number"]: _times(row) for row in rows}
     start = min(begin for begin, _ in times.values())
     end = max(stop or begin for begin, stop in times.values())
     unit, size = next((u, s) for u, s in _UNITS if end - start >= 3 * s or s == 1)
+
     lanes = _lanes(rows, times, end)
     series = []
     for name, look in LOOKS.items():
@@ -473,6 +487,7 @@ def timeline_figure(study: Study) -> Figure:
                     text=[said(row) for row in members],
                 )
             )
+
     order = sorted(set(lanes.values()), key=lambda lane: min(times[n][0] for n, held in lanes.items() if held == lane))
     return Figure(
         key="timeline",

@@ -63,6 +63,7 @@ def runs_report(comparison: Comparison, measured: Measured | None = None) -> Rep
     contenders = traced(comparison)
     recipes = [(standing.name, standing.contender.recipe) for standing in comparison.standings]
     runs = [run for standing in comparison.standings for run in standing.contender.runs]
+
     notes = [*comparison.notes, *(note for one in contenders for note in one.notes)]
     verdict = race_verdict(comparison)
     return Report(
@@ -119,10 +120,13 @@ def study_report(
         race[0] = Section(
             name="curves", title=race[0].title, text=f"Shown are {whose}. {race[0].text}", figures=race[0].figures
         )
+
     costs = cost_section(study["costs"], study["overhead"], study["constraint_dropped"])
     reasons = {name: found for name, _, found in recipes if found}
+
     runs = [] if comparison is None else [run for one in comparison.standings for run in one.contender.runs]
     faults = [] if comparison is None else [*comparison.notes, *(note for one in contenders for note in one.notes)]
+
     return Report(
         kind="study",
         title=f"Study {study['name']}",
