@@ -28,7 +28,16 @@ from sqlalchemy.pool import NullPool
 from jorge_tune.errors import InputError
 from jorge_tune.study.storage.address import Address, network_file_system
 from jorge_tune.study.storage.contents import UNREAD, faults_in, parse_json, read_json
-from jorge_tune.study.storage.optuna_private import FrozenStudy, create_scoped_session, models
+from jorge_tune.study.storage.optuna_private import (
+    FrozenStudy,
+    add_trial_row,
+    contains_internally,
+    create_scoped_session,
+    models,
+    read_database_trials,
+    set_identity,
+    trial_id_of,
+)
 from jorge_tune.study.storage.retry import NO_HEADER, Cause, Patience, StorageFault, of_sqlite, one_line
 from jorge_tune.untrusted import shown
 
@@ -60,8 +69,8 @@ class Database(RDBStorage):
             models.StudyModel.find_or_raise_by_id(
                 study_id, session, for_update=True
             )  # the lock under which trials are counted
-            row = self._get_prepared_new_trial(study_id, trial, session)
-            trial.number, trial._trial_id = int(row.number), int(row.trial_id)
+            row = add_trial_row(self, study_id, trial, session)
+            set_identity(trial, int(row.trial_id), int(row.number))
             trial.datetime_start = row.datetime_start
         return trial
 
@@ -115,7 +124,7 @@ class Database(RDBStorage):
         trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
         try:
-            return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
+            return read_database_trials(self, study_id, states, included_trial_ids, trial_id_greater_than)
         except (LookupError, TypeError, ValueError) as error:
             if isinstance(error, KeyError):  # there is no such study
                 raise
@@ -124,7 +133,7 @@ class Database(RDBStorage):
             trial
             for trial in trials
             if (states is None or trial.state in states)
-            and (trial._trial_id in included_trial_ids or trial._trial_id > trial_id_greater_than)
+            and (trial_id_of(trial) in included_trial_ids or trial_id_of(trial) > trial_id_greater_than)
         ]
 
     def _one_by_one(self, study_id: int) -> list[FrozenTrial]:
@@ -138,8 +147,7 @@ class Database(RDBStorage):
             try:
                 trials.append(self.get_trial(trial_id))
             except (LookupError, TypeError, ValueError) as error:
-                failed = create_trial(state=TrialState.FAIL)
-                failed._trial_id, failed.number = trial_id, int(numbered)
+                failed = set_identity(create_trial(state=TrialState.FAIL), trial_id, int(numbered))
                 failed.system_attrs = {UNREAD: [f"its row cannot be read ({_first_line(error)})"]}
                 trials.append(failed)
         return trials
@@ -165,8 +173,8 @@ class Database(RDBStorage):
         reports = read("report", {str(row.step): _report(row) for row in trial.intermediate_values})
         user = read("attribute", {row.key: partial(parse_json, row.value_json) for row in trial.user_attributes})
         system = read("attribute", {row.key: partial(parse_json, row.value_json) for row in trial.system_attributes})
-        made = create_trial(state=TrialState.WAITING)
-        made.number, made._trial_id, made.state = trial.number, trial.trial_id, trial.state
+        made = set_identity(create_trial(state=TrialState.WAITING), trial.trial_id, trial.number)
+        made.state = trial.state
         made.values = list(values.values()) or None
         made.datetime_start, made.datetime_complete = trial.datetime_start, trial.datetime_complete
         made.params, made.distributions = internal, {name: distributions[name] for name in internal}
@@ -182,7 +190,7 @@ def _distribution(row: Any) -> Any:
 def _external(distribution: Any, value: Any) -> Any:
     def read() -> Any:
         external = distribution.to_external_repr(float(value))
-        if not distribution._contains(distribution.to_internal_repr(external)):
+        if not contains_internally(distribution, distribution.to_internal_repr(external)):
             raise ValueError(f"{shown(value)} is outside {distribution}")
         return external
 

@@ -28,6 +28,7 @@ from jorge_tune.study.storage.journal import JournalFile
 from jorge_tune.study.storage.optuna_private import CachedStorage
 from jorge_tune.study.storage.patient import PatientStorage
 from jorge_tune.study.storage.retry import (
+    COMPANIONS,
     FILE_SYSTEM_GONE,
     Cause,
     DamagedFileError,
@@ -191,9 +192,6 @@ def _is_same(one: Path, other: Path) -> bool:
         return False
 
 
-_COMPANIONS = ("", "-wal")  # what has not been written back into the file yet is in the second
-
-
 @contextlib.contextmanager
 def reading(address: Address, patience: Patience | None = None) -> Iterator[PatientStorage]:
     """The storage; of an SQLite or journal file that this process cannot write, a copy that goes with the context.
@@ -242,7 +240,7 @@ def _copied(address: Address, folder: Path) -> Path:
     assert address.path is not None
     path = address.path
     try:
-        for ending in _COMPANIONS:
+        for ending in ("", *COMPANIONS):
             source = path.with_name(path.name + ending)
             if source.exists():
                 shutil.copyfile(source, folder / source.name)
@@ -256,7 +254,7 @@ def _copied(address: Address, folder: Path) -> Path:
     return folder / path.name
 
 
-def claims_for(storage: BaseStorage, study_id: int) -> Claims:
+def claims_for(storage: BaseStorage, study_id: int) -> Claims[Any]:
     """The claims of one study in a storage that `open_storage` opened."""
     from optuna.storages import JournalStorage
 
