@@ -20,7 +20,7 @@ from jorge_tune.cli import main
 from jorge_tune.errors import JorgeTuneError
 from jorge_tune.records import portable
 from jorge_tune.study.confirm import RecordedValues, beside, gather, open_baseline, open_confirmation
-from jorge_tune.study.dashboard.trial_files import TrialFiles
+from jorge_tune.study.dashboard.notes import trial_note
 from jorge_tune.study.export import csv_of, json_of, write_trial
 from jorge_tune.study.jobs.client import ProcessEnd
 from jorge_tune.study.leases import LeaseTimes, Reaper
@@ -126,7 +126,9 @@ def looked_at(folder: Path) -> dict[str, str]:
             "csv": lambda: csv_of(opened),
             "json": lambda: json_of(opened),
             "best": lambda: write_trial(opened, folder / "out.yaml", force=True),
-            "attach": lambda: TrialFiles(opened, None).attach_missing(),
+            "attach": lambda: [
+                trial_note(row, rows_of(opened), opened.plan, are_here=False) for row in rows_of(opened)
+            ],
         }
         for name, step in steps.items():
             try:
