@@ -1,8 +1,9 @@
-"""How long a run takes to start through the run server, and what memory the processes hold.
+"""How long a run takes to start through the fork server, and what memory the processes hold.
 
 first       from nothing: the server is started, loads torch, and the run begins to train
 later       the same with the server there: until the run's process answers, and until it trains
-memory      the server's resident memory, and what a run that has trained holds besides what it shares
+memory      the server's resident memory (its own part before it has forked anything), and what a run that has trained
+            holds besides what it shares
 
     python benchmarks/run_start.py --runs 20
 """
@@ -10,8 +11,6 @@ memory      the server's resident memory, and what a run that has trained holds 
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import statistics
 import tempfile
 import time
@@ -19,10 +18,9 @@ from pathlib import Path
 
 from jorge_tune.recipe.recipe_files import parse_recipe, resolve_recipe
 from jorge_tune.records import RunDirectory
-from jorge_tune.study.jobs.client import Child, RunJob, RunLauncher, find_place, knock, server_of
+from jorge_tune.study.jobs.client import Child, RunJob, RunLauncher
 
-_SERVER = {"idle_seconds": 10.0, "grace_seconds": 9.0}  # one of the benchmark's own
-_MIB = 1024.0
+_KIB = 1024.0  # in a MiB
 
 
 def main() -> None:
@@ -34,25 +32,26 @@ def main() -> None:
     laters: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(3):
-            end_server()
-            firsts.append(timed_start(None, recipe, Path(folder) / f"first-{number}"))
-        server = RunLauncher.connect(**_SERVER)
-        for number in range(runs):
-            laters.append(timed_start(server, recipe, Path(folder) / f"later-{number}"))
+            with RunLauncher() as server:
+                firsts.append(timed_start(server, recipe, Path(folder) / f"first-{number}"))
+        with RunLauncher() as server:
+            loaded = memory_of_the_loaded(server, recipe, Path(folder) / "loaded")
+            for number in range(runs):
+                laters.append(timed_start(server, recipe, Path(folder) / f"later-{number}"))
+            trained = memory_of_a_run(server, recipe, Path(folder) / "memory")
         data = seconds_to_read_data(recipe)
         show("first run: process answers", [1000 * first for first, _ in firsts])
         show("first run: training begins", [1000 * second for _, second in firsts])
         show("later run: process answers", [1000 * first for first, _ in laters])
         show("later run: training begins", [1000 * second for _, second in laters])
         show("reading the data, at least", [1000 * seconds for seconds in data])
-        show_memory(recipe, Path(folder) / "memory")
-    end_server()
+    for name, (whole, own) in (("server", loaded), ("a run", trained)):
+        print(f"{name + ', resident':28s} {whole:.0f} MiB, {own:.0f} its own")
 
 
-def timed_start(server: RunLauncher | None, recipe: str, out: Path) -> tuple[float, float]:
+def timed_start(server: RunLauncher, recipe: str, out: Path) -> tuple[float, float]:
     """Seconds until the run's process answers and until its first record, which is written where training begins."""
     started = time.perf_counter()
-    server = server or RunLauncher.connect(**_SERVER)
     with server.start(RunJob(recipe, str(out), "cpu", 1)) as child:
         answered = time.perf_counter() - started
         records = RunDirectory(out).records
@@ -88,41 +87,28 @@ def show(name: str, values: list[float]) -> None:
     print(f"{name:28s} median {statistics.median(values):7.1f} ms   {min(values):.1f} - {max(values):.1f}")
 
 
-def show_memory(recipe: str, out: Path) -> None:
-    server = RunLauncher.connect(**_SERVER)
-    pid = server_pid()
-    print(
-        f"{'server, resident':28s} {resident(pid, 'Rss') / _MIB:.0f} MiB, {resident(pid, 'Private') / _MIB:.0f} its own"
-    )
+def memory_of_the_loaded(server: RunLauncher, recipe: str, out: Path) -> tuple[float, float]:
+    """MiB of a server that has forked one run, which is gone."""
+    with server.start(RunJob(recipe, str(out), "cpu", 1)) as child:
+        finish(child)
+    assert server.server_pid is not None
+    return resident(server.server_pid, "Rss"), resident(server.server_pid, "Private")
+
+
+def memory_of_a_run(server: RunLauncher, recipe: str, out: Path) -> tuple[float, float]:
+    """MiB of a run that trains."""
     with server.start(RunJob(recipe, str(out), "cpu", 1)) as child:
         while child.evaluations < 2:
             child.poll(1.0)
-        own = resident(child.pid, "Private") / _MIB
-        print(f"{'a run, resident':28s} {resident(child.pid, 'Rss') / _MIB:.0f} MiB, {own:.0f} its own")
+        sizes = resident(child.pid, "Rss"), resident(child.pid, "Private")
         finish(child)
+    return sizes
 
 
-def resident(pid: int, kind: str) -> int:
-    """KiB, from smaps_rollup."""
+def resident(pid: int, kind: str) -> float:
+    """MiB, from smaps_rollup."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith(kind))
-
-
-def server_pid() -> int:
-    connection = knock(find_place(**_SERVER))
-    assert connection is not None
-    with connection:
-        return server_of(connection)
-
-
-def end_server() -> None:
-    """So that the next run is a first one."""
-    if (connection := knock(find_place(**_SERVER))) is not None:
-        connection.close()
-        pid = server_pid()
-        os.kill(pid, signal.SIGTERM)
-        while Path(f"/proc/{pid}/exe").exists():
-            time.sleep(0.01)
+    return sum(int(line.split()[1]) for line in lines if line.startswith(kind)) / _KIB
 
 
 if __name__ == "__main__":

@@ -185,15 +185,15 @@ def worker_loop(address: Address, name: str, folder: str, ready: Any) -> Done:
             done.numbers.append(told.trial)
             done.seconds.append(time.monotonic() - began[told.trial])
 
-    orders = WorkerStops()
+    stops = WorkerStops()
     settings, costs = WorkerSettings(device="cpu", threads=1), IterationTimes(opened, device="cpu", threads=1)
     runs = EmptyRuns(lambda lr, seed, evaluation: 0.5)
-    worker = Worker(opened, opened.enter(Path(folder)), runs, orders, settings, costs, hear)
+    worker = Worker(opened, opened.enter(Path(folder)), runs, stops, settings, costs, hear)
     ready.wait()
     left = worker.work()
     if left.kind != "done":
         done.errors.append(f"{left.kind}: {left.reason}")
-    orders.close()
+    stops.close()
     return done._replace(ended=time.monotonic())
 
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import plotly.graph_objects as go
 import torch
 from torch import Tensor, nn
 
@@ -23,9 +22,12 @@ from jorge_tune import GeN
 from jorge_tune.cli.output import plain_table
 from jorge_tune.compare.verdict import Table
 from jorge_tune.files import write_whole
-from jorge_tune.report.figures import COLOURS
-from jorge_tune.report.html import figure_grid, html_table, page
+from jorge_tune.report.page import report_page
+from jorge_tune.report.parts import Axis, Figure, Report, Section, Sentence, Series
 
+_LEAST = 1e-12  # values below are drawn there
+_CELLS = 60  # of the grid for level lines, per side
+_LEVELS = (-2.0, -1.0, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5)  # of the logarithm of the function
 GRID = [factor * 10.0**k for k in range(-5, 1) for factor in (1, 2, 5)]
 OPTIMIZERS: dict[str, Callable[[list[Tensor], float], torch.optim.Optimizer]] = {
     "SGD": lambda params, lr: torch.optim.SGD(params, lr=lr),
@@ -99,69 +101,81 @@ def best_of_grid(problem: Problem, name: str, iterations: int) -> tuple[float, P
     return min(whole, key=lambda pair: pair[1].values[-1])
 
 
-def value_figure(title: str, runs: dict[str, tuple[Path2D, Path2D]]) -> go.Figure:
-    """Values against iterations: base optimizers dashed, GeN solid."""
-    figure = go.Figure()
-    for number, (name, (base, gen)) in enumerate(runs.items()):
-        for label, run, dash in ((f"{name}, best rate", base, "dash"), (f"GeN-{name}", gen, "solid")):
-            look = {"color": COLOURS[number], "width": 2, "dash": dash}
-            figure.add_scatter(y=[max(v, 1e-20) for v in run.values], name=label, mode="lines", line=look)
-    figure.update_layout(**_layout(f"{title}: iteration", "value"))
-    figure.update_yaxes(type="log", exponentformat="power", range=[-12.5, 3.5])
-    return figure
-
-
-def map_figure(title: str, problem: Problem, runs: dict[str, tuple[Path2D, Path2D]], steps: int) -> go.Figure:
-    """The first steps of SGD's and Adam's runs on the function's contours."""
-    xs, ys = (torch.linspace(*limits, 120, dtype=torch.float64) for limits in (problem.x_range, problem.y_range))
-    grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"))
-    heights = torch.log10(problem.function(grid) + 1e-4)
-    figure = go.Figure(
-        go.Contour(
-            x=xs.tolist(),
-            y=ys.tolist(),
-            z=heights.tolist(),
-            colorscale="Greys",
-            reversescale=True,
-            opacity=0.35,
-            ncontours=16,
-            showscale=False,
-            hoverinfo="skip",
-        )
+def value_figure(title: str, runs: dict[str, tuple[Path2D, Path2D]]) -> Figure:
+    """Values against iterations: each base optimizer at its best rate, and with GeN."""
+    series = []
+    for number, (name, pair) in enumerate(runs.items()):
+        for label, run, look in zip((f"{name}, best rate", f"GeN-{name}"), pair, _looks(number), strict=True):
+            y = [max(value, _LEAST) for value in run.values]
+            series.append(Series(name=label, kind="curve", look=look, x=list(range(len(y))), y=y))
+    return Figure(
+        key=f"values-{title.lower()}",
+        title=f"{title}: the value against the iteration",
+        x=Axis(title="iteration"),
+        y=Axis(title="value", log=True, bounds=(_LEAST / 3, 3000.0)),
+        series=series,
+        caption=f"Values below {_LEAST:g} are drawn there.",
     )
+
+
+def map_figure(title: str, problem: Problem, runs: dict[str, tuple[Path2D, Path2D]], steps: int) -> Figure:
+    """The first steps of SGD's and Adam's runs on level lines of the function."""
+    series = [_level_lines(problem)]
     for number, (name, pair) in enumerate(runs.items()):
         if name not in ("SGD", "Adam"):
             continue
-        for label, run, dash in ((f"{name}, best rate", pair[0], "dash"), (f"GeN-{name}", pair[1], "solid")):
+        for label, run, look in zip((f"{name}, best rate", f"GeN-{name}"), pair, _looks(number), strict=True):
             points = run.points[: steps + 1]
-            look = {"color": COLOURS[number], "width": 2, "dash": dash}
-            figure.add_scatter(
-                x=[x for x, _ in points],
-                y=[y for _, y in points],
-                name=label,
-                mode="lines+markers",
-                line=look,
-                marker={"size": 4},
-            )
-    star = {"symbol": "star", "size": 14, "color": "#000"}
-    figure.add_scatter(x=[problem.minimum[0]], y=[problem.minimum[1]], name="minimum", mode="markers", marker=star)
-    figure.update_layout(**_layout(f"{title}: the first {steps} steps", ""))
-    figure.update_xaxes(range=problem.x_range)
-    figure.update_yaxes(range=problem.y_range)
-    return figure
+            x, y = [x for x, _ in points], [y for _, y in points]
+            series.append(Series(name=label, kind="line", look=look, x=x, y=y))
+
+    x, y = ([place] for place in problem.minimum)
+    series.append(Series(name="minimum", kind="points", look=6, x=x, y=y))
+    return Figure(
+        key=f"map-{title.lower()}",
+        title=f"{title}: the first {steps} steps",
+        x=Axis(bounds=problem.x_range),
+        y=Axis(bounds=problem.y_range),
+        series=series,
+    )
 
 
-def _layout(x_title: str, y_title: str) -> dict[str, object]:
-    axis = {"gridcolor": "#e6e6e6", "zeroline": False, "linecolor": "#999", "ticks": "outside", "automargin": True}
-    return {
-        "template": "none",
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
-        "margin": {"l": 56, "r": 16, "t": 80, "b": 48},
-        "xaxis": {**axis, "title": {"text": x_title}},
-        "yaxis": {**axis, "title": {"text": y_title}},
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-    }
+def _looks(number: int) -> tuple[int, int]:
+    """Two looks for each optimizer: one for itself, one with GeN."""
+    return 2 * number, 2 * number + 1
+
+
+def _level_lines(problem: Problem) -> Series:
+    """Where the function has each of some values: in every cell of a grid, a line between two of its edges."""
+    xs, ys = (torch.linspace(*limits, _CELLS + 1, dtype=torch.float64) for limits in (problem.x_range, problem.y_range))
+    grid = torch.stack(torch.meshgrid(xs, ys, indexing="ij"))
+    heights = torch.log10(problem.function(grid) + 1e-4).tolist()
+    places = [[(float(x), float(y)) for y in ys] for x in xs]
+    lines: list[tuple[float, float] | None] = []
+
+    for level in _LEVELS:
+        for i in range(_CELLS):
+            for j in range(_CELLS):
+                corners = [(i, j), (i + 1, j), (i + 1, j + 1), (i, j + 1)]
+                found = []
+                for (a, b), (c, d) in zip(corners, [*corners[1:], corners[0]], strict=True):
+                    one, other = heights[a][b] - level, heights[c][d] - level
+                    if (one < 0) != (other < 0):
+                        share, (x0, y0), (x1, y1) = one / (one - other), places[a][b], places[c][d]
+                        found.append((x0 + share * (x1 - x0), y0 + share * (y1 - y0)))
+                if len(found) == 2:
+                    lines += [*found, None]
+
+    x = [None if place is None else round(place[0], 4) for place in lines]
+    y = [None if place is None else round(place[1], 4) for place in lines]
+    return Series(name="level lines", kind="threads", look="muted", x=x, y=y)
+
+
+def _verdict(title: str, rows: Sequence[Sequence[str]]) -> str:
+    """How many optimizers reached 1e-6 at their best rate, and how many with GeN."""
+    held = [row for row in rows if row[0] == title]
+    base, gen = (sum(row[column] != "never" for row in held) for column in (5, 6))
+    return f"{title}: {base} of {len(held)} optimizers reached 1e-6 at their best rate, {gen} with GeN."
 
 
 def reached(run: Path2D, value: float) -> str:
@@ -200,12 +214,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows.append([title, name, f"{lr:g}", *ends, reached(base, 1e-6), reached(gen, 1e-6), span])
         figures += [value_figure(title, runs), map_figure(title, problem, runs, options.map_steps)]
     print(plain_table(headings, rows, right=headings[2:]))
-    about = (
-        f"<p>{options.iterations} iterations; each optimizer at its best rate of {len(GRID)}, and GeN around it.</p>"
+    about = f"{options.iterations} iterations; each optimizer at its best rate of {len(GRID)}, and GeN around it."
+    report = Report(
+        kind="example",
+        title="GeN on synthetic functions",
+        lead=about,
+        verdict=[Sentence(_verdict(title, rows)) for title in PROBLEMS],
+        sections=[
+            Section(name="figures", title="Figures", figures=figures),
+            Section(name="table", title="Table", tables=[("", Table(headings, rows, headings[2:]))]),
+        ],
+        made_by="examples/gen_synthetic.py",
     )
-    sections = ["<h1>GeN on synthetic functions</h1>", about, figure_grid(figures), "<h2>Table</h2>"]
-    content = page("GeN on synthetic functions", [*sections, html_table(Table(headings, rows, headings[2:]))])
-    write_whole(options.out, content, force=True, make_folders=True)
+    write_whole(options.out, report_page(report.to_json()), force=True, make_folders=True)
     print(f"wrote {options.out}")
 
 

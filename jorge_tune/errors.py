@@ -12,9 +12,14 @@ Finding = tuple[str, str]  # dotted path, what
 
 
 def shortened(items: Sequence[str], shown: int = 3) -> str:
-    """The first of a list as messages say it, and how many more there are."""
+    """The first items of a list, as messages show them, and how many more there are."""
     rest = len(items) - shown
     return "; ".join(items[:shown]) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class JorgeTuneError(Exception):
@@ -47,11 +52,11 @@ SHOWN_FAULTS = 20  # more of them bury the first, which often causes the others
 
 
 def first_faults(lines: Sequence[str], source: str) -> list[str]:
-    """The first lines of many, and how many more there are."""
+    """The first of many lines, and how many more there are."""
     more = len(lines) - SHOWN_FAULTS
     if more <= 0:
         return list(lines)
-    return [*lines[:SHOWN_FAULTS], f"{source}: {len(lines)} faults in all, {more} more than these; mend them first"]
+    return [*lines[:SHOWN_FAULTS], f"{source}: {len(lines)} faults in all, {more} more than these; fix these first"]
 
 
 class FaultyFileError(InputError):
@@ -68,4 +73,4 @@ class RunDirectoryError(InputError):
 
 
 class TrainingError(JorgeTuneError):
-    """A run could not go on for a reason other than divergence."""
+    """A run could not continue for a reason other than divergence."""

@@ -1,4 +1,9 @@
-"""Files that appear whole or not at all, and files that are read only where they are nothing but files."""
+"""Files that appear whole or not at all, files that others may have put there, and kernel locks.
+
+write  `write_whole` replaces a file in one move
+read   `open_regular` and `read_regular_bytes` open nothing but regular files, and follow no link
+lock   `take` locks an open file while a process lives; `keep_from_children` keeps the lock from forked processes
+"""
 
 from __future__ import annotations
 
@@ -11,13 +16,8 @@ from pathlib import Path
 from jorge_tune.errors import InputError
 
 
-def is_disk_full(error: OSError) -> bool:
-    """Whether it is room that was missing: on the disk, or in a quota."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
 def write_whole(path: Path, content: str | bytes, *, force: bool = False, make_folders: bool = False) -> None:
-    """Write beside the file and move it into place when it is on the disk.
+    """Write to a file next to it, and move that into place once it is on the disk.
 
     A link is followed: what it points to is replaced.
 
@@ -56,24 +56,24 @@ def open_regular(
 ) -> int:
     """Open a file that others may have put there: never through a link, and never anything but a regular file.
 
-    A link would show what lies elsewhere, a pipe would be waited for without end, and a device does who knows what.
+    A link would show what lies elsewhere, a pipe would block for ever, and opening a device may make it act.
 
     Args:
         path: The file.
         flags: As `os.open` takes them; the descriptor is not passed on to other programs.
-        below: A directory that is trusted, itself perhaps a link; no directory between it and the file may be
-            one. None: the file's own directory.
+        below: A trusted directory, which may be a link itself; no directory between it and the file may be a link.
+            None: the file's own directory.
         error: What to raise.
-        mode: Of a file that is made, by `os.O_CREAT`.
+        mode: The mode of a new file, with `os.O_CREAT`.
 
     Raises:
-        InputError: (or `error`) it is a link or no regular file, or cannot be opened.
+        InputError: (or `error`) it is a link or not a regular file, or cannot be opened.
         FileNotFoundError: there is none.
-        OSError: the disk is full, so that it cannot be made.
+        OSError: the disk is full, so the file cannot be made.
     """
     try:
         descriptor = _open_below(path.parent if below is None else below, path, flags | _SAFELY, mode)
-        kind = _kind(os.fstat(descriptor).st_mode)  # it may have been changed for another meanwhile
+        kind = _kind(os.fstat(descriptor).st_mode)  # it may have been replaced meanwhile
         if kind is not None:
             os.close(descriptor)
             raise _IrregularError(kind)
@@ -83,7 +83,7 @@ def open_regular(
         raise error(f"{path}: must be a regular file, got {fault.kind}; put the file itself there") from None
     except (OSError, ValueError) as fault:  # ValueError: a NUL character in the name
         if isinstance(fault, OSError) and is_disk_full(fault):
-            raise  # no fault of the file's
+            raise  # not the file's fault
         reason = fault.strerror if isinstance(fault, OSError) else str(fault)
         raise error(f"{path}: cannot be opened ({reason})") from fault
     return descriptor
@@ -96,12 +96,12 @@ def read_regular_bytes(
 
     Args:
         path: The file.
-        most: Bytes that it may have; None: as many as it has.
+        most: The most bytes that it may have; None: no limit.
         below: As for `open_regular`.
         error: What to raise.
 
     Raises:
-        InputError: (or `error`) it is a link or no regular file, cannot be read, or is larger than `most`.
+        InputError: (or `error`) it is a link or not a regular file, cannot be read, or is larger than `most`.
         FileNotFoundError: there is none.
     """
     with os.fdopen(open_regular(path, below=below, error=error), "rb") as file:
@@ -110,8 +110,81 @@ def read_regular_bytes(
         except OSError as fault:
             raise error(f"{path}: cannot be read ({fault.strerror})") from fault
     if most is not None and len(content) > most:
-        raise error(f"{path}: must have at most {most} bytes, and has more")
+        raise error(f"{path}: must have at most {most} bytes, got more")
     return content
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether the disk, or the user's quota on it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def take(descriptor: int, *, shared: bool = False, release: bool = False) -> bool:
+    """Take (or let go of) an open file until it is closed, without waiting.
+
+    False where somebody else has it; True too where the system or the file system knows no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+
+    operation = fcntl.LOCK_UN if release else fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def keep_from_children(descriptor: int) -> None:
+    """Let no forked process inherit an open file, and with it a lock that would outlive its holder's death.
+
+    `flock` frees a lock when the last copy of its descriptor is closed, and fork makes copies. So a loader process that
+    still waits for data when its parent is killed would keep the run directory locked.
+    """
+    _kept.add(descriptor)
+
+
+def let_children_have(descriptor: int) -> None:
+    """Forget a descriptor that is about to be closed, since its number will be another file's."""
+    _kept.discard(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process has locked a file for itself; asked by sharing it for a moment. A missing file is not held."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not take(descriptor, shared=True)
+    finally:
+        os.close(descriptor)
+
+
+def boot() -> str:
+    """The running kernel's own random name; nothing where it has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _replace(target: Path, content: bytes) -> None:
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
 
 
 _SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -133,30 +206,30 @@ class _IrregularError(Exception):
 
 
 def _kind(mode: int) -> str | None:
-    """What it is in words, where it is not a regular file."""
+    """In words what it is; None for a regular file."""
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
 
 
-def _open_below(folder: Path, path: Path, flags: int, mode: int) -> int:
+def _open_below(directory: Path, path: Path, flags: int, mode: int) -> int:
     """Open a file by way of the directories above it, none of which may be a link.
 
     Raises:
         _IrregularError: there is a link on the way, or no regular file at its end; nothing of it was opened.
         OSError: it cannot be opened.
     """
-    *folders, name = path.relative_to(folder).parts
+    *parents, name = path.relative_to(directory).parts
     if os.open not in os.supports_dir_fd:
-        for count in range(1, len(folders) + 1):
-            _refuse_link(folder.joinpath(*folders[:count]))
+        for count in range(1, len(parents) + 1):
+            _refuse_link(directory.joinpath(*parents[:count]))
         _refuse_irregular(path)
         return os.open(path, flags, mode)
 
-    way = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
-    here = os.open(folder, way)
+    to_directory = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+    here = os.open(directory, to_directory)
     try:
-        for part in folders:
+        for part in parents:
             _refuse_link(part, here)
-            below = os.open(part, way | os.O_NOFOLLOW, dir_fd=here)
+            below = os.open(part, to_directory | os.O_NOFOLLOW, dir_fd=here)
             os.close(here)
             here = below
         _refuse_irregular(name, here)
@@ -171,69 +244,14 @@ def _refuse_link(name: str | Path, here: int | None = None) -> None:
 
 
 def _refuse_irregular(name: str | Path, here: int | None = None) -> None:
-    """Before it is opened, which alone makes a device do something; that there is nothing is for the opening to say."""
+    """Refuse it before it is opened, since opening alone makes a device act. A missing file is left to the opening."""
     with contextlib.suppress(FileNotFoundError):
         kind = _kind(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode)
         if kind is not None:
             raise _IrregularError(kind)
 
 
-def _replace(target: Path, content: bytes) -> None:
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
-
-
-def boot() -> str:
-    """The running kernel's own random name; nothing where it has none."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-def take(descriptor: int, *, shared: bool = False, release: bool = False) -> bool:
-    """Take (or let go of) an open file until it is closed, without waiting.
-
-    False where somebody else has it; True too where the system or the file system knows no locks.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    wish = fcntl.LOCK_UN if release else fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-    try:
-        fcntl.flock(descriptor, wish | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
-
-
 _kept: set[int] = set()
-
-
-def keep_from_children(descriptor: int) -> None:
-    """Let no forked process inherit an open file, and with it a lock that would outlive its holder's death.
-
-    A lock of `flock` is free when the last copy of its descriptor is closed, and fork makes copies: a loader process
-    that is still waiting for data when its parent is killed would hold the directory for as long as it waits.
-    """
-    _kept.add(descriptor)
-
-
-def let_children_have(descriptor: int) -> None:
-    """Forget a descriptor that is about to be closed, since its number will be another file's."""
-    _kept.discard(descriptor)
 
 
 def _close_in_child() -> None:
@@ -245,15 +263,3 @@ def _close_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_in_child)
-
-
-def is_held(path: Path) -> bool:
-    """Whether somebody holds a file alone; asked by sharing it for a moment. A file that is not there is not held."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        return not take(descriptor, shared=True)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The machine as far as files and NVML tell, without torch: processor, cores, GPUs, driver, torch's build."""
+"""What files and NVML say about the machine, without torch: processor, cores, GPUs, driver, torch's build."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Scheduling(NamedTuple):
 
 
 def scheduling() -> Scheduling | None:
-    """Of all threads so far; None where the system does not count it (only Linux does)."""
+    """The seconds of all threads so far; None where the system does not count them (only Linux does)."""
     ran = waited = 0
     try:
         for path in Path("/proc/self/task").glob("*/schedstat"):
@@ -117,10 +117,10 @@ def visible_gpus(nvidia: Nvidia | None, environment: Mapping[str, str] = os.envi
         return nvidia.gpus
     chosen: list[Gpu] = []
     for piece in asked.split(","):
-        found = _gpu_called(piece.strip(), nvidia.gpus)
-        if found is None:  # CUDA stops at the first that it does not know
+        gpu = _gpu_called(piece.strip(), nvidia.gpus)
+        if gpu is None:  # CUDA stops at the first one that it does not know
             break
-        chosen.append(found)
+        chosen.append(gpu)
     return tuple(chosen)
 
 
@@ -160,11 +160,11 @@ def nvidia() -> Nvidia | None:
 
 def torch_cuda_build() -> str | None:
     """The CUDA version that the installed torch was built for, read from its files; None for a CPU build."""
-    found = importlib.util.find_spec("torch")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
         return None
     try:
-        text = Path(found.origin).with_name("version.py").read_text(errors="replace")
+        text = Path(spec.origin).with_name("version.py").read_text(errors="replace")
     except OSError:
         return None
     written = re.search(r"^cuda\b[^=\n]*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
@@ -172,6 +172,6 @@ def torch_cuda_build() -> str | None:
 
 
 def machine_clock() -> float:
-    """Seconds of a clock that all processes of this machine share, and that also counts while it sleeps, if it can."""
+    """Seconds of a clock that all processes of this machine share and that, if it can, counts on during sleep."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)

@@ -1,7 +1,7 @@
 """Run directories and the records in them: one JSON object per line, appended whole, read back checked.
 
-A run directory holds `recipe.yaml`, `records.jsonl`, `environment.json`, `checkpoint/`, `log.txt` and, in a study,
-that printed something, `output.txt`. Records:
+A run directory holds `recipe.yaml`, `records.jsonl`, `environment.json`, `checkpoint/`, `log.txt` and, if the run
+printed something in a study, `output.txt`. Records:
 
 kind        step epoch train_seconds   and
 start       first step of this stretch  world_size, seed, resumed (bool), data (see below)
@@ -12,10 +12,10 @@ end         steps done                  outcome (finished | diverged | interrupt
 
 `step` counts optimizer steps done, `epoch` is a float, `train_seconds` excludes evaluation.
 `data` says what the run found: name, shape, classes, parts {train: {images, classes, of, source}, ...}, left_out {part:
-{reason: files}}, unused {part: images}, remarks {what: images}; older records have none, and empty ones are left away.
+{reason: files}}, unused {part: images}, remarks {what: images}; older records have none, and empty ones are left out.
 A resumed run starts at its checkpoint's step, so what was recorded after that step is superseded by what follows.
-Whoever reads them has plain data of these types, or an error that names the line: a directory may have been edited, or
-come from somebody else, and its disk may have failed.
+Reading gives plain data of these types, or an error that names the line: a directory may have been edited or come from
+somebody else, and its disk may have failed.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class RecordWriter:
         """
         line = (json.dumps(portable(record), allow_nan=False, separators=(",", ":")) + "\n").encode()
         written = os.write(self._descriptor, line)
-        if written < len(line):  # a disk that has just become full; the next record must not join half a line
+        if written < len(line):  # the disk has just become full; the next record must not follow half a line
             os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -112,7 +112,7 @@ def read_records(path: Path) -> list[Record]:
     """All records that still hold, in order: a torn last line and superseded records are left out.
 
     Raises:
-        RunDirectoryError: the file is missing, or no regular file, or a line before the last is not a whole record.
+        RunDirectoryError: the file is missing or not a regular file, or a line before the last is not a whole record.
     """
     records: list[Record] = []
     for number, line in enumerate(_lines(path), start=1):
@@ -131,7 +131,7 @@ def parse_record(line: bytes, where: str) -> Record:
         where: names it in messages, `records.jsonl:3` say.
 
     Raises:
-        RunDirectoryError: it is none.
+        RunDirectoryError: it is not a record.
     """
     try:
         record = parse_json(line)
@@ -177,7 +177,7 @@ def portable(value: object) -> object:
 
 
 def from_portable(value: Any) -> Any:
-    """What `portable` made, as it was."""
+    """The data that `portable` was given."""
     if isinstance(value, str):
         return _NON_FINITE.get(value, value)
     if isinstance(value, dict):
@@ -192,7 +192,7 @@ def _lines(path: Path) -> Iterator[bytes]:
     try:
         with os.fdopen(open_regular(path, error=RunDirectoryError), "rb") as file:
             if os.fstat(file.fileno()).st_size > LARGEST_FILE:
-                raise RunDirectoryError(f"{path}: must have at most {LARGEST_FILE} bytes, and has more")
+                raise RunDirectoryError(f"{path}: must have at most {LARGEST_FILE} bytes, got more")
             number = 0
             while line := file.readline(LONGEST_LINE + 1):
                 number += 1
@@ -205,7 +205,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _cut_torn_line(descriptor: int) -> None:
-    """Cut off what follows the last newline, looked for from the end."""
+    """Cut off what follows the last newline, which is searched from the end."""
     size = end = os.fstat(descriptor).st_size
     while end > 0:
         start = max(0, end - LONGEST_LINE)
@@ -287,7 +287,7 @@ def _metrics(value: object) -> dict[str, float]:
 
 
 class RecordField(NamedTuple):
-    """How a field is read; one that need not be there may be null too."""
+    """How a field is read; one that is not needed may be missing or null."""
 
     read: Callable[[object], Any]
     is_needed: bool = True

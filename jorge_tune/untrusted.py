@@ -1,7 +1,11 @@
-"""JSON that somebody else may have written: read to the end or refused in words, never half, never with a crash later.
+"""Data and text that somebody else may have written: checked before use, and made fit to be shown.
 
-Beyond what JSON itself says, refused are: keys given twice, nesting that no file of ours has, numbers that no float
-holds or no counter reaches, NaN and infinities as bare words, and halves of surrogate pairs, which no file can hold.
+JSON     `parse_json` reads a text as a whole or refuses it in words. Beyond what JSON itself forbids, it refuses keys
+         given twice, nesting deeper than any file of ours has, numbers that do not fit 64 bits, NaN and infinities as
+         bare words, and halves of surrogate pairs, which no file can hold
+values   `is_number` and `is_shallow` judge plain data from a storage
+shown    `shown` and `must_be` put a value into a message; `visible`, `escape` and `in_figure` write control characters
+         out for a terminal, for HTML and for plotly
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: printable, in one line, and short."""
+    """A value as messages show it: printable, on one line, at most 60 characters."""
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # a number of thousands of digits has no text

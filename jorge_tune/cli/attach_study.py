@@ -31,11 +31,11 @@ def attach_conclusion(found: FoundStudy, twin: Twin) -> None:
 
     A study is concluded without them where they cannot be attached; stderr says so. `twin` makes its report.
     """
-    from jorge_tune.study.confirm import beside
+    from jorge_tune.study.confirm import companion_studies
     from jorge_tune.study.runs_directory import is_folder_of
 
     try:
-        for opened in (found.opened, *beside(found.opened)):
+        for opened in (found.opened, *companion_studies(found.opened)):
             name = opened.plan.name
             runs = found.runs(name) if is_folder_of(found.runs(name), opened.name) else None
             attach_to_study(opened, runs, twin, tell, search=None if name == found.name else found.name)

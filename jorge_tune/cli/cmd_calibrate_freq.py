@@ -15,7 +15,7 @@ from jorge_tune.cli.calibration_options import (
     overhead_option,
 )
 from jorge_tune.cli.options import check_plot, complete_recipe, device_options, share_the_cores
-from jorge_tune.cli.output import format_option, print_json, print_table, print_text, say, tell
+from jorge_tune.cli.output import format_option, print_json, print_table, print_text, say, tell, write_plot
 from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +37,11 @@ _CHECK_EXITS = {"inside": 0, "over": 1, "unstable": EXIT_NO_ANSWER}
 @click.option("--remeasure", is_flag=True, help="Measure even if the cache has the answer.")
 @click.option("--seconds", type=click.FloatRange(min=1), help="How long to measure, about [default: 26].")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice].")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the curve: FILE.html or FILE.png.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the curve to FILE.html or FILE.png, or write its numbers to FILE.json.",
+)
 @click.option("--force", is_flag=True, help="Overwrite an existing plot.")
 @cache_option
 @format_option
@@ -91,7 +95,7 @@ def _check_arguments(recipe: str | None, write: bool, check: bool, plot: Path | 
         raise InputError("--write and --check contradict each other; give one of them")
     if recipe is None and (write or check):
         raise InputError(f"{'--write' if write else '--check'} needs a RECIPE")
-    check_plot(plot, force, (".html", ".png"))
+    check_plot(plot, force, (".html", ".png", ".json"))
 
 
 def _read(argument: str | None, device: str, write: bool) -> tuple[Path | None, Recipe]:
@@ -165,7 +169,7 @@ def _checked_data(checked: RecipeCheck) -> dict[str, Any]:
 
 def _show(found: RecipeCalibration, output_format: str) -> None:
     from jorge_tune.calibrate.calibration_words import advice, as_data, notes, outcome_sentence, part_table, time_table
-    from jorge_tune.report.interval_curve import text_curve
+    from jorge_tune.report.text_plot import interval_curve
 
     if output_format == "json":
         print_json(as_data(found))
@@ -181,26 +185,25 @@ def _show(found: RecipeCalibration, output_format: str) -> None:
             say()
             print_table(table.headings, table.rows, right=table.right)
         say()
-        say(text_curve(found))
+        say(interval_curve(found))
     say()
     for note in notes(found):
         print_text(f"Note: {note}")
 
 
 def _draw(found: RecipeCalibration, plot: Path) -> None:
-    from jorge_tune.files import write_whole
-    from jorge_tune.report.figures import write_pngs
-    from jorge_tune.report.interval_curve import interval_figure, interval_page
+    from jorge_tune.report.of_measurements import measured_cost_figure
+    from jorge_tune.report.page import figure_for_picture
+    from jorge_tune.report.png import write_pngs
+    from jorge_tune.report.report import calibration_report
 
     if found.choice.outcome == "unstable":
         tell("no plot written: unstable timings make no curve")
-        return
-    missing = None
-    if plot.suffix == ".png":
-        missing = write_pngs({plot: interval_figure(found)})
+    elif plot.suffix == ".png":
+        missing = write_pngs({plot: figure_for_picture(measured_cost_figure(found).to_json())})
+        tell(missing or f"wrote {plot}")
     else:
-        write_whole(plot, interval_page(found), force=True, make_folders=True)
-    tell(missing or f"wrote {plot}")
+        write_plot(calibration_report(found), plot)
 
 
 def _write(path: Path, recipe: Recipe, found: RecipeCalibration) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from jorge_tune.cli.calibration_options import EXIT_NO_ANSWER, held_by, settled
-from jorge_tune.cli.options import complete_recipe, device_options, share_the_cores
+from jorge_tune.cli.options import check_plot, complete_recipe, device_options, share_the_cores
 from jorge_tune.cli.output import (
     format_option,
     is_talk_on_terminal,
@@ -22,6 +22,7 @@ from jorge_tune.cli.output import (
     say,
     tell,
     tell_over,
+    write_plot,
 )
 from jorge_tune.cli.study_display import last_word, watching, why_left
 from jorge_tune.cli.study_options import (
@@ -38,7 +39,7 @@ from jorge_tune.recipe.metrics import metric_fault, target_fault, usual_metric
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-    from jorge_tune.compare.contest import Comparison
+    from jorge_tune.compare.comparison import Comparison
     from jorge_tune.compare.race import RaceProgress, RaceSettings
     from jorge_tune.compare.run_directories import Contender
     from jorge_tune.recipe.schema import Recipe
@@ -166,7 +167,7 @@ def _tell_what_is_there(found: FoundStudy, contenders: int, seeds: Sequence[int]
 
 def _report_of(collected: CollectedRuns, metric: str) -> dict[str, Any]:
     """The report of a comparison's runs, as data."""
-    from jorge_tune.compare.contest import compare
+    from jorge_tune.compare.comparison import compare
     from jorge_tune.report.report import runs_report
 
     if not any(contender.runs for contender in collected.contenders):
@@ -338,7 +339,11 @@ def parse_seeds(ctx: click.Context | None, param: click.Parameter | None, value:
 @runs_option
 @side_by_side_option
 @reference_option
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the race: FILE.html, or FILE.png.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the race to FILE.html or FILE.png, or write its numbers to FILE.json.",
+)
 @click.option("--force", is_flag=True, help="Overwrite an existing plot.")
 @format_option
 def compare_command(
@@ -381,11 +386,11 @@ def compare_command(
       jorge-tune compare runs/cnn-sgd runs/cnn-jorge --target top1=0.95
     """
     share_the_cores()
-    from jorge_tune.compare.contest import compare, reference_first
+    from jorge_tune.compare.comparison import compare, reference_first
     from jorge_tune.compare.race import RaceSettings
 
     metric, value = parse_target(target, metric)
-    _check_plot(plot, force)
+    check_plot(plot, force, (".html", ".png", ".json"))  # before hours are spent on the race
     engine = Engine(workers, storage, name, runs)
     damaged: list[str] = []
     entrants, notes = read_arguments(contenders, assignments, against, damaged.append), list[str]()
@@ -505,25 +510,13 @@ def _check_engine(engine: Engine, entrants: list[Contender], out: Path | None) -
         raise InputError("--workers, --storage, --name and --runs: train recipes, and there are only run directories")
 
 
-def _check_plot(plot: Path | None, force: bool) -> None:
-    """Refuse a plot that could not be written before hours are spent on the race."""
-    if plot is None:
-        return
-    if plot.suffix not in (".html", ".png"):
-        raise InputError(f"--plot: must end in .html or .png, got {str(plot)!r}")
-    if plot.exists() and not force:
-        raise InputError(f"{plot}: exists already; give another name, or --force to overwrite it")
-
-
 def _draw(comparison: Comparison, plot: Path) -> None:
-    from jorge_tune.files import write_whole
-    from jorge_tune.report.figures import comparison_poster, write_pngs
-    from jorge_tune.report.html import comparison_page
+    from jorge_tune.report.of_runs import curve_figures
+    from jorge_tune.report.png import poster, write_pngs
+    from jorge_tune.report.report import runs_report
 
-    missing = None
     if plot.suffix == ".png":
-        missing = write_pngs({plot: comparison_poster(comparison)})
+        missing = write_pngs({plot: poster([figure.to_json() for figure in curve_figures(comparison)])})
+        tell(missing or f"wrote {plot}")
     else:
-        names = ", ".join(standing.name for standing in comparison.standings)
-        write_whole(plot, comparison_page(comparison, f"Comparison: {names}").encode(), force=True, make_folders=True)
-    tell(missing or f"wrote {plot}")
+        write_plot(runs_report(comparison), plot)

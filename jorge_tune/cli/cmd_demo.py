@@ -11,17 +11,18 @@ import click
 
 from jorge_tune.cli.cmd_compare import parse_seeds, print_comparison, report_progress
 from jorge_tune.cli.options import device_options, share_the_cores
-from jorge_tune.cli.output import print_table, say, tell
+from jorge_tune.cli.output import as_json, print_table, say, tell
 from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
-    from jorge_tune.compare.contest import Comparison
+    from jorge_tune.compare.comparison import Comparison
     from jorge_tune.recipe.bootstrap import BootstrapResult
     from jorge_tune.recipe.derivation import Derivation
     from jorge_tune.recipe.schema import Recipe
 
 _SOURCE = "digits/cnn-sgd"
-_PLOT = "comparison.html"
+_TITLE = "SGD, its control and Jorge on scikit-learn's digits"
+_PAGE, _TWIN = "comparison.html", "comparison.json"
 
 
 class Trio(NamedTuple):
@@ -55,8 +56,9 @@ def demo_command(out: Path, seeds: tuple[int, ...], epochs: int | None, device: 
       jorge-tune demo
     """
     share_the_cores()
-    from jorge_tune.compare.contest import Contender, compare
+    from jorge_tune.compare.comparison import compare
     from jorge_tune.compare.race import RaceSettings, run_race
+    from jorge_tune.compare.run_directories import Contender
 
     trio = _make_recipes(epochs)
     _write_recipes(out, trio)
@@ -125,14 +127,18 @@ def _row(derivation: Derivation) -> list[str]:
 
 
 def _draw(comparison: Comparison, out: Path) -> None:
-    """Both curves in the terminal and in a page, and where everything lies."""
+    """Both curves in the terminal, the report as a page and as JSON, and where everything lies."""
     from jorge_tune.compare.curves import AXIS_TITLES
     from jorge_tune.files import write_whole
-    from jorge_tune.report.html import comparison_page
-    from jorge_tune.report.text_plot import text_plot
+    from jorge_tune.report.page import report_page
+    from jorge_tune.report.report import runs_report
+    from jorge_tune.report.text_plot import race_curves
 
     for axis in AXIS_TITLES:
-        say("\n" + text_plot(comparison, axis))
-    page = comparison_page(comparison, "SGD, its control and Jorge on scikit-learn's digits")
-    write_whole(out / _PLOT, page.encode(), force=True, make_folders=True)
-    say(f"\nfigures: {out / _PLOT}\nrecipes: {out / 'sgd.yaml'}, {out / 'control.yaml'}, {out / 'jorge.yaml'}")
+        say("\n" + race_curves(comparison, axis))
+
+    twin = replace(runs_report(comparison), title=_TITLE).to_json()
+    write_whole(out / _PAGE, report_page(twin), force=True, make_folders=True)
+    write_whole(out / _TWIN, as_json(twin, indent=1) + "\n", force=True)
+    say(f"\nreport: {out / _PAGE}, and its numbers: {out / _TWIN}")
+    say(f"recipes: {out / 'sgd.yaml'}, {out / 'control.yaml'}, {out / 'jorge.yaml'}")

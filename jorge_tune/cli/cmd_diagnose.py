@@ -11,7 +11,16 @@ import click
 
 from jorge_tune.cli.cmd_train import read_with_overrides, use_threads
 from jorge_tune.cli.options import check_plot, complete_recipe, device_options, share_the_cores
-from jorge_tune.cli.output import format_option, print_json, print_table, print_text, say, tell, training_progress
+from jorge_tune.cli.output import (
+    format_option,
+    print_json,
+    print_table,
+    print_text,
+    say,
+    tell,
+    training_progress,
+    write_plot,
+)
 from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,7 +50,11 @@ _EXIT_CODES = {"finished": 0, "diverged": 3, "interrupted": 130}
 @device_options()
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice].")
 @click.option("--download", is_flag=True, help="Fetch a torchvision data set that is not there.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw it all: FILE.html.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write all figures and tables to FILE.html, or the same numbers to FILE.json.",
+)
 @click.option("--force", is_flag=True, help="Overwrite an existing plot.")
 @format_option
 def diagnose_command(
@@ -95,7 +108,9 @@ def diagnose_command(
         _say_how_it_ended(diagnosis)
     _show(diagnosis, output_format)
     if plot is not None:
-        _draw(diagnosis, plot)
+        from jorge_tune.report.report import diagnosis_report
+
+        write_plot(diagnosis_report(diagnosis), plot)
     return _EXIT_CODES[diagnosis.outcome]
 
 
@@ -140,11 +155,3 @@ def _show(diagnosis: Diagnosis, output_format: str) -> None:
     print_text("\n".join(lines))
     for note in diagnosis.notes:
         print_text(f"Note: {note}")
-
-
-def _draw(diagnosis: Diagnosis, plot: Path) -> None:
-    from jorge_tune.files import write_whole
-    from jorge_tune.report.diagnosis_figures import diagnosis_page
-
-    write_whole(plot, diagnosis_page(diagnosis, f"Diagnosis: {diagnosis.recipe}"), force=True, make_folders=True)
-    tell(f"wrote {plot}")

@@ -12,7 +12,7 @@ import click
 from jorge_tune.cli.calibration_options import EXIT_NO_ANSWER
 from jorge_tune.cli.cmd_train import read_with_overrides, use_threads
 from jorge_tune.cli.options import check_plot, complete_recipe, device_options, share_the_cores
-from jorge_tune.cli.output import format_option, print_json, print_table, print_text, say, tell, training_progress
+from jorge_tune.cli.output import format_option, print_json, print_table, print_text, say, training_progress, write_plot
 
 if TYPE_CHECKING:
     from jorge_tune.probe.probe_result import ProbeResult
@@ -57,7 +57,11 @@ def parse_steps(context: click.Context, option: click.Parameter, text: str | Non
 @device_options()
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice].")
 @click.option("--download", is_flag=True, help="Fetch a torchvision data set that is not there.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw it all: FILE.html.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write all figures and tables to FILE.html, or the same numbers to FILE.json.",
+)
 @click.option("--force", is_flag=True, help="Overwrite an existing plot.")
 @format_option
 def probe_command(
@@ -101,7 +105,9 @@ def probe_command(
         probed = probe(wanted, settings, checkpoint=checkpoint, progress=progress)
     show(probed, output_format)
     if plot is not None:
-        draw(probed, plot)
+        from jorge_tune.report.report import probe_report
+
+        write_plot(probe_report(probed), plot)
     return exit_code(probed)
 
 
@@ -128,15 +134,6 @@ def show(probed: ProbeResult, output_format: str = "table") -> None:
     print_text("\n".join(words(probed)))
     for note in probed.notes:
         print_text(f"Note: {note}")
-
-
-def draw(probed: ProbeResult, plot: Path) -> None:
-    """Write a probe's page."""
-    from jorge_tune.files import write_whole
-    from jorge_tune.report.probe_figures import probe_page
-
-    write_whole(plot, probe_page(probed, f"Probe: {probed.recipe}"), force=True, make_folders=True)
-    tell(f"wrote {plot}")
 
 
 def _with_seed_of(run: Path, recipe: Recipe) -> Recipe:

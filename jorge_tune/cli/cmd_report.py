@@ -28,7 +28,7 @@ from jorge_tune.files import read_regular_bytes
 from jorge_tune.untrusted import parse_json, shown
 
 if TYPE_CHECKING:
-    from jorge_tune.compare.contest import Comparison
+    from jorge_tune.compare.comparison import Comparison
     from jorge_tune.compare.run_directories import Contender
     from jorge_tune.report.parts import Report
     from jorge_tune.study.report_data import CollectedRuns, ShownRuns
@@ -158,9 +158,9 @@ def _write(twin: dict[str, Any], out: Path, twin_path: Path | None, force: bool)
 
 def _draw(twin: dict[str, Any], folder: Path, force: bool) -> None:
     """Every figure that is not empty, or a word why not."""
-    from jorge_tune.report.figures import write_pngs
     from jorge_tune.report.page import figure_for_picture
     from jorge_tune.report.parts import figures_of
+    from jorge_tune.report.png import write_pngs
 
     figures = [figure for figure in figures_of(twin) if figure["series"]]
     paths = {figure["key"]: folder / f"{figure['key']}.png" for figure in figures}
@@ -211,7 +211,8 @@ def report_of_runs(
     Raises:
         InputError: nothing there can be compared; the message says why for each.
     """
-    from jorge_tune.compare.contest import compare, read_contenders, reference_first
+    from jorge_tune.compare.comparison import compare, reference_first
+    from jorge_tune.compare.run_directories import read_contenders
     from jorge_tune.report.report import runs_report
 
     damaged: list[str] = []
@@ -282,7 +283,7 @@ def report_of_study(
 def _of_comparison(
     name: str, collected: CollectedRuns, wanted: tuple[str | None, float | None], measured: dict[str, object]
 ) -> Report:
-    from jorge_tune.compare.contest import compare
+    from jorge_tune.compare.comparison import compare
     from jorge_tune.report.report import runs_report
 
     if not any(contender.runs for contender in collected.contenders):
@@ -295,8 +296,8 @@ def _of_comparison(
 
 def _compared(shown: ShownRuns, study: dict[str, Any]) -> tuple[Comparison | None, list[str]]:
     """The runs that this machine sees, and what there is to say about the others."""
-    from jorge_tune.compare.contest import Contender, compare
-    from jorge_tune.compare.run_directories import read_run
+    from jorge_tune.compare.comparison import compare
+    from jorge_tune.compare.run_directories import Contender, read_run
 
     notes = list(shown.notes)
     contenders: list[Contender] = []

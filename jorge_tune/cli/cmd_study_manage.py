@@ -59,11 +59,11 @@ def study_status_command(name: str | None, storage: str | None, runs: Path | Non
       jorge-tune study status --name digits
       jorge-tune study status --name digits --format json
     """
-    from jorge_tune.study.confirm import beside, fresh_verdict, unread
+    from jorge_tune.study.confirm import companion_studies, fresh_verdict, unread
     from jorge_tune.study.status import read_status
 
     found = find_study(storage, name, runs, to_read=True)
-    status = read_status(found.opened, found.folder, found.address, beside(found.opened))
+    status = read_status(found.opened, found.folder, found.address, companion_studies(found.opened))
     status = replace(status, verdict=fresh_verdict(found.opened))  # trials may have ended since it was stored
     status = replace(status, unread=tuple(unread(found.opened, status.rows)))
     if output_format == "json":
@@ -92,7 +92,7 @@ def _rows(status: StudyStatus) -> list[tuple[str, str]]:
         ("objective", status.objective),
         ("best", "-" if status.best is None else f"{status.best.value:.4g}, trial {status.best.number}"),
         ("baseline", "-" if status.baseline is None else f"{status.baseline:.4g}"),
-        *((one.name, f"{one.ended} of {one.total} ended") for one in status.beside),
+        *((one.name, f"{one.ended} of {one.total} ended") for one in status.companions),
         ("started again", str(status.restarted)),
         ("lost", ", ".join(f"trial {number}" for number in status.lost) or "none"),
         ("idle workers", str(len(status.idle))),
@@ -217,11 +217,11 @@ def study_stop_command(name: str | None, storage: str | None, now: bool) -> None
       jorge-tune study stop --name digits
       jorge-tune study stop --name digits --now
     """
-    from jorge_tune.study.confirm import beside
+    from jorge_tune.study.confirm import companion_studies
 
     found = find_study(storage, name)
-    for study in (found.opened, *beside(found.opened)):
-        study.ask_to_stop("checkpoint" if now else "finish", "asked for by `study stop`")
+    for study in (found.opened, *companion_studies(found.opened)):
+        study.request_stop("checkpoint" if now else "finish", "asked for by `study stop`")
     what = "checkpoint their runs" if now else "finish their trials"
     say(f"study {found.name}: workers {what} and leave; {goes_on(found)}")
 
@@ -244,11 +244,12 @@ def study_reap_command(name: str | None, storage: str | None, runs: Path | None,
     Example:
       jorge-tune study reap --name digits
     """
-    from jorge_tune.study.confirm import beside
+    from jorge_tune.study.confirm import companion_studies
 
     found = find_study(storage, name, runs)
     put_back = {
-        study.plan.name: _reap(study, found.runs(study.plan.name)) for study in (found.opened, *beside(found.opened))
+        study.plan.name: _reap(study, found.runs(study.plan.name))
+        for study in (found.opened, *companion_studies(found.opened))
     }
     if output_format == "json":
         print_json(put_back)

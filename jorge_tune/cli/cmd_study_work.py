@@ -54,10 +54,10 @@ def study_worker_command(
     )
     seen = found.opened.for_display()
     with (
-        WorkerStops(last_word(goes_on(found))).listening() as orders,
+        WorkerStops(last_word(goes_on(found))).listening() as stops,
         study_display(plan.name, lambda: read_status(seen, found.folder, found.address)) as report,
     ):
-        left = work_on(found.opened, found.folder, settings, orders, lambda told: report(told, None))
+        left = work_on(found.opened, found.folder, settings, stops, lambda told: report(told, None))
     if left.kind != "done":
         tell(left.reason + (f"; {goes_on(found)}" if left.kind in ("stopped", "interrupted") else ""))
     return EXIT_INTERRUPTED if left.kind == "interrupted" else left.exit_code

@@ -76,7 +76,7 @@ def _parse_device(ctx: click.Context, param: click.Parameter, value: str | None)
     return value if given else "cuda"
 
 
-def check_plot(plot: Path | None, force: bool, endings: tuple[str, ...] = (".html",)) -> None:
+def check_plot(plot: Path | None, force: bool, endings: tuple[str, ...] = (".html", ".json")) -> None:
     """Refuse a plot that could not be written in the end.
 
     Raises:

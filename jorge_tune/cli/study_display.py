@@ -242,7 +242,7 @@ def show_end(found: FoundStudy, end: StudyEnd, output_format: str) -> int:
 
 def exit_code(found: FoundStudy, end: StudyEnd) -> int:
     """What the command ends with; why it ended early is said on stderr."""
-    broken_off = why_left(end.left, end.stage, goes_on(found))
+    broken_off = why_left(end.worker_exit, end.stage, goes_on(found))
     if broken_off:
         return broken_off
     return 0 if end.verdict is not None and end.verdict.has_answer else EXIT_NO_ANSWER

@@ -1,4 +1,4 @@
-"""The curves of a comparison as plain numbers: one per run, and the median of each contender."""
+"""The curves of a comparison as plain numbers: one curve per run, and the median curve of each contender."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from jorge_tune.compare.comparison import Comparison
 from jorge_tune.compare.run_directories import Evaluation
 from jorge_tune.compare.statistics import median
 
-Axis = Literal["epoch", "train_seconds"]
-AXIS_TITLES: dict[Axis, str] = {"epoch": "epoch", "train_seconds": "training seconds"}
+CurveAxis = Literal["epoch", "train_seconds"]
+AXIS_TITLES: dict[CurveAxis, str] = {"epoch": "epoch", "train_seconds": "training seconds"}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: points of equal index in all three lists."""
+    """One curve: entry i of each list belongs to point i."""
 
     label: str
     epochs: list[float]
     seconds: list[float]
     values: list[float]
 
-    def along(self, axis: Axis) -> list[float]:
-        """The points' places on one axis."""
+    def along(self, axis: CurveAxis) -> list[float]:
+        """The points' positions on one axis."""
         return self.epochs if axis == "epoch" else self.seconds
 
 
 @dataclass(frozen=True)
 class ContenderCurves:
-    """The curves of one contender: one per run, and their median. Its place in the comparison gives its look."""
+    """The curves of one contender's runs, and their median. Its place in the comparison decides its colour."""
 
     name: str
     place: int
@@ -41,14 +41,14 @@ class ContenderCurves:
 
 
 def contender_curves(comparison: Comparison) -> list[ContenderCurves]:
-    """The curves of every contender that has any, in the order of the comparison."""
+    """The curves of every contender that has some, in the order of the comparison."""
     found = [_curves(comparison, place) for place in range(len(comparison.standings))]
     return [curves for curves in found if curves.runs]
 
 
 def not_finite(comparison: Comparison) -> list[str]:
-    """A sentence per contender with runs that end without a finite value: their lines end early, or are missing."""
-    told = []
+    """One sentence per contender with runs whose last value is not finite: their curves end early or are missing."""
+    sentences = []
     for standing in comparison.standings:
         measured = {score.seed for score in standing.scores}
         last = [
@@ -58,12 +58,14 @@ def not_finite(comparison: Comparison) -> list[str]:
         ]
         bad = sum(not _finite(reading, comparison.metric) for reading in last)
         if bad:
-            told.append(f"{standing.name}: {bad} of {len(last)} runs did not end with a finite {comparison.metric}.")
-    return told
+            sentences.append(
+                f"{standing.name}: {bad} of {len(last)} runs did not end with a finite {comparison.metric}."
+            )
+    return sentences
 
 
 def interesting_range(curves: list[ContenderCurves], lower_is_better: bool) -> tuple[float, float] | None:
-    """The range of values worth looking at, without the first steep part; None where all values are equal."""
+    """The range of values to show first, without the steep beginning; None where all values are equal."""
     values = sorted(value for contender in curves for run in contender.runs for value in run.values)
     if not values or values[0] == values[-1]:
         return None
@@ -98,7 +100,7 @@ def _curve(label: str, readings: list[Evaluation], metric: str) -> Curve:
 
 
 def _median_curve(name: str, runs: list[Curve]) -> Curve:
-    """The median value and seconds at each epoch that more than half of the runs reached."""
+    """Median value and median seconds at each epoch that more than half of the runs reached."""
     points: dict[float, list[tuple[float, float]]] = defaultdict(list)
     for run in runs:
         for epoch, seconds, value in zip(run.epochs, run.seconds, run.values, strict=True):
@@ -113,7 +115,7 @@ def _median_curve(name: str, runs: list[Curve]) -> Curve:
 
 
 class Banded(NamedTuple):
-    """Points of a median line, and the lowest and highest value at each."""
+    """The points of a median curve, and the lowest and highest value at each of them."""
 
     x: list[float]
     y: list[float]
@@ -121,8 +123,8 @@ class Banded(NamedTuple):
     high: list[float]
 
 
-def banded_curves(contender: ContenderCurves, axis: Axis) -> Banded:
-    """A contender's median over epochs, with the range of its runs at those epochs, against one of the axes."""
+def banded_curves(contender: ContenderCurves, axis: CurveAxis) -> Banded:
+    """A contender's median curve along one axis, with the range of its runs at the same epochs."""
     found: dict[float, list[float]] = defaultdict(list)
     for run in contender.runs:
         for epoch, value in zip(run.epochs, run.values, strict=True):
@@ -133,7 +135,7 @@ def banded_curves(contender: ContenderCurves, axis: Axis) -> Banded:
 
 
 def banded(lines: Sequence[Sequence[tuple[float, float]]]) -> Banded:
-    """Median and range at every place that more than half of the lines have."""
+    """Median and range at every x that more than half of the lines have."""
     found: dict[float, list[float]] = defaultdict(list)
     for line in lines:
         for x, y in line:

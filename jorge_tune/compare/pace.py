@@ -1,11 +1,10 @@
-"""How long a recipe's steps and evaluations take, by a few of them: good enough for an estimate, no calibration."""
+"""The time of a recipe's steps and evaluations, from a few of them: for an estimate, not for a calibration."""
 
 from __future__ import annotations
 
 import itertools
 import statistics
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,12 +13,12 @@ from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import Constant, KroneckerFields, Recipe
 from jorge_tune.records import Record, RunDirectory, of_kind, read_records
 
-_WARM, _STEPS = 3, 9  # steps that refresh everything (the first is left out), and steps in all
+_WARM, _STEPS = 3, 9  # steps that refresh everything (the first is not counted), and all steps
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a step in the mean over a whole run, and of one evaluation of the part that selects."""
+    """The mean seconds of a step over a whole run, and those of one evaluation of the part that selects."""
 
     steps_per_epoch: int
     step_seconds: float
@@ -27,27 +26,27 @@ class Pace:
 
 
 def pace(recipe: Recipe, *, device: str = "auto", threads: int | None = None, download: bool = False) -> Pace | None:
-    """Train a few steps and evaluate once, in a directory that is removed.
+    """Measure a recipe by training a few steps and evaluating once, in a temporary directory.
 
     Args:
         recipe: with a task.
         device: auto, cpu, cuda, cuda:1, ...
-        threads: CPU threads; None: as they are.
+        threads: CPU threads; None leaves their number as it is.
         download: fetch a data set of torchvision that is not there.
 
     Returns:
-        None where the few steps came to no good end.
+        None if the few steps did not finish.
 
     Raises:
         InputError: the recipe cannot be trained here.
     """
     from jorge_tune.training.runner import train
 
-    with cpu_threads(threads), tempfile.TemporaryDirectory() as folder:
-        result = train(_short(recipe), Path(folder) / "run", device=device, log_every=1, download=download)
+    with cpu_threads(threads), tempfile.TemporaryDirectory() as directory:
+        result = train(_short(recipe), Path(directory) / "run", device=device, log_every=1, download=download)
         if result.outcome != "finished":
             return None
-        return _read(read_records(RunDirectory(Path(folder) / "run").records), recipe)
+        return _read(read_records(RunDirectory(Path(directory) / "run").records), recipe)
 
 
 def _short(recipe: Recipe) -> Recipe:
@@ -58,18 +57,16 @@ def _short(recipe: Recipe) -> Recipe:
 
 
 def _read(records: list[Record], recipe: Recipe) -> Pace:
-    """Warm and later steps are told apart, and weighted as a whole run has them."""
+    """The pace by the records: warm and later steps apart, weighted by their numbers in a whole run."""
     steps = list(of_kind(records, "step"))
     seconds = [after["train_seconds"] - before["train_seconds"] for before, after in itertools.pairwise(steps)]
     per_epoch = round(steps[-1]["step"] / steps[-1]["epoch"])
-    warm, later = _typical(seconds[: _WARM - 1]), _typical(seconds[_WARM:])
+
+    warm, later = statistics.median(seconds[: _WARM - 1]), statistics.median(seconds[_WARM:])
     total = total_steps(recipe, per_epoch)
     optimizer = recipe.optimizer
     refreshing = min(optimizer.warm_refreshes, total) if isinstance(optimizer, KroneckerFields) else 0
     mean = (refreshing * warm + (total - refreshing) * later) / total
+
     evaluations = [record["evaluation_seconds"] for record in of_kind(records, "evaluation")]
     return Pace(per_epoch, mean, evaluations[0] if evaluations else 0.0)
-
-
-def _typical(seconds: Sequence[float]) -> float:
-    return statistics.median(seconds)

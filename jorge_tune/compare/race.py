@@ -1,4 +1,4 @@
-"""A race: contenders trained on common seeds, seed by seed, into one directory that a second call resumes."""
+"""A race trains contenders on common seeds, seed by seed, into one directory; a second call resumes it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Stage = Literal["reused", "training", "ended"]
 
 @dataclass(frozen=True)
 class RaceSettings:
-    """Where to train, on how many CPU threads (None: torch's choice), and whether data may be downloaded."""
+    """The device, the number of CPU threads (None: torch's choice), and whether data may be downloaded."""
 
     device: str = "auto"
     download: bool = False
@@ -31,7 +31,7 @@ class RaceSettings:
 
 @dataclass(frozen=True)
 class RaceProgress:
-    """Where a race is: run `number` of `total`; `run` while it trains, `outcome` once it has ended."""
+    """The progress of a race: run `number` of `total`; `run` is set while it trains, `outcome` once it has ended."""
 
     stage: Stage
     number: int
@@ -44,7 +44,7 @@ class RaceProgress:
 
 @dataclass(frozen=True)
 class Race:
-    """The contenders with their runs; `interrupted` where the race was stopped before its end."""
+    """The contenders with their runs; `interrupted` if the race was stopped before its end."""
 
     contenders: tuple[Contender, ...]
     interrupted: bool
@@ -60,15 +60,16 @@ def run_race(
 ) -> Race:
     """Train every contender that has no runs yet on every seed, into OUT/<name>/seed-<n>.
 
-    All contenders run one seed before the next seed begins, so that a slow hour of the machine meets all of
-    them. A run that ended is reused, one that was stopped is resumed; both only if its directory holds the
-    same recipe. Contenders that come with runs are left as they are.
+    All contenders run one seed before the next seed begins, so that a slow hour of the machine slows all of them. A run
+    that ended is reused, and one that was stopped is resumed, if its directory holds the same recipe. Contenders that
+    have runs already stay as they are.
 
     Raises:
-        InputError: a recipe cannot be trained (found before anything is written), or a directory is taken.
+        InputError: a recipe cannot be trained, or a directory is taken; that is checked before anything is written.
     """
     entrants = [index for index, contender in enumerate(contenders) if not contender.runs]
     _check(contenders, entrants, seeds, out)
+
     runs: dict[int, list[Run]] = {index: [] for index in entrants}
     total, number = len(entrants) * len(seeds), 0
     interrupted = False
@@ -81,18 +82,19 @@ def run_race(
             if interrupted:
                 break
             runs[index].append(run)
+
     raced = [replace(c, runs=tuple(runs[i])) if i in runs else c for i, c in enumerate(contenders)]
     return Race(tuple(raced), interrupted)
 
 
 def run_path(out: Path, name: str, seed: int) -> Path:
-    """OUT/<name>/seed-<n>, the name made fit for a directory."""
+    """OUT/<name>/seed-<n>, without those characters of the name that do not suit a directory."""
     return out / (re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "recipe") / f"seed-{seed}"
 
 
 @contextlib.contextmanager
 def cpu_threads(threads: int | None) -> Iterator[None]:
-    """Let torch use that many CPU threads for a while."""
+    """Let torch use so many CPU threads inside the `with` block."""
     import torch
 
     before = torch.get_num_threads()
@@ -104,19 +106,20 @@ def cpu_threads(threads: int | None) -> Iterator[None]:
 
 
 def _check(contenders: Sequence[Contender], entrants: Sequence[int], seeds: Sequence[int], out: Path) -> None:
-    """Build every model and optimizer once, so that the last contender's fault does not wait for its turn."""
+    """Build every model and optimizer once, so that a fault of the last contender is found before the race begins."""
     from jorge_tune.training.build import build_model, build_optimizer
-    from jorge_tune.training.runner import inspect_folder
+    from jorge_tune.training.runner import inspect_run_directory
 
     taken: dict[Path, str] = {}
     for index in entrants:
         name, recipe = contenders[index].name, contenders[index].recipe
-        folder = run_path(out, name, 0).parent
-        if folder in taken:
-            raise InputError(f"{taken[folder]} and {name} would both train into {folder}; rename one recipe")
-        taken[folder] = name
+        directory = run_path(out, name, 0).parent
+        if directory in taken:
+            raise InputError(f"{taken[directory]} and {name} would both train into {directory}; rename one recipe")
+        taken[directory] = name
+
         for seed in seeds:
-            inspect_folder(RunDirectory(run_path(out, name, seed)), replace(recipe, seed=seed), resume=True)
+            inspect_run_directory(RunDirectory(run_path(out, name, seed)), replace(recipe, seed=seed), resume=True)
         build_optimizer(recipe.optimizer, build_model(recipe))
 
 
@@ -128,13 +131,15 @@ def _one_run(
     place: tuple[int, int, str, int],
     report: Callable[[RaceProgress], None],
 ) -> Run:
-    from jorge_tune.training.runner import ResumeState, inspect_folder, train
+    """Train one run, resume it, or reuse it if it has ended; `place` is the head of each progress report."""
+    from jorge_tune.training.runner import ResumeState, inspect_run_directory, train
 
     path, recipe = run_path(out, contender.name, seed), replace(contender.recipe, seed=seed)
-    if inspect_folder(RunDirectory(path), recipe, resume=True) is ResumeState.ENDED:
+    if inspect_run_directory(RunDirectory(path), recipe, resume=True) is ResumeState.ENDED:
         run = read_run(path)
         report(RaceProgress("reused", *place, outcome=run.outcome))
         return run
+
     report(RaceProgress("training", *place))
     train(
         recipe,
@@ -144,6 +149,7 @@ def _one_run(
         resume=True,
         progress=lambda progress: report(RaceProgress("training", *place, run=progress)),
     )
+
     run = read_run(path)
     report(RaceProgress("ended", *place, outcome=run.outcome))
     return run

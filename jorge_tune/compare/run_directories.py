@@ -1,4 +1,4 @@
-"""Run directories as values: what a finished run measured, read without torch."""
+"""Run directories read as values, without torch; contenders made of them; and which recipes are paired by seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LARGEST_ENVIRONMENT = 2**20  # bytes; ours have under 1,000
 
 
 class Evaluation(NamedTuple):
-    """One reading of one part of the data."""
+    """One evaluation of one part of the data."""
 
     step: int
     epoch: float
@@ -31,7 +31,10 @@ class Evaluation(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """One run as its directory tells it. `outcome` is None while it has not ended; `notes` are what was not read."""
+    """One run, read from its directory.
+
+    `outcome` is None while the run has not ended. `notes` say what could not be read.
+    """
 
     folder: Path
     recipe: Recipe
@@ -46,13 +49,13 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether the run has come to an end of its own: it finished, or it diverged."""
+        """Whether the run finished or diverged, and was not stopped."""
         return self.outcome in ("finished", "diverged")
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One recipe in a race, under the name that tables show, with the runs made of it so far."""
+    """One recipe in a race, by the name that tables show, with its runs so far."""
 
     name: str
     recipe: Recipe
@@ -63,15 +66,16 @@ def read_run(path: Path) -> Run:
     """Read one run directory.
 
     Raises:
-        RunDirectoryError: no run there, or a damaged one.
+        RunDirectoryError: there is no run, or it is damaged.
     """
-    folder = RunDirectory(path)
-    if not os.path.lexists(folder.records):
-        raise RunDirectoryError(f"{path}: not a run directory (no {folder.records.name})")
-    recipe = recipe_of_run(folder)
-    records = read_records(folder.records)
+    directory = RunDirectory(path)
+    if not os.path.lexists(directory.records):
+        raise RunDirectoryError(f"{path}: not a run directory (no {directory.records.name})")
+
+    recipe = recipe_of_run(directory)
+    records = read_records(directory.records)
     starts = list(of_kind(records, "start"))
-    environment, notes = _environment(folder.environment)
+    environment, notes = _environment(directory.environment)
     device = None if environment is None else environment.get("device")
     return Run(
         folder=path,
@@ -88,14 +92,16 @@ def read_run(path: Path) -> Run:
 
 
 def find_runs(path: Path) -> list[Path]:
-    """The run directory itself, or every run directory below, in order of their names.
+    """The run directory itself, or all run directories below it, sorted by name.
 
     Raises:
-        RunDirectoryError: there is none.
+        RunDirectoryError: there is no run directory.
     """
     if os.path.lexists(path / "records.jsonl"):
         return [path]
-    inside = [Path(folder) for folder, folders, files in os.walk(path) if "records.jsonl" in [*folders, *files]]
+
+    # A directory of that name counts too, so that reading it reports the fault.
+    inside = [Path(place) for place, below, files in os.walk(path) if "records.jsonl" in [*below, *files]]
     if not inside:
         raise RunDirectoryError(f"{path}: no run directory here or below (a run directory holds records.jsonl)")
     return sorted(inside, key=_natural)
@@ -104,35 +110,37 @@ def find_runs(path: Path) -> list[Path]:
 def read_contenders(paths: Sequence[Path], leave_out: Callable[[str], None] | None = None) -> list[Contender]:
     """Read run directories, and directories of them, into contenders: one per recipe, whatever its seed.
 
-    Runs of one recipe belong together if they were named by one argument, or lie side by side.
+    Runs of one recipe are one contender if one argument named them, or if they are in the same directory.
 
     Args:
-        paths: the directories, which may be links; what lies below may not.
-        leave_out: told of each run that is damaged, which is then left out; None: the first one is raised.
+        paths: the directories. They may be links, but the directories below may not.
+        leave_out: called for each damaged run, which is then left out; None raises the first fault.
 
     Raises:
-        RunDirectoryError: no runs, none that is whole, or one recipe and seed twice.
+        RunDirectoryError: there are no runs, all are damaged, or there are two runs of one recipe and seed.
     """
     groups: dict[tuple[Path, str], list[Run]] = {}
     seen: set[Path] = set()
     damaged: list[RunDirectoryError] = []
     for path in paths:
-        for folder in find_runs(path):
-            if folder.resolve() in seen:
-                continue  # named twice, or with a directory around it
-            seen.add(folder.resolve())
+        for directory in find_runs(path):
+            if directory.resolve() in seen:
+                continue  # it was named twice, or together with a directory that contains it
+            seen.add(directory.resolve())
             try:
-                run = read_run(folder)
+                run = read_run(directory)
             except RunDirectoryError as error:
                 damaged.append(error)
                 continue
-            home = folder.parent.resolve() if folder == path else path.resolve()
+            home = directory.parent.resolve() if directory == path else path.resolve()
             groups.setdefault((home, repr(replace(run.recipe, seed=0))), []).append(run)
+
     if damaged and (leave_out is None or not groups):
         raise damaged[0]
     for fault in damaged:
         assert leave_out is not None
         leave_out(f"left out, since it is damaged: {fault}")
+
     contenders = []
     for runs in groups.values():
         _refuse_repeated_seeds(runs)
@@ -142,7 +150,7 @@ def read_contenders(paths: Sequence[Path], leave_out: Callable[[str], None] | No
 
 
 def with_distinct_names(contenders: Sequence[Contender]) -> list[Contender]:
-    """Give contenders of one name a number each, the first one too."""
+    """Add a number to the name of each contender whose name another one has."""
     names = [contender.name for contender in contenders]
     named = []
     for index, contender in enumerate(contenders):
@@ -169,16 +177,16 @@ def _refuse_repeated_seeds(runs: Sequence[Run]) -> None:
 
 
 def _evaluations(records: Sequence[Record]) -> dict[str, tuple[Evaluation, ...]]:
-    """The readings of each part, in order."""
+    """The evaluations of each part, in order."""
     parts: dict[str, list[Evaluation]] = {}
     for record in of_kind(list(records), "evaluation"):
-        place = record["step"], float(record["epoch"]), float(record["train_seconds"])
-        parts.setdefault(record["part"], []).append(Evaluation(*place, record["metrics"]))
+        when = record["step"], float(record["epoch"]), float(record["train_seconds"])
+        parts.setdefault(record["part"], []).append(Evaluation(*when, record["metrics"]))
     return {part: tuple(readings) for part, readings in parts.items()}
 
 
 def _environment(path: Path) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
-    """What environment.json says; None and a note where it says nothing readable, for a run is whole without it."""
+    """The content of environment.json; None, with a note, if it cannot be read: a run is complete without it."""
     try:
         environment = parse_json(read_regular_bytes(path, most=_LARGEST_ENVIRONMENT, error=RunDirectoryError))
         if not isinstance(environment, dict):
@@ -193,7 +201,7 @@ def _environment(path: Path) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]
 
 
 def _natural(path: Path) -> list[tuple[str, int]]:
-    """Order in which seed-2 comes before seed-10, and both after rate-3."""
+    """A sort key by which seed-2 comes before seed-10, and both after rate-3."""
     pieces: list[tuple[str, int]] = []
     for part in path.parts:
         stem, _, number = part.rpartition("-")
@@ -205,26 +213,28 @@ _NOTED = ("epochs", "steps", "batch_size", "precision")
 
 
 def unpaired_because(recipe: Recipe, other: Recipe) -> str | None:
-    """Why equal seeds do not pair the two recipes; None where they do."""
+    """Why equal seeds do not pair the two recipes; None if they do."""
     task, other_task = recipe.task, other.task
     if task is None or other_task is None:
         return None if task == other_task else "only one has a task"
+
     for part in fields(TaskSection):
         mine, theirs = getattr(task, part.name), getattr(other_task, part.name)
         if part.name == "data":
-            mine, theirs = _what_is_seen(mine), _what_is_seen(theirs)
+            mine, theirs = _examples_of(mine), _examples_of(theirs)
         if mine != theirs:
             return f"task.{part.name} differs"
     return None
 
 
 def worth_a_note(recipe: Recipe, other: Recipe) -> list[str]:
-    """Differences of paired recipes that a reader of the race has to know of, as `field: a against b`."""
+    """Differences of paired recipes that a reader of the race should know, as `field: a against b`."""
     notes = []
     for name in _NOTED:
         mine, theirs = getattr(recipe, name), getattr(other, name)
         if mine != theirs:
             notes.append(f"{name}: {_shown(mine)} against {_shown(theirs)}")
+
     mine, theirs = _evaluate_every(recipe), _evaluate_every(other)
     if mine != theirs:
         notes.append(f"task.data.evaluate_every: {mine} against {theirs}")
@@ -232,15 +242,15 @@ def worth_a_note(recipe: Recipe, other: Recipe) -> list[str]:
 
 
 def is_control(recipe: Recipe, jorge: Recipe) -> bool:
-    """Whether a recipe is the control of a Jorge recipe: all the same, with the optimizer that Jorge grafts from."""
+    """Whether a recipe is the control of a Jorge recipe: it differs only by the optimizer, which is the grafted one."""
     if not isinstance(jorge.optimizer, JorgeSection) or jorge.optimizer.graft == "none":
         return False
     is_same_training = not worth_a_note(recipe, jorge)
     return is_same_training and (recipe.optimizer, recipe.schedule) == (control(jorge).optimizer, jorge.schedule)
 
 
-def _what_is_seen(data: DataSection | None) -> DataSection | None:
-    """The data section without what changes neither the examples nor their order."""
+def _examples_of(data: DataSection | None) -> DataSection | None:
+    """The data section without the fields that change neither the examples nor their order."""
     return None if data is None else replace(data, root="", workers=0, evaluate_every=1)
 
 

@@ -1,7 +1,7 @@
-"""Characters that a person cannot see, or takes for another one; numbers and booleans that YAML does not read as such.
+"""Characters that a person cannot see or mistakes for others; numbers and booleans that YAML does not read as such.
 
 A no-break space copied from a web page, a zero-width space, a typographic quote or dash: each is named with its place
-and what to type instead. Within quotes and comments every character is the writer's own.
+and what to type instead. Within quotes and comments every character is accepted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Unseen(NamedTuple):
 
 
 def unseen_in(text: str) -> list[Unseen]:
-    """Every such run. (The content of a block scalar, which recipes have no use for, is not told from the rest.)"""
+    """Every such run. (Block scalars, which recipes do not use, are treated like the rest.)"""
     if text.isascii():
         return []
     found: list[Unseen] = []
@@ -67,10 +67,10 @@ def unseen_fault(text: str, run: Unseen) -> Fault:
     name = named(text[run.start])
     if not run.is_space:
         where = f"after {word}" if word else "at the start of the line"
-        return Fault(run.line, column, "", f"{name}, stands unseen {where}; delete it")
+        return Fault(run.line, column, "", f"{name}, is invisible {where}; delete it")
     if not word:
         return Fault(run.line, column, "", f"the line begins with {name}; indent with plain spaces")
-    way_out = "type a plain one" + ("" if word[-1] in ":,[{-" else ", or put the text in quotes if it is meant")
+    way_out = "type a plain one" + ("" if word[-1] in ":,[{-" else ", or put the text in quotes if you mean it")
     return Fault(run.line, column, "", f"the space after {word} is {name}; {way_out}")
 
 
@@ -160,7 +160,7 @@ def number_hint(text: str) -> str:
 
     Example:
         >>> number_hint("1_000"), number_hint("0x10"), number_hint("010")
-        (' (write 1000)', ' (write 16)', ' (8 to some readers of YAML, 10 to others: write the one that is meant)')
+        (' (write 1000)', ' (write 16)', ' (some YAML readers take it as 8, others as 10: write the number you mean)')
     """
     text = text.strip()
     if len(text) > 40:
@@ -171,7 +171,7 @@ def number_hint(text: str) -> str:
         as_octal = int(others, 8) if set(others) <= set("01234567") else int(others)
         if as_octal == int(others):
             return f" (write {int(plain)})"
-        return f" ({as_octal} to some readers of YAML, {int(others)} to others: write the one that is meant)"
+        return f" (some YAML readers take it as {as_octal}, others as {int(others)}: write the number you mean)"
     if plain != text or "_" in text:
         return _written(plain.replace("_", "")) if _GROUPED.fullmatch(plain) else ""
     if _BASED.fullmatch(text):
@@ -184,11 +184,11 @@ def number_hint(text: str) -> str:
         return _written(f"{float(int(found[1])) ** int(found[2]):.6g}")
     if found := _SUFFIXED.fullmatch(text):
         return _written(f"{float(found[1]) * _SCALES[found[2]]:.15g}")
-    return " (some readers of YAML take it as a count in sixties: write one number)" if _SIXTIES.fullmatch(text) else ""
+    return " (some YAML readers take it as a base-60 number: write a plain number)" if _SIXTIES.fullmatch(text) else ""
 
 
 def looks_like_number(text: str) -> bool:
-    """Whether other readers of YAML, or people, take this text for a number: it must not pass as text silently."""
+    """Whether other YAML readers, or people, take this text for a number, so that it must not pass as text."""
     return any(form.fullmatch(text) for form in (_INTEGER, _GROUPED, _BASED, _SIXTIES))
 
 
@@ -212,6 +212,6 @@ _FALSE: Final = frozenset({"n", "f", "0", "disable", "disabled", "none"})
 
 
 def bool_hint(text: str) -> str:
-    """` (write true)` for other ways to say it."""
+    """` (write true)` or ` (write false)` for other words with that meaning; else nothing."""
     word = text.strip().lower()
     return _written("true") if word in _TRUE else _written("false") if word in _FALSE else ""

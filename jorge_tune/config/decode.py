@@ -1,4 +1,8 @@
-"""Nodes into the schema's dataclasses, by the schema's own type hints; every fault is collected, none raised."""
+"""From a file's text to a dataclass, by the dataclass's own type hints, with every fault at its line and column.
+
+`text_of` reads a file, `parse` turns its text into a dataclass and raises all faults at once. `decode` does the middle
+step, from a tree of nodes to a dataclass, and collects faults instead of raising them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ from jorge_tune.errors import Fault, FaultyFileError, Finding, InputError
 
 T = typing.TypeVar("T")
 
-FAULTY: Any = object()  # stands for a value that could not be read; its fault is already noted
+FAULTY: Any = object()  # stands for a value that could not be read and whose fault is already noted
 
 
 class KeyPosition(typing.NamedTuple):
@@ -146,7 +150,7 @@ class _Decoder:
     def _fields(self, cls: Any, node: Node, place: KeyPosition, siblings: list[Any]) -> Any:
         hints = hints_of(cls)
         fields = {field.name: field for field in dataclasses.fields(cls)}
-        undecided = cls not in siblings  # the section's name was no good (and is noted), so its keys are not judged
+        undecided = cls not in siblings  # the section's name was wrong (and is noted), so its keys are not judged
         values: dict[str, Any] = {}
         for key, entry in (node.section or {}).items():
             below = place.below(key, entry.line, entry.column)
@@ -190,7 +194,7 @@ _NULL = "null"  # never suggested: to leave the key out says the same
 
 @dataclass(frozen=True)
 class _Mismatch:
-    """What a value should have been; `decisive` where its type was right, so that other readings need no mention."""
+    """What a value should have been; `decisive` if its type was right, so that other readings are not mentioned."""
 
     expected: tuple[str, ...]
     got: str
@@ -267,11 +271,11 @@ def _read_bool(node: Node) -> Any:
 
 
 def _no_scalar(expected: str, node: Node, would_do: typing.Callable[[Any], bool]) -> _Mismatch:
-    """A number or boolean that is none: the quotes are the fault, or the way it is written."""
+    """A value that should be a number or boolean and is not: because of its quotes, or of the way it is written."""
     if not isinstance(node.value, str):
         return _Mismatch((expected,), node.shown)
     if node.is_quoted:
-        way_out = " (take the quotes away)" if would_do(resolved(node.value)) else ""
+        way_out = " (remove the quotes)" if would_do(resolved(node.value)) else ""
         return _Mismatch((expected,), f"the text {node.shown}", hint=way_out)
     hint = number_hint(node.value) if expected != "true" else ""
     return _Mismatch((expected,), node.shown, hint=hint or lookalike_hint(node.value))
@@ -316,13 +320,13 @@ def parse(
         text: the file's content.
         source: names it in messages.
         kind: what it should be, in words: "recipe".
-        check: what is wrong although every field is well formed; asked where nothing else is wrong.
+        check: finds faults between well-formed fields; called if there are no other faults.
 
     Raises:
         FaultyFileError: the text has faults.
     """
     if len(text) > LARGEST_FILE:
-        raise InputError(f"{source}: longer than {LARGEST_FILE} characters, so this is no {kind}")
+        raise InputError(f"{source}: longer than {LARGEST_FILE} characters, so this is not a {kind}")
     tree = read_tree(text, kind)
     faults = tree.faults
     value = decode(cls, tree.root, faults) if tree.root is not None else None
@@ -356,7 +360,7 @@ def text_of(path: Path, kind: str) -> str:
     """A file's text.
 
     Raises:
-        InputError: it cannot be read, is far too large, or is no text file; `kind` says what it should be.
+        InputError: it cannot be read, is far too large, or is not a text file; `kind` says what it should be.
     """
     try:
         if path.is_dir():
@@ -369,12 +373,12 @@ def text_of(path: Path, kind: str) -> str:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(f"{str(path)!r}: cannot be read ({reason})") from error
     if len(content) > LARGEST_FILE:
-        raise InputError(f"{path}: larger than {LARGEST_FILE} bytes, so this is no {kind}")
+        raise InputError(f"{path}: larger than {LARGEST_FILE} bytes, so this is not a {kind}")
     if (encoding := _wide_encoding(content)) is not None:
-        what = f"{encoding} text, and not UTF-8; save the file as UTF-8 (in Notepad: Save as, Encoding)"
+        what = f"is {encoding} text, not UTF-8; save the file as UTF-8 (in Notepad: Save as, Encoding)"
         raise FaultyFileError(str(path), (Fault(1, 1, "", what),))
     if b"\x00" in content:
-        raise InputError(f"{path}: a binary file; a {kind} is a text file in YAML")
+        raise InputError(f"{path}: is a binary file; a {kind} is a text file in YAML")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

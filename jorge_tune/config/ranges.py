@@ -1,4 +1,4 @@
-"""What a recipe's values may be: rules that stand beside the fields' types, and the pairs that recur."""
+"""The ranges of values: rules that stand next to the types of fields, and the pairs of both that recur."""
 
 from __future__ import annotations
 

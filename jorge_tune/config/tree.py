@@ -1,9 +1,10 @@
-"""A file as a tree of nodes that know their place; the safe part of YAML and no more.
+"""A file as a tree of nodes that know their place; only the safe part of YAML.
 
 PyYAML composes (it never constructs objects here); every node is turned into one of ours at once. Scalars are
 resolved by rules of our own: null, booleans, decimal integers, and floats that include `1e-4`, which YAML 1.1
-reads as text. What else some reader takes for a number (`0x10`, `010`, `1_000`, `1:30`) is text here, and refused where
-a number is wanted. Aliases, foreign tags, duplicate keys, deep nesting and files beyond `LARGEST_FILE` are faults.
+reads as text. Whatever else some reader takes for a number (`0x10`, `010`, `1_000`, `1:30`) is text here, and refused
+where a number is expected. Aliases, foreign tags, duplicate keys, deep nesting and files above `LARGEST_FILE` are
+faults.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from jorge_tune.config.characters import (
     without_odd_spaces,
 )
 from jorge_tune.errors import Fault
+from jorge_tune.untrusted import shown
 
 LARGEST_FILE = 64 * 1024  # bytes; the longest shipped recipe has under 2,000
 DEEPEST = 20  # levels of nesting; the schema itself needs 6
@@ -39,7 +41,7 @@ class Node:
     line: int = 1
     column: int = 1
     shown: str = ""  # what messages quote
-    is_quoted: bool = False  # as the writer has it
+    is_quoted: bool = False  # in the file
 
     @property
     def section(self) -> dict[str, KeyedNode] | None:
@@ -78,12 +80,12 @@ def read_tree(text: str, kind: str = "recipe") -> Tree:
     unseen = unseen_in(text)
     tree.faults += [unseen_fault(text, run) for run in unseen]
     if not all(run.is_space for run in unseen):
-        return tree  # what cannot be seen may part or join words, so places behind it would be wrong
+        return tree  # invisible characters may split or join words, so the places after them would be wrong
     text = without_odd_spaces(text, unseen)
     try:
         composed = yaml.compose(text, Loader=_Loader)
         if composed is None:
-            tree.faults.append(Fault(1, 1, "", f"the file holds nothing; a {kind} is expected"))
+            tree.faults.append(Fault(1, 1, "", f"the file is empty; a {kind} is expected"))
         else:
             tree.root = _Converter(tree.faults).convert(composed, "")
     except yaml.MarkedYAMLError as error:
@@ -108,18 +110,12 @@ def node_of(value: Any, line: int = 1, column: int = 1) -> Node:
         return Node(entries, line, column, "a mapping")
     if isinstance(value, Sequence) and not isinstance(value, str):
         return Node([node_of(item, line, column) for item in value], line, column, "a list")
-    return Node(value, line, column, quoted(str(value)), is_quoted=isinstance(value, str) and _needs_quotes(value))
+    return Node(value, line, column, shown(str(value)), is_quoted=isinstance(value, str) and _needs_quotes(value))
 
 
 def _needs_quotes(text: str) -> bool:
     """Whether a text would be, or look like, something else without them."""
     return resolved(text) != text or looks_like_number(text) or opens_with_odd_quote(text)
-
-
-def quoted(text: str) -> str:
-    """A value as messages show it: on one line, at most 60 characters, always printable."""
-    shown = repr(text) if text.isprintable() else ascii(text)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 def _first_line(problem: str | None) -> str:
@@ -131,7 +127,7 @@ _UNSPACED = re.compile(r"\s*(?:- )?([A-Za-z_]\w*)(?::(?=[^\s:])|\s*=)")
 
 
 def _way_out(text: str, line: int, problem: str) -> str:
-    """What most likely broke the file, looked for in the line that the parser stumbled over and the one before it."""
+    """What most likely broke the file: searched in the line where the parser stopped and in the one before it."""
     lines = text.split("\n")
     if "\\t" in problem or "\t" in re.match(r"\s*", lines[min(line, len(lines)) - 1])[0]:  # type: ignore[index]
         return "; there is a tab: indent with spaces"
@@ -197,7 +193,7 @@ class _Converter:
             return Node([self.convert(item, path) for item in node.value], line, column, "a list")
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             return self._scalar(node, path)
-        self._faults.append(Fault(line, column, path, f"the tag {quoted(node.tag)} is not allowed"))
+        self._faults.append(Fault(line, column, path, f"the tag {shown(node.tag)} is not allowed"))
         return Node(None, line, column, "a tagged value")
 
     def _entries(self, node: yaml.MappingNode, path: str) -> Iterator[tuple[str, KeyedNode]]:
@@ -227,10 +223,10 @@ class _Converter:
         try:
             value = _construct(kind, text)
         except ValueError:
-            self._faults.append(Fault(line, column, path, f"{quoted(text)} is not a readable {kind}"))
+            self._faults.append(Fault(line, column, path, f"{shown(text)} is not a readable {kind}"))
             value = None
-        shown = quoted(text) if text or node.style else "nothing"
-        return Node(value, line, column, shown, is_quoted=node.style in ("'", '"'))
+        written = shown(text) if text or node.style else "nothing"
+        return Node(value, line, column, written, is_quoted=node.style in ("'", '"'))
 
 
 def resolved(text: str) -> Scalar:

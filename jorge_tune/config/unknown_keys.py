@@ -1,4 +1,4 @@
-"""What to say of a key that a section does not have: a word near to it, another tool's word, or one of another section.
+"""What to say of a key that a section does not have: a similar word, another tool's word, or one of another section.
 
 A kind of file may bring a `Vocabulary` of the words that people use for its fields; its root class holds it as
 `vocabulary`.
@@ -136,8 +136,8 @@ def _as_word(key: str) -> str:
 
 def _valid(known: list[str]) -> str:
     more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
-    arguments = "; what the class takes besides goes under args" if "args" in known else ""
-    return f"there are {', '.join(known[:_LISTED])}{more}{arguments}"
+    arguments = "; other arguments of the class go under args" if "args" in known else ""
+    return f"valid keys are {', '.join(known[:_LISTED])}{more}{arguments}"
 
 
 @functools.cache

@@ -1,8 +1,8 @@
 """What an optimizer keeps and computes, parameter by parameter, without a step: works on the meta device.
 
-Bytes are those of the tensors that the state holds once every parameter that requires a gradient had one (one that
-never gets any still has its rows in the stacks, so they are counted). A step's temporaries come on top, and so does
-what an allocator rounds up. Operations are floating-point ones by the members' own formulas.
+Bytes are those of the tensors that the state holds once every parameter that requires a gradient has had one. (One that
+never gets any still has its rows in the stacks, so these are counted.) A step's temporaries and what an allocator
+rounds up come on top. Operations are floating-point operations, by the members' own formulas.
 """
 
 from __future__ import annotations

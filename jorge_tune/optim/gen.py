@@ -1,5 +1,8 @@
 """GeN: the learning rate from forward passes along the step that any optimizer proposes.
 
+`GeN` takes the steps and probes. `search_rate` finds the first learning rate: an exponential grid along one step's
+line, refined by a parabola (GeN, C.4.2). What a probe needs is in `gen_line.py`, the parabola in `parabola.py`.
+
 Legend: w_t the weights before a step, D = w_t - w_{t+1} the inner optimizer's displacement; L(x) the loss at w_t - x D;
 x* where its parabola is lowest; s the one factor on all learning rates; gamma the smoothing.
 """
@@ -31,9 +34,11 @@ from jorge_tune.optim.gen_line import (
 )
 from jorge_tune.optim.parabola import MIN_POINTS, Parabola
 
-_SEARCH_STEP = 1e-2  # rate of the step whose line is searched: in the middle, where D is not lost in rounding
-_WATCHED_PROBES = 200  # in which the modules that the closure calls are looked for; those found are known from then on
-_SAME_LOSS = 64  # a given loss serves as L(0) if it is the closure's but for so many roundings
+RATES = tuple(10.0**k for k in range(-6, 3))
+_REFINED = (10**-0.5, 10**0.5)  # how far the parabola may move the grid's best: half the way to its neighbours
+_SEARCH_STEP = 1e-2  # rate of the step whose line is searched: in the middle of the grid, so rounding does not hide D
+_WATCHED_PROBES = 200  # probes that look for the modules which the closure calls; from then on these are known
+_SAME_LOSS = 64  # a given loss serves as L(0) if it differs from the closure's by at most that many roundings
 
 
 class Probe(NamedTuple):
@@ -109,7 +114,7 @@ class GeN:
         self._trusts_loss: bool | None = None  # whether a given loss is what the closure gives at w_t; None: not seen
         self._modules: WeakSet[nn.Module] = WeakSet()  # that the closure called
         self._watched = 0
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         check_rates(self.param_groups)
         if self._searching:
             require(self._leading_rates()[1] > 0, "lr", "be > 0 in a group for initial_lr='search'", 0)
@@ -155,7 +160,7 @@ class GeN:
         line, outside = StepLine(params), self._outside()
         before = fingerprint(outside)
         self._inner_step(scale)
-        reason = self._why_not(line, outside_changed=fingerprint(outside) != before)
+        reason = self._no_probe_because(line, outside_changed=fingerprint(outside) != before)
         with torch.no_grad(), line:
             line.rest_at(self.scale / scale)  # 1 but in a search
             if reason:
@@ -163,18 +168,20 @@ class GeN:
                 return
             watch = self._watched < _WATCHED_PROBES or not self._modules
             self._watched += watch
-            with ProbeState({p.device for p in params}, self._modules, watch=watch) as around:
+            with ProbeState({p.device for p in params}, self._modules, watch=watch) as probe_state:
                 try:
                     measured = self._search if searching else self._probe
-                    self.last_probe = measured(line, around, loss_closure, loss)
+                    self.last_probe = measured(line, probe_state, loss_closure, loss)
                 except StopIteration:
                     note = "the closure ran out of batches: the rate is kept"
-                    self._say("batches", note + " (take the batches before the step, and let the closure hold them)")
+                    self._warn_once(
+                        "batches", note + " (take the batches before the step, and let the closure hold them)"
+                    )
                     self.last_probe = self._without_fit(note)
                 finally:
-                    self._modules |= around.modules
-        if around.evaluates(params):
-            self._say("mode", "loss_closure calls a model in evaluation mode: the loss measured is of that mode")
+                    self._modules |= probe_state.modules
+        if probe_state.evaluates(params):
+            self._warn_once("mode", "loss_closure calls a model in evaluation mode: the loss measured is of that mode")
 
     def state_dict(self) -> dict[str, Any]:
         """The inner optimizer's state and GeN's own few numbers; the arguments are the constructor's."""
@@ -193,10 +200,10 @@ class GeN:
         self._searching, self._trusts_loss = own["searching"], own["trusts"]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_modules": None}  # those are the caller's, and are found again
+        return {**self.__dict__, "_modules": None}  # they are the caller's; later probes see them again
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _modules=WeakSet())
+        self.__dict__.update({"_warned": set()} | state, _modules=WeakSet())
 
     def _own_state(self) -> dict[str, Any]:
         return {"scale": self.scale, "steps": self.steps, "searching": self._searching, "trusts": self._trusts_loss}
@@ -213,7 +220,7 @@ class GeN:
                 group["lr"] = rate if group["lr"] is lr else group["lr"] / scale  # some set their own
         self.steps += 1
 
-    def _why_not(self, line: StepLine, *, outside_changed: bool) -> str:
+    def _no_probe_because(self, line: StepLine, *, outside_changed: bool) -> str:
         """Why there is nothing to probe at this step, if so."""
         moved = line.stepped()
         if max(self.rates) == 0:
@@ -222,60 +229,69 @@ class GeN:
             return "the step moved nothing: there is no line to measure along"
         if outside_changed:
             note = "the optimizer changes parameters outside its groups: the rate is kept"
-            self._say("outside", note + "; put them into a group, so that a probe can move them too")
+            self._warn_once("outside", note + "; put them into a group, so that a probe can move them too")
             return note
         return ""
 
-    def _probe(self, line: StepLine, around: ProbeState, closure: LossClosure, loss: Tensor | float | None) -> Probe:
+    def _probe(
+        self, line: StepLine, probe_state: ProbeState, closure: LossClosure, loss: Tensor | float | None
+    ) -> Probe:
         """Algorithm 1, lines 5 to 8."""
-        found = measure(line, around, closure, (-1, 1) if self.points == MIN_POINTS else (-2, -1, 1, 2))
-        found[0] = self._middle(line, around, closure, loss)
-        finite = {x: found[x] for x in sorted(found) if math.isfinite(found[x].value)}
-        losses = {x: found[x].value for x in sorted(found)}
+        measured = measure(line, probe_state, closure, (-1, 1) if self.points == MIN_POINTS else (-2, -1, 1, 2))
+        measured[0] = self._middle(line, probe_state, closure, loss)
+        finite = {x: measured[x] for x in sorted(measured) if math.isfinite(measured[x].value)}
+        losses = {x: measured[x].value for x in sorted(measured)}
         if len(finite) < MIN_POINTS:
             return self._without_fit(
-                f"the loss is finite at {len(finite)} of {len(found)} points: the rate is kept", losses
+                f"the loss is finite at {len(finite)} of {len(measured)} points: the rate is kept", losses
             )
+
         fit = fit_losses(finite)
         if fit.optimum is None:
             return Probe(self.steps, losses, fit, False, self.scale, f"{fit.sentence}: the rate is kept")
+
         wanted = self.smoothing + (1 - self.smoothing) * fit.optimum  # s' / s
         ratio = min(max(wanted, 1 / self.clamp), self.clamp)
         line.rest_at(ratio)
         self.scale *= ratio
         return Probe(self.steps, losses, fit, True, self.scale, fit.sentence)
 
-    def _middle(self, line: StepLine, around: ProbeState, closure: LossClosure, loss: Tensor | float | None) -> Loss:
+    def _middle(
+        self, line: StepLine, probe_state: ProbeState, closure: LossClosure, loss: Tensor | float | None
+    ) -> Loss:
         """L(0): the given loss where it is what the closure gives at w_t, else by the closure."""
-        usable = loss is not None and not around.drew
+        usable = loss is not None and not probe_state.drew
         if usable and self._trusts_loss:
             return read_loss(loss, "loss")
-        own = measure(line, around, closure, (0,))[0]
+
+        own = measure(line, probe_state, closure, (0,))[0]
         if usable and self._trusts_loss is None:
             given = read_loss(loss, "loss")
             if math.isfinite(given.value) and math.isfinite(own.value):
                 self._trusts_loss = abs(given.value - own.value) <= _SAME_LOSS * max(given.rounding, own.rounding)
             if self._trusts_loss is False:
-                self._say(
+                self._warn_once(
                     "loss",
                     f"loss ({given.value:.6g}) is not what loss_closure gives at the same weights ({own.value:.6g}): "
                     "another batch, mode, precision or scaling; L(0) is computed by the closure from now on",
                 )
         return own
 
-    def _search(self, line: StepLine, around: ProbeState, closure: LossClosure, loss: Tensor | float | None) -> Probe:
+    def _search(
+        self, line: StepLine, probe_state: ProbeState, closure: LossClosure, loss: Tensor | float | None
+    ) -> Probe:
         """The first rate, by a search along a step of rate `_SEARCH_STEP` (C.4.2)."""
         self._searching = False
         scheduled, base = self._leading_rates()
 
         def at_rates(rates: Sequence[float]) -> dict[float, Loss]:
-            found = measure(line, around, closure, [rate / _SEARCH_STEP for rate in rates])
-            return dict(zip(rates, found.values(), strict=True))
+            measured = measure(line, probe_state, closure, [rate / _SEARCH_STEP for rate in rates])
+            return dict(zip(rates, measured.values(), strict=True))
 
         rate, losses, fit = search_rate(at_rates)
         if rate is None:
             note = f"no rate from {RATES[0]:g} to {RATES[-1]:g} lowers the loss: the given one is kept"
-            self._say("search", note)
+            self._warn_once("search", note)
         else:
             note = f"found {rate:.3g} as the first rate"
             self.scale = rate / base
@@ -295,11 +311,41 @@ class GeN:
         ours = {id(p) for group in self.param_groups for p in group["params"]}
         return [p for m in self._modules for p in m.parameters() if p.requires_grad and id(p) not in ours]
 
-    def _say(self, about: str, message: str) -> None:
+    def _warn_once(self, about: str, message: str) -> None:
         """Warn once of each thing."""
-        if about not in self._said:
-            self._said.add(about)
+        if about not in self._warned:
+            self._warned.add(about)
             warnings.warn(f"GeN: {message}", stacklevel=3)
+
+
+class Search(NamedTuple):
+    """The rate found, if any lowers the loss; the finite losses by rate; the parabola that refined it."""
+
+    rate: float | None
+    losses: dict[float, float]
+    fit: Parabola | None
+
+
+def search_rate(measure: Callable[[Sequence[float]], dict[float, Loss]]) -> Search:
+    """The best of `RATES`, then the lowest point of the parabola through the losses at -rate, 0 and rate.
+
+    Args:
+        measure: Losses at learning rates along the line; 0 is where the step starts.
+    """
+    measured = measure((0.0, *RATES))
+    finite = {rate: loss for rate, loss in measured.items() if math.isfinite(loss.value)}
+    losses = {rate: loss.value for rate, loss in finite.items()}
+    best = min(losses, key=losses.__getitem__, default=0.0)
+    if best == 0 or 0.0 not in finite:
+        return Search(None, losses, None)
+
+    mirrored = measure((-best,))[-best]
+    fit = None
+    if math.isfinite(mirrored.value):
+        fit = fit_losses({-1: mirrored, 0: finite[0.0], 1: finite[best]})
+    if fit is None or fit.optimum is None:
+        return Search(best, losses, fit)
+    return Search(best * min(max(fit.optimum, _REFINED[0]), _REFINED[1]), losses, fit)
 
 
 def check_arguments(
@@ -331,8 +377,8 @@ def check_own_state(state_dict: Any, keys: set[str]) -> None:
         ValueError: what is wrong.
     """
     require(isinstance(state_dict, Mapping), "state_dict", "be a dict", type(state_dict).__name__)
-    found = sorted(map(str, state_dict))
-    require(found == ["gen", "optimizer"], "state_dict", "be GeN's own, not the optimizer's", found)
+    keys_given = sorted(map(str, state_dict))
+    require(keys_given == ["gen", "optimizer"], "state_dict", "be GeN's own, not the optimizer's", keys_given)
     own = state_dict["gen"]
     form = isinstance(own, Mapping) and own.keys() == keys
     require(form, "state_dict['gen']", "be GeN's own", sorted(own) if isinstance(own, Mapping) else own)
@@ -348,36 +394,3 @@ def _steps_alone(optimizer: Any) -> bool:
     """Whether the class's `step` can do without arguments (the instance's may be wrapped by a scheduler)."""
     _, *parameters = inspect.signature(type(optimizer).step).parameters.values()
     return all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
-
-
-RATES = tuple(10.0**k for k in range(-6, 3))
-_REFINED = (10**-0.5, 10**0.5)  # how far the parabola may move the grid's best: half the way to its neighbours
-
-
-class Search(NamedTuple):
-    """The rate found, if any lowers the loss; the finite losses by rate; the parabola that refined it."""
-
-    rate: float | None
-    losses: dict[float, float]
-    fit: Parabola | None
-
-
-def search_rate(measure: Callable[[Sequence[float]], dict[float, Loss]]) -> Search:
-    """The best of `RATES`, then the lowest point of the parabola through the losses at -rate, 0 and rate.
-
-    Args:
-        measure: Losses at learning rates along the line; 0 is where the step starts.
-    """
-    found = measure((0.0, *RATES))
-    finite = {rate: loss for rate, loss in found.items() if math.isfinite(loss.value)}
-    losses = {rate: loss.value for rate, loss in finite.items()}
-    best = min(losses, key=losses.__getitem__, default=0.0)
-    if best == 0 or 0.0 not in finite:
-        return Search(None, losses, None)
-    mirrored = measure((-best,))[-best]
-    fit = None
-    if math.isfinite(mirrored.value):
-        fit = fit_losses({-1: mirrored, 0: finite[0.0], 1: finite[best]})
-    if fit is None or fit.optimum is None:
-        return Search(best, losses, fit)
-    return Search(best * min(max(fit.optimum, _REFINED[0]), _REFINED[1]), losses, fit)

@@ -1,4 +1,11 @@
-"""What a probe needs: the line through a step, and surroundings that are as they were when it is over.
+"""What a probe needs: the line through a step, losses along it, and surroundings that are left as they were.
+
+`StepLine` moves the parameters along the line. `ProbeState` puts random streams, module buffers and autocast's cache
+back. `measure` reads the loss at points of the line, `fit_losses` lays the parabola through them.
+
+`watch_calls` reports every module that is called in this process. A global hook of torch would do, but for compiled
+modules: the compiler takes each new hook as a reason to compile again, and a module that is compiled in place runs its
+hooks inside the compiled code.
 
 Legend: w the weights before a step, D its displacement; a point x of the line is w - x D, so x = 1 is the step as made.
 """
@@ -24,8 +31,8 @@ LossClosure = Callable[[], Tensor | float]
 class StepLine:
     """The line through one step: two copies of the parameters, dropped with it.
 
-    Made before the step, told by `stepped` when it is made. A context manager: whatever happens inside, the parameters
-    are at the resting point when it is left, which is the step bitwise as it was made unless `rest_at` chose another.
+    Make it before the step, and call `stepped` after it. A context manager: whatever happens inside, the parameters are
+    at the resting point when it is left. That is the step bitwise as it was made, unless `rest_at` chose another.
 
     Args:
         params: All parameters that the step may move.
@@ -64,9 +71,9 @@ class StepLine:
 class ProbeState:
     """Random streams, module buffers and autocast's cache, put back before every point and at the end.
 
-    While entered it watches every call of a module in this process and saves the buffers of that module and of all
-    below it, so no model need be named. Random streams are torch's on the CPU
-    and on `devices`, Python's, and NumPy's if it is loaded; a generator of the caller's own is the caller's.
+    While entered, it watches every call of a module in this process and saves the buffers of that module and of all
+    below it, so no model need be named. Random streams are torch's on the CPU and on `devices`, Python's, and NumPy's
+    if it is loaded. A generator of the caller's own is left alone.
 
     Args:
         devices: Where parameters are.
@@ -158,24 +165,15 @@ def read_loss(result: object, name: str = "what loss_closure returns") -> Loss:
 
 
 def measure(
-    line: StepLine, around: ProbeState, closure: LossClosure, multipliers: Sequence[float]
+    line: StepLine, probe_state: ProbeState, closure: LossClosure, multipliers: Sequence[float]
 ) -> dict[float, Loss]:
     """The loss at each point of the line, all from the same surroundings."""
-    found: dict[float, Loss] = {}
+    losses: dict[float, Loss] = {}
     for x in multipliers:
         line.go_to(x)
-        found[x] = read_loss(_without_backward(closure))
-        around.renew()
-    return found
-
-
-def _without_backward(closure: LossClosure) -> Tensor | float:
-    try:
-        return closure()
-    except RuntimeError as error:
-        if "does not require grad" not in str(error):
-            raise
-        raise ValueError("loss_closure must compute the loss and no more: it is called without gradients") from error
+        losses[x] = read_loss(_without_backward(closure))
+        probe_state.renew()
+    return losses
 
 
 def fit_losses(losses: dict[float, Loss]) -> Parabola:
@@ -192,6 +190,15 @@ def fingerprint(params: Iterable[Tensor]) -> list[tuple[int, float]]:
     listed = list(params)
     norms = [torch.linalg.vector_norm(p.detach().flatten()) for p in listed]
     return [(p._version, float(norm)) for p, norm in zip(listed, norms, strict=True)]
+
+
+def _without_backward(closure: LossClosure) -> Tensor | float:
+    try:
+        return closure()
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        raise ValueError("loss_closure must compute the loss and no more: it is called without gradients") from error
 
 
 def _numpy_random() -> Any:
@@ -239,7 +246,7 @@ _listeners: list[Callable[[nn.Module], None]] = []
 
 
 def watch_calls(listener: Callable[[nn.Module], None]) -> Callable[[], None]:
-    """Tell `listener` of every module before it is called; of a compiled one as a whole, not of what is within.
+    """Call `listener` with every module before it is called; with a compiled one as a whole, not with those inside.
 
     Each watch changes `nn.Module` twice, and CPython 3.13 gives up caching a class's attributes after 1,000 changes.
 
@@ -249,7 +256,7 @@ def watch_calls(listener: Callable[[nn.Module], None]) -> Callable[[], None]:
     global _plain_call
     if not _listeners:
         _plain_call = nn.Module.__call__
-        nn.Module.__call__ = _told_call  # type: ignore[method-assign]
+        nn.Module.__call__ = _watched_call  # type: ignore[method-assign]
     _listeners.append(listener)
 
     def stop() -> None:
@@ -260,7 +267,7 @@ def watch_calls(listener: Callable[[nn.Module], None]) -> Callable[[], None]:
     return stop
 
 
-def _told_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _watched_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if not torch.compiler.is_compiling():
         for listener in _listeners:
             listener(module)

@@ -1,18 +1,40 @@
 """Jorge: Shampoo whose inverse fourth roots are updated by matrix products alone.
 
-Singh, Sating, Bhatele, "Jorge: approximate preconditioning for GPU-efficient second-order optimization", Algorithm 2
-with A.1 (dynamic b2) and A.2 (grafting).
+One step, for each block of a parameter that is due for a refresh (`series_refresh`):
 
-Legend: G a gradient block (m x n); L its left preconditioner (m x m), near A^(-1/4) for the running average A of
-G G^T; X = L^4 G G^T; b2 = ||X|| / (||X|| + 1), the averaging weight; c = (1 - b2) / b2. A leading batch dimension is
-allowed everywhere. The right side is the same function of (R, G^T).
+    X  = L^4 G G^T                                           Algorithm 2
+    b2 = ||X||_F / (||X||_F + 1),  c = (1 - b2) / b2         A.1 (dynamic b2)
+    L <- b2^(-1/4) L (I - 1/4 c X + 5/32 (c X)^2)            Eq. 8 and 11, from the series of (I + c X)^(-1/4), Eq. 6
+    R <- the same function of (R, G^T)
+
+and then for every parameter, as for all members of the family (`KroneckerOptimizer`):
+
+    P = L G R,  m <- mu m + (1 - tau) P                      Algorithm 2
+    w <- (1 - lr wd) w - lr ||s|| m / ||m||                  Algorithm 3 and A.2; s is the step that SGD would take
+
+Legend: G a gradient block (m x n); L its left preconditioner (m x m), near A^(-1/4) for the running average
+A <- b2 A + (1 - b2) G G^T, which is never stored; R the right one (n x n). b2 weighs the old average. mu is `momentum`,
+tau `dampening`, wd `weight_decay`. A hat (`Lh`, `Gh`) marks a matrix scaled to a largest entry near 1. A leading batch
+dimension is allowed everywhere.
+
+The second form is ours (`congruence_refresh`). The series multiplies L from one side only, which is exact where L and
+G G^T commute and loses accuracy where they do not. With M = L^2 G G^T L^2 the update of A reads
+
+    A' = b2 L^(-2) (I + c M) L^(-2),  and here
+    L' = b2^(-1/4) T L T,  T = (I + c M)^(-1/8) ~ I - 1/8 c M + 9/128 (c M)^2,
+
+which is A'^(-1/4) where L and M commute. Where they do not, L' is still symmetric. It is also positive definite, since
+||c M|| <= 1 keeps T at 0.9 I or more. To first order, only L proportional to A^(-1/4) stays where it is on average.
+
+Reference:
+    Singh, Sating, Bhatele, "Jorge: approximate preconditioning for GPU-efficient second-order optimization".
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +52,8 @@ from jorge_tune.optim.numerics import (
 )
 from jorge_tune.optim.stacks import SideState
 
+Route = Literal["auto", "dense", "low_rank"]
+
 SERIES: Final = (-1 / 4, 5 / 32, -15 / 128)  # coefficients of A, A^2, A^3 in (I + A)^(-1/4), Eq. 6
 
 
@@ -42,58 +66,160 @@ def series_refresh(
     relative_eps: float | None = None,
     product_dtype: torch.dtype | None = None,
     out: Tensor | None = None,
-    route: Literal["auto", "dense", "low_rank"] = "auto",
+    route: Route = "auto",
 ) -> Tensor:
     """One refresh: L' = b2^(-1/4) L (I - c/4 X + 5 c^2/32 X^2), with b2 = ||X||_F / (||X||_F + 1).
 
-    The correction c X = X / ||X|| depends on the scale of neither L nor G, so both are divided by their largest
-    entry first (L by its diagonal's); the true ||X|| is carried apart, in float64, for b2^(-1/4) = (1 + c)^(1/4)
-    with c = 1 / ||X||. (Computed as (1 - b2) / b2, c is lost to rounding once ||X|| > 1e7.) L' is not symmetric in
-    general and must not be made so: averaging it with its transpose destroys positive definiteness.
+    L' is not symmetric in general and must not be made so: averaging it with its transpose destroys positive
+    definiteness.
 
     Shape:
         L: (..., m, m). G: (..., m, n). Returns (..., m, m), in L's dtype.
 
     Args:
         L: The preconditioner before.
-        G: The gradient block; all zero leaves L as it is.
+        G: The gradient block; if it is all zero, L stays as it is.
         series_terms: Highest power of X, 1 to 3 (the paper's is 2).
         b2_floor: Lower bound of b2, in [0, 1); 0 is the paper's.
         relative_eps: If given, an L with a diagonal of exact ones stands for the start
             (relative_eps ||G G^T||_F)^(-1/4) I.
-        product_dtype: Of the products that make the correction, if not L's. bfloat16 keeps the direction on spectra
-            down to 1/k; where G's singular values span 100, a refresh is mostly rounding (studies/LOG.md).
-        out: Where to put L', if nowhere new; may be L itself. (Rows that had to be held come in a new tensor.)
+        product_dtype: Dtype of the products that make the correction, if it is not L's. bfloat16 keeps the direction
+            on spectra down to 1/k; where G's singular values span 100, a refresh is mostly rounding (studies/LOG.md).
+        out: Where to put L'; may be L itself. (Rows that had to be bounded come in a new tensor.)
         route: Two exact ways to the same L'. "dense" forms X; "low_rank" keeps X = Y G^T as its two factors;
             "auto" takes the one with fewer operations.
 
     Reference:
         Jorge, Eq. 8 and 11, A.1.
     """
-    l_max, g_max = largest_diagonal(L), largest(G)  # (..., 1, 1), as is every scalar below
-    Lh, Gh = (L / l_max).to(product_dtype or L.dtype), (G / g_max).to(product_dtype or L.dtype)
-    dense_flops, low_rank_flops = refresh_flops(*G.shape[-2:])
-    if route == "dense" or (route == "auto" and dense_flops <= low_rank_flops):
+    # The correction c X = X / ||X|| depends on the scale of neither L nor G, so it is made of scaled matrices.
+    Lh, Gh, l_max, lost = _scaled(L, G, product_dtype)
+
+    # X = Y G^T, or X = Y where there is no right factor; Y is scaled to a largest entry of 1.
+    if _is_dense(route, refresh_flops(*G.shape[-2:])):
         L2 = Lh @ Lh
-        Y, right = (L2 @ L2) @ (Gh @ Gh.mT), None  # Y = X
+        Y, right = (L2 @ L2) @ (Gh @ Gh.mT), None
     else:
-        Y, right = Lh @ (Lh @ (Lh @ (Lh @ Gh))), Gh.mT  # Y G^T = X
+        Y, right = Lh @ (Lh @ (Lh @ (Lh @ Gh))), Gh.mT
     y_max = largest(Y)
     Y.div_(y_max)
+
+    # W is what powers of X are made of: X^k = Y W^(k-1) G^T, with W = G^T Y (or W = Y).
     if right is None:
         W, norm_y = Y, norm(Y)
     else:
         W, norm_y = right @ Y, norm_of_product(Y, right)
-    norm_x = l_max.double() ** 4 * g_max.double() ** 2 * y_max.double() * norm_y  # ||X||_F, 0 for a zero gradient
-    growth, weight = averaging(L, norm_x, b2_floor, relative_eps)
 
+    # growth = b2^(-1/4), weight = ||c X||, from the true ||X||, which is 0 for a zero gradient.
+    growth, weight = averaging(L, lost * y_max.double() * norm_y, b2_floor, relative_eps)
     scale = torch.where(norm_y > 0, weight / norm_y, 0.0)  # c X = scale Y G^T
+
+    # L (a1 c X + a2 (c X)^2 + ...) = L Y (a1 scale I + a2 scale^2 W + ...) G^T, growth and L's scale taken in.
     factor = growth * l_max.double()
     coefficients = [(SERIES[k] * factor * scale ** (k + 1)).to(W.dtype) for k in range(series_terms)]
-    correction = (Lh @ Y) @ _polynomial(W, coefficients)  # L (a1 c X + a2 (c X)^2 + ...), the scales absorbed
+    correction = (Lh @ Y) @ _polynomial(W, coefficients)
     if right is not None:
         correction = correction @ right
+
     return bound_dead_rows(torch.mul(L, growth.to(L.dtype), out=out).add_(correction), Gh)
+
+
+def congruence_refresh(
+    L: Tensor,
+    G: Tensor,
+    *,
+    b2_floor: float = 0.0,
+    relative_eps: float | None = None,
+    product_dtype: torch.dtype | None = None,
+    out: Tensor | None = None,
+    route: Route = "auto",
+) -> Tensor:
+    """One refresh: L' = b2^(-1/4) T L T, with b2 and c as in Jorge, A.1 (from ||L^4 G G^T||, not from ||M||).
+
+    L' is bitwise symmetric if L is, and must be: an asymmetry of 1e-6 grows until the direction is lost.
+
+    Shape:
+        L: (..., m, m), symmetric positive definite. G: (..., m, n). Returns (..., m, m), in L's dtype.
+
+    Args:
+        L: The preconditioner before.
+        G: The gradient block; if it is all zero, L stays as it is.
+        b2_floor: Lower bound of b2, in [0, 1).
+        relative_eps, product_dtype, out: As in `series_refresh`.
+        route: Two exact ways to the same L'; "auto" takes the one with fewer operations.
+    """
+    Lh, Gh, l_max, lost = _scaled(L, G, product_dtype)
+
+    # T = I + U, so T L T - L = D + D^T with D = L U + U L U / 2.
+    if _is_dense(route, congruence_flops(*G.shape[-2:])):
+        L2 = Lh @ Lh
+        S = L2 @ (Gh @ Gh.mT)
+        s_max = largest(S)
+        S.div_(s_max)
+        norm_x = norm(L2 @ S)
+        growth, weight = averaging(L, lost * s_max.double() * norm_x, b2_floor, relative_eps)
+
+        scale = torch.where(norm_x > 0, weight / norm_x, 0.0).to(S.dtype)
+        M = scale * (S @ L2)  # c M
+        U = (SECOND * (M @ M)).add_(M, alpha=FIRST)
+        LU = Lh @ U
+        D = LU.add_(U @ LU, alpha=0.5)
+    else:
+        Y = Lh @ (Lh @ Gh)  # M = Y Y^T
+        y_max = largest(Y)
+        Y.div_(y_max)
+        LY = Lh @ Y
+        Z = Lh @ LY
+        z_max = largest(Z)
+        norm_x = z_max.double() * norm_of_product(Z.div_(z_max), Gh.mT)
+        growth, weight = averaging(L, lost * y_max.double() * norm_x, b2_floor, relative_eps)
+
+        scale = torch.where(norm_x > 0, weight * y_max.double() / norm_x, 0.0).to(Y.dtype)  # c M = scale Y Y^T
+        K = SECOND * scale * scale * (Y.mT @ Y)  # U = Y K Y^T
+        K.diagonal(dim1=-2, dim2=-1).add_(FIRST * scale[..., 0])
+        D = (LY @ K + 0.5 * (Y @ (K @ (Y.mT @ LY) @ K))) @ Y.mT
+
+    correction = plus_transpose(D.to(L.dtype)).mul_((growth * l_max.double()).to(L.dtype))
+    return bound_dead_rows(torch.mul(L, growth.to(L.dtype), out=out).add_(correction), Gh)
+
+
+FIRST, SECOND = -1 / 8, 9 / 128  # coefficients of A and A^2 in (I + A)^(-1/8)
+
+
+def refresh_flops(m: int, n: int) -> tuple[int, int]:
+    """Operations of one side's series refresh (side m, other side n), by the dense and by the low-rank route."""
+    return 10 * m**3 + 2 * m * m * n, 12 * m * m * n + 8 * m * n * n
+
+
+def congruence_flops(m: int, n: int) -> tuple[int, int]:
+    """The same for `congruence_refresh`."""
+    return 14 * m**3 + 2 * m * m * n, 10 * m * m * n + 12 * m * n * n + 4 * n**3
+
+
+class _Scaled(NamedTuple):
+    """L = l_max Lh and G = g_max Gh; `lost` is l_max^4 g_max^2, which X has lost by that. Scalars are (..., 1, 1)."""
+
+    Lh: Tensor
+    Gh: Tensor
+    l_max: Tensor
+    lost: Tensor
+
+
+def _scaled(L: Tensor, G: Tensor, product_dtype: torch.dtype | None) -> _Scaled:
+    """Both matrices divided by their largest entry (L by its diagonal's), so that no product leaves the range.
+
+    What is lost is kept apart in float64: b2^(-1/4) = (1 + c)^(1/4) with c = 1 / ||X||. (Computed as (1 - b2) / b2,
+    c would be lost to rounding once ||X|| > 1e7.)
+    """
+    dtype = product_dtype or L.dtype
+    l_max, g_max = largest_diagonal(L), largest(G)
+    return _Scaled((L / l_max).to(dtype), (G / g_max).to(dtype), l_max, l_max.double() ** 4 * g_max.double() ** 2)
+
+
+def _is_dense(route: Route, flops: tuple[int, int]) -> bool:
+    """Whether to form X, given the operations of the dense and of the low-rank route."""
+    dense_flops, low_rank_flops = flops
+    return route == "dense" or (route == "auto" and dense_flops <= low_rank_flops)
 
 
 def _polynomial(W: Tensor, coefficients: list[Tensor]) -> Tensor:
@@ -107,10 +233,7 @@ def _polynomial(W: Tensor, coefficients: list[Tensor]) -> Tensor:
     return value
 
 
-def refresh_flops(m: int, n: int) -> tuple[int, int]:
-    """Operations of one side's refresh (side m, other side n) by the dense and by the low-rank route."""
-    return 10 * m**3 + 2 * m * m * n, 12 * m * m * n + 8 * m * n * n
-
+# What follows is torch's bookkeeping around these functions: settings, presets, and the optimizer class.
 
 PRODUCT_DTYPES: Final[dict[str, torch.dtype | None]] = {"fp32": None, "tf32": None, "bf16": torch.bfloat16}
 
@@ -284,69 +407,3 @@ class Jorge(KroneckerOptimizer):
     def _refresh_cost(self, size: int, other: int, group: Group) -> int:
         count = congruence_flops if group["form"] == "congruence" else refresh_flops
         return min(count(size, other))
-
-
-FIRST, SECOND = -1 / 8, 9 / 128  # coefficients of A and A^2 in (I + A)^(-1/8)
-
-
-def congruence_refresh(
-    L: Tensor,
-    G: Tensor,
-    *,
-    b2_floor: float = 0.0,
-    relative_eps: float | None = None,
-    product_dtype: torch.dtype | None = None,
-    out: Tensor | None = None,
-    route: Literal["auto", "dense", "low_rank"] = "auto",
-) -> Tensor:
-    """One refresh: L' = b2^(-1/4) T L T, with b2 and c as in Jorge, A.1 (from ||L^4 G G^T||, not from ||M||).
-
-    L' is bitwise symmetric if L is, and must be: an asymmetry of 1e-6 grows until the direction is lost.
-
-    Shape:
-        L: (..., m, m), symmetric positive definite. G: (..., m, n). Returns (..., m, m), in L's dtype.
-
-    Args:
-        L: The preconditioner before.
-        G: The gradient block; all zero leaves L as it is.
-        b2_floor: Lower bound of b2, in [0, 1).
-        relative_eps, product_dtype, out: As in `series_refresh`.
-        route: Two exact ways to the same L'; "auto" takes the one with fewer operations.
-    """
-    l_max, g_max = largest_diagonal(L), largest(G)  # (..., 1, 1), as is every scalar below
-    Lh, Gh = (L / l_max).to(product_dtype or L.dtype), (G / g_max).to(product_dtype or L.dtype)
-    true_size = l_max.double() ** 4 * g_max.double() ** 2  # what X has lost by the two scalings
-    dense_flops, low_rank_flops = congruence_flops(*G.shape[-2:])
-    if route == "dense" or (route == "auto" and dense_flops <= low_rank_flops):
-        L2 = Lh @ Lh
-        S = L2 @ (Gh @ Gh.mT)
-        s_max = largest(S)
-        S.div_(s_max)
-        norm_x = norm(L2 @ S)
-        growth, weight = averaging(L, true_size * s_max.double() * norm_x, b2_floor, relative_eps)
-        scale = torch.where(norm_x > 0, weight / norm_x, 0.0).to(S.dtype)
-        M = scale * (S @ L2)  # c M
-        U = (SECOND * (M @ M)).add_(M, alpha=FIRST)
-        LU = Lh @ U
-        D = LU.add_(U @ LU, alpha=0.5)  # T L T - L = D + D^T
-    else:
-        Y = Lh @ (Lh @ Gh)  # M = Y Y^T
-        y_max = largest(Y)
-        Y.div_(y_max)
-        LY = Lh @ Y
-        Z = Lh @ LY
-        z_max = largest(Z)
-        norm_x = z_max.double() * norm_of_product(Z.div_(z_max), Gh.mT)
-        growth, weight = averaging(L, true_size * y_max.double() * norm_x, b2_floor, relative_eps)
-        scale = torch.where(norm_x > 0, weight * y_max.double() / norm_x, 0.0).to(Y.dtype)  # c M = scale Y Y^T
-        K = SECOND * scale * scale * (Y.mT @ Y)  # U = Y K Y^T
-        K.diagonal(dim1=-2, dim2=-1).add_(FIRST * scale[..., 0])
-        D = (LY @ K + 0.5 * (Y @ (K @ (Y.mT @ LY) @ K))) @ Y.mT
-    D = D.to(L.dtype)
-    correction = plus_transpose(D).mul_((growth * l_max.double()).to(L.dtype))
-    return bound_dead_rows(torch.mul(L, growth.to(L.dtype), out=out).add_(correction), Gh)
-
-
-def congruence_flops(m: int, n: int) -> tuple[int, int]:
-    """Operations of one side's refresh (side m, other side n) by the dense and by the low-rank route."""
-    return 14 * m**3 + 2 * m * m * n, 10 * m * m * n + 12 * m * n * n + 4 * n**3

@@ -1,9 +1,12 @@
 """The one anatomy of the family: gather, refresh, precondition, momentum, graft, decay, write back.
 
-Members differ only in the preconditioner of one side of a block: its state, its refresh and how it is applied. A
-comparison between members is therefore fair, and a reader of one knows all.
+Members differ only in the preconditioner of one side of a block: its state, its refresh, how it is applied and what it
+costs (`Preconditioner`). Everything else is `KroneckerOptimizer`'s and the same for all: momentum, grafting, decay,
+timetable, stacks, state. A comparison between members is therefore fair, and a reader of one knows all.
 
-Legend: G a gradient block (rows x columns); L, R its left and right preconditioners; P = L G R.
+Legend: G a gradient block (rows x columns); L, R its left and right preconditioners; P = L G R. A side has `size` rows
+and `size` columns; `other` is the block's other dimension. The left side sees gradients (batch, size, other), the
+right side sees them transposed.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import Any, Final, NamedTuple, TypeAlias, overload
 
 import torch
 from torch import Tensor
@@ -49,6 +52,22 @@ from jorge_tune.optim.stacks import (
     pick,
     side_key,
 )
+
+Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+
+WITHOUT_REFRESHES: Final[dict[str, Any]] = {
+    "dampening": 0.0,
+    "nesterov": False,
+    "graft_betas": (0.9, 0.999),
+    "graft_eps": 1e-8,
+    "refresh_interval": 1,
+    "warm_refreshes": 0,
+    "stagger": False,
+    "block_size": None,
+}
+"""Hyperparameters of the family that a member without them has in its groups, at values that change nothing."""
+
+CPU_PIECE = 2**20  # entries of a batch of preconditioners, 4 MiB: whole stacks cost page faults and cache misses
 
 
 class Preconditioner(ABC):
@@ -119,11 +138,6 @@ class Preconditioner(ABC):
         return shapes
 
 
-Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
-
-CPU_PIECE = 2**20  # entries of a batch of preconditioners, 4 MiB: whole stacks cost page faults and cache misses
-
-
 class Counters(NamedTuple):
     """What an optimizer counted; reading it synchronises with the device."""
 
@@ -144,15 +158,17 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         self._reset()
+
         defaults = {name: plain(value) for name, value in {"precondition": True, "maximize": False, **defaults}.items()}
         self._names = frozenset(defaults)
         if defaults["lr"] is None:  # each group brings its own
             del defaults["lr"]
-        self._is_whole, self._said = False, set[str]()
+
+        self._is_whole, self._warned = False, set[str]()
         super().__init__(params, defaults)
         self._is_whole = True
         check_shards(self.param_groups, warn=True)
-        self._say_unread(stacklevel=5)
+        self._warn_unread(stacklevel=5)
 
     def _reset(self) -> None:
         """Forget what can be rebuilt: stacks are views of the state, counters belong to this process."""
@@ -170,10 +186,11 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         """
         if "lr" not in self.defaults and isinstance(param_group, dict) and "lr" not in param_group:
             raise ValueError(
-                f"param_groups[{len(self.param_groups)}] must have an lr: give it one, or {type(self).__name__} an lr "
-                "for all groups"
+                f"param_groups[{len(self.param_groups)}] must have an lr: give it one, or give {type(self).__name__} "
+                "an lr for all groups"
             )
         super().add_param_group(param_group)
+
         is_whole = self.__dict__.get("_is_whole", True)  # the constructor looks at all of its groups in the end
         group = self.param_groups[-1]
         try:
@@ -188,14 +205,14 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
             self.param_groups.pop()
             raise
         if is_whole:
-            self._say_unread(stacklevel=3)
+            self._warn_unread(stacklevel=3)
 
-    def _say_unread(self, *, stacklevel: int) -> None:
-        """Warn, once of each, of hyperparameters with another value than the class's default that nothing reads."""
+    def _warn_unread(self, *, stacklevel: int) -> None:
+        """Warn, once of each, of hyperparameters that are not at the class's default and have no effect."""
         for index, group in enumerate(self.param_groups):
             for name, sentence in unread(group, self._class_default):
-                if name not in self._said:
-                    self._said.add(name)
+                if name not in self._warned:
+                    self._warned.add(name)
                     warnings.warn(f"param_groups[{index}]: {sentence}", stacklevel=stacklevel)
 
     @overload
@@ -219,6 +236,8 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+
+        # All that can be refused is refused here, before anything changes.
         work = [
             (index, self._gather(index, group, params))
             for index, group in enumerate(self.param_groups)
@@ -226,7 +245,8 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         ]
         if not self.state:  # FSDP may have wrapped the model since
             check_shards(self.param_groups, warn=False)
-        self._say_unread(stacklevel=5)  # a schedule may turn one that nothing reads; torch wraps a step twice
+        self._warn_unread(stacklevel=5)  # a schedule may change one that has no effect; torch wraps a step twice
+
         rates = [read_rate(group["lr"]) for group in self.param_groups]
         self._graft_ratios = []
         for index, gathered in work:
@@ -236,8 +256,8 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load; every state tensor keeps the dtype it was saved with, whatever the parameter's.
 
-        What hooks registered for it make of the state is what is checked and loaded. A state that an older version
-        saved takes the class's default of what it lacks, and a warning says so.
+        Hooks that are registered for loading run first; the state is checked as they leave it. A state that an older
+        version saved takes the class's default of what it lacks, and a warning says so.
 
         Raises:
             ValueError: the state is another optimizer's, of other shapes, block size or rank, or holds a value out of
@@ -254,12 +274,12 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         if loading.filled:
             taken = ", ".join(f"{name}={value!r}" for name, value in loading.filled.items())
             warnings.warn(
-                f"the state was saved before {type(self).__name__} had all of its hyperparameters: {taken} is taken",
+                f"the state was saved before {type(self).__name__} had all of its hyperparameters: {taken} is used",
                 stacklevel=2,
             )
 
     def _class_default(self, name: str) -> Any:
-        """What the constructor takes where nothing is given; this optimizer's own where that is not a plain value."""
+        """The constructor's default of a hyperparameter; this optimizer's own where that is not a plain value."""
         defaults = _constructor_defaults(type(self))
         return defaults[name] if name in defaults else self.defaults[name]
 
@@ -273,7 +293,7 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
             values.setdefault("maximize", False)
         if "_names" not in self.__dict__:
             self._names = frozenset({"lr", *self.defaults}) - {"differentiable"}
-        self._said = self.__dict__.get("_said", set())
+        self._warned = self.__dict__.get("_warned", set())
         self._reset()
 
     def read_counters(self) -> Counters:
@@ -306,27 +326,35 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         params, grads, finite = gathered
         if group["nonfinite"] == "raise":
             return params, grads, None
+
         if self._masks(params[0].device):
             self._skipped = self._skipped + (~finite).sum()
             flags = list(finite.unbind())
             return params, [torch.where(f, g, 0.0) for f, g in zip(flags, grads, strict=True)], flags
+
         keep = finite.tolist()
         self._skipped = self._skipped + keep.count(False)
         for p, grad, kept in zip(params, grads, keep, strict=True):
-            if not kept:  # its clock goes on, as it does under a mask
+            if not kept:  # its step count goes on, as it does under a mask
                 self._state_of(p, grad, group)["step"] += 1
         return list(itertools.compress(params, keep)), list(itertools.compress(grads, keep)), None
 
     def _step_group(self, index: int, group: Group, gathered: GroupGradients, lr: float) -> None:
+        """The anatomy: each parameter's direction and length, then the update of the weights."""
         params, grads, finite = self._skip(group, gathered)
         if not params:
             return
+
         states = [self._state_of(p, grad, group) for p, grad in zip(params, grads, strict=True)]
         before = grafting.copies(params, states) if finite is not None else []
         for state in states:
             state["step"] += 1
+
+        # The grafted optimizer's steps give the lengths; a parameter without preconditioner takes such a step itself.
         lengths = grafting.grafted_steps_(states, grads, group)
         directions = list(lengths)
+
+        # P = L G R, with momentum, at the grafted length.
         chosen = [i for i, state in enumerate(states) if "momentum" in state]
         if chosen:
             flags = None if finite is None else {params[i]: finite[i] for i in chosen}
@@ -337,18 +365,19 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
                 self._graft_ratios.append(ratios)
             for i, direction in zip(chosen, moved, strict=True):
                 directions[i] = direction
+
         grafting.descend_(params, directions, lr=lr, weight_decay=group["weight_decay"])
         if finite is not None:
             grafting.restore_(params, states, before, finite)
 
     def _state_of(self, param: Tensor, grad: Tensor, group: Group) -> dict[str, Any]:
-        """A parameter's state; at its first gradient the momenta are created (preconditioners, with their stack)."""
+        """A parameter's state; the first gradient creates its momenta. (Preconditioners come with their stack.)"""
         state: dict[str, Any] = self.state[param]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.int64)
             if self._blocks(param, group):
                 state["momentum"] = torch.zeros_like(grad)
-        for name in grafting.graft_buffers(group):  # also where a group's momentum or graft was changed on the way
+        for name in grafting.graft_buffers(group):  # created also where a group's momentum or graft was changed later
             if f"graft.{name}" not in state:
                 state[f"graft.{name}"] = torch.zeros_like(grad)
         return state
@@ -366,6 +395,7 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
             self._update_stack(stack, rows, stacked, flags, group)
             for side in stack.sides:
                 stacked = self._apply_side(stack.read(side, rows), stacked, group, right=side == "right")
+
             for piece, row in zip(stacked.unbind(), rows, strict=True):
                 param, block = stack.entries[row].param, stack.entries[row].block
                 if piece.shape == matrices[param].shape:
@@ -408,6 +438,7 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         steps = [int(self.state[entry.param]["step"]) for entry in entries]
         seen = [i for i, step in enumerate(steps) if self._observes(step, group)]
         due = [i for i, entry in enumerate(entries) if is_due(steps[i], entry.slot, *timetable)]
+
         for change, places in ((self._observe_side, seen), (self._refresh_side, due)):
             if not places:
                 continue

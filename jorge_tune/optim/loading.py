@@ -1,8 +1,8 @@
 """A saved state on its way into an optimizer of the family: checked as a whole before anything is changed.
 
-torch's own `load_state_dict` does the loading. What is added stands at two of its public places: a hook after the
-caller's own, which sees what they made of the state, and `__setstate__`, which receives what is loaded. Between the
-two every tensor is wrapped, for torch would cast it to its parameter's dtype.
+torch's own `load_state_dict` does the loading. This module adds to it at two public places: a hook that runs after the
+caller's own and so sees the state as they leave it, and `__setstate__`, which receives what is loaded. Between the two,
+every tensor is wrapped, because torch would cast it to its parameter's dtype.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from jorge_tune.optim.argument_checks import Group, check_group, is_count, plain, require, require_rate
 
-# By these a member's states are told from another's: they are in the groups of every version of the members that have
-# them. What else a group lacks was added since.
+# These tell one member's states from another's: they are in the groups of every version of the members that have them.
+# Whatever else a group lacks was added later.
 _TELLING = ("precondition", "refresh_interval", "eps_kind", "statistics_interval", "rank")
 _SHAPING = ("block_size", "rank")  # the shapes of the state follow from these
 

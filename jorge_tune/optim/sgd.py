@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from jorge_tune.optim.argument_checks import Group, without_torch_switches
-from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
+from jorge_tune.optim.kronecker import WITHOUT_REFRESHES, KroneckerOptimizer, Params
 from jorge_tune.optim.stacks import SideState
 
 
@@ -51,22 +51,10 @@ class DecoupledSGD(KroneckerOptimizer):
         nonfinite: Literal["skip", "raise"] = "skip",
         maximize: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "graft": "sgd",
-            "graft_betas": (0.9, 0.999),
-            "graft_eps": 1e-8,
-            "refresh_interval": 1,
-            "warm_refreshes": 0,
-            "stagger": False,
-            "block_size": None,
-            "nonfinite": nonfinite,
-            "maximize": maximize,
-        }
+        defaults = WITHOUT_REFRESHES | {
+            "lr": lr, "momentum": momentum, "dampening": dampening, "nesterov": nesterov, "weight_decay": weight_decay,
+            "graft": "sgd", "nonfinite": nonfinite, "maximize": maximize,
+        }  # fmt: skip
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, object]) -> None:

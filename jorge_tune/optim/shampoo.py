@@ -60,6 +60,7 @@ def inverse_root_newton(A: Tensor, *, eps: float, iterations: int = 30) -> Tenso
     length = torch.linalg.matrix_norm(A / mean, keepdim=True)
     ridge = (NEWTON_RIDGE * torch.finfo(A.dtype).eps * length).clamp(min=eps)
     M = torch.where(length > 0, A / mean + ridge * identity, identity)
+
     z = 5 / 2 / torch.linalg.matrix_norm(M, keepdim=True)
     X, M = z ** (1 / 4) * identity, z * M
     for step in range(iterations):
@@ -72,6 +73,7 @@ def inverse_root_newton(A: Tensor, *, eps: float, iterations: int = 30) -> Tenso
         X, M = torch.where(sound, X @ T, X), torch.where(sound, following, M)
         if step + 1 < iterations and not bool((sound & (residual > NEWTON_TOLERANCE)).any()):
             break
+
     return torch.where(length > 0, X, identity) * mean ** (-1 / 4)
 
 
@@ -137,26 +139,12 @@ class Shampoo(KroneckerOptimizer):
         maximize: bool = False,
     ) -> None:
         defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "graft": graft,
-            "graft_betas": graft_betas,
-            "graft_eps": graft_eps,
-            "refresh_interval": refresh_interval,
-            "warm_refreshes": warm_refreshes,
-            "stagger": stagger,
-            "block_size": block_size,
-            "b2": b2,
-            "eps": eps,
-            "statistics_interval": statistics_interval,
-            "root": root,
-            "root_iterations": root_iterations,
-            "nonfinite": nonfinite,
-            "maximize": maximize,
-        }
+            "lr": lr, "momentum": momentum, "dampening": dampening, "nesterov": nesterov, "weight_decay": weight_decay,
+            "graft": graft, "graft_betas": graft_betas, "graft_eps": graft_eps, "refresh_interval": refresh_interval,
+            "warm_refreshes": warm_refreshes, "stagger": stagger, "block_size": block_size, "b2": b2, "eps": eps,
+            "statistics_interval": statistics_interval, "root": root, "root_iterations": root_iterations,
+            "nonfinite": nonfinite, "maximize": maximize,
+        }  # fmt: skip
         super().__init__(params, defaults)
 
     def _check_member(self, group: Group) -> None:
@@ -183,6 +171,8 @@ class Shampoo(KroneckerOptimizer):
         """A <- b2 A + (1 - b2) G G^T (Eq. 2), kept as scale * matrix so that no gradient is too small or large."""
         b2 = group["b2"]
         g = largest(grads)
+
+        # The new average is scale * matrix: the two parts of the scale, and the matrix as their weighted mean.
         new_part = torch.where(grads.abs().amax((-1, -2)) > 0, (1 - b2) * g[..., 0, 0].double() ** 2, 0.0)
         old_part = b2 * side["scale"]
         scale = old_part + new_part

@@ -1,11 +1,16 @@
-"""Sketchy Shampoo: Shampoo with each statistic kept as a few directions and one number for the mass that escaped.
+"""Sketchy Shampoo and Sketchy AdaGrad: statistics kept as a few directions and one number for the mass that escaped.
 
-Feinberg, Chen, Sun, Anil, Hazan, "Sketchy: memory-efficient adaptive regularization with frequent directions".
+`SketchyShampoo` sketches the two statistics of every block. `SketchyAdaGrad` sketches the one of the whole parameter,
+taken as a vector; it is for convex and small problems. Both update their sketch by `frequent_directions` and apply it
+by `sketched_root`.
 
 Legend: G a gradient block (m x n); A = G G^T averaged (m x m), never stored; l the rank; B (m x k) the sketch, B B^T
 near A, with orthogonal columns, the longest first; lambda = the squared lengths of these columns; rho the escaped mass,
 with B B^T <= A <= B B^T + rho I. A leading batch dimension is allowed everywhere. k = l - 1 columns are stored, because
-the l-th is always 0 (Alg. 1), or m where l >= m: then nothing escapes.
+the l-th is always 0 (Alg. 1), or m where l >= m: then nothing escapes. For AdaGrad G is the gradient g as one column.
+
+Reference:
+    Feinberg, Chen, Sun, Anil, Hazan, "Sketchy: memory-efficient adaptive regularization with frequent directions".
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ import torch
 from torch import Tensor
 
 from jorge_tune.optim.argument_checks import Group, is_count, require, without_torch_switches
-from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
+from jorge_tune.optim.kronecker import WITHOUT_REFRESHES, KroneckerOptimizer, Params
 from jorge_tune.optim.numerics import largest
 from jorge_tune.optim.stacks import Block, BlockShape, SideState
 
@@ -189,25 +194,11 @@ class SketchyShampoo(KroneckerOptimizer):
         maximize: bool = False,
     ) -> None:
         defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "graft": graft,
-            "graft_betas": graft_betas,
-            "graft_eps": graft_eps,
-            "refresh_interval": refresh_interval,
-            "warm_refreshes": warm_refreshes,
-            "stagger": stagger,
-            "block_size": block_size,
-            "rank": rank,
-            "b2": b2,
-            "eps": eps,
-            "statistics_interval": statistics_interval,
-            "nonfinite": nonfinite,
-            "maximize": maximize,
-        }
+            "lr": lr, "momentum": momentum, "dampening": dampening, "nesterov": nesterov, "weight_decay": weight_decay,
+            "graft": graft, "graft_betas": graft_betas, "graft_eps": graft_eps, "refresh_interval": refresh_interval,
+            "warm_refreshes": warm_refreshes, "stagger": stagger, "block_size": block_size, "rank": rank, "b2": b2,
+            "eps": eps, "statistics_interval": statistics_interval, "nonfinite": nonfinite, "maximize": maximize,
+        }  # fmt: skip
         super().__init__(params, defaults)
 
     def _check_member(self, group: Group) -> None:
@@ -295,24 +286,10 @@ class SketchyAdaGrad(KroneckerOptimizer):
         nonfinite: Literal["skip", "raise"] = "skip",
         maximize: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": 0.0,
-            "nesterov": False,
-            "weight_decay": weight_decay,
-            "graft": "none",
-            "graft_betas": (0.9, 0.999),
-            "graft_eps": 1e-8,
-            "refresh_interval": 1,
-            "warm_refreshes": 0,
-            "stagger": False,
-            "block_size": None,
-            "rank": rank,
-            "eps": eps,
-            "nonfinite": nonfinite,
-            "maximize": maximize,
-        }
+        defaults = WITHOUT_REFRESHES | {
+            "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "graft": "none", "rank": rank, "eps": eps,
+            "nonfinite": nonfinite, "maximize": maximize,
+        }  # fmt: skip
         super().__init__(params, defaults)
 
     def _check_member(self, group: Group) -> None:

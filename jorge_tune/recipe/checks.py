@@ -31,7 +31,7 @@ TRAINABLE_KINDS: Final[tuple[TaskKind, ...]] = ("classification",)
 
 
 def faults_of(recipe: Recipe) -> Iterator[Finding]:
-    """What makes the recipe meaningless although each field is well formed."""
+    """Faults between fields, in a recipe whose fields are all well formed."""
     if (recipe.epochs is None) == (recipe.steps is None):
         given = "neither" if recipe.epochs is None else "both"
         yield ("epochs" if given == "both" else "", f"exactly one of epochs and steps must be given, got {given}")
@@ -47,7 +47,7 @@ def faults_of(recipe: Recipe) -> Iterator[Finding]:
 
 
 def warnings_of(recipe: Recipe) -> Iterator[Finding]:
-    """What is allowed and most likely not meant."""
+    """What is allowed but most likely a mistake."""
     path = "schedule.base" if isinstance(recipe.schedule, Gen) else "schedule"
     schedule = base_schedule(recipe)
     if schedule.warmup is not None:
@@ -62,14 +62,14 @@ def warnings_of(recipe: Recipe) -> Iterator[Finding]:
 def untrainable_because(recipe: Recipe) -> Finding | None:
     """Why this version cannot train the recipe, by the kind of its task; None where it can, or where it has no task.
 
-    Such a recipe is a good one all the same: the bootstrap rules apply to it.
+    Such a recipe is still valid: the bootstrap rules apply to it.
     """
     if recipe.task is None or recipe.task.kind in TRAINABLE_KINDS:
         return None
     kinds = " and ".join(TRAINABLE_KINDS)
-    way_out = "your own loop can, with jorge_tune.optimizer_from_recipe"
+    way_out = "your own loop can train it with jorge_tune.optimizer_from_recipe"
     if isinstance(recipe.optimizer, (SGDSection, AdamWSection)):
-        way_out = f"`bootstrap` takes the recipe all the same, and {way_out}"
+        way_out = f"`bootstrap` accepts the recipe, and {way_out}"
     return "task.kind", f"this version cannot train a {recipe.task.kind} task, only {kinds}; {way_out}"
 
 
@@ -91,7 +91,7 @@ def _endless_warmup(recipe: Recipe, warmup: Warmup, path: str) -> Iterator[Findi
 
 
 def _flat_warmup(warmup: Warmup, path: str) -> Iterator[Finding]:
-    """A staircase with one stair, and a start at which nothing is trained for an epoch or for all of the warm-up."""
+    """A warm-up that never rises, or that starts at 0 and trains nothing for an epoch or for its whole length."""
     stands_still = warmup.kind == "linear" and warmup.per == "epoch"
     if stands_still and warmup.epochs is not None and warmup.epochs <= 1:
         yield (
@@ -101,12 +101,12 @@ def _flat_warmup(warmup: Warmup, path: str) -> Iterator[Finding]:
         )
     if warmup.start_factor == 0 and (stands_still or warmup.kind == "constant"):
         lasts = "the first epoch" if stands_still else "the warm-up"
-        way_out = "leave per out" if stands_still else "take kind linear"
-        yield f"{path}.warmup.start_factor", f"0 through {lasts}: nothing is trained; give more than 0, or {way_out}"
+        way_out = "leave per out" if stands_still else "use kind linear"
+        yield f"{path}.warmup.start_factor", f"0 during {lasts} trains nothing; use more than 0, or {way_out}"
 
 
 def _overwhelming_decay(recipe: Recipe) -> Iterator[Finding]:
-    """Decoupled decay takes w to (1 - lr weight_decay) w at the full rate, which a warm-up ends at."""
+    """Decoupled decay takes w to (1 - lr weight_decay) w; the full rate counts, which is where a warm-up ends."""
     optimizer = recipe.optimizer
     is_decoupled = isinstance(optimizer, (AdamWSection, KroneckerFields, SketchyAdaGradSection)) or (
         isinstance(optimizer, SGDSection) and optimizer.decoupled
@@ -123,7 +123,7 @@ def _overwhelming_decay(recipe: Recipe) -> Iterator[Finding]:
         same_as_all = rule is not whole and rule.lr_scale == rule.weight_decay_scale == 1
         if product < 1 or same_as_all:
             continue
-        effect = "sets the weights to 0" if product == 1 else "turns every weight's sign"
+        effect = "sets the weights to 0" if product == 1 else "flips the sign of every weight"
         effect += " and makes it grow" if product > 2 else ""
         yield (
             path,
@@ -133,12 +133,12 @@ def _overwhelming_decay(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _unread(recipe: Recipe) -> Iterator[Finding]:
-    """A hyperparameter that is set to something, and that nothing reads."""
+    """A hyperparameter that the recipe sets and that has no effect."""
     defaults = {field.name: field.default for field in dataclasses.fields(recipe.optimizer)}
     for entry in unread_fields(recipe):
         name = entry.path.removeprefix("optimizer.")
-        if entry.is_told and getattr(recipe.optimizer, name) != defaults[name]:
-            yield entry.path, f"is read by nothing {entry.why}; leave it out"
+        if entry.is_warned and getattr(recipe.optimizer, name) != defaults[name]:
+            yield entry.path, f"has no effect {entry.why}; leave it out"
 
 
 def _idle_milestones(recipe: Recipe, schedule: Step, path: str) -> Iterator[Finding]:
@@ -148,13 +148,13 @@ def _idle_milestones(recipe: Recipe, schedule: Step, path: str) -> Iterator[Find
     unit = "step" if in_steps else "epoch"
     if beyond:
         listed = ", ".join(str(milestone) for milestone in beyond)
-        yield (f"{path}.milestones", f"{listed} never reached: training ends after {unit} {last}")
+        yield (f"{path}.milestones", f"not reached: {listed}; training ends after {unit} {last}")
     warmup = schedule.warmup
     length = None if warmup is None else (warmup.steps if in_steps else warmup.epochs)
     early = [milestone for milestone in schedule.milestones if length is not None and milestone < length]
     if early:
         listed = ", ".join(str(milestone) for milestone in early)
-        yield (f"{path}.milestones", f"{listed} inside the warm-up of {length:g} {unit}s: the full rate is never used")
+        yield (f"{path}.milestones", f"inside the warm-up of {length:g} {unit}s: {listed}; the full rate is never used")
 
 
 def base_schedule(recipe: Recipe) -> PlainSchedule:

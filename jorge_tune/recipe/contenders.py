@@ -1,4 +1,4 @@
-"""Contenders that follow from a tuned recipe by rule: what `compare --against` races it with.
+"""The contenders that rules derive from a tuned recipe: what `compare --against` races it with.
 
 kind        is
 control     the optimizer that Jorge grafts from, with Jorge's schedule and decoupled decay
@@ -8,9 +8,9 @@ sketchy     the same with Shampoo from sketched statistics
 gen-jorge   the same with GeN on top of its schedule
 gen-sgd     the SGD recipe with GeN on top of its schedule
 gen-adamw   an AdamW recipe with GeN on top of its schedule
-adamw       an AdamW recipe, which has to be given: no rule leads to its rate from SGD's
+adamw       an AdamW recipe, which has to be given: no rule derives its rate from SGD's
 
-What Shampoo and its sketch have of their own (decay of the statistics, eps, rank) stays at their defaults.
+Settings that only Shampoo and its sketch have (decay of the statistics, eps, rank) stay at their defaults.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, Final
 
-from jorge_tune.config.tree import quoted
 from jorge_tune.config.unknown_keys import suggestion
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import bootstrap, control, renamed
@@ -32,6 +31,7 @@ from jorge_tune.recipe.schema import (
     ShampooSection,
     SketchyShampooSection,
 )
+from jorge_tune.untrusted import shown
 
 KINDS: Final = ("control", "jorge", "shampoo", "sketchy", "gen-sgd", "gen-jorge", "gen-adamw", "adamw")
 _NOT_SHARED = frozenset({"name"})
@@ -41,12 +41,14 @@ def contender_kinds(text: str) -> tuple[str, ...]:
     """`control,jorge` as kinds, in the order given.
 
     Raises:
-        InputError: one of them is none, or is named twice.
+        InputError: one of them is unknown, or is named twice.
     """
     kinds = tuple(piece.strip() for piece in text.split(","))
     for kind in kinds:
         if kind not in KINDS:
-            raise InputError(f"{quoted(kind)} is no contender{suggestion(kind, KINDS)}; there are {', '.join(KINDS)}")
+            raise InputError(
+                f"{shown(kind)} is not a contender{suggestion(kind, KINDS)}; give some of {', '.join(KINDS)}"
+            )
         if kinds.count(kind) > 1:
             raise InputError(f"{kind} is named twice")
     return kinds
@@ -67,9 +69,11 @@ def derive_contenders(recipes: Sequence[Recipe], kinds: Sequence[str]) -> list[R
 
 
 def _derived(recipes: Sequence[Recipe], kind: str) -> Recipe | None:
-    """One contender; None where it is there already."""
+    """One contender; None where it is among the recipes already."""
     if kind in ("adamw", "gen-adamw"):
-        given = _first_with(recipes, AdamWSection, kind, "no rule leads from SGD to AdamW, whose rate has to be tuned")
+        given = _first_with(
+            recipes, AdamWSection, kind, "no rule derives AdamW from SGD, since its learning rate must be tuned"
+        )
         return None if kind == "adamw" else _with_gen(given, kind)
     if kind == "gen-sgd":
         return _with_gen(_first_with(recipes, SGDSection, kind, "GeN goes on top of a recipe's own optimizer"), kind)
@@ -78,7 +82,9 @@ def _derived(recipes: Sequence[Recipe], kind: str) -> Recipe | None:
     if kind == "control":
         made = control(jorge)
         if replace(made, name=first.name, calibration=first.calibration) == first:
-            raise InputError(f"control: is recipe {first.name} itself, whose schedule and decay are kept; leave it out")
+            raise InputError(
+                f"control: would be recipe {first.name} itself, whose schedule and decay stay the same; leave it out"
+            )
         return made
     if kind == "shampoo":
         return _with_optimizer(jorge, ShampooSection(**_shared(jorge)))
@@ -92,7 +98,7 @@ def _first_with(recipes: Sequence[Recipe], optimizer: type[SGDSection | AdamWSec
     found = next((recipe for recipe in recipes if isinstance(recipe.optimizer, optimizer)), None)
     if found is None:
         raise InputError(
-            f"{kind}: {why}; give an {optimizer.__name__.removesuffix('Section')} recipe as an argument of its own"
+            f"{kind}: {why}; give an {optimizer.__name__.removesuffix('Section')} recipe as another argument"
         )
     return found
 

@@ -44,11 +44,11 @@ _PATHS: Final = {
 _SENTENCES: Final = {
     "write precision: bf16, fp16, tf32 or fp32, at the top level": "amp fp16 bf16 mixed_precision autocast half dtype "
     "use_amp tf32",
-    "the device is no part of a recipe: it is --device of the command": "device gpu gpus cuda accelerator",
-    "cosine runs over the whole training, so its length is the recipe's": "t_max tmax",
-    "this version clips no gradients": "grad_clip clip_grad_norm max_grad_norm gradient_clip_val clip_norm clip",
-    "the loss is the task's own": "loss criterion loss_fn",
-    "where the run is kept is --out of the command": "output output_dir out_dir save_dir log_dir",
+    "a recipe does not name the device; use the command's --device": "device gpu gpus cuda accelerator",
+    "cosine always spans the whole run; its length is the recipe's epochs or steps": "t_max tmax",
+    "this version does not clip gradients": "grad_clip clip_grad_norm max_grad_norm gradient_clip_val clip_norm clip",
+    "the task defines the loss": "loss criterion loss_fn",
+    "a recipe does not name the run directory; use the command's --out": "output output_dir out_dir save_dir log_dir",
 }
 RECIPE_WORDS: Final = Vocabulary(
     paths={word: path for path, words in _PATHS.items() for word in words.split()},

@@ -1,4 +1,4 @@
-"""Metrics: which way is better, and which values one can have. The one place that judges a target.
+"""Metrics: which direction is better, and which values a metric can have. The one place that judges a target.
 
 A score that a task of this package measures is a fraction, a loss is never negative, and a perplexity is e to the power
 of a loss. A metric that the package does not know can be anything.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from jorge_tune.config.tree import quoted
 from jorge_tune.config.unknown_keys import suggestion
 from jorge_tune.recipe.schema import Recipe
+from jorge_tune.untrusted import shown
 
 CLASSIFICATION_METRICS: Final = ("top1", "top5", "loss")
 _LOWER_IS_BETTER: Final = frozenset({"loss", "perplexity", "error", "mae", "mse", "rmse"})
@@ -36,7 +36,7 @@ def usual_metric(recipe: Recipe) -> str:
 
 
 def target_fault(metric: str, value: float) -> str | None:
-    """What is wrong with `value` as a target for `metric`: no run could reach it, or every run has it. Else None.
+    """Why `value` cannot be a target for `metric`: no run could reach it, or every run would. Else None.
 
     Example:
         >>> target_fault("top1", 95)
@@ -53,10 +53,10 @@ def target_fault(metric: str, value: float) -> str | None:
 
 
 def metric_fault(recipe: Recipe, metric: str) -> str | None:
-    """What is wrong with a metric that the recipe's task is to be judged by; None where nothing is known to be."""
+    """Why the recipe's task cannot be judged by a metric; None if no reason is known."""
     if recipe.task is None or recipe.task.kind != "classification" or metric in CLASSIFICATION_METRICS:
         return None
     known = f"{', '.join(CLASSIFICATION_METRICS[:-1])} or {CLASSIFICATION_METRICS[-1]}"
     meant = next((name for name, others in _OTHER_NAMES.items() if metric.lower() in others), None)
     hint = f" (write {meant})" if meant else suggestion(metric, CLASSIFICATION_METRICS)
-    return f"must be {known} for a classification, got {quoted(metric)}{hint}"
+    return f"must be {known} for a classification, got {shown(metric)}{hint}"

@@ -1,4 +1,4 @@
-"""A recipe as text: readable numbers, one field per line where there is something to say, a comment per reason.
+"""A recipe as text: readable numbers, a comment for each reason, and a line per field where there are comments.
 
 What is written is read back as the same recipe, to the last bit.
 """
@@ -169,7 +169,7 @@ def _one_line(note: str) -> str:
 
 
 def leaves(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted path -> value of everything that is no section itself; empty sections leave nothing.
+    """Dotted path -> value of everything that is not a section; empty sections leave nothing.
 
     Example:
         >>> leaves({"optimizer": {"lr": 0.1}, "seed": 0})

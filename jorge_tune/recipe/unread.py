@@ -1,7 +1,7 @@
-"""Hyperparameters that nothing reads while another one has a certain value: one table, for `validate` and for studies.
+"""Hyperparameters that have no effect while another one has a certain value: one table for `validate` and studies.
 
-The optimizers ignore them silently, as torch's own do (a dampening without momentum), so a recipe that sets one
-deserves a word, and a study that searches one would train the same run again and again.
+The optimizers ignore them silently, as torch's own do (a dampening without momentum). So `validate` warns of a recipe
+that sets one, and a study that searches one is refused: it would train the same run again and again.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from jorge_tune.recipe.schema import Cosine, Gen, JorgeSection, KroneckerFields,
 
 
 class UnreadField(NamedTuple):
-    """A field, what it depends on, and the reason; `is_told`: `validate` warns where a recipe sets it."""
+    """A field, what it depends on, and the reason; with `is_warned`, `validate` warns of a recipe that sets it."""
 
     path: str
     ruled_by: str  # the field whose value decides
     applies: Callable[[Recipe], bool]
     why: str
-    is_told: bool = True
+    is_warned: bool = True
 
 
 def _grafts(*grafts: str) -> Callable[[Recipe], bool]:
@@ -68,18 +68,20 @@ UNREAD: Final = (
         lambda recipe: isinstance(recipe.optimizer, ShampooSection) and recipe.optimizer.root == "eigh",
         "unless root is newton",
     ),
-    UnreadField("optimizer.warm_refreshes", _INTERVAL, _is_refreshed_always, "with refresh_interval 1", is_told=False),
-    UnreadField("optimizer.stagger", _INTERVAL, _is_refreshed_always, "with refresh_interval 1", is_told=False),
+    UnreadField(
+        "optimizer.warm_refreshes", _INTERVAL, _is_refreshed_always, "with refresh_interval 1", is_warned=False
+    ),
+    UnreadField("optimizer.stagger", _INTERVAL, _is_refreshed_always, "with refresh_interval 1", is_warned=False),
     UnreadField(
         "optimizer.lr",
         "schedule.initial_lr",
         _searches_its_rate,
         "with initial_lr: search, which finds the rate at the first step",
-        is_told=False,
+        is_warned=False,
     ),
 )
 
 
 def unread_fields(recipe: Recipe) -> Iterator[UnreadField]:
-    """The fields of this recipe that nothing reads."""
+    """The fields of this recipe that have no effect."""
     return (entry for entry in UNREAD if entry.applies(recipe))

@@ -1,16 +1,17 @@
-"""A figure of a report's JSON twin as plotly draws it: `data` and `layout`, plain data again. No plotly is needed.
+"""A figure of a report's JSON twin in plotly's terms: `data` and `layout` as plain data. plotly itself is not needed.
 
-Every trace carries in `meta` whose numbers it shows, and the numbers are the twin's, untouched. Colours are named by
+Every trace names its series in `meta`, and its numbers are the twin's numbers without a change. Colours are named by
 tokens (`@0` to `@6`, `@ink`, ...), which `PALETTES` resolves for a light and a dark page.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jorge_tune.report.figures import COLOURS, nth_look
-
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colours, told apart with any kind of colour vision; their yellow is too pale on white."""
 FONT = "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"
 _DARK = ("#4aa8e0", "#f0803c", "#2bbd92", "#dd9ac0", "#f0b83a", "#9ad6f7", "#ffffff")
 PALETTES: dict[str, dict[str, str]] = {
@@ -25,10 +26,15 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "12px,3
 _BAND_OPACITY = 0.16
 _LEVEL_DASHES = ("dash", "dot", "dashdot")
 _MANY = 200  # points, from which on each is drawn smaller
-_DIGITS_APART = 8  # ends of a logarithmic axis, as a ratio
+_DECADES_APART, _MOST_DECADES = 0.9, 5.0  # of a logarithmic axis: from which on ticks are fewer, and fewer still
 _STRIP = 0.09  # of the height, for what has no value
 
 Data = Mapping[str, Any]
+
+
+def nth_look(looks: Sequence[str], number: int) -> str:
+    """The look of a number; where colours begin anew, one further, so that no two series of 49 look the same."""
+    return looks[(number + number // len(COLOURS)) % len(looks)]
 
 
 def drawn(figure: Data) -> dict[str, Any]:
@@ -38,7 +44,7 @@ def drawn(figure: Data) -> dict[str, Any]:
 
 
 def with_colours(value: Any, palette: Mapping[str, str]) -> Any:
-    """What `drawn` gives, its tokens replaced by colours."""
+    """The result of `drawn` with colours in place of tokens."""
     if isinstance(value, str):
         return palette.get(value, value)
     if isinstance(value, Mapping):
@@ -56,14 +62,30 @@ def _traces(series: Data) -> list[dict[str, Any]]:
     }
     if series["kind"] in ("bars", "spans"):
         return [{**shared, **_bars(series)}]
-    traces = []
-    if "low" in series:
-        traces.append({**shared, **_band(series), "showlegend": False})
-    return [*traces, {**shared, **_line(series)}]
+
+    line = {**shared, **_line(series)}
+    if "low" not in series:
+        return [line]
+    if series["kind"] == "points":
+        return [line | {"error_y": _error_bars(series)}]
+    return [{**shared, **_band(series), "showlegend": False}, line]
+
+
+def _error_bars(series: Data) -> dict[str, Any]:
+    """Each point's range, as plotly wants it: distances from the point."""
+    ranges = list(zip(series["y"], series["low"], series["high"], strict=True))
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - y for y, _, high in ranges],
+        "arrayminus": [y - low for y, low, _ in ranges],
+        "thickness": 1.4,
+        "width": 4,
+    }
 
 
 def _band(series: Data) -> dict[str, Any]:
-    """There along the highest values, and back along the lowest."""
+    """A closed line: forward along the highest values, back along the lowest ones."""
     x = list(series["x"])
     return {
         "type": "scatter",
@@ -92,10 +114,12 @@ def _line(series: Data) -> dict[str, Any]:
     }
     if series.get("strip"):
         trace["yaxis"] = "y2"
+
     if kind != "points":
         dash = "solid" if number is None or kind == "threads" else nth_look(_DASHES, number)
         trace["line"] = {"color": colour, "width": _width(series), "dash": dash}
         trace["line"] |= {"shape": "hv"} if kind == "steps" else {}
+
     if kind in ("line", "points"):
         symbol = "x-thin-open" if number is None else nth_look(_SYMBOLS, number)
         trace["marker"] = {
@@ -144,6 +168,7 @@ def _layout(figure: Data) -> dict[str, Any]:
         {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x, **_rule(text, number + len(shapes))}
         for number, (x, text) in enumerate(figure["posts"])
     ]
+
     has_strip = any(series.get("strip") for series in figure["series"])
     layout = {
         "font": {"family": FONT, "size": 12.5, "color": "@ink"},
@@ -158,7 +183,14 @@ def _layout(figure: Data) -> dict[str, Any]:
         "yaxis": _axis(figure["y"], "y")
         | _log_ticks(figure, "y")
         | ({"domain": [_STRIP + 0.05, 1]} if has_strip else {}),
-        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": 1.02,
+            "yanchor": "bottom",
+            "font": {"size": 12},
+            "tracegroupgap": 2,
+        },
         "shapes": shapes,
         "annotations": [_text(x, y, text) for x, y, text in figure["labels"]],
     }
@@ -179,26 +211,33 @@ def _axis(axis: Data, side: str) -> dict[str, Any]:
         "automargin": True,
         "exponentformat": "e",
     }
+
     if axis.get("log"):
         look |= {"type": "log", "exponentformat": "none"}
+
     if axis.get("names"):
         look |= {"type": "category", "autorange": "reversed" if axis.get("ticks") else True, "ticks": ""}
         if axis.get("ticks"):
             look |= {"categoryorder": "array", "categoryarray": [text for _, text in axis["ticks"]]}
         return look
+
     if "ticks" in axis:
         look |= {"tickvals": [place for place, _ in axis["ticks"]], "ticktext": [text for _, text in axis["ticks"]]}
         look["showgrid"] = side == "y" and bool(axis["ticks"])
     if "bounds" in axis:
-        look["range"] = list(axis["bounds"])
+        look["range"] = [math.log10(end) if axis.get("log") else end for end in axis["bounds"]]
     return look
 
 
 def _log_ticks(figure: Data, side: str) -> dict[str, Any]:
-    """Over more than most of a decade, 1, 2 and 5 alone: all nine digits run into each other."""
+    """Ticks at 1, 2 and 5 alone where the axis is long, at powers of ten where it is longer: more would overlap."""
+    if "ticks" in figure[side] or not figure[side].get("log"):
+        return {}
     values = [v for series in figure["series"] for v in series[side] if isinstance(v, (int, float)) and v > 0]
-    is_long = bool(figure[side].get("log")) and bool(values) and max(values) > _DIGITS_APART * min(values)
-    return {"dtick": "D2"} if is_long else {}
+    decades = math.log10(max(values) / min(values)) if values else 0.0
+    if decades > _MOST_DECADES:
+        return {"dtick": math.ceil(decades / _MOST_DECADES), "exponentformat": "e"}
+    return {"dtick": "D2"} if decades > _DECADES_APART else {}
 
 
 def _text(x: float, y: float, text: str) -> dict[str, Any]:
@@ -207,7 +246,7 @@ def _text(x: float, y: float, text: str) -> dict[str, Any]:
 
 
 def _rule(text: str, number: int) -> dict[str, Any]:
-    """The look of a level or upright line, and its entry in the legend where it has a name."""
+    """The style of a level or upright line, and its entry in the legend where it has a name."""
     line = {"color": "@muted" if text else "@line", "width": 1.4, "dash": _LEVEL_DASHES[number % len(_LEVEL_DASHES)]}
     return {"line": line, "layer": "above" if text else "below", "name": text, "showlegend": bool(text)}
 

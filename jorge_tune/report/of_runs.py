@@ -6,13 +6,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from jorge_tune.calibrate.calibration_words import show_seconds
 from jorge_tune.compare.comparison import Comparison, Standing
 from jorge_tune.compare.curves import (
     AXIS_TITLES,
     Banded,
+    ContenderCurves,
+    CurveAxis,
     banded,
     banded_curves,
     contender_curves,
@@ -39,16 +40,17 @@ from jorge_tune.recipe.render import render_recipe, scalar
 from jorge_tune.recipe.schedule import lr_factor, total_steps
 from jorge_tune.recipe.schema import AdamWSection, KroneckerFields, Recipe, SGDSection
 from jorge_tune.records import Record, RunDirectory, read_records
-from jorge_tune.report.figures import COLOURS
 from jorge_tune.report.parts import Axis, Figure, Listing, Section, Sentence, Series
-from jorge_tune.untrusted import escape
+from jorge_tune.report.svg import svg_picture
+from jorge_tune.untrusted import in_figure
 
 _LOG_RANGE = 20.0  # of learning rates, from which on their axis is logarithmic
+_MOST_SEED_LINES = 24  # thin lines of single runs; more of them hide the medians
 
 
 @dataclass(frozen=True)
 class Traced:
-    """One contender with what its records say between evaluations; `notes` name what could not be read."""
+    """One contender with what its records say between evaluations; `notes` list the runs that could not be read."""
 
     standing: Standing
     traces: tuple[RunTrace, ...]
@@ -56,33 +58,38 @@ class Traced:
 
 
 def traced(comparison: Comparison) -> list[Traced]:
-    """Every contender's runs that were measured."""
+    """The measured runs of every contender."""
     return [_traced(standing) for standing in comparison.standings]
 
 
 def race_verdict(comparison: Comparison) -> list[Sentence]:
-    """The headline, then the lines; those that set a contender against the first begin with the word for it."""
+    """The headline, then one sentence per contest; each carries its outcome."""
     lines = details(comparison).splitlines()
     paired = [standing.against_first for standing in comparison.standings[1:]]
-    outcomes = ["" if each is None else word(deciding(each), each.pairs) for each in paired]
+    outcomes = ["" if each is None else word(deciding(each)) for each in paired]
     outcomes += [""] * (len(lines) - len(outcomes))
-    told = [Sentence(line, word_of) for line, word_of in zip(lines, outcomes, strict=True)]  # type: ignore[arg-type]
+    sentences = [Sentence(line, word_of) for line, word_of in zip(lines, outcomes, strict=True)]  # type: ignore[arg-type]
     if len(comparison.standings) == 1:
-        return told
-    return [Sentence(headline(comparison), headline_outcome(comparison)), *told]  # type: ignore[arg-type]
+        return sentences
+    return [Sentence(headline(comparison), headline_outcome(comparison)), *sentences]  # type: ignore[arg-type]
 
 
 def race_sections(comparison: Comparison, contenders: Sequence[Traced]) -> list[Section]:
     """Table, curves, learning rates and iteration times."""
     metric = f"{comparison.metric} ({comparison.part})"
+    figures = curve_figures(comparison)
+    shows_seeds = any(series.kind == "threads" for series in figures[0].series)
+    lines = (
+        "Thick lines are medians over seeds, thin lines single seeds" if shows_seeds else "Lines are medians over seeds"
+    )
     return [
         Section(name="contenders", title="Contenders", tables=[("", comparison_table(comparison))]),
         Section(
             name="curves",
             title=f"Curves of {metric}",
-            text="Lines are medians over seeds, bands their range. A double click on a figure shows all of it, the "
-            "first steep part too; a click on a name hides its line.",
-            figures=curve_figures(comparison),
+            text=f"{lines}, bands their range. The first steep part is cut off: a double click on a figure shows "
+            "all of it. A click on a name hides its lines.",
+            figures=figures,
         ),
         Section(
             name="pace",
@@ -94,7 +101,7 @@ def race_sections(comparison: Comparison, contenders: Sequence[Traced]) -> list[
 
 
 def race_sentence(comparison: Comparison) -> str:
-    """What the race is measured against."""
+    """The target as a sentence."""
     sentence = target_sentence(comparison)
     return sentence[0].upper() + sentence[1:] + "."
 
@@ -105,14 +112,19 @@ def curve_figures(comparison: Comparison) -> list[Figure]:
     found = interesting_range(curves, comparison.lower_is_better)
     target = comparison.target.value
     bounds = None if found is None else (min(found[0], target), max(found[1], target))
+
     title = f"{comparison.metric} ({comparison.part})"
     unread = not_finite(comparison)
     shared = [] if comparison.compares_seconds else ["Seconds do not compare: the runs were not alone on one device."]
+    shows_seeds = sum(len(contender.runs) for contender in curves) <= _MOST_SEED_LINES
+
     figures = []
     for axis, x_title in AXIS_TITLES.items():
         series = []
         for contender in curves:
             line = banded_curves(contender, axis)
+            if len(contender.runs) > 1 and shows_seeds:
+                series.append(_seed_lines(contender, axis))
             series.append(_banded_line(contender.name, contender.place, line, len(contender.runs)))
         figures.append(
             Figure(
@@ -130,7 +142,7 @@ def curve_figures(comparison: Comparison) -> list[Figure]:
 
 
 def rate_figure(contenders: Sequence[Traced]) -> Figure:
-    """Each recipe's schedule as a line, what was recorded as points on it."""
+    """Each recipe's schedule as a line, and the recorded rates as points."""
     series: list[Series] = []
     for look, one in enumerate(contenders):
         if not one.traces:
@@ -146,6 +158,7 @@ def rate_figure(contenders: Sequence[Traced]) -> Figure:
             quiet = per_epoch is not None
             recorded = Series(name=f"{name}, recorded", kind="points", look=look, x=x, y=y, quiet=quiet, group=name)
             series.append(recorded)
+
     rates = [rate for one in series for rate in one.y if rate > 0]
     is_log = bool(rates) and max(rates) > _LOG_RANGE * min(rates)
     return Figure(
@@ -154,7 +167,7 @@ def rate_figure(contenders: Sequence[Traced]) -> Figure:
         x=Axis(title="epoch"),
         y=Axis(title="learning rate", log=is_log),
         series=series,
-        caption="Lines are the recipes' schedules (under a gen schedule, its base), points what was recorded.",
+        caption="Lines show the recipes' schedules (of a gen schedule, its base). Points show the recorded rates.",
         empty="" if series else "no run recorded a learning rate",
     )
 
@@ -173,14 +186,14 @@ def pace_figure(contenders: Sequence[Traced]) -> Figure:
         x=Axis(title="epoch"),
         y=Axis(title="milliseconds per iteration"),
         series=series,
-        caption="Training seconds from one record to the next, over the steps between; evaluation is not in them. Runs "
-        "that shared a machine slow each other down: calibrate-freq measures alone.",
-        empty="" if series else "no run has two records to tell it from",
+        caption="Training seconds between two records, divided by the steps between them, without evaluation. Runs on "
+        "one machine slow each other down; calibrate-freq measures while nothing else runs.",
+        empty="" if series else "no run has two records to measure between",
     )
 
 
 def pace_table(contenders: Sequence[Traced], *, compares_seconds: bool) -> Table:
-    """The median iteration of each contender, and its parts as far as they were read; a ratio where seconds compare."""
+    """Each contender's median iteration time and its parts; the ratio to the first one where seconds compare."""
     rows = []
     first: float | None = None
     for one in contenders:
@@ -191,9 +204,23 @@ def pace_table(contenders: Sequence[Traced], *, compares_seconds: bool) -> Table
         first = found[0] if first is None else first
         ratio = "-" if found[0] is None or not first or not compares_seconds else f"{found[0] / first:.2f}"
         rows.append([one.standing.name, *("-" if v is None else show_seconds(v) for v in found), ratio])
-    headings = ["contender", "iteration", "forward", "optimizer's step", "of the first"]
+
+    headings = ["contender", "iteration", "forward", "optimizer's step", "ratio to the first"]
     kept = [i for i in range(len(headings)) if any(row[i] != "-" for row in rows)]
     return Table([headings[i] for i in kept], [[row[i] for i in kept] for row in rows], headings[1:])
+
+
+def _seed_lines(contender: ContenderCurves, axis: CurveAxis) -> Series:
+    """Every run of a contender as a thin line; None stands between two of them."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    text: list[str | None] = []
+    for run in contender.runs:
+        x += [*run.along(axis), None]
+        y += [*run.values, None]
+        text += [*(f"{in_figure(run.label)}: {value:.5g}" for value in run.values), None]
+    name, look = f"{contender.name}, seeds", contender.place
+    return Series(name=name, kind="threads", look=look, x=x, y=y, text=text, quiet=True, group=contender.name)
 
 
 def _banded_line(name: str, look: int, line: Banded, runs: int) -> Series:
@@ -214,7 +241,7 @@ def _traced(standing: Standing) -> Traced:
             notes.append(f"{run.folder}: its steps cannot be read ({error})")
             continue
         if traces[-1].is_torn:
-            notes.append(f"{run.folder}: the last line of its records is torn, and was left out")
+            notes.append(f"{run.folder}: the last line of its records is torn (not complete) and is left out")
     return Traced(standing, tuple(traces), tuple(notes))
 
 
@@ -231,8 +258,8 @@ class RunTrace:
     """One run between its evaluations.
 
     `rates` are (epoch, learning rate of the first group) as recorded, `paces` (epoch, seconds per iteration) from one
-    record to the next. Forward and optimizer seconds are medians of what was read; None where nothing was. `is_torn`:
-    the last line of the records was not whole.
+    record to the next. Forward and optimizer seconds are medians, or None where no record has them. `is_torn` says that
+    the last line of the records is not complete.
     """
 
     seed: int
@@ -245,15 +272,15 @@ class RunTrace:
 
     @property
     def iteration_seconds(self) -> float | None:
-        """The median iteration; None where no two records tell."""
+        """The median iteration time; None where there are no two records to measure between."""
         return median([seconds for _, seconds in self.paces]) if self.paces else None
 
 
 def trace_of(run: Run) -> RunTrace:
-    """Read a run's records again, for what lies between its evaluations.
+    """Read a run's records again, for what happened between its evaluations.
 
     Raises:
-        RunDirectoryError: they are damaged.
+        RunDirectoryError: the records are damaged.
     """
     path = RunDirectory(run.folder).records
     records = read_records(path)
@@ -270,7 +297,7 @@ def trace_of(run: Run) -> RunTrace:
 
 
 def schedule_line(recipe: Recipe, steps_per_epoch: float) -> tuple[list[float], list[float]]:
-    """Epochs and learning rates of a recipe's schedule, from its first step to its last; a `gen` recipe's base."""
+    """Epochs and learning rates of a recipe's schedule from first to last step; of a `gen` recipe, its base."""
     per_epoch = max(1, round(steps_per_epoch))
     factor, length = lr_factor(recipe, per_epoch), total_steps(recipe, per_epoch)
     count = min(length, _MOST_POINTS)
@@ -279,7 +306,7 @@ def schedule_line(recipe: Recipe, steps_per_epoch: float) -> tuple[list[float], 
 
 
 def _rates(records: Sequence[Record]) -> list[tuple[float, float]]:
-    """As they were recorded; where a step has two readings (GeN), the last."""
+    """The recorded rates; the last one where a step has two readings (GeN)."""
     found: dict[int, tuple[float, float]] = {}
     for record in records:
         rates = record.get("lr")
@@ -291,7 +318,7 @@ def _rates(records: Sequence[Record]) -> list[tuple[float, float]]:
 
 
 def _paces(records: Sequence[Record]) -> list[tuple[float, float]]:
-    """From each record to the next one of the same stretch, placed at its end."""
+    """Seconds per step from each record to the next one of the same session, at the epoch of the second one."""
     paces = []
     before: Record | None = None
     for record in records:
@@ -317,13 +344,15 @@ def _is_number(value: object) -> bool:
 
 
 def recipe_section(recipes: Sequence[tuple[str, Recipe]], reasons: Mapping[str, Sequence[Derivation]]) -> Section:
-    """The recipes as they were trained, and why their values are what they are, where that is known."""
+    """The recipes of the runs, and the reasons for their values where the rules give them."""
     tables, lines = [], []
     for name, found in reasons.items():
         carried = [one.field for one in found if not (one.changed or one.formula or one.source)]
-        tables.append((f"Why {name} is what it is", reason_table([one for one in found if one.field not in carried])))
+        tables.append(
+            (f"Why {name} has these values", reason_table([one for one in found if one.field not in carried]))
+        )
         if carried:
-            lines.append(f"{name}: carried over as they were: {', '.join(carried)}.")
+            lines.append(f"{name}: carried over without a change: {', '.join(carried)}.")
     listings = [Listing(name, render_recipe(recipe, reasons.get(name, ()))) for name, recipe in recipes]
     return Section(name="recipes", title="Recipes and their reasons", lines=lines, tables=tables, listings=listings)
 
@@ -340,7 +369,7 @@ def reason_table(derivations: Sequence[Derivation]) -> Table:
 
 
 def reasons_of(recipes: Sequence[tuple[str, Recipe]]) -> dict[str, tuple[Derivation, ...]]:
-    """Of each recipe that the rules make of another one here (its interval aside): the rules' reasons."""
+    """The rules' reasons, for each recipe that the rules make from another one here; its interval may differ."""
     found: dict[str, tuple[Derivation, ...]] = {}
     tuned = [recipe for _, recipe in recipes if isinstance(recipe.optimizer, (SGDSection, AdamWSection))]
     for name, recipe in recipes:
@@ -353,19 +382,22 @@ def reasons_of(recipes: Sequence[tuple[str, Recipe]]) -> dict[str, tuple[Derivat
 
 
 def environment_section(runs: Sequence[Run], notes: Sequence[str] = ()) -> Section:
-    """What the runs ran on, one column per distinct environment.json."""
+    """The machines and versions of the runs, one column per distinct environment.json."""
     kinds: dict[str, int] = {}
     for run in runs:
         text = _environment(run)
         if text is not None:
             kinds[text] = kinds.get(text, 0) + 1
+
     if not kinds:
-        text = "No run here says what it ran on (environment.json is missing)."
+        text = "No run recorded its environment (environment.json is missing)."
         return Section(name="environment", title="Environment", text=text, lines=notes)
+
     flat = [_flat(json.loads(text)) for text in kinds]
     fields = list(dict.fromkeys(name for one in flat for name in one))
     rows = [["runs", *(str(count) for count in kinds.values())]]
     rows += [[name, *(one.get(name, "-") for one in flat)] for name in fields]
+
     headings = ["", *(f"environment {number}" for number in range(1, len(flat) + 1))]
     table = Table(headings if len(flat) > 1 else ["", "value"], rows, [])
     return Section(name="environment", title="Environment", tables=[("", table)], lines=notes)
@@ -394,135 +426,37 @@ def _flat(held: Mapping[str, object], start: str = "") -> dict[str, str]:
     return flat
 
 
-_WIDTH, _HEIGHT = 640, 360
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 58, 46  # margins
-_DASHES = ("", "6 3", "2 3", "8 3 2 3")
-_NAMED = 6  # lines that the legend lists
-_TICKS = 5
-
-Point = tuple[float, float]
-
-
-class RunLine(NamedTuple):
-    """One run's readings."""
-
-    name: str
-    points: Sequence[Point]
-
-
 def curve_picture(title: str, runs: Sequence[Run], metric: str, target: float | None = None) -> str:
-    """A metric against the epoch, one line per run, on the part that selects; "" where no reading is finite.
+    """A metric against the epoch as SVG, one line per run; "" where no reading is finite.
+
+    Readings are those of the validation part, or of the test part where there is no validation part.
 
     Args:
-        title: above it.
-        runs: with their seeds for names.
-        metric: as the records call it.
-        target: drawn as a level line.
+        title: the text above the picture.
+        runs: their seeds name the lines.
+        metric: the metric's name in the records.
+        target: a value to draw as a level line.
     """
-    lines = [RunLine(f"seed {run.seed}", _readings(run, metric)) for run in runs]
-    lines = [line for line in lines if line.points]
-    if not lines:
-        return ""
     part = "validation" if any("validation" in run.evaluations for run in runs) else "test"
-    xs = _ticks(0.0, max(x for line in lines for x, _ in line.points))
-    values = [y for line in lines for _, y in line.points] + ([] if target is None else [target])
-    ys = _ticks(min(values), max(values))
-    body = [_grid(xs, ys), *(_drawn(line, number, xs, ys) for number, line in enumerate(lines))]
-    if target is not None:
-        body.append(_level(target, xs, ys))
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" '
-            f'height="{_HEIGHT}" font-family="system-ui, sans-serif" font-size="12">',
-            f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>',
-            _text(_LEFT, 20, title, size=14),
-            _legend(lines),
-            *body,
-            _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 10, "epoch", anchor="middle"),
-            _text(14, (_TOP + _HEIGHT - _BOTTOM) / 2, f"{metric} ({part})", anchor="middle", turned=True),
-            "</svg>\n",
-        ]
+    series = []
+    for look, run in enumerate(runs):
+        points = _finite_readings(run, metric)
+        x, y = [epoch for epoch, _ in points], [value for _, value in points]
+        if points:
+            series.append(Series(name=f"seed {run.seed}", kind="line", look=look, x=x, y=y))
+
+    figure = Figure(
+        key="curves",
+        title=title,
+        x=Axis(title="epoch"),
+        y=Axis(title=f"{metric} ({part})"),
+        series=series,
+        marks=[] if target is None else [(target, f"target {target:g}")],
     )
+    return svg_picture(figure.to_json())
 
 
-def _readings(run: Run, metric: str) -> list[Point]:
+def _finite_readings(run: Run, metric: str) -> list[tuple[float, float]]:
     found = run.evaluations.get("validation") or run.evaluations.get("test", ())
     points = [(reading.epoch, reading.metrics.get(metric, math.nan)) for reading in found]
     return [point for point in points if math.isfinite(point[1])]
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers, evenly spaced, of which the first and the last hold all between them."""
-    span = (high - low) or abs(high) or 1.0
-    rough = span / _TICKS
-    unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [number * step for number in range(first, max(last, first + 1) + 1)]
-
-
-def _place(point: Point, xs: Sequence[float], ys: Sequence[float]) -> Point:
-    across = (point[0] - xs[0]) / (xs[-1] - xs[0])
-    up = (point[1] - ys[0]) / (ys[-1] - ys[0])
-    return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM)
-
-
-def _grid(xs: Sequence[float], ys: Sequence[float]) -> str:
-    marks = []
-    for x in xs:
-        at, bottom = _place((x, ys[0]), xs, ys)
-        marks.append(f'<path d="M{at:.1f} {bottom:.1f}V{_TOP}" stroke="#e3e3e3"/>')
-        marks.append(_text(at, bottom + 16, f"{x:g}", anchor="middle"))
-    for y in ys:
-        _, at = _place((xs[0], y), xs, ys)
-        marks.append(f'<path d="M{_LEFT} {at:.1f}H{_WIDTH - _RIGHT}" stroke="#e3e3e3"/>')
-        marks.append(_text(_LEFT - 6, at + 4, f"{y:.5g}", anchor="end"))
-    return "\n".join(marks)
-
-
-def _drawn(line: RunLine, number: int, xs: Sequence[float], ys: Sequence[float]) -> str:
-    places = [_place(point, xs, ys) for point in line.points]
-    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    dots = ""
-    if len(places) <= 60:
-        dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{_colour(number)}"/>' for x, y in places)
-    return f'<path d="{path}" fill="none" {_stroke(number)}/>{dots}'
-
-
-def _level(value: float, xs: Sequence[float], ys: Sequence[float]) -> str:
-    _, at = _place((xs[0], value), xs, ys)
-    name = _text(_WIDTH - _RIGHT - 4, at - 5, f"target {value:g}", anchor="end", colour="#6b6b6b")
-    return f'<path d="M{_LEFT} {at:.1f}H{_WIDTH - _RIGHT}" stroke="#6b6b6b" stroke-dasharray="5 4"/>{name}'
-
-
-def _legend(lines: Sequence[RunLine]) -> str:
-    shown, x = [], float(_LEFT)
-    for number, line in enumerate(lines[:_NAMED]):
-        shown.append(f'<path d="M{x:.0f} 38h22" {_stroke(number)}/>' + _text(x + 27, 42, line.name))
-        x += 40 + 7 * len(line.name)
-    rest = len(lines) - _NAMED
-    return "\n".join([*shown, _text(x, 42, f"and {rest} more")] if rest > 0 else shown)
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    anchor: str = "start",
-    size: int = 0,
-    colour: str = "#1c1c1c",
-    turned: bool = False,
-) -> str:
-    turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ""
-    height = f' font-size="{size}"' if size else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}"{height}{turn}>{escape(text)}</text>'
-
-
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
-
-
-def _stroke(number: int) -> str:
-    dash = _DASHES[(number // len(COLOURS)) % len(_DASHES)]
-    return f'stroke="{_colour(number)}" stroke-width="2"' + (f' stroke-dasharray="{dash}"' if dash else "")

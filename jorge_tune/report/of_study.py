@@ -14,20 +14,20 @@ from jorge_tune.recipe.render import scalar
 from jorge_tune.report.parts import Axis, Figure, Look, Section, Sentence, Series
 from jorge_tune.untrusted import in_figure
 
-_SINGLE_SHOT = "Single-shot tuning"  # how the sentence begins that sums all up
+_SINGLE_SHOT = "Single-shot tuning"  # the first words of the sentence that sums everything up
 
 
 def study_verdict(study: Study) -> list[Sentence]:
     """The headline, whether single-shot tuning held, and then everything else."""
-    told = study["verdict"]
-    lead = told.get("headline")
-    outcomes = {text: told["single_shot"]["outcome"] for text in told["sentences"] if text.startswith(_SINGLE_SHOT)}
-    order = sorted(told["sentences"], key=lambda text: (text != lead, text not in outcomes))
+    judged = study["verdict"]
+    lead = judged.get("headline")
+    outcomes = {text: judged["single_shot"]["outcome"] for text in judged["sentences"] if text.startswith(_SINGLE_SHOT)}
+    order = sorted(judged["sentences"], key=lambda text: (text != lead, text not in outcomes))
     return [Sentence(text, outcomes.get(text, "")) for text in order]
 
 
 def study_lead(study: Study) -> str:
-    """What was searched for, and in what."""
+    """How many trials have ended, and what the objective is."""
     ended = sum(end_of(trial) not in ("running", "waiting") for trial in study["trials"])
     better = "lower is better" if study["lower_is_better"] else "higher is better"
     constraint = "" if study["constraint"] is None else f", keeping {study['constraint']}"
@@ -43,8 +43,8 @@ def confirmation_section(study: Study) -> Section:
     return Section(
         name="confirmation",
         title="Confirmation",
-        text="On seeds that the search did not see. A gain is the paired difference per seed, positive where it speaks "
-        "for the first; in brackets the middle 95 % of resampled medians.",
+        text="The seeds are new: the search did not use them. A gain is the paired difference per seed; it is positive "
+        "where the first contender is better. Brackets hold the middle 95 % of resampled medians.",
         tables=[("", _contender_table(study, held)), ("Gains", _gain_table(study))],
         figures=[_seed_figure(study, held)],
     )
@@ -58,8 +58,8 @@ def search_sections(study: Study) -> list[Section]:
         Section(
             name="slices",
             title="Each parameter alone",
-            text="Points of a choice are spread sideways, so that they can be told apart. Trials without a finite "
-            "value lie in the strip below.",
+            text="Points of one choice are spread sideways so that they do not cover each other. The strip below shows "
+            "trials without a finite value.",
             figures=slice_figures(study),
         ),
         Section(name="timeline", title="Timeline", figures=[timeline_figure(study)]),
@@ -78,16 +78,17 @@ def trial_section(study: Study) -> Section:
     paths = [parameter["path"] for parameter in study["parameters"]]
     short = _short(paths)
     rows = [_trial_row(trial, study, paths) for trial in sorted(study["trials"], key=rank)]
+
     columns = ["trial", study["objective"], "end", *short, "iteration time", "seconds", "worker", "remark"]
     kept = [i for i, name in enumerate(columns) if i < 3 or any(row[i] != "-" for row in rows)]
     right = [name for name in columns if name not in ("end", "worker", "remark")]
     table = Table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows], right)
-    text = "Best first. A click on a heading sorts." if rows else "There are no trials."
+    text = "The best trial comes first. A click on a heading sorts the table." if rows else "There are no trials."
     return Section(name="trials", title="Trials", text=text, tables=[("", table)] if rows else [])
 
 
 def settings_section(study: Study) -> Section:
-    """The space, and how it was searched."""
+    """The search space and the study's settings."""
     rows = []
     for parameter in study["parameters"]:
         if parameter["kind"] == "factor":
@@ -95,11 +96,12 @@ def settings_section(study: Study) -> Section:
         else:
             domain = ", ".join(scalar(label) for label in parameter["labels"])
         rows.append([parameter["path"], scalar(parameter["bootstrap"]), domain])
+
     facts = [[name, _fact(value)] for name, value in study["facts"].items()]
     facts.append(["storage", study["storage"]])
     return Section(
         name="settings",
-        title="What was searched, and how",
+        title="Search space and settings",
         tables=[
             ("The space", Table(["field", "bootstrap", "searched"], rows, [])),
             ("The study", Table(["", "value"], facts, [])),
@@ -170,7 +172,7 @@ def _trial_row(trial: Trial, study: Study, paths: Sequence[str]) -> list[str]:
 
 
 def _short(paths: Sequence[str]) -> list[str]:
-    """The last parts of the paths, whole where these would be the same."""
+    """The last part of each path, or the whole path where last parts are equal."""
     last = [path.rpartition(".")[2] for path in paths]
     return [path if last.count(name) > 1 else name for path, name in zip(paths, last, strict=True)]
 
@@ -194,10 +196,10 @@ _MARGIN = 0.12  # of the first view, around what sets it
 _SPREAD = 0.05  # of a choice's lines in parallel coordinates
 _JITTER = 0.6180339887  # spreads the points of a choice by their numbers, the same each time
 _IMPORTANCE = (
-    "PED-ANOVA: how unlike all {trials} trials the {good} best ones lie, one parameter at a time. It says what the "
-    "search learnt inside its ranges, not what a parameter is worth beyond them."
+    "PED-ANOVA: how much the {good} best trials differ from all {trials} trials, one parameter at a time. It describes "
+    "the search inside its ranges and says nothing about values outside them."
 )
-_STRIP = "Trials without a finite value lie in the strip below."
+_STRIP = "The strip below shows trials without a finite value."
 _BEST = "the best tenth"
 _NO_VALUE = "no value"
 _FEW = 10  # trials with a value; fewer are all shown
@@ -212,6 +214,7 @@ def history_figure(study: Study) -> Figure:
     x, y = _best_so_far(study)
     if x:
         series.insert(0, Series(name="best so far", kind="steps", look="ink", x=x, y=y))
+
     return Figure(
         key="history",
         title="Search history",
@@ -248,12 +251,13 @@ def slice_figures(study: Study) -> list[Figure]:
 
 
 def parallel_figure(study: Study) -> Figure:
-    """Every trial as one line over all parameters to its value; the best tenth on top."""
+    """Each trial is one line through its parameters to its value. The best tenth is drawn last, on top."""
     parameters, rows = study["parameters"], [trial for trial in study["trials"] if has_value(trial)]
     values = [trial["value"] for trial in rows]
     whole = (min(values), max(values)) if values else (0.0, 1.0)
     bounds, _ = first_view(study)
     low, high = whole if bounds is None else (max(bounds[0], whole[0]), min(bounds[1], whole[1]))
+
     series = []
     for name, look, members in _ranks(study, rows):
         x: list[float | None] = []
@@ -267,12 +271,15 @@ def parallel_figure(study: Study) -> Figure:
             text += [said(trial)] * len(places) + [None]
         if members:
             series.append(Series(name=name, kind="threads", look=look, x=x, y=y, text=text, strong=name == _BEST))
+
     last = len(parameters)
     ticks = [(float(i), p["path"].rpartition(".")[2]) for i, p in enumerate(parameters)]
     labels = [(float(i), place, text) for i, p in enumerate(parameters) for place, text in _stops(p)]
+
     worse = "" if bounds is None else "<br>or worse"
     ends = (f"{low:.4g}", f"{high:.4g}{worse}") if study["lower_is_better"] else (f"{low:.4g}{worse}", f"{high:.4g}")
     labels += [(float(last), 0.0, ends[0]), (float(last), 1.0, ends[1])] if values else []
+
     return Figure(
         key="parallel",
         title="Parallel coordinates",
@@ -281,7 +288,7 @@ def parallel_figure(study: Study) -> Figure:
         series=series,
         posts=[(float(i), "") for i in range(last + 1)] if series else [],
         labels=labels if series else [],
-        caption="Each line is a trial with a value. A click on a name in the legend hides its lines.",
+        caption="Each line is one trial with a value. A click on a name in the legend hides its lines.",
         empty="" if series else "no trial has completed with a value",
         height=460,
     )
@@ -300,6 +307,7 @@ def importance_figure(study: Study) -> Figure:
         y=[paths.get(name, name) for name, _ in shares],
         quiet=True,
     )
+
     return Figure(
         key="importance",
         title="Importance of the parameters",
@@ -313,21 +321,24 @@ def importance_figure(study: Study) -> Figure:
 
 
 def first_view(study: Study) -> tuple[tuple[float, float] | None, str]:
-    """The range of values that a figure shows first, and in words what lies outside; None: all of them.
+    """The range of values to show first, and what lies outside in words. None: show all values.
 
-    A few trials far behind the others would press these into a line.
+    A few trials that are far behind would press all others into one line.
     """
     values = sorted(trial["value"] for trial in study["trials"] if has_value(trial))
     if len(values) < _FEW:
         return None, ""
+
     kept = (
         values[: math.ceil(_KEPT * len(values))]
         if study["lower_is_better"]
         else values[int((1 - _KEPT) * len(values)) :]
     )
+
     width = kept[-1] - kept[0]
     if not 0 < width < (values[-1] - values[0]) / _FAR:
         return None, ""
+
     low, high = kept[0] - _MARGIN * width, kept[-1] + _MARGIN * width
     count = sum(not low <= value <= high for value in values)
     what = "1 trial that did worse lies" if count == 1 else f"{count} trials that did worse lie"
@@ -339,7 +350,7 @@ def _has_strip(series: Sequence[Series]) -> bool:
 
 
 def _by_end(study: Study, place: Callable[[Trial], Any]) -> list[Series]:
-    """The trials that ended, by how; those without a value in the strip. None as a place leaves one out."""
+    """One series per way to end. Trials without a value go into the strip; a trial whose place is None is left out."""
     series = []
     for name, look in LOOKS.items():
         members = [t for t in study["trials"] if end_of(t) == name and name != "running" and place(t) is not None]
@@ -356,6 +367,7 @@ def _by_end(study: Study, place: Callable[[Trial], Any]) -> list[Series]:
                     strip=not with_value,
                 )
             )
+
     if series and all(one.strip for one in series):  # else there is no axis to hang the strip below
         return [replace(one, strip=False) for one in series]
     return series
@@ -383,7 +395,7 @@ def _levels(study: Study) -> list[tuple[float, str]]:
 
 
 def _scale(parameter: Mapping[str, Any]) -> tuple[Any, Axis, float]:
-    """Where a trial lies along a parameter, the axis, and the bootstrap's place."""
+    """A function that places a trial along a parameter, the axis, and the place of the bootstrap."""
     path, name = parameter["path"], parameter["name"]
     if parameter["kind"] == "factor":
         axis = Axis(title=path, log=True)
@@ -395,24 +407,24 @@ def _scale(parameter: Mapping[str, Any]) -> tuple[Any, Axis, float]:
     def place(trial: Trial) -> float | None:
         if name not in trial["point"]:
             return None
-        spread = 0.5 * _beside(trial)
+        spread = 0.5 * _sideways(trial)
         return _index(labels, trial["point"][name]) + spread
 
     return place, axis, float(_index(labels, parameter["held"]))
 
 
 def _position(parameter: Mapping[str, Any], trial: Trial) -> float | None:
-    """Between 0 and 1 along a parameter's range; of a choice a little beside, so that lines can be told apart."""
+    """Between 0 and 1 along a parameter's range. Choices are moved a little so that lines do not cover each other."""
     if parameter["kind"] == "choice":
         count = len(parameter["labels"])
         index = _index(parameter["labels"], trial["point"][parameter["name"]])
-        return _SPREAD * _beside(trial) + (0.5 if count == 1 else index / (count - 1))
+        return _SPREAD * _sideways(trial) + (0.5 if count == 1 else index / (count - 1))
     value, low, high = trial["values"][parameter["path"]], parameter["low"], parameter["high"]
     return math.log(value / low) / math.log(high / low) if high > low else 0.5
 
 
-def _beside(trial: Trial) -> float:
-    """Between -0.5 and 0.5, from a trial's number."""
+def _sideways(trial: Trial) -> float:
+    """Between -0.5 and 0.5, always the same for a trial's number."""
     place: float = trial["number"] * _JITTER % 1
     return place - 0.5
 
@@ -422,7 +434,7 @@ def _index(labels: Sequence[Any], label: Any) -> int:
 
 
 def _stops(parameter: Mapping[str, Any]) -> list[tuple[float, str]]:
-    """The texts along a parameter's line."""
+    """The labels along a parameter's line."""
     if parameter["kind"] == "factor":
         return [(0.0, scalar(parameter["low"])), (1.0, scalar(parameter["high"]))]
     labels = parameter["labels"]
@@ -430,7 +442,7 @@ def _stops(parameter: Mapping[str, Any]) -> list[tuple[float, str]]:
 
 
 def _ranks(study: Study, rows: Sequence[Trial]) -> list[tuple[str, Look, list[Trial]]]:
-    """Trials by how good they are, the best last."""
+    """The trials in groups from worst to best."""
     sign = 1 if study["lower_is_better"] else -1
     feasible = sorted((row for row in rows if row["feasible"]), key=lambda row: (sign * row["value"], row["number"]))
     tenth, half = max(1, len(feasible) // 10), max(1, len(feasible) // 2)
@@ -447,15 +459,17 @@ _UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 
 
 def timeline_figure(study: Study) -> Figure:
-    """Who ran which trial when."""
+    """Which worker ran which trial, and when."""
     rows = [trial for trial in study["trials"] if trial["started"] is not None]
     if not rows:
         empty = "no trial has started"
         return Figure(key="timeline", title="Timeline of trials", x=Axis(), y=Axis(), empty=empty)
+
     times = {row["number"]: _times(row) for row in rows}
     start = min(begin for begin, _ in times.values())
     end = max(stop or begin for begin, stop in times.values())
     unit, size = next((u, s) for u, s in _UNITS if end - start >= 3 * s or s == 1)
+
     lanes = _lanes(rows, times, end)
     series = []
     for name, look in LOOKS.items():
@@ -473,6 +487,7 @@ def timeline_figure(study: Study) -> Figure:
                     text=[said(row) for row in members],
                 )
             )
+
     order = sorted(set(lanes.values()), key=lambda lane: min(times[n][0] for n, held in lanes.items() if held == lane))
     return Figure(
         key="timeline",
@@ -480,7 +495,7 @@ def timeline_figure(study: Study) -> Figure:
         x=Axis(title=f"{unit} since the first trial began"),
         y=Axis(names=True, ticks=[(float(index), lane) for index, lane in enumerate(order)]),
         series=series,
-        caption="A trial that was lost and run again is shown from its last start.",
+        caption="A trial that was interrupted and resumed is shown from its last start.",
         height=min(170 + 26 * len(order), 800),
     )
 
@@ -491,7 +506,7 @@ def _times(trial: Trial) -> tuple[float, float | None]:
 
 
 def _lanes(rows: Sequence[Trial], times: Mapping[int, tuple[float, float | None]], end: float) -> dict[int, str]:
-    """A lane per worker; where there are too many, as few lanes as the trials need side by side."""
+    """One lane per worker. Where the workers are too many, as few lanes as trials that ran at the same time."""
     workers = {row["number"]: in_figure(row["worker"] or "unknown worker") for row in rows}
     if len(set(workers.values())) <= _MOST_LANES:
         return workers
@@ -517,7 +532,7 @@ LOOKS: dict[str, Look] = {
     "failed": "muted",
     "running": 2,
 }
-"""How a trial came to its end, each in its own colour and marker; the order of legends."""
+"""How a trial ended, each with its own colour and marker, in the order of the legend."""
 
 
 def end_of(trial: Trial) -> str:
@@ -530,12 +545,12 @@ def end_of(trial: Trial) -> str:
 
 
 def has_value(trial: Trial) -> bool:
-    """Whether it has a finite value to be drawn at."""
+    """Whether it has a finite value."""
     return trial["state"] == "complete" and trial["value"] is not None and math.isfinite(trial["value"])
 
 
 def said(trial: Trial) -> str:
-    """A trial in one line, for the pointer."""
+    """A trial in one line, to be shown under the pointer."""
     value = f", {trial['value']:.5g}" if has_value(trial) else ""
     point = ", ".join(f"{path.rpartition('.')[2]} {scalar(value)}" for path, value in trial["values"].items())
     return in_figure(f"trial {trial['number']}: {end_of(trial)}{value}" + (f" ({point})" if point else ""))

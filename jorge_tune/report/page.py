@@ -1,4 +1,4 @@
-"""The page of a report, from its JSON twin alone: one file, plotly's script inside, nothing fetched.
+"""The page of a report, made from its JSON twin alone: one file with plotly's script inside, which loads nothing.
 
 Figures lie in the page as JSON and are drawn by its script when they come into view, in the colours of a light or a
 dark page, whichever the reader's system asks for.
@@ -18,6 +18,7 @@ Data = Mapping[str, Any]
 
 _ASSETS = Path(__file__).parent
 _LONG_TABLE = 30  # rows, from which on a table scrolls in a box of its own
+_WIDE_TABLE = 3  # columns, from which on each row of a shorter table is a card where the page is narrow
 _BADGES = {
     "won": "won",
     "lost": "lost",
@@ -44,9 +45,9 @@ def report_page(twin: Data) -> str:
             f'<p class="lead">{escape(twin["lead"])}</p></header>',
             _verdict(twin),
             _contents(twin),
-            "<noscript><p>The figures need JavaScript; all tables stand without it.</p></noscript>",
+            "<noscript><p>The figures need JavaScript; the tables do not.</p></noscript>",
             *sections,
-            f"<footer>{escape(twin['made_by'])}. Every number here is in this page's JSON twin.</footer>",
+            f"<footer>{escape(twin['made_by'])}. The JSON twin of this page holds every number in it.</footer>",
             f"<script>{_plotly_script()}</script>",
             f"<script>const PALETTES = {_in_script(PALETTES)};\n{_asset('report.js')}</script>",
             "</body></html>\n",
@@ -78,7 +79,7 @@ def _verdict(twin: Data) -> str:
         word = sentence["outcome"]
         badge = f'<b class="badge {word}">{_SIGNS[word]} {_BADGES[word]}</b> ' if word else ""
         lines.append(f"<li>{badge}{escape(sentence['text'])}</li>")
-    body = "".join(lines) or "<li>There is nothing to judge by yet.</li>"
+    body = "".join(lines) or "<li>There are no results to judge yet.</li>"
     return f'<section id="verdict" class="verdict"><h2>Verdict</h2><ul>{body}</ul></section>'
 
 
@@ -117,19 +118,26 @@ def _figure(figure: Data) -> str:
 
 
 def _table(table: Data) -> str:
-    """It scrolls in its own box, sideways where the page is narrow and downwards where it is long."""
+    """A long table scrolls in a box of its own; where the page is narrow, each row of a wide one becomes a card."""
     if not table["rows"]:
         return ""
+    is_long = len(table["rows"]) > _LONG_TABLE
+    is_wide = not is_long and len(table["headings"]) >= _WIDE_TABLE
     flush = [' class="right"' if heading in table["right"] else "" for heading in table["headings"]]
+    labels = [f' data-label="{escape(heading)}"' if is_wide else "" for heading in table["headings"]]
+
     head = "".join(f"<th{c} scope=col>{escape(text)}</th>" for c, text in zip(flush, table["headings"], strict=True))
     rows = "".join(
-        "<tr>" + "".join(f"<td{c}>{escape(text)}</td>" for c, text in zip(flush, row, strict=True)) + "</tr>"
+        "<tr>"
+        + "".join(f"<td{c}{n}>{escape(text)}</td>" for c, n, text in zip(flush, labels, row, strict=True))
+        + "</tr>"
         for row in table["rows"]
     )
-    title = f"<h3>{escape(table['title'])}</h3>" if table["title"] else ""
-    kind = "scroll long" if len(table["rows"]) > _LONG_TABLE else "scroll"
-    note = f'<p class="print-note">All {len(table["rows"])} rows are on the screen page.</p>' if "long" in kind else ""
     body = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+    title = f"<h3>{escape(table['title'])}</h3>" if table["title"] else ""
+    kind = "scroll long" if is_long else "scroll cards" if is_wide else "scroll"
+    note = f'<p class="print-note">All {len(table["rows"])} rows are on the screen page.</p>' if is_long else ""
     return f'{title}<div class="{kind}" tabindex="0">{body}</div>{note}'
 
 

@@ -1,4 +1,4 @@
-"""What a report is made of, as plain data: series, figures, tables, sections. Nothing here draws.
+"""The parts of a report as plain data: series, figures, tables, sections. Nothing here draws.
 
 The JSON twin of a report holds exactly these parts; pages and pictures are made from it alone.
 """
@@ -25,9 +25,10 @@ class Series:
 
     A line has markers, a curve none; threads are many thin lines in one, steps a line that rises at its points alone.
 
-    `low` and `high` make a band around a line. A span begins at `base` and is `x` long; a bar is `x` long. Series of
-    one `group` share an entry of the legend, which a `quiet` one never has. `text` is shown under the pointer. What is
-    in the `strip` lies below the figure, at names on y; a `strong` series stands out among its likes.
+    `low` and `high` make a band around a line, and error bars at points. A span begins at `base` and is `x` long; a
+    bar is `x` long. Series of one `group` share an entry of the legend, which a `quiet` one never has. `text` is shown
+    under the pointer. What is in the `strip` lies below the figure, at names on y; a `strong` series stands out among
+    its likes.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Series:
     quiet: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, without what was not given."""
+        """Plain data, without the fields that are not set."""
         return _given(vars(self))
 
 
@@ -60,7 +61,7 @@ class Axis:
     names: bool = False  # places are texts, listed from the top
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, without what was not given."""
+        """Plain data, without the fields that are not set."""
         return _given(vars(self))
 
 
@@ -121,7 +122,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Sentence:
-    """One line of a verdict; `outcome` is the word that it may be summed up in, "" for none."""
+    """One line of a verdict; `outcome` is its result in one word, "" where it has none."""
 
     text: str
     outcome: Literal["", "won", "lost", "tied", "undecided", "held", "beaten"] = ""
@@ -129,9 +130,9 @@ class Sentence:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The whole; `data` is what the sections were made from, for other programs."""
+    """A whole report; `data` holds what the sections were made from, for other programs."""
 
-    kind: Literal["runs", "study"]
+    kind: Literal["runs", "study", "calibration", "probe", "diagnosis", "example"]
     title: str
     lead: str
     verdict: Sequence[Sentence]
@@ -140,7 +141,7 @@ class Report:
     data: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON twin: all that the page shows; NaN and infinities as strings."""
+        """The JSON twin: everything that the page shows, with NaN and infinities as strings."""
         data = {
             "format": FORMAT,
             **vars(self),

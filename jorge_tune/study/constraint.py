@@ -1,8 +1,8 @@
-"""The constraint on iteration time, from one exclusive calibration per device, block size, precision and batch.
+"""The constraint on iteration time, from one exclusive calibration per device, block size, precision and batch size.
 
-A trial's step costs `time(k) = plain + refresh / k` iterations of the baseline (see `measure.intervals`), k its refresh
-interval. What was measured is kept in the study, so that every worker on such a device knows it, and a worker that
-lacks it measures alone on its machine, before its first trial.
+A trial's step costs `time(k) = plain + refresh / k` iterations of the baseline, for its refresh interval k (see
+`calibrate.choose_interval`). The study keeps what was measured, for every worker on such a device. A worker for whose
+device it is missing measures it before its first trial, alone on the machine.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ from jorge_tune.untrusted import must_be, shown
 
 COST, KEPT = "jorge:cost:", "jorge:constraint"
 
-_WORK = (
+# Fields of the optimizer, and of the recipe, on which the cost of a step depends.
+_OPTIMIZER_WORK = (
     *("block_size", "form", "series_terms", "product_precision", "root", "root_iterations", "rank"),
     *("statistics_interval", "graft", "nesterov"),
 )
-_ELSEWHERE = ("precision", "batch_size")
-_MOST = 24
+_RECIPE_WORK = ("precision", "batch_size")
+_MOST_KINDS = 24
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One calibration: in iterations of the baseline, which takes `base_seconds`; outcome and reason of its choice."""
+    """One calibration, in iterations of the baseline, which take `base_seconds`; with the outcome and its reason."""
 
     plain: float
     refresh: float
@@ -50,18 +51,18 @@ class Cost:
     reason: str
 
     def at(self, interval: int) -> float:
-        """time(k)."""
+        """time(k), for k = interval."""
         return self.plain + self.refresh / interval
 
     def seconds(self, steps: int, interval: int, warm: int) -> float:
-        """Of the first so many steps, at the first `warm` of which everything is refreshed."""
+        """The seconds of the first so many steps, of which the first `warm` refresh everything."""
         refreshes = min(steps, warm) + max(steps - warm, 0) / interval
         return self.base_seconds * (steps * self.plain + refreshes * self.refresh)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _StoredCost:
-    """A cost as a study holds it."""
+    """A cost as a study stores it."""
 
     plain: Positive
     refresh: NotNegative
@@ -73,7 +74,7 @@ class _StoredCost:
 
 @dataclass(frozen=True)
 class WantedCost:
-    """A recipe to calibrate, the key of its cost, and what sets it apart in words."""
+    """A recipe to calibrate, the key of its cost, and in words how it differs from the others."""
 
     key: str
     recipe: Recipe
@@ -84,15 +85,16 @@ Calibrate = Callable[[Recipe, str, int | None, float], Cost | None]
 
 
 def stored_costs(attributes: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The costs among a study's system attributes, by their keys, but those that `unread_costs` tells of."""
-    found = {name.removeprefix(COST): held for name, held in attributes.items() if name.startswith(COST)}
-    return {key: held for key, held in found.items() if _why_no_cost(held) is None}
+    """The readable costs among a study's system attributes, by their keys; `unread_costs` names the others."""
+    stored = {name.removeprefix(COST): value for name, value in attributes.items() if name.startswith(COST)}
+    return {key: value for key, value in stored.items() if _why_no_cost(value) is None}
 
 
 def unread_costs(attributes: Mapping[str, Any]) -> list[str]:
-    """What of a study's calibration cannot be read, a sentence for each attribute."""
-    costs = {name: _why_no_cost(held) for name, held in attributes.items() if name.startswith(COST)}
+    """A sentence for each attribute of a study's calibration that cannot be read."""
+    costs = {name: _why_no_cost(value) for name, value in attributes.items() if name.startswith(COST)}
     faults = [f"its attribute {shown(name)} cannot be read ({why})" for name, why in costs.items() if why is not None]
+
     kept = attributes.get(KEPT)
     if kept is not None and not (isinstance(kept, dict) and isinstance(kept.get("dropped"), str)):
         faults.append(must_be(f"its attribute {KEPT}", "a section with the reason", kept))
@@ -100,15 +102,15 @@ def unread_costs(attributes: Mapping[str, Any]) -> list[str]:
 
 
 def why_dropped(attributes: Mapping[str, Any]) -> str | None:
-    """Why a study with these system attributes goes on without its constraint; None where it has it."""
+    """Why a study with these system attributes has dropped its constraint; None if it has not."""
     kept = attributes.get(KEPT)
     reason = kept.get("dropped") if isinstance(kept, dict) else None
     return reason if isinstance(reason, str) else None
 
 
-def _why_no_cost(held: object) -> str | None:
+def _why_no_cost(value: object) -> str | None:
     try:
-        read_stored(_StoredCost, held)
+        read_stored(_StoredCost, value)
     except InputError as error:
         return str(error)
     return None
@@ -120,12 +122,12 @@ def are_mixed(plan: StudyPlan, attributes: Mapping[str, Any]) -> bool:
 
 
 class IterationTimes:
-    """The costs that one worker's device gives a study's trials.
+    """The costs of a study's trials on one worker's device.
 
     Args:
         opened: the study.
-        device: as the worker trains on.
-        threads: its CPU threads.
+        device: the worker's.
+        threads: the CPU threads of its runs.
     """
 
     def __init__(self, opened: OpenStudy, *, device: str, threads: int | None) -> None:
@@ -133,44 +135,46 @@ class IterationTimes:
         self._device = resolve_device(device) if self._plan.overhead is not None else device
         self._costs: dict[str, Cost] = {}
         self._keys: dict[Any, str] = {}
-        self.dropped: str | None = None  # why the study goes on without its constraint
+        self.dropped: str | None = None  # why the study has dropped its constraint
         self.look_up()
 
     def look_up(self) -> None:
-        """Take in what the study has.
+        """Read the costs that the study has.
 
         Raises:
-            InputError: it is no calibration.
+            InputError: one of them cannot be read.
         """
         if self._plan.overhead is None:
             return
+
         attributes = self._opened.storage.get_study_system_attrs(self._opened.study_id)
         if faults := unread_costs(attributes):
             raise InputError(
-                f"study {self._plan.name}: {shortened(faults)}; another program wrote there, go on in a new study"
+                f"study {self._plan.name}: {shortened(faults)}; another program wrote there; start a new study"
             )
         self.dropped = why_dropped(attributes)
-        self._costs = {key: Cost(**held) for key, held in stored_costs(attributes).items()}
+        self._costs = {key: Cost(**value) for key, value in stored_costs(attributes).items()}
 
     def missing(self) -> list[WantedCost]:
-        """What is to be calibrated before this worker's first trial."""
+        """The costs to calibrate before this worker's first trial."""
         if self._plan.overhead is None or self.dropped is not None:
             return []
         if (what := _not_countable(self._plan)) is not None:
             self._drop(what)
             return []
+
         wanted = {self._key(recipe): WantedCost(self._key(recipe), recipe, what) for recipe, what in _kinds(self._plan)}
-        if len(wanted) > _MOST:
-            self._drop(f"{len(wanted)} kinds of steps would have to be calibrated; {_MOST} is the most")
+        if len(wanted) > _MOST_KINDS:
+            self._drop(f"{len(wanted)} kinds of steps would have to be calibrated; at most {_MOST_KINDS} can be")
             return []
         return [one for key, one in wanted.items() if key not in self._costs]
 
     def measure(self, calibrate: Calibrate, report: Callable[[str], None] = lambda text: None) -> None:
-        """Calibrate what is missing, keep it in the study, and decide whether the constraint can be kept.
+        """Calibrate what is missing, store it in the study, and decide whether the constraint can be kept.
 
         Args:
-            calibrate: measures one recipe; nothing else may run meanwhile. None: it was interrupted.
-            report: told in words what is done.
+            calibrate: measures one recipe, while nothing else may run; None if it was interrupted.
+            report: receives sentences on the progress.
         """
         wanted = self.missing()
         for number, one in enumerate(wanted, start=1):
@@ -186,19 +190,19 @@ class IterationTimes:
             self._decide(report)
 
     def ratio(self, recipe: Recipe) -> float | None:
-        """A trial's iteration time in iterations of the baseline; None where nobody knows."""
+        """A trial's iteration time in iterations of the baseline; None if it is not known."""
         cost, interval = self._cost(recipe), _interval(recipe)
         return None if cost is None or interval is None else cost.at(interval)
 
     def excess(self, recipe: Recipe) -> float | None:
-        """How far that lies above the budget; kept where not above 0. None: there is no constraint."""
+        """How far the ratio is above the budget (at most 0 if it is kept); None if there is no constraint."""
         ratio = self.ratio(recipe)
         if ratio is None or self._plan.overhead is None or self.dropped is not None:
             return None
         return ratio - (1 + self._plan.overhead)
 
     def training_seconds(self, recipe: Recipe) -> Callable[[int], float] | None:
-        """Calibrated seconds of a trial's first so many steps, or the baseline's; None where measured ones count."""
+        """Gives the calibrated seconds of a run's first so many steps; None if measured seconds count."""
         cost, interval, optimizer = self._cost(recipe), _interval(recipe), recipe.optimizer
         if cost is None or self.dropped is not None:
             return None
@@ -215,16 +219,16 @@ class IterationTimes:
         return None if cost is None or cost.outcome == "unstable" else cost
 
     def _key(self, recipe: Recipe) -> str:
-        """The fingerprint of what its step depends on; values that make no work are the bootstrap's."""
+        """The fingerprint of what the step's cost depends on; all other values are those of the bootstrap."""
         costed = _costed(self._plan.recipe, recipe)
-        work = tuple(getattr(costed.optimizer, name, None) for name in _WORK)
+        work = tuple(getattr(costed.optimizer, name, None) for name in _OPTIMIZER_WORK)
         known = (work, costed.precision, costed.batch_size)
         if known not in self._keys:
             self._keys[known] = fingerprint_of(facts_of(costed, self._device, threads=self._threads))
         return self._keys[known]
 
     def _decide(self, report: Callable[[str], None]) -> None:
-        """Whether a constraint makes sense: every cost is known, and some point of the space keeps the budget."""
+        """Drop the constraint unless every cost is known and some point of the space keeps the budget."""
         here = {self._key(recipe): what for recipe, what in _kinds(self._plan)}
         unstable = [what for key, what in here.items() if self._costs[key].outcome == "unstable"]
         if unstable:
@@ -234,7 +238,7 @@ class IterationTimes:
 
     def _drop(self, why: str, report: Callable[[str], None] = lambda text: None) -> None:
         self.dropped = why
-        report(f"the study goes on without its constraint on the iteration time: {why}")
+        report(f"the study continues without its constraint on the iteration time: {why}")
         self._opened._set(KEPT, {"dropped": why})
 
 
@@ -246,18 +250,18 @@ def _interval(recipe: Recipe) -> int | None:
 
 
 def _costed(centre: Recipe, recipe: Recipe) -> Recipe:
-    """The bootstrapped recipe with whatever of another one makes its step longer or shorter."""
-    work = {name: getattr(recipe.optimizer, name) for name in _WORK if hasattr(recipe.optimizer, name)}
+    """The bootstrapped recipe with those values of another one on which the cost of a step depends."""
+    work = {name: getattr(recipe.optimizer, name) for name in _OPTIMIZER_WORK if hasattr(recipe.optimizer, name)}
     optimizer: Any = replace(centre.optimizer, **work)
     return replace(centre, optimizer=optimizer, precision=recipe.precision, batch_size=recipe.batch_size)
 
 
 def _is_work(path: str) -> bool:
-    return path in _ELSEWHERE or path.rpartition(".")[2] in _WORK
+    return path in _RECIPE_WORK or path.rpartition(".")[2] in _OPTIMIZER_WORK
 
 
 def _not_countable(plan: StudyPlan) -> str | None:
-    """Why the kinds of steps in a space cannot be listed."""
+    """Why the kinds of steps in a space cannot be listed; None if they can."""
     endless = [p.path for p in plan.space if isinstance(p, FactorParameter) and _is_work(p.path)]
     if not endless:
         return None
@@ -265,7 +269,7 @@ def _not_countable(plan: StudyPlan) -> str | None:
 
 
 def _kinds(plan: StudyPlan) -> Iterator[tuple[Recipe, str]]:
-    """The recipes to calibrate, each with what sets it apart."""
+    """The recipes to calibrate, each with words for how it differs from the others."""
     axes = [p for p in plan.space if isinstance(p, ChoiceParameter) and _is_work(p.path)]
     for labels in itertools.product(*(axis.labels for axis in axes)):
         chosen = {axis.name: label for axis, label in zip(axes, labels, strict=True)}
@@ -276,7 +280,7 @@ def _kinds(plan: StudyPlan) -> Iterator[tuple[Recipe, str]]:
 
 
 def _with_intervals(plan: StudyPlan) -> Iterator[Recipe]:
-    """Every kind of step at every interval that may be drawn (of a factor, at the largest)."""
+    """Every kind of step at every interval that may be drawn (of a factor, at both ends)."""
     axes = [p for p in plan.space if _is_work(p.path) or p.path.endswith(".refresh_interval")]
     for values in itertools.product(*(axis.ends() for axis in axes)):
         recipe = _recipe_at(plan, {axis.name: value for axis, value in zip(axes, values, strict=True)})
@@ -287,7 +291,7 @@ def _with_intervals(plan: StudyPlan) -> Iterator[Recipe]:
 def _recipe_at(plan: StudyPlan, changes: Mapping[str, Any]) -> Recipe | None:
     try:
         return plan.space.recipe_of({**plan.space.bootstrap_point(), **changes})
-    except InputError:  # the recipe's own rules refuse the combination; such a trial fails with that message
+    except InputError:  # the rules of recipes refuse the combination; such a trial fails with that message
         return None
 
 
@@ -301,10 +305,10 @@ def calibrate_apart(
 
     Args:
         recipe: a jorge, shampoo or sketchy recipe with a task.
-        device: as `resolve_device` gives it.
+        device: from `resolve_device`.
         threads: CPU threads; None: torch's choice.
         overhead: the budget as a fraction.
-        wait: waits that many seconds; True ends the measurement, and then there is no cost.
+        wait: waits for so many seconds; if it returns True, the measurement ends without a cost.
 
     Raises:
         InputError: the recipe cannot be calibrated here.
@@ -312,33 +316,35 @@ def calibrate_apart(
     """
     request = {"recipe": render_recipe(recipe), "device": device, "threads": threads, "overhead": overhead}
     with (
-        tempfile.TemporaryFile("w+") as asked,
-        tempfile.TemporaryFile("w+") as said,
+        tempfile.TemporaryFile("w+") as request_file,
+        tempfile.TemporaryFile("w+") as answer_file,
         tempfile.TemporaryFile("w+") as log,
     ):
-        asked.write(json.dumps(request))
-        asked.seek(0)
+        request_file.write(json.dumps(request))
+        request_file.seek(0)
         process = subprocess.Popen(
             [sys.executable, "-m", "jorge_tune.study.constraint"],
-            stdin=asked,
-            stdout=said,
+            stdin=request_file,
+            stdout=answer_file,
             stderr=log,
-            env=environment_for_torch(),  # as runs have it: how idle threads wait changes what a refresh costs
-            start_new_session=True,  # Ctrl-C is for whoever waits
+            env=environment_for_torch(),  # as for runs: how idle threads wait changes the cost of a refresh
+            start_new_session=True,  # Ctrl-C goes to the waiting process alone
         )
+
         while process.poll() is None:
             if wait(_LOOK_SECONDS):
                 process.kill()
                 process.wait()
                 return None
-        said.seek(0)
+
+        answer_file.seek(0)
         log.seek(0)
-        return _cost(said.read(), log.read() or f"exit code {process.returncode}")
+        return _cost(answer_file.read(), log.read() or f"exit code {process.returncode}")
 
 
-def _cost(said: str, log: str) -> Cost:
+def _cost(answer_text: str, log: str) -> Cost:
     try:
-        answer = json.loads(said)
+        answer = json.loads(answer_text)
     except ValueError:
         raise JorgeTuneError(f"the calibration broke off: {log.strip().splitlines()[-1]}") from None
     if "input_error" in answer:
@@ -347,7 +353,7 @@ def _cost(said: str, log: str) -> Cost:
 
 
 def main() -> None:
-    """Measure what stdin asks for."""
+    """Measure the request on stdin, and write the cost to stdout."""
     request = json.loads(sys.stdin.read())
     try:
         answer = asdict(_measured(request))
@@ -361,8 +367,8 @@ def _measured(request: dict[str, Any]) -> Cost:
     from jorge_tune.calibrate.choose_interval import step_cost
 
     recipe = parse_recipe(request["recipe"], "the study's recipe").recipe
-    asked = CalibrationRequest(overhead=request["overhead"], device=request["device"], threads=request["threads"])
-    calibrated = calibrate_recipe(recipe, asked)
+    wanted = CalibrationRequest(overhead=request["overhead"], device=request["device"], threads=request["threads"])
+    calibrated = calibrate_recipe(recipe, wanted)
     cost = step_cost(calibrated.measurements.rounds, calibrated.measurements.pools)
     choice = calibrated.choice
     return Cost(cost.plain, cost.refresh, cost.base_seconds, calibrated.profile.device, choice.outcome, choice.reason)

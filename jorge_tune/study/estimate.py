@@ -1,4 +1,4 @@
-"""What a study costs before it starts: runs, steps and, where a step's time is known, hours. Pure arithmetic."""
+"""The cost of a study before it starts: runs, steps and, if the time of a step is known, hours. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StudyEstimate:
-    """Upper bounds: pruning, misses and divergences make it less.
+    """Upper bounds of the cost; pruned and diverged trials make it less.
 
-    Search: trials x seeds; beside it the baseline on the same seeds, and baseline (where there is one), bootstrap
-    and best on the confirmation seeds. `seconds` has the runs' training alone, spread evenly over the workers, and is
-    None where a step's time or the steps of an epoch are not known. `is_capped`: the search ends by its hours.
+    The search has trials x seeds runs. The baseline runs on the same seeds; baseline (if there is one), bootstrap and
+    best trial run on the confirmation seeds. `seconds` counts the training of the runs alone, spread evenly over the
+    workers; it is None if the time of a step or the steps of an epoch are not known. `is_capped`: the search is ended
+    by its hours.
     """
 
     search_runs: int
@@ -31,7 +32,7 @@ class StudyEstimate:
 
     @property
     def runs(self) -> int:
-        """All of them."""
+        """The number of all runs."""
         return self.search_runs + self.baseline_runs + self.confirmation_runs
 
 
@@ -43,7 +44,7 @@ def estimate(
     evaluation_seconds: float = 0.0,
     workers: int = 1,
 ) -> StudyEstimate:
-    """What the plan costs.
+    """Estimate the cost of a plan.
 
     Args:
         plan: the study.
@@ -56,9 +57,11 @@ def estimate(
     search = plan.trials * len(plan.seeds)
     baseline = 0 if plan.baseline is None else len(plan.seeds)
     confirmation = contenders * len(plan.confirm_seeds)
+
     steps = _steps(plan.recipe, steps_per_epoch)
     if steps is None or iteration_seconds is None:
         return StudyEstimate(search, baseline, confirmation, steps, None)
+
     per_run = steps * iteration_seconds + (evaluations_of(plan.recipe, steps_per_epoch) or 0) * evaluation_seconds
     searching = math.ceil((search + baseline) / workers) * per_run
     limit = math.inf if plan.hours is None else 3600 * plan.hours
@@ -67,7 +70,7 @@ def estimate(
 
 
 def evaluations_of(recipe: Recipe, steps_per_epoch: int | None = None) -> int | None:
-    """How often a run is evaluated: every `evaluate_every` epochs and after its last step; None: not known."""
+    """The number of evaluations of a run: every `evaluate_every` epochs and after the last step; None: not known."""
     every = recipe.task.data.evaluate_every if recipe.task is not None and recipe.task.data is not None else 1
     epochs: float
     if recipe.epochs is not None:

@@ -1,4 +1,4 @@
-"""A study taken out of its storage: a table, plain data, the recipe of one trial with its reasons, an SQLite copy."""
+"""Exports of a study: a table, plain data, the recipe of one trial with its reasons, an SQLite copy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jorge_tune.recipe.derivation import Derivation
 from jorge_tune.recipe.render import render_recipe, scalar
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import portable
-from jorge_tune.study.confirm import beside, fresh_verdict
+from jorge_tune.study.confirm import companion_studies, fresh_verdict
 from jorge_tune.study.plan import CONTENDER, StudyPlan, is_comparison
 from jorge_tune.study.space import FactorParameter, Parameter, SearchSpace
 from jorge_tune.study.stored_plan import plan_to_json
@@ -33,11 +33,12 @@ _ATTRIBUTES = ("diverged", "reason", "worker")
 
 
 def to_csv(rows: Sequence[TrialRow], space: SearchSpace) -> str:
-    """One line per trial: what it held, what its recipe had, how it ended. Infinities are `inf` and `-inf`."""
+    """One line per trial: its parameters, the values of its recipe, its end. Infinities are `inf` and `-inf`."""
     text = io.StringIO()
     flat = [_flat(row, space) for row in rows]
     names = list(_flat(TrialRow(0, "waiting"), space))
     names += sorted({name for line in flat for name in line} - set(names))
+
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
@@ -45,7 +46,7 @@ def to_csv(rows: Sequence[TrialRow], space: SearchSpace) -> str:
 
 
 def trials_to_json(rows: Sequence[TrialRow], space: SearchSpace) -> list[dict[str, Any]]:
-    """Plain data, trial by trial, with all attributes that were recorded."""
+    """Plain data, trial by trial, with all recorded attributes."""
     return [
         portable(
             {
@@ -67,29 +68,31 @@ def trials_to_json(rows: Sequence[TrialRow], space: SearchSpace) -> list[dict[st
 
 
 def values_of(row: TrialRow, space: SearchSpace) -> dict[str, Any]:
-    """What the trial's recipe has for each searched field, by its path in the recipe; a contender's name."""
-    held = [p for p in space if p.name in row.point]
-    return {p.path: row.point[p.name] if p.name == CONTENDER else p.plain(row.point[p.name]) for p in held}
+    """The value of each searched field in the trial's recipe, by its path there; a contender is given by its name."""
+    known = [p for p in space if p.name in row.point]
+    return {p.path: row.point[p.name] if p.name == CONTENDER else p.plain(row.point[p.name]) for p in known}
 
 
 def recipe_of(row: TrialRow, plan: StudyPlan) -> tuple[Recipe, tuple[Derivation, ...]]:
-    """A trial's recipe under a name of its own, and how each value came about: bootstrapped, then searched.
+    """A trial's recipe under a name of its own, and the derivation of each value: bootstrapped, then searched.
 
-    A comparison's is the contender's as it was given, under the trial's seed.
+    In a comparison it is the contender's recipe as it was given, with the trial's seed.
 
     Raises:
-        InputError: the trial holds no point yet.
+        InputError: the trial has no point yet.
     """
     if any(parameter.name not in row.point for parameter in plan.space):
         raise InputError(f"trial {row.number} of study {plan.name} is {row.state}: it has no values yet")
+
     recipe = plan.space.recipe_of(row.point)
     if is_comparison(plan):
         return recipe, ()
+
     named = replace(recipe, name=f"{recipe.name}-trial-{row.number}")
     searched = [_derivation(parameter, row, plan) for parameter in plan.space]
-    moved = {derivation.field for derivation in searched if derivation.changed}
-    kept = [derivation for derivation in plan.derivations if derivation.field not in moved]
-    return named, (*(derivation for derivation in searched if derivation.changed), *kept)
+    changed = {derivation.field for derivation in searched if derivation.changed}
+    unchanged = [derivation for derivation in plan.derivations if derivation.field not in changed]
+    return named, (*(derivation for derivation in searched if derivation.changed), *unchanged)
 
 
 def csv_of(opened: OpenStudy) -> str:
@@ -98,7 +101,7 @@ def csv_of(opened: OpenStudy) -> str:
 
 
 def json_of(opened: OpenStudy) -> str:
-    """Plan, trials and, once there is one, the verdict on them, as JSON."""
+    """Plan, trials and, once there is one, the verdict, as JSON."""
     rows = rows_of(opened)
     data = {
         "study": opened.plan.name,
@@ -111,8 +114,8 @@ def json_of(opened: OpenStudy) -> str:
 
 
 def write_sqlite(opened: OpenStudy, path: Path, *, force: bool = False) -> None:
-    """The study and those beside it as an SQLite file. Raises as `copy_to_sqlite` does."""
-    names = [study.plan.name for study in (opened, *beside(opened))]
+    """Write the study and its companion studies to an SQLite file. Raises as `copy_to_sqlite` does."""
+    names = [study.plan.name for study in (opened, *companion_studies(opened))]
     copy_to_sqlite(opened.storage, names, path, force=force)
 
 
@@ -122,18 +125,18 @@ def write_trial(opened: OpenStudy, path: Path, number: int | None = None, *, for
 
 
 def trial_text(opened: OpenStudy, number: int | None = None) -> str:
-    """The recipe of one trial, or of the best one, as a file has it.
+    """The text of the recipe of one trial, or of the best one.
 
     Raises:
         InputError: there is no such trial, or it has no values yet.
     """
     rows, plan = rows_of(opened), opened.plan
     if number is None and is_comparison(plan):
-        raise InputError(f"study {plan.name} is a comparison, of which no trial is the best; give --trial")
+        raise InputError(f"study {plan.name} is a comparison and has no best trial; give --trial")
     if number is None:
         row = best_of(rows, lower_is_better=plan.objective.lower_is_better)
         if row is None:
-            raise InputError(f"study {plan.name} has no best trial yet; give --trial for another's recipe")
+            raise InputError(f"study {plan.name} has no best trial yet; give --trial for the recipe of another trial")
     else:
         row = find_trial(rows, number, plan.name)
     recipe, derivations = recipe_of(row, plan)
@@ -144,7 +147,7 @@ def find_trial(rows: Sequence[TrialRow], number: int, study: str) -> TrialRow:
     """The trial of that number.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such trial.
     """
     for row in rows:
         if row.number == number:
@@ -162,10 +165,11 @@ def copy_to_sqlite(storage: BaseStorage, names: Sequence[str], path: Path, *, fo
     from optuna import copy_study
     from optuna.storages import RDBStorage
 
-    if path.exists() and not force:  # said before the copying; `write_whole` looks again
+    if path.exists() and not force:  # checked before the copying too; `write_whole` checks again
         raise InputError(f"{path}: exists already; give another name, or --force to overwrite it")
-    with tempfile.TemporaryDirectory() as folder:
-        partial = Path(folder) / "copy.db"
+
+    with tempfile.TemporaryDirectory() as directory:
+        partial = Path(directory) / "copy.db"
         target = RDBStorage(f"sqlite:///{partial}")
         for name in names:
             copy_study(from_study_name=name, from_storage=storage, to_storage=target)
@@ -176,7 +180,7 @@ def copy_to_sqlite(storage: BaseStorage, names: Sequence[str], path: Path, *, fo
 
 
 def _forget_trial_ids(storage: RDBStorage) -> None:
-    """Take out what optuna-dashboard keeps in a study for trials by their ids, which are others in a copy."""
+    """Remove what optuna-dashboard keeps in a study by the ids of trials, which are others in a copy."""
     from sqlalchemy import delete
 
     from jorge_tune.study.storage.optuna_private import models, study_id_of
@@ -207,8 +211,8 @@ def _flat(row: TrialRow, space: SearchSpace) -> dict[str, Any]:
 
 
 def _derivation(parameter: Parameter, row: TrialRow, plan: StudyPlan) -> Derivation:
-    held = row.point[parameter.name]
-    before, after = parameter.plain(parameter.bootstrap), parameter.plain(held)
-    factor = f"bootstrapped {scalar(before)} x {held:g}" if isinstance(parameter, FactorParameter) else ""
+    value = row.point[parameter.name]
+    before, after = parameter.plain(parameter.bootstrap), parameter.plain(value)
+    factor = f"bootstrapped {scalar(before)} x {value:g}" if isinstance(parameter, FactorParameter) else ""
     rule = f"searched, instead of the bootstrapped {scalar(before)}"
     return Derivation(parameter.path, before, after, rule, factor, f"trial {row.number} of study {plan.name}")

@@ -1,4 +1,4 @@
-"""A study, planned: everything that its workers need to know, and what makes it that study and no other."""
+"""The plan of a study: everything that its workers need to know, and the study's identity."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyPlan:
-    """One study. `recipe` is bootstrapped and is the point at factor 1.
+    """The plan of one study. `recipe` is bootstrapped and is the point at factor 1.
 
-    `overhead`: the constraint iteration_time <= (1 + overhead) x baseline's; None: no constraint.
-    `confirm_seeds` share none with `seeds`. `sampler_seed` is the search's own, no run's. `notes` are worth saying.
+    `overhead` is the constraint iteration_time <= (1 + overhead) x the baseline's; None: no constraint.
+    `confirm_seeds` have no seed in common with `seeds`. `sampler_seed` is for the sampler alone; no run uses it.
+    `notes` are sentences for the user.
     """
 
     name: str
@@ -51,12 +52,12 @@ class StudyPlan:
     notes: tuple[str, ...] = ()
 
     def at(self, point: Point) -> StudyPlan:
-        """The plan as one trial has it: under its own seeds, where the point names them."""
+        """The plan for the trial at a point, with the trial's own seeds if the point names them."""
         seeds = self.space.seeds_of(point)
         return self if seeds is None else replace(self, seeds=seeds)
 
     def identity(self) -> dict[str, Any]:
-        """What trials of one study must have in common, as plain data; another budget or sampler is no other study."""
+        """What all trials of a study must have in common, as plain data; budget and sampler are not part of it."""
         return {
             "version": jorge_tune.__version__,
             "recipe": recipe_to_dict(self.recipe),
@@ -74,7 +75,7 @@ class StudyPlan:
 
 
 def changes_between(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """In what two identities differ, in words: `recipe.optimizer.lr: 0.1 in the study, 0.2 now`."""
+    """The differences of two identities in words: `recipe.optimizer.lr: 0.1 in the study, 0.2 now`."""
     before, after = _flat(stored), _flat(now)
     paths = [path for path in {**before, **after} if before.get(path, _ABSENT) != after.get(path, _ABSENT)]
     return [f"{path}: {_shown(before, path)} in the study, {_shown(after, path)} now" for path in paths]
@@ -93,21 +94,21 @@ def _shown(values: Mapping[str, Any], path: str) -> str:
 
 BASELINE_SUFFIX, CONFIRM_SUFFIX = ".sgd", ".confirm"
 CONTENDER, SEED = "contender", "seed"
-BASELINE, SEARCH = "baseline", "search"  # what a trial's contender may be
+BASELINE, SEARCH = "baseline", "search"  # the values of a trial's contender
 
 _LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeedParameter:
-    """The seed of a confirmation run; any whole number, so that more seeds fit into the same study."""
+    """The seed of a confirmation run: any whole number, so that seeds can be added to the same study."""
 
     name: str = SEED
     path: str = SEED
-    bootstrap: int = 0  # that of trial 0
+    bootstrap: int = 0  # the seed of trial 0
     low: int = 0
     high: int = _LARGEST_SEED
-    labels: tuple[int, ...] = ()  # no list of its own
+    labels: tuple[int, ...] = ()  # empty: a seed is not chosen from a list
     values: tuple[int, ...] = ()
 
     def distribution(self) -> BaseDistribution:
@@ -117,19 +118,19 @@ class SeedParameter:
         return IntDistribution(self.low, self.high)
 
     def suggest(self, trial: Trial) -> int:
-        """That of a trial; every one is queued with its own."""
+        """The seed of a trial, with which it was queued."""
         return trial.suggest_int(self.name, self.low, self.high)
 
     def at(self, position: float) -> int:
-        """Samplers may ask, although no seed is drawn."""
+        """The seed of trial 0 at any position: samplers may ask for one, although no seed is drawn."""
         return self.bootstrap
 
     def readable(self, seed: int) -> int:
-        """As it is."""
+        """The seed as it is."""
         return seed
 
     def contains(self, seed: object) -> bool:
-        """Whether it is one."""
+        """Whether a trial may have this seed."""
         return isinstance(seed, int) and not isinstance(seed, bool) and self.low <= seed <= self.high
 
     def plain(self, seed: Any) -> int:
@@ -145,8 +146,9 @@ class ConfirmationSpace(SearchSpace):
     """The search's space with a contender and a seed: see `confirmation_plan`."""
 
     def recipe_of(self, point: Point) -> Recipe:
-        """The baseline, or the search's recipe at the point; under the point's seed."""
+        """The baseline, or the search's recipe at the point, with the point's seed."""
         self.check_point(point)
+
         contender = next(p for p in self.parameters if p.name == CONTENDER)
         text = contender.plain(point[CONTENDER])
         if text:
@@ -156,16 +158,16 @@ class ConfirmationSpace(SearchSpace):
         return replace(recipe, seed=int(point[SEED]))  # type: ignore[arg-type]
 
     def seeds_of(self, point: Point) -> tuple[int, ...]:
-        """The one seed that a trial at this point runs."""
+        """The one seed of a trial at this point."""
         return (int(point[SEED]),)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class ComparisonSpace(ConfirmationSpace):
-    """Contenders, each with a recipe of its own, and a seed; nothing is searched: see `comparison_plan.py`."""
+    """Contenders, each with a recipe of its own, and a seed; nothing is searched: see `comparison_plan`."""
 
     def recipes(self) -> dict[str, Recipe]:
-        """Every contender's recipe, under seed 0, by its name."""
+        """Every contender's recipe by name, with seed 0."""
         contender = next(p for p in self.parameters if isinstance(p, ChoiceParameter))
         pairs = zip(contender.labels, contender.values, strict=True)
         return {str(name): parse_recipe(str(text), f"the recipe of {name}").recipe for name, text in pairs}
@@ -176,44 +178,48 @@ class ComparisonSpace(ConfirmationSpace):
 
 
 def searched(space: SearchSpace) -> SearchSpace:
-    """The part of a confirmation's space that the search has."""
+    """The search's part of a confirmation's space."""
     return SearchSpace(space.recipe, tuple(p for p in space if p.name not in (CONTENDER, SEED)))
 
 
 def space_of(recipe: Recipe, parameters: Sequence[Any]) -> SearchSpace:
-    """A space from its parameters, whichever kind they make it: contenders of a comparison all have a recipe's text."""
+    """The space that parameters make: of a search, a confirmation or a comparison.
+
+    In a comparison, and only there, every contender has the text of a recipe.
+    """
     if not any(isinstance(p, SeedParameter) for p in parameters):
         return SearchSpace(recipe, tuple(parameters))
+
     contender = next(p for p in parameters if p.name == CONTENDER)
     kind = ComparisonSpace if all(contender.values) else ConfirmationSpace
     return kind(recipe, tuple(parameters))
 
 
 def baseline_plan(plan: StudyPlan) -> StudyPlan | None:
-    """One trial: the baseline on the seeds of the search. None without a baseline."""
+    """The plan of the baseline's companion study: one trial on the seeds of the search. None without a baseline."""
     if plan.baseline is None:
         return None
-    return _beside(plan, BASELINE_SUFFIX, recipe=plan.baseline, space=SearchSpace(plan.baseline, ()), trials=1)
+    return _companion_plan(plan, BASELINE_SUFFIX, recipe=plan.baseline, space=SearchSpace(plan.baseline, ()), trials=1)
 
 
 def confirmation_plan(plan: StudyPlan, trials: int) -> StudyPlan:
-    """So many runs, queued by `confirm.prepare`."""
+    """The plan of a confirmation with so many runs, which `confirm.open_confirmation` queues."""
     text = "" if plan.baseline is None else render_recipe(replace(plan.baseline, seed=0))
     contender = ChoiceParameter(
         name=CONTENDER, path=CONTENDER, labels=(BASELINE, SEARCH), values=(text, ""), bootstrap=SEARCH
     )
     seed = SeedParameter(bootstrap=min(plan.confirm_seeds, default=0))
     space = space_of(plan.recipe, (contender, seed, *plan.space))
-    times = plan.overhead if plan.objective.kind == "time-to-target" else None  # calibrated seconds, as in the search
-    return _beside(plan, CONFIRM_SUFFIX, space=space, trials=trials, overhead=times)
+    overhead = plan.overhead if plan.objective.kind == "time-to-target" else None  # its seconds are calibrated too
+    return _companion_plan(plan, CONFIRM_SUFFIX, space=space, trials=trials, overhead=overhead)
 
 
 def confirmation_points(
     plan: StudyPlan, contenders: Sequence[Mapping[str, Value]], seeds: Sequence[int]
 ) -> list[dict[str, Value]]:
-    """Every contender of the search, given by its point, and the baseline on every seed; seed by seed.
+    """The points of a confirmation: the baseline and every contender, given by its point, on every seed.
 
-    All contenders run one seed before the next, so that what is there at any time is paired.
+    All contenders run one seed before the next seed, so that the runs are paired at any time.
     """
     points: list[dict[str, Value]] = []
     for seed in seeds:
@@ -223,8 +229,8 @@ def confirmation_points(
     return points
 
 
-def _beside(plan: StudyPlan, suffix: str, **changes: Any) -> StudyPlan:
-    """A plan that searches nothing and prunes nothing."""
+def _companion_plan(plan: StudyPlan, suffix: str, **changes: Any) -> StudyPlan:
+    """A plan that neither searches nor prunes, for a companion study."""
     settings: dict[str, Any] = {
         "name": plan.name + suffix,
         "baseline": None,
@@ -240,7 +246,7 @@ def _beside(plan: StudyPlan, suffix: str, **changes: Any) -> StudyPlan:
 
 
 def is_comparison(plan: StudyPlan) -> bool:
-    """Whether a study is a comparison, and searches nothing."""
+    """Whether a study is a comparison, which searches nothing."""
     return isinstance(plan.space, ComparisonSpace)
 
 
@@ -253,33 +259,38 @@ def comparison_plan(
     device: str = "auto",
     threads: int | None = None,
 ) -> StudyPlan:
-    """The plan of a comparison; its trials are counted and queued by `compared.open_comparison`.
+    """The plan of a comparison; `report_data.open_comparison` counts and queues its trials.
 
     Args:
-        name: the study's.
+        name: of the study.
         contenders: recipes by the names that tables show; the first one on the first seed is trial 0.
-        seeds: to run.
-        metric: whose final value is a trial's; None: the first recipe's target's, else what suits its task.
-        device: where to train.
+        seeds: the seeds to run.
+        metric: its final value is a trial's value; None: that of the first recipe's target, else the usual one of its
+            task.
+        device: the device to train on.
         threads: CPU threads of a run.
 
     Raises:
-        InputError: the name is none for a study, a recipe has no task, or a seed is out of range.
+        InputError: a study cannot have that name, a recipe has no task, or a seed is out of range.
     """
     if not STUDY_NAME.holds(name):
         raise InputError(f"--name: must be {STUDY_NAME.words}, got {name!r}")
+
     first, known = next(iter(contenders.items()))
     for contender, recipe in contenders.items():
         if recipe.task is None:
             raise InputError(f"recipe {contender} has no task, so it cannot be trained; give it one, or leave it out")
         check_trainable(recipe)
+
     seed = SeedParameter(bootstrap=seeds[0])
     if not all(seed.contains(one) for one in seeds):
         raise InputError(f"--seeds: must be between {seed.low} and {seed.high}, got {max(seeds)}")
+
     labels = tuple(sorted(contenders))
     texts = tuple(render_recipe(replace(contenders[label], seed=0)) for label in labels)
     contender_of = ChoiceParameter(name=CONTENDER, path=CONTENDER, labels=labels, values=texts, bootstrap=first)
     recipe = replace(contenders[labels[0]], seed=0)
+
     return StudyPlan(
         name=name,
         recipe=recipe,
@@ -295,19 +306,19 @@ def comparison_plan(
 
 
 def comparison_points(contenders: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Value]]:
-    """Every contender on every seed, seed by seed, so that what is there at any time is paired."""
+    """Every contender on every seed, seed by seed, so that the runs are paired at any time."""
     return [{CONTENDER: contender, SEED: seed} for seed in seeds for contender in contenders]
 
 
 def comparison_changes(present: StudyPlan, plan: StudyPlan, changes: Sequence[str]) -> list[str]:
-    """In what two comparisons differ, in words: their contenders, or else a contender's recipe.
+    """The differences of two comparisons in words: of their contenders, or else of a contender's recipe.
 
     Args:
-        present: the one that is there.
-        plan: the other one.
-        changes: what `changes_between` says of them.
+        present: the comparison in the storage.
+        plan: the new one.
+        changes: their differences by `changes_between`.
     """
-    there = present.space.identity()
-    if there.keys() != plan.space.identity().keys():
-        return [f"it races {', '.join(there)}"]
+    stored = present.space.identity()
+    if stored.keys() != plan.space.identity().keys():
+        return [f"it races {', '.join(stored)}"]
     return [change.removeprefix("space.") for change in changes if not change.startswith("recipe.")]

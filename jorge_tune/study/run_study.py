@@ -1,6 +1,6 @@
-"""A study from its first trial to its verdict on one machine: baseline, search, confirmation, one after another.
+"""A study on one machine, from its first trial to its verdict: baseline, search, confirmation, one after another.
 
-A comparison is one study alone, without a verdict of its own.
+A comparison is one study alone, and has no verdict of this kind.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from jorge_tune.study.confirm import beside, conclude, open_baseline, open_confirmation
+from jorge_tune.study.confirm import companion_studies, conclude, open_baseline, open_confirmation
+from jorge_tune.study.jobs.client import RunLauncher
 from jorge_tune.study.storage.address import Address
 from jorge_tune.study.study import OpenStudy
 from jorge_tune.study.study_verdict import StudyVerdict
@@ -26,10 +27,10 @@ Report = Callable[[WorkerMessage, int | None], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Crew:
-    """Who works, and where.
+    """The workers of a study on this machine.
 
-    `hours`: after that many of this run no further trial of the search is begun. `last_word`: called when a second
-    signal ends everything at once.
+    `hours`: no trial of the search begins later than that after the start. `last_word`: called when a second signal
+    ends everything at once.
     """
 
     workers: int = 1
@@ -41,9 +42,9 @@ class Crew:
 
 
 class StudyEnd(NamedTuple):
-    """How it ended: why the last workers left, in which stage, and the verdict, unless something broke it off."""
+    """How a study ended: why the last workers stopped, in which stage, and the verdict, if there is one."""
 
-    left: WorkerExit
+    worker_exit: WorkerExit
     stage: Stage
     verdict: StudyVerdict | None
 
@@ -55,60 +56,80 @@ def run_whole(
     crew: Crew,
     watch: Callable[[Stage, OpenStudy], Report],
 ) -> StudyEnd:
-    """Work on a study and those beside it until there is nothing left to do, or a reason to leave.
+    """Work on a study and its companion studies until nothing is left to do, or until there is a reason to stop.
 
     Args:
         opened: the search.
         address: of its storage, for the workers.
         runs: the directory for the runs of a study of that name.
-        crew: who works.
-        watch: called as a stage begins; what it returns hears what happens in it.
+        crew: the workers.
+        watch: called when a stage begins; it returns the receiver of the messages of that stage.
 
     Raises:
-        InputError: a study beside it is another one than this search would make, or a directory is taken.
+        InputError: a companion study is not the one that this search would make, or a directory is taken.
         JorgeTuneError: the storage stayed away.
     """
-    for study in (opened, *beside(opened)):
-        study.let_go_on()
-    baseline = open_baseline(opened, runs)
-    if baseline is not None:
-        left = _work("baseline", baseline, address, runs, crew, watch)
-        if left.kind != "done":
-            return _end(left, "baseline", opened)
-    left = _work("search", opened, address, runs, crew, watch)
-    searched = _end(left, "search", opened)
-    if left.kind not in ("done", "time"):
-        return searched
-    return confirm_whole(opened, address, runs, crew, watch) or searched
+    for study in (opened, *companion_studies(opened)):
+        study.withdraw_stop_request()
+
+    with RunLauncher() as launcher:  # one for all stages, since loading torch takes longer than many a small run
+        baseline = open_baseline(opened, runs)
+        if baseline is not None:
+            worker_exit = _work("baseline", baseline, address, runs, crew, watch, launcher)
+            if worker_exit.kind != "done":
+                return _end(worker_exit, "baseline", opened)
+
+        worker_exit = _work("search", opened, address, runs, crew, watch, launcher)
+        searched = _end(worker_exit, "search", opened)
+        if worker_exit.kind not in ("done", "time"):
+            return searched
+
+        return _confirm(opened, address, runs, crew, watch, launcher) or searched
 
 
 def confirm_whole(
     opened: OpenStudy, address: Address, runs: Runs, crew: Crew, watch: Callable[[Stage, OpenStudy], Report]
 ) -> StudyEnd | None:
-    """The confirmation alone; None where there is nothing to confirm. Raises as `run_whole` does."""
+    """Work on the confirmation alone; None if there is nothing to confirm. Raises as `run_whole` does."""
+    with RunLauncher() as launcher:
+        return _confirm(opened, address, runs, crew, watch, launcher)
+
+
+def _confirm(
+    opened: OpenStudy,
+    address: Address,
+    runs: Runs,
+    crew: Crew,
+    watch: Callable[[Stage, OpenStudy], Report],
+    launcher: RunLauncher,
+) -> StudyEnd | None:
     confirmation = open_confirmation(opened, runs)
     if confirmation is None:
         return None
-    confirmation.let_go_on()
-    left = _work("confirmation", confirmation, address, runs, crew, watch)
-    return _end(left, "confirmation", opened)
+
+    confirmation.withdraw_stop_request()
+    worker_exit = _work("confirmation", confirmation, address, runs, crew, watch, launcher)
+    return _end(worker_exit, "confirmation", opened)
 
 
 def compare_whole(
     opened: OpenStudy, address: Address, runs: Runs, crew: Crew, watch: Callable[[Stage, OpenStudy], Report]
 ) -> WorkerExit:
-    """Work on a comparison until all its runs have ended, or there is a reason to leave. Raises as `run_whole` does.
+    """Work on a comparison until all its runs have ended, or until there is a reason to stop.
+
+    Raises as `run_whole` does.
 
     Returns:
-        Why the last workers left.
+        Why the last workers stopped.
     """
-    opened.let_go_on()
-    return _work("comparison", opened, address, runs, crew, watch)
+    opened.withdraw_stop_request()
+    with RunLauncher() as launcher:
+        return _work("comparison", opened, address, runs, crew, watch, launcher)
 
 
-def _end(left: WorkerExit, stage: Stage, opened: OpenStudy) -> StudyEnd:
-    is_broken_off = left.kind in ("interrupted", "fault", "error")
-    return StudyEnd(left, stage, None if is_broken_off else conclude(opened))
+def _end(worker_exit: WorkerExit, stage: Stage, opened: OpenStudy) -> StudyEnd:
+    is_broken_off = worker_exit.kind in ("interrupted", "fault", "error")
+    return StudyEnd(worker_exit, stage, None if is_broken_off else conclude(opened))
 
 
 def _work(
@@ -118,10 +139,12 @@ def _work(
     runs: Runs,
     crew: Crew,
     watch: Callable[[Stage, OpenStudy], Report],
+    launcher: RunLauncher,
 ) -> WorkerExit:
-    """One study by a crew of worker processes."""
+    """Let the workers of a crew work on one study."""
     if _is_done(opened):
         return WorkerExit("done")
+
     workers = min(crew.workers, opened.plan.trials)
     hours = crew.hours if stage == "search" else None
     starts = [
@@ -135,10 +158,11 @@ def _work(
         )
         for device, threads in shares(workers, crew.device, crew.threads)
     ]
+
     report = watch(stage, opened)
-    folder, settings = runs(opened.plan.name), starts[0].settings()
-    left = measure_first(opened, folder, settings, lambda told: report(told, None), crew.last_word)
-    return left or Supervisor(address, starts, report, crew.last_word).supervise()
+    directory, settings = runs(opened.plan.name), starts[0].settings()
+    worker_exit = measure_first(opened, directory, settings, lambda message: report(message, None), crew.last_word)
+    return worker_exit or Supervisor(address, starts, report, crew.last_word, launcher).supervise()
 
 
 def _is_done(opened: OpenStudy) -> bool:

@@ -1,7 +1,7 @@
-"""The directory of a study's runs, and whether a worker sees the same one as the others.
+"""The directory of a study's runs, and the traces that workers leave there.
 
-The study's first worker writes a marker into it, a random name that the study's attributes repeat. Where a worker finds
-another directory than that, trials that were lost elsewhere start anew there.
+A marker in the directory holds a random name, and the study's attributes hold the same name. If a worker uses a
+directory with another name, it does not see the runs of lost trials, so such trials start again there.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _MOST_MARKER_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class RunsDirectory:
-    """A directory of runs of one study.
+    """The directory of one study's runs.
 
-    `name` is random and this directory's alone; `is_shared`: it is the one that the study's attributes name.
+    `name` is a random name of this directory alone. `is_shared`: it is the one that the study's attributes name.
     """
 
     path: Path
@@ -57,52 +57,55 @@ def new_name() -> str:
 
 
 def enter(path: Path, *, study: str, study_name: str, first: str) -> RunsDirectory:
-    """Use a directory for the runs of a study; one without a marker becomes this machine's own.
+    """Use a directory for the runs of a study; one without a marker gets a new name.
 
     Args:
-        path: the directory; it is made.
+        path: the directory; it is made if it is not there.
         study: the study's random name.
-        study_name: as people call it, for messages.
+        study_name: the study's name, for messages.
         first: the random name of the study's first directory.
 
     Raises:
         InputError: the directory belongs to another study, or cannot be used.
     """
-    marker = path / _MARKER
-    held = _read(marker)
-    if held is None:
+    path_of_marker = path / _MARKER
+    marker = _read(path_of_marker)
+    if marker is None:
         _mark(path, study=study, study_name=study_name, name=new_name())
-        held = _read(marker)
-    if held is None or held["study"] != study:
-        whose = "nothing readable" if held is None else f"the runs of another study ({held['study_name']})"
+        marker = _read(path_of_marker)
+
+    if marker is None or marker["study"] != study:
+        whose = "nothing readable" if marker is None else f"the runs of another study ({marker['study_name']})"
         raise InputError(f"{path}: holds {whose}; give another --runs for study {study_name}, or move it away")
-    return RunsDirectory(path, held["folder"], held["folder"] == first)
+    return RunsDirectory(path, marker["folder"], marker["folder"] == first)
 
 
-def found(path: Path, *, study: str, study_name: str, name: str) -> None:
-    """Make the first directory of a new study; a marker of its name with no run beside it is of one that was cut short.
+def mark_first(path: Path, *, study: str, study_name: str, name: str) -> None:
+    """Make and mark the first directory of a new study.
+
+    A marker with the study's name but without any run is left over from an attempt that was cut short.
 
     Raises:
         InputError: the directory belongs to another study, or cannot be used.
     """
-    held = _read(path / _MARKER)
-    cut_short = held is not None and held["study_name"] == study_name and not any(path.glob("trial-*"))
-    if held is not None and held["study"] != study and not cut_short:
+    marker = _read(path / _MARKER)
+    cut_short = marker is not None and marker["study_name"] == study_name and not any(path.glob("trial-*"))
+    if marker is not None and marker["study"] != study and not cut_short:
         raise InputError(
-            f"{path}: holds the runs of another study ({held['study_name']}), of this storage or an earlier one; "
+            f"{path}: holds the runs of another study ({marker['study_name']}), of this storage or an earlier one; "
             f"give another --runs for study {study_name}, or move it away"
         )
     _mark(path, study=study, study_name=study_name, name=name, force=cut_short)
 
 
 def folder_name(path: Path, study: str) -> str | None:
-    """The random name of a directory with runs of the study of that random name, else None; nothing is made or changed.
+    """The random name of a directory, if it holds runs of the study of that random name; else None.
 
     Raises:
-        InputError: its marker is damaged.
+        InputError: the marker is damaged.
     """
-    held = _read(path / _MARKER)
-    return held["folder"] if held is not None and held["study"] == study else None
+    marker = _read(path / _MARKER)
+    return marker["folder"] if marker is not None and marker["study"] == study else None
 
 
 def is_folder_of(path: Path, study: str) -> bool:
@@ -115,23 +118,24 @@ def _mark(path: Path, *, study: str, study_name: str, name: str, force: bool = F
     try:
         write_whole(path / _MARKER, json.dumps(content) + "\n", force=force, make_folders=True)
     except InputError:
-        if _read(path / _MARKER) is None:  # else another worker was faster
+        if _read(path / _MARKER) is None:  # if there is one, another worker was faster
             raise
 
 
 def _read(marker: Path) -> dict[str, str] | None:
-    """The marker; None where there is none.
+    """The content of a marker; None if there is no marker.
 
     Raises:
-        InputError: it is damaged, or no regular file.
+        InputError: it is damaged, or not a regular file.
     """
     if marker.parent.is_file():
         raise InputError(f"{marker.parent}: is a file; a directory is expected (give another --runs)")
+
     try:
-        held = json.loads(read_regular_bytes(marker, most=_MOST_MARKER_BYTES))
-        if not isinstance(held, dict) or not all(isinstance(held.get(key), str) for key in _KEYS):
+        content = json.loads(read_regular_bytes(marker, most=_MOST_MARKER_BYTES))
+        if not isinstance(content, dict) or not all(isinstance(content.get(key), str) for key in _KEYS):
             raise ValueError
-        return {key: held[key] for key in _KEYS}
+        return {key: content[key] for key in _KEYS}
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
@@ -142,31 +146,31 @@ Life = Literal["alive", "dead", "unknown"]
 
 _WORKERS = "workers"
 _MOST_BYTES = 1 << 16
-_LEAST_SECONDS = 0.5  # between two writings of the facts
+_LEAST_SECONDS = 0.5  # between two updates that are not urgent
 
 
 class Presence:
-    """This worker in the runs directory, until it is closed.
+    """A worker's trace in the directory of runs, until it is closed: a lock while it is alive, and facts for displays.
 
     Raises:
         InputError: the directory cannot be written.
     """
 
     def __init__(self, runs: Path, worker: str) -> None:
-        folder = runs / _WORKERS
+        directory = runs / _WORKERS
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._descriptor = open_regular(folder / f"{worker}.lock", os.O_RDWR | os.O_CREAT, mode=0o600)
-            locked = take(self._descriptor) and is_held(folder / f"{worker}.lock")
+            directory.mkdir(parents=True, exist_ok=True)
+            self._descriptor = open_regular(directory / f"{worker}.lock", os.O_RDWR | os.O_CREAT, mode=0o600)
+            locked = take(self._descriptor) and is_held(directory / f"{worker}.lock")
             os.write(self._descriptor, (boot() if locked else "no locks here").encode())
         except OSError as error:
-            raise InputError(f"{folder}: cannot be written ({error.strerror}); give another --runs") from error
-        self._path = folder / f"{worker}.json"
+            raise InputError(f"{directory}: cannot be written ({error.strerror}); give another --runs") from error
+        self._path = directory / f"{worker}.json"
         self._facts: dict[str, Any] = {"worker": worker, "pid": os.getpid(), "since": round(time.time(), 1)}
         self._written = 0.0
 
-    def tell(self, *, at_once: bool = True, **facts: object) -> None:
-        """Change some facts; without `at_once` not more often than a display looks. A full disk is no matter here."""
+    def update(self, *, at_once: bool = True, **facts: object) -> None:
+        """Change some facts; without `at_once`, at most twice a second. A full disk does no harm."""
         self._facts |= facts
         now = time.monotonic()
         if not at_once and now - self._written < _LEAST_SECONDS:
@@ -178,7 +182,7 @@ class Presence:
             partial.replace(self._path)
 
     def close(self) -> None:
-        """Leave no trace."""
+        """Remove the worker's files."""
         with contextlib.suppress(OSError):
             self._path.unlink()
         with contextlib.suppress(OSError):
@@ -194,7 +198,7 @@ class Presence:
 
 @dataclass(frozen=True)
 class SeenWorker:
-    """One worker as its files tell it; `facts` as it last wrote them."""
+    """One worker by its files; `facts` are those that it wrote last."""
 
     worker: str
     life: Life
@@ -202,15 +206,15 @@ class SeenWorker:
 
 
 def workers_in(runs: Path) -> list[SeenWorker]:
-    """The workers that left a trace in a runs directory, those whose death cannot be proved among them."""
-    found = []
+    """The workers with files in a directory of runs, also those of which it is not known whether they are alive."""
+    workers = []
     for path in sorted((runs / _WORKERS).glob("*.lock")):
-        found.append(SeenWorker(path.stem, life_of(runs, path.stem), _facts(runs, path.with_suffix(".json"))))
-    return found
+        workers.append(SeenWorker(path.stem, life_of(runs, path.stem), _facts(runs, path.with_suffix(".json"))))
+    return workers
 
 
 def _facts(runs: Path, path: Path) -> dict[str, Any]:
-    """What a worker wrote last; nothing where that is not a file of its form, which may be anybody's."""
+    """The facts that a worker wrote last; empty if the file is not of that form, since anybody may have written it."""
     try:
         facts = json.loads(read_regular_bytes(path, most=_MOST_BYTES, below=runs))
     except (InputError, OSError, RecursionError, ValueError):
@@ -219,9 +223,10 @@ def _facts(runs: Path, path: Path) -> dict[str, Any]:
 
 
 def life_of(runs: Path, worker: str) -> Life:
-    """Whether a worker lives, as far as this machine's kernel knows."""
+    """Whether a worker is alive, as far as this machine's kernel knows."""
     if not FILE_NAME.holds(worker):  # a lease may name anything
         return "unknown"
+
     path = runs / _WORKERS / f"{worker}.lock"
     try:
         kernel = read_regular_bytes(path, most=_MOST_BYTES, below=runs).decode()
@@ -233,12 +238,12 @@ def life_of(runs: Path, worker: str) -> Life:
 
 
 def forget(runs: Path, worker: str) -> None:
-    """Remove a dead worker's files, once nothing waits for the proof of its death."""
+    """Remove a dead worker's files, once nothing needs the proof of its death any more."""
     for suffix in (".json", ".partial", ".lock"):
         with contextlib.suppress(OSError):
             (runs / _WORKERS / f"{worker}{suffix}").unlink()
 
 
-def is_training(folder: Path) -> bool:
-    """Whether some process holds a run directory."""
-    return is_held(RunDirectory(folder).log)
+def is_training(directory: Path) -> bool:
+    """Whether a process holds a run directory."""
+    return is_held(RunDirectory(directory).log)

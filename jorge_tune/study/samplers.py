@@ -1,13 +1,13 @@
-"""Samplers of a study: each draws whole points of the space, with random numbers of its own for every trial.
+"""Samplers and pruners of a study. A sampler draws whole points of the space, with its own random numbers per trial.
 
-Optuna's samplers take the search space from earlier trials, and one trial without all parameters leaves them to draw
-each parameter alone; here the space is the plan's. They also draw from one stream per sampler, so that workers with
-one seed draw the same points; here a sampler is made anew for each trial, seeded by the study and the trial's number.
-Nothing is lost by that: TPE keeps no state, CMA-ES makes its own anew from the trials (`cma.py`), and a Gaussian
-process fitted from scratch took no longer than one fitted from the last (0.3 s at 60 trials either way).
+Optuna's samplers take the search space from earlier trials, and if one of these lacks a parameter, they draw each
+parameter alone. Ours take the space from the plan. Optuna's also draw from one stream per sampler, so that workers with
+equal seeds draw equal points. Ours are made anew for each trial, seeded by the study and the trial's number. Nothing is
+lost by that: TPE keeps no state, CMA-ES is rebuilt from the trials (`draw_by_cma`), and to fit a Gaussian process from
+scratch took no longer than to fit it from the last one (0.3 s at 60 trials either way).
 
-What the samplers make of a constraint: TPE and GP read it themselves; CMA-ES sees trials that break it ranked behind
-all others; random, grid and QMC look at no results.
+TPE and GP read a constraint themselves. CMA-ES gets trials that break it ranked behind all others. Random, grid and QMC
+look at no results.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from cmaes import CMA
     from optuna.storages import BaseStorage
 
-Draw = Callable[["Study", "FrozenTrial", int], Point | None]  # None: too few trials to learn from
+Draw = Callable[["Study", "FrozenTrial", int], Point | None]  # None if there are too few trials to learn from
 
 _NEEDS = {"gp": ("scipy", "torch"), "cmaes": ("cmaes",), "qmc": ("scipy",), "wilcoxon": ("scipy",)}
 _MOST_STARTUP_TRIALS = 10  # Optuna's own number
@@ -51,7 +51,7 @@ _FIXED = "fixed_params"  # Optuna's mark of an enqueued trial
 
 
 def build_sampler(plan: StudyPlan) -> SpaceSampler:
-    """The plan's sampler, fit for any number of workers.
+    """The plan's sampler, for any number of workers.
 
     Raises:
         InputError: a package that it needs is not installed.
@@ -67,7 +67,7 @@ def require_packages(method: str) -> None:
     """Refuse a sampler or pruner whose packages are missing.
 
     Raises:
-        InputError: with the pip line.
+        InputError: a package is missing; the message has the pip command.
     """
     missing = [name for name in _NEEDS.get(method, ()) if importlib.util.find_spec(name) is None]
     if missing:
@@ -75,10 +75,11 @@ def require_packages(method: str) -> None:
 
 
 def seed_of(study_seed: int, trial_number: int) -> int:
-    """A trial's own seed, between 0 and 2^32 - 1; no two of 2^32 trials of a study share one.
+    """A trial's own seed, between 0 and 2^32 - 1; all of 2^32 trials of a study have different seeds.
 
-    The number alone tells trials apart, whoever draws them: two workers never draw from one stream, and a trial that is
-    drawn again draws the same. Every step of the mixing can be undone, so different numbers stay different.
+    The seed follows from the trial's number, and not from the worker. So two workers never draw from one stream, and a
+    trial that is drawn again draws the same point. Every step of the mixing can be undone, so that different numbers
+    give different seeds.
     """
     offset = int.from_bytes(sha256(str(study_seed).encode()).digest()[:4], "big")
     mixed = (trial_number + offset) % 2**32
@@ -88,19 +89,19 @@ def seed_of(study_seed: int, trial_number: int) -> int:
 
 
 class SpaceSampler(BaseSampler):
-    """Draws all parameters of the plan's space together, for every trial; never one alone."""
+    """Draws all parameters of the plan's space together for every trial, never one parameter alone."""
 
     def __init__(self, space: SearchSpace, seed: int, draw: Draw) -> None:
         self._space, self._seed, self._draw = space, seed, draw
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The plan's space, whatever earlier trials hold."""
+        """The plan's space, whatever parameters earlier trials have."""
         return self._space.distributions()
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A point; a random one where there are too few trials to learn from. Factors in few digits."""
+        """A point, with few digits per factor; a random one if there are too few trials to learn from."""
         seed = seed_of(self._seed, trial.number)
         point = self._draw(study, trial, seed) or _random_point(self._space, seed)
         return {parameter.name: parameter.readable(point[parameter.name]) for parameter in self._space}
@@ -108,12 +109,12 @@ class SpaceSampler(BaseSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Never asked for: every parameter is of the space, and every point has all of them."""
+        """Never called, since every point has all parameters of the space."""
         raise AssertionError(f"{param_name} is not a parameter of this study's space, {param_distribution}")
 
 
 def startup_trials(plan: StudyPlan) -> int:
-    """How many trials are drawn at random before a sampler learns: a quarter of the study, at most 10."""
+    """The number of random trials before a sampler learns: a quarter of the study, and at most 10."""
     return min(_MOST_STARTUP_TRIALS, max(len(plan.space) + 1, plan.trials // 4))
 
 
@@ -127,7 +128,7 @@ def _random(plan: StudyPlan) -> Draw:
 
 
 def _tpe(plan: StudyPlan) -> Draw:
-    """All parameters in one density; running trials count as bad ones, so that workers keep apart."""
+    """All parameters in one density; running trials count as bad ones, so that workers draw different points."""
     space, startup = plan.space.distributions(), startup_trials(plan)
     translate = for_tpe(plan.space)
 
@@ -150,13 +151,13 @@ def _gp(plan: StudyPlan) -> Draw:
 
 
 def _cmaes(plan: StudyPlan) -> Draw:
-    """It adds the trial's number to a draw from its seed, which is the study's for all: with a seed for each trial, two
-    of them could come to one sum.
+    """The seed is the study's for all trials, since CMA-ES adds the trial's number to a draw from it.
+
+    With a seed for each trial, two trials could have the same sum.
     """
     space, translate = on_a_line(plan.space), for_cmaes(plan.space)
 
     def draw(study: Study, trial: FrozenTrial, seed: int) -> Point | None:
-
         place = draw_by_cma(SeenStudy(study, translate), trial, space, seed_of(plan.sampler_seed, 0))
         return off_the_line(plan.space, place) if place else None
 
@@ -185,9 +186,9 @@ def _qmc(plan: StudyPlan) -> Draw:
 
 
 def _turn(study: Study, trial: FrozenTrial) -> int:
-    """How many trials before this one took the next point of a sequence; enqueued ones brought their own.
+    """How many earlier trials took a point of the sequence; enqueued trials did not, since they have their own.
 
-    Earlier trials are in the storage when a later one is made, so that workers need not agree on anything.
+    Earlier trials are in the storage before a later one is made, so that workers need not agree on anything.
     """
     earlier = storage_of(study).get_all_trials(study_id_of(study), deepcopy=False)
     return sum(other.number < trial.number and _FIXED not in other.system_attrs for other in earlier)
@@ -196,13 +197,13 @@ def _turn(study: Study, trial: FrozenTrial) -> int:
 def _relative(
     sampler: BaseSampler, study: SeenStudy, trial: FrozenTrial, space: dict[str, BaseDistribution]
 ) -> Point | None:
-    """What one of Optuna's samplers draws for the whole space at once."""
+    """A point that one of Optuna's samplers draws for the whole space at once."""
     return sampler.sample_relative(study, trial, space) or None  # type: ignore[arg-type]
 
 
 GENERATION = "cma:generation"
-"""System attribute of a trial, under Optuna's own name, so that studies begun with its sampler go on."""
-_RESAMPLINGS = 10  # times the number of parameters, as Optuna has it
+"""System attribute of a trial, named as by Optuna, so that a study that began with its sampler continues."""
+_RESAMPLINGS = 10  # times the number of parameters, as in Optuna
 _LEAST_SIGMA = 1e-10
 _LATE = datetime.max.replace(tzinfo=UTC)
 
@@ -210,25 +211,26 @@ _LATE = datetime.max.replace(tzinfo=UTC)
 def draw_by_cma(
     study: SeenStudy, trial: FrozenTrial, space: Mapping[str, BaseDistribution], seed: int
 ) -> dict[str, Any] | None:
-    """A point for a trial; None while no trial has ended.
+    """Draw a point by CMA-ES; None while no trial has ended.
 
     Args:
-        study: with trials that are whole within `space`.
-        trial: the one to draw for; the generation it is drawn in is kept in it.
-        space: numbers only.
-        seed: the study's, the same for every trial: the trial's number is added to a draw from it.
+        study: its trials have all parameters of `space`, inside it.
+        trial: the trial to draw for; it keeps the number of its generation.
+        space: of numbers only.
+        seed: the study's, the same for every trial; the trial's number is added to a draw from it.
     """
     ended = study.trials_in((TrialState.COMPLETE,))
     if not ended or not space:
         return None
+
     transform = SearchSpaceTransform(dict(space), transform_step=True, transform_0_1=True)
     numbers = np.random.RandomState(seed)
     optimizer = _fresh(transform.bounds, numbers)
     sign = 1.0 if study.direction == StudyDirection.MINIMIZE else -1.0
-    _tell_generations(optimizer, ended, transform, sign)
-    if any(
-        _generation_of(one) for one in ended
-    ):  # Optuna's then finds its optimizer, and draws no seed for a first one
+    _add_generations(optimizer, ended, transform, sign)
+
+    # Optuna's sampler then finds its optimizer stored, and draws no seed for a first one; so the stream begins again.
+    if any(_generation_of(one) for one in ended):
         numbers = np.random.RandomState(seed)
     optimizer.reseed_rng(numbers.randint(1, 2**16) + trial.number)
     place = optimizer.ask()
@@ -237,7 +239,7 @@ def draw_by_cma(
 
 
 def _fresh(bounds: np.ndarray[Any, Any], numbers: np.random.RandomState) -> CMA:
-    """The first generation, in the middle of the space and a sixth of it wide."""
+    """CMA-ES before its first generation: in the middle of the space, and a sixth of it wide."""
     from cmaes import CMA
 
     low, high = bounds[:, 0], bounds[:, 1]
@@ -250,14 +252,15 @@ def _fresh(bounds: np.ndarray[Any, Any], numbers: np.random.RandomState) -> CMA:
     )
 
 
-def _tell_generations(
+def _add_generations(
     optimizer: CMA, ended: Sequence[FrozenTrial], transform: SearchSpaceTransform, sign: float
 ) -> None:
-    """Tell it every generation that is complete, one after another."""
+    """Give CMA-ES every complete generation, one after another."""
     generations: dict[int, list[FrozenTrial]] = defaultdict(list)
     for one in sorted(ended, key=_when_ended):
         if (generation := _generation_of(one)) is not None:
             generations[generation].append(one)
+
     while len(members := generations.get(optimizer.generation, ())) >= optimizer.population_size:
         solutions = [(transform.transform(one.params), sign * one.values[0]) for one in members]
         optimizer.tell(solutions[: optimizer.population_size])
@@ -269,21 +272,23 @@ def _generation_of(trial: FrozenTrial) -> int | None:
 
 
 def _when_ended(trial: FrozenTrial) -> tuple[datetime, int]:
-    """In the order of ends; storages keep times with a zone, or in UTC without."""
+    """Sorts trials by their end; storages keep times with a zone, or without one in UTC."""
     ended = trial.datetime_complete
     if not isinstance(ended, datetime):
         return _LATE, trial.number
     return (ended if ended.tzinfo is not None else ended.replace(tzinfo=UTC)), trial.number
 
 
-Translation = Callable[[Sequence[FrozenTrial], bool], list[FrozenTrial]]  # trials, whether less is better
+Translation = Callable[[Sequence[FrozenTrial], bool], list[FrozenTrial]]  # of trials, and whether lower is better
 
 _PIECES = "tpe:relative_params:"
-_FARTHEST = 10.0  # times the distance from best to median: a worse value is an outlier that would flatten all others
+_FARTHEST = (
+    10.0  # times the distance from best to median: a value beyond it is an outlier, which would flatten all others
+)
 
 
 class SeenStudy:
-    """What a sampler asks of a study; trials are read once, when it is made, not from an earlier trial's cache."""
+    """A study as a sampler sees it, with trials translated for it; they are read once, and not from an old cache."""
 
     def __init__(self, study: Study, translate: Translation | None = None) -> None:
         self._storage, self._study_id = storage_of(study), study_id_of(study)
@@ -310,7 +315,7 @@ class SeenStudy:
 
 
 def for_tpe(space: SearchSpace) -> Translation:
-    """Every finished trial that is whole, and running ones whose points, as far as they are known, lie in the space."""
+    """Finished trials with all parameters, and running trials whose known parameters are inside the space."""
 
     def translate(trials: Sequence[FrozenTrial], lower: bool) -> list[FrozenTrial]:
         return [
@@ -321,21 +326,22 @@ def for_tpe(space: SearchSpace) -> Translation:
 
 
 def for_gaussian_process(space: SearchSpace) -> Translation:
-    """Every finished trial with a finite value, pruned ones among them; running trials as they are.
+    """Finished trials with finite values, and running trials as they are.
 
-    What is infinite, pruned or an outlier counts as the worst value of the others. Where some trials have a
-    constraint, those without one are left out: the sampler refuses a mixture.
+    Infinite values, outliers and pruned trials get the worst value of the others. If some trials have a constraint,
+    those without one are left out, since the sampler refuses a mixture.
     """
 
     def translate(trials: Sequence[FrozenTrial], lower: bool) -> list[FrozenTrial]:
         finished = [trial for trial in trials if _is_finished(trial) and _is_whole(trial, space)]
         if any(trial.constraints for trial in finished):
             finished = [trial for trial in finished if trial.constraints]
+
         sign = 1.0 if lower else -1.0
-        told = [sign * trial.values[0] if trial.state == TrialState.COMPLETE else math.inf for trial in finished]
-        finite = [value for value in told if math.isfinite(value)]
-        worst = _worst_worth_telling(finite)
-        values = [sign * (value if value < worst else worst) for value in told]
+        losses = [sign * trial.values[0] if trial.state == TrialState.COMPLETE else math.inf for trial in finished]
+        worst = _worst_without_outliers([loss for loss in losses if math.isfinite(loss)])
+        values = [sign * (loss if loss < worst else worst) for loss in losses]
+
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         return [*(_completed(trial, value) for trial, value in zip(finished, values, strict=True)), *running]
 
@@ -343,16 +349,17 @@ def for_gaussian_process(space: SearchSpace) -> Translation:
 
 
 def for_cmaes(space: SearchSpace) -> Translation:
-    """Every finished trial with its rank for a value, and choices as places on a line.
+    """Finished trials with their ranks as values, and choices as positions on a line.
 
-    Feasible completed trials come first, by their values; then pruned ones; then those that break the constraint,
-    by how much; then infinite ones.
+    Feasible completed trials rank first, by their values. Then come pruned trials, then those that break the
+    constraint, by how much they do, and last those with infinite values.
     """
 
     def translate(trials: Sequence[FrozenTrial], lower: bool) -> list[FrozenTrial]:
         finished = [trial for trial in trials if _is_finished(trial) and _is_whole(trial, space)]
         ordered = sorted(finished, key=lambda trial: _rank(trial, lower))
         ranks = {trial.number: float(rank) for rank, trial in enumerate(ordered)}
+
         seen = []
         for trial in finished:
             placed = _completed(trial, ranks[trial.number] if lower else -ranks[trial.number])
@@ -386,19 +393,19 @@ def _is_finished(trial: FrozenTrial) -> bool:
 
 
 def _is_whole(trial: FrozenTrial, space: SearchSpace) -> bool:
-    """Whether a trial carries every parameter of the space, inside it."""
+    """Whether a trial has every parameter of the space, inside its range."""
     return all(p.name in trial.params and p.contains(trial.params[p.name]) for p in space)
 
 
 def _is_within(trial: FrozenTrial, space: SearchSpace) -> bool:
-    """Whether nothing that a trial carries lies outside the space; a running one has its point in pieces of text."""
+    """Whether no parameter of a trial is outside the space; a running trial has its point as pieces of text."""
     pieces = [value for key, value in trial.system_attrs.items() if key.startswith(_PIECES)]
     known = {parameter.name: parameter for parameter in space}
     try:
         drawn = json.loads("".join(pieces)) if pieces else {}
         point = {**drawn, **trial.params}
         return all(name not in known or known[name].contains(value) for name, value in point.items())
-    except ValueError:  # a piece that is being written, which TPE passes over
+    except ValueError:  # a piece is being written, and TPE skips the trial
         return True
     except (OverflowError, RecursionError, TypeError):
         return False
@@ -410,10 +417,11 @@ def _completed(trial: FrozenTrial, value: float) -> FrozenTrial:
     return seen
 
 
-def _worst_worth_telling(finite: Sequence[float]) -> float:
-    """Of values that are minimised: the largest that is no outlier, 0 where there is none."""
+def _worst_without_outliers(finite: Sequence[float]) -> float:
+    """The largest value that is not an outlier, of values that are minimised; 0 if there are none."""
     if not finite:
         return 0.0
+
     best, middle = min(finite), median(finite)
     limit = middle + _FARTHEST * (middle - best) if middle > best else math.inf
     return min(limit, max(finite))
@@ -432,7 +440,7 @@ def _rank(trial: FrozenTrial, lower: bool) -> tuple[int, float, int]:
 
 
 _REDUCTION = 3
-_RUNGS = 2  # of halving below the whole run: at a ninth and at a third
+_RUNGS = 2  # of successive halving before the end of a run: at a ninth and at a third
 
 
 def build_pruner(plan: StudyPlan, steps_per_epoch: int | None = None) -> BasePruner:
@@ -440,8 +448,8 @@ def build_pruner(plan: StudyPlan, steps_per_epoch: int | None = None) -> BasePru
 
     Args:
         plan: the study.
-        steps_per_epoch: optimizer steps in an epoch; says how often a recipe in steps is evaluated. Without it
-            halving learns that from the first completed trial.
+        steps_per_epoch: optimizer steps in an epoch, from which follows how often a recipe in steps is evaluated.
+            Without it, halving learns that from the first completed trial.
 
     Raises:
         InputError: a package that it needs is not installed.
@@ -458,20 +466,20 @@ def build_pruner(plan: StudyPlan, steps_per_epoch: int | None = None) -> BasePru
             return SuccessiveHalvingPruner(min_resource=first, reduction_factor=_REDUCTION)
         case "wilcoxon":
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)  # since 3.6; Optuna 5 has it unchanged
+                warnings.simplefilter("ignore", ExperimentalWarning)  # experimental since 3.6, unchanged in Optuna 5
                 return FiniteWilcoxonPruner()
         case _:
             return NopPruner()
 
 
 class FiniteWilcoxonPruner(WilcoxonPruner):
-    """Optuna's, quiet about what it cannot compare: a trial with an infinite value is not pruned."""
+    """Optuna's Wilcoxon pruner, without its warnings: a trial with an infinite value is not pruned."""
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether the trial is worse than the best one, seed by seed."""
         try:
             best = study.best_trial.intermediate_values
-        except ValueError:  # none has completed, or none is feasible
+        except ValueError:  # no trial has completed, or none is feasible
             return False
         values = [*trial.intermediate_values.values(), *best.values()]
         comparable = set(trial.intermediate_values) <= set(best)

@@ -1,4 +1,4 @@
-"""A run's number: what the objective makes of its evaluations, and what pruners are shown meanwhile."""
+"""The value of a run by the objective of its study, and the values that pruners see while it trains."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from jorge_tune.compare.contest import is_lower_better
 from jorge_tune.compare.run_directories import Evaluation, Run
+from jorge_tune.recipe.metrics import is_lower_better
 from jorge_tune.study.study_schema import Objective
 
 
 @dataclass(frozen=True)
 class RunScore:
-    """One run's value. The objective's worst where it diverged or missed the target."""
+    """One run's value; the objective's worst if the run diverged or did not reach the target."""
 
     seed: int
     value: float
@@ -24,12 +24,12 @@ class RunScore:
 def score_run(run: Run, objective: Objective, *, seconds: Callable[[int], float] | None = None) -> RunScore:
     """The value of a run that has ended.
 
-    It is read on the part that selects: the validation part, where there is one.
+    It is read on the validation part if there is one, else on the test part.
 
     Args:
         run: finished or diverged.
-        objective: what is asked of it.
-        seconds: of so many steps, by an exclusive calibration; None: training seconds as they were measured.
+        objective: of the study.
+        seconds: gives the seconds of so many steps by a calibration; None takes training seconds as measured.
     """
     diverged = run.outcome == "diverged"
     readings = selecting(run)
@@ -42,24 +42,25 @@ def selecting(run: Run) -> tuple[Evaluation, ...]:
 
 
 def median_of(scores: Sequence[RunScore], objective: Objective) -> float:
-    """A trial's value; of an even number the mean of the middle two, and the worst where that has an infinity."""
+    """A trial's value, the median of its runs; of an even number, the mean of the middle two."""
     return statistics.median([score.value for score in scores]) if scores else objective.worst
 
 
 def is_decided(scores: Sequence[RunScore], objective: Objective, seeds: int) -> bool:
-    """Whether the median over that many seeds is the worst, whatever the remaining ones bring."""
+    """Whether the median over that many seeds is the worst value, whatever the remaining seeds bring."""
     return 2 * sum(score.value == objective.worst for score in scores) >= seeds + seeds % 2
 
 
 def shown_to_pruners(readings: Sequence[Evaluation], objective: Objective) -> float:
-    """The last reading as a pruner of this direction may compare it.
+    """The value that a pruner sees after the last of the readings.
 
-    The metric itself; for an objective that is a way to a target, how far the best reading is away from the target,
-    in units of the metric, 0 once it is reached.
+    It is the metric itself. For an objective with a target, it is the distance of the best reading from the target, in
+    units of the metric, and 0 once the target is reached.
     """
     values = [reading.metrics.get(objective.metric, math.nan) for reading in readings]
     if not objective.needs_target:
         return objective.worst if math.isnan(values[-1]) else values[-1]
+
     assert objective.target is not None
     sign = _sign(objective)
     gaps = [sign * (objective.target - value) for value in values if not math.isnan(value)]
@@ -67,7 +68,7 @@ def shown_to_pruners(readings: Sequence[Evaluation], objective: Objective) -> fl
 
 
 def has_value(readings: Sequence[Evaluation], objective: Objective) -> bool:
-    """Whether later readings cannot change a value that the readings so far decide: the target is reached."""
+    """Whether the readings so far decide the value, since the target is reached."""
     return objective.needs_target and _hit(readings, objective) is not None
 
 
@@ -79,6 +80,7 @@ def _value(readings: Sequence[Evaluation], objective: Objective, seconds: Callab
         if objective.kind == "epochs-to-target":
             return hit.epoch
         return hit.train_seconds if seconds is None else seconds(hit.step)
+
     values = [reading.metrics.get(objective.metric, math.nan) for reading in readings]
     if objective.kind == "final":
         return objective.worst if not values or math.isnan(values[-1]) else values[-1]
@@ -94,5 +96,5 @@ def _hit(readings: Sequence[Evaluation], objective: Objective) -> Evaluation | N
 
 
 def _sign(objective: Objective) -> int:
-    """1 for a metric of which more is better."""
+    """1 if higher values of the metric are better, else -1."""
     return -1 if is_lower_better(objective.metric) else 1

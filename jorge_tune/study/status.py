@@ -1,4 +1,4 @@
-"""How a study stands, as values: trials by state, the best so far, who runs what, what is lost, how long it takes."""
+"""The status of a study as values: trials by state, the best so far, running and lost trials, the remaining time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jorge_tune.records import portable
 from jorge_tune.study.plan import BASELINE_SUFFIX, StudyPlan, is_comparison
 from jorge_tune.study.runs_directory import Life, workers_in
 from jorge_tune.study.study import OpenStudy
-from jorge_tune.study.study_verdict import MISSED, NO_NUMBER
+from jorge_tune.study.study_verdict import NO_NUMBER, NOT_REACHED
 from jorge_tune.study.trial_rows import TrialRow, TrialState, best_of, rows_of
 from jorge_tune.untrusted import is_number
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 VERDICT = "verdict"
 
-_RECENT = 20  # trials whose lengths the remaining time is told by
+_RECENT = 20  # trials whose mean length gives the remaining time
 _STATES: tuple[TrialState, ...] = ("complete", "pruned", "failed", "running", "waiting")
 
 
 @dataclass(frozen=True)
 class RunningTrial:
-    """A trial that runs, and what its worker last said of it.
+    """A running trial, and what its worker last wrote about it.
 
-    `life` is the worker's, as far as this machine's kernel knows: a dead one's trial is lost, and any worker or
-    `study reap` puts it back. `worker` None: nobody holds it, which is a loss too.
+    `life` is the worker's, as far as this machine's kernel knows. The trial of a dead worker is lost, and so is one
+    without a worker (None); any worker or `study reap` puts a lost trial back.
     """
 
     number: int
@@ -43,13 +43,13 @@ class RunningTrial:
 
     @property
     def is_lost(self) -> bool:
-        """Whether it is known that nobody works on it."""
+        """Whether the trial is known to have no worker."""
         return self.worker is None or self.life == "dead"
 
 
 @dataclass(frozen=True)
 class CompanionStatus:
-    """A study beside the search: how many of its trials have ended, of how many."""
+    """A companion study: how many of its trials have ended, of how many."""
 
     name: str
     ended: int
@@ -58,10 +58,11 @@ class CompanionStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyStatus:
-    """One study at one moment. `eta_seconds` None: nothing has ended yet, or nobody works.
+    """One study at one moment.
 
-    `restarted` counts the trials that had to be started again. `stop` is the wish to stop, in words. `verdict` is the
-    stored one. `rows` are all trials. A comparison has no best one. `unread`: what could not be read, in sentences.
+    `restarted` counts the trials that were started again. `eta_seconds` is None if no trial has ended yet, or if no
+    worker works. `stop` is the stop request in words. `verdict` is the stored one. `rows` are all trials. A comparison
+    has no best trial. `unread` says in sentences what could not be read.
     """
 
     study: str
@@ -81,29 +82,29 @@ class StudyStatus:
     restarted: int
     eta_seconds: float | None
     stop: str | None
-    beside: tuple[CompanionStatus, ...]
+    companions: tuple[CompanionStatus, ...]
     verdict: Mapping[str, Any] | None
     is_comparison: bool = False
     unread: tuple[str, ...] = ()
 
     @property
     def ended(self) -> int:
-        """Trials that came to an end."""
+        """The number of trials that have ended."""
         return self.counts["complete"] + self.counts["pruned"] + self.counts["failed"]
 
     @property
     def remaining(self) -> int:
-        """Trials that are still to end."""
+        """The number of trials that have not ended."""
         return max(self.total - self.ended, 0)
 
     @property
     def lost(self) -> tuple[int, ...]:
-        """Numbers of the running trials on which nobody works."""
+        """The numbers of the running trials that have no worker."""
         return tuple(one.number for one in self.running if one.is_lost)
 
     @property
     def state(self) -> Literal["done", "running", "idle"]:
-        """Done: every trial has ended. Idle: there is work, and nobody seen at it."""
+        """`done` if every trial has ended, `idle` if there is work but no worker is seen at it, else `running`."""
         if self.remaining == 0:
             return "done"
         return "running" if any(not one.is_lost for one in self.running) else "idle"
@@ -112,6 +113,7 @@ class StudyStatus:
         """Plain data."""
         best = self.best
         fields = asdict(replace(self, rows=()))
+        fields["beside"] = fields.pop("companions")
         data = {
             **fields,
             "state": self.state,
@@ -131,14 +133,16 @@ class StudyStatus:
         return portable(data)  # type: ignore[return-value]
 
 
-def read_status(opened: OpenStudy, runs: Path, address: Address | str, beside: Sequence[OpenStudy] = ()) -> StudyStatus:
-    """Look at a study once.
+def read_status(
+    opened: OpenStudy, runs: Path, address: Address | str, companions: Sequence[OpenStudy] = ()
+) -> StudyStatus:
+    """Read the status of a study.
 
     Args:
         opened: the search.
-        runs: its directory; what workers say of themselves is read there, where it can be seen.
-        address: the storage; it is shown with its password masked.
-        beside: the studies beside it.
+        runs: the directory of its runs, where workers write what they do, if this machine sees it.
+        address: of the storage; it is shown with its password masked.
+        companions: its companion studies.
     """
     plan, rows = opened.plan, rows_of(opened)
     lower = plan.objective.lower_is_better
@@ -151,37 +155,37 @@ def read_status(opened: OpenStudy, runs: Path, address: Address | str, beside: S
         storage=str(address),
         runs=str(runs),
         objective=str(plan.objective),
-        worst=MISSED if plan.objective.needs_target else NO_NUMBER,
+        worst=NOT_REACHED if plan.objective.needs_target else NO_NUMBER,
         lower_is_better=lower,
         total=max(plan.trials, len(rows)),
         rows=rows,
         counts=counts,
         best=best,
         best_values={} if best is None else {p.path: p.plain(best.point[p.name]) for p in plan.space},
-        baseline=next((row.value for one in beside if _is_baseline(one, plan) for row in rows_of(one)), None),
+        baseline=next((row.value for one in companions if _is_baseline(one, plan) for row in rows_of(one)), None),
         running=running,
         idle=idle,
         restarted=sum(row.was_restarted for row in rows),
         eta_seconds=eta(rows, max(plan.trials, len(rows)), sum(not one.is_lost for one in running)),
-        stop=_wish(opened),
-        beside=tuple(_beside(one) for one in beside),
+        stop=_stop_request(opened),
+        companions=tuple(_companion(one) for one in companions),
         verdict=verdict if isinstance(verdict, dict) else None,
         is_comparison=is_comparison(plan),
     )
 
 
-def _wish(opened: OpenStudy) -> str | None:
+def _stop_request(opened: OpenStudy) -> str | None:
     try:
-        wish = opened.stop_wish()
+        request = opened.stop_request()
     except InputError:
-        return "a wish to stop that cannot be read"
-    return None if wish is None else f"{wish.how}: {wish.reason}"
+        return "a stop request that cannot be read"
+    return None if request is None else f"{request.how}: {request.reason}"
 
 
 def eta(rows: Sequence[TrialRow], total: int, workers: int) -> float | None:
-    """Seconds until all trials have ended, if they take as long as the last ones and as many run side by side.
+    """Seconds until all trials have ended, if they take as long as the last ones and `workers` run side by side.
 
-    None where none has ended or nobody works; the trials that run count as half done.
+    Running trials count as half done. None if no trial has ended, or if no worker works.
     """
     ended = sorted((row for row in rows if row.ended is not None), key=lambda row: str(row.ended))
     lengths = [row.seconds for row in ended[-_RECENT:] if row.seconds is not None]
@@ -194,16 +198,17 @@ def eta(rows: Sequence[TrialRow], total: int, workers: int) -> float | None:
 
 
 def _running(rows: Sequence[TrialRow], runs: Path) -> tuple[tuple[RunningTrial, ...], tuple[str, ...]]:
-    """The running trials with what their workers say, and the workers that live and run none."""
+    """The running trials with what their workers wrote, and the workers that are alive and run no trial."""
     seen = {worker.worker: worker for worker in workers_in(runs)}
     running = []
     for row in rows:
         if row.state != "running":
             continue
-        one = seen.get(row.worker or "")
-        facts = one.facts if one is not None and one.facts.get("trial") == row.number else {}
+
+        worker = seen.get(row.worker or "")
+        facts = worker.facts if worker is not None and worker.facts.get("trial") == row.number else {}
         seed, epoch, metrics = facts.get("seed"), facts.get("epoch"), facts.get("metrics")
-        life = "unknown" if one is None else one.life
+        life = "unknown" if worker is None else worker.life
         running.append(
             RunningTrial(
                 row.number,
@@ -214,8 +219,9 @@ def _running(rows: Sequence[TrialRow], runs: Path) -> tuple[tuple[RunningTrial, 
                 metrics if isinstance(metrics, dict) else None,
             )
         )
-    busy = {one.worker for one in running}
-    idle = tuple(name for name, one in seen.items() if name not in busy and one.life == "alive")
+
+    busy = {trial.worker for trial in running}
+    idle = tuple(name for name, worker in seen.items() if name not in busy and worker.life == "alive")
     return tuple(running), idle
 
 
@@ -223,7 +229,7 @@ def _is_baseline(opened: OpenStudy, search: StudyPlan) -> bool:
     return opened.plan.name == search.name + BASELINE_SUFFIX
 
 
-def _beside(opened: OpenStudy) -> CompanionStatus:
+def _companion(opened: OpenStudy) -> CompanionStatus:
     rows = rows_of(opened)
     return CompanionStatus(
         opened.plan.name, sum(row.ended is not None for row in rows), max(opened.plan.trials, len(rows))

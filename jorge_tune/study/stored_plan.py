@@ -1,4 +1,4 @@
-"""A plan as plain data, so that a worker anywhere can take it from the storage."""
+"""A plan as plain data, so that a worker on any machine can read it from the storage."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from jorge_tune.untrusted import DEEPEST_STORED, is_number, is_shallow, must_be,
 T = TypeVar("T")
 
 LARGEST_GRID = 1_000_000
-"""Points; a study file is held to fewer."""
+"""The largest grid of a stored plan, in points; a study file may have fewer."""
 _KINDS: dict[str, Any] = {"factor": FactorParameter, "choice": ChoiceParameter, "seed": SeedParameter}
 
 _SETTINGS = ("name", "sampler", "pruner", "trials", "hours", "overhead", "device", "threads", "sampler_seed")
 
 
 def plan_to_json(plan: StudyPlan) -> dict[str, Any]:
-    """Plain data; the recipes as the text that their file would have."""
+    """The plan as plain data, with the recipes as the text of their files."""
     data = {
         "format": FORMAT,
         "recipe": render_recipe(plan.recipe),
@@ -54,13 +54,17 @@ def plan_to_json(plan: StudyPlan) -> dict[str, Any]:
 
 
 def plan_from_json(data: object, source: str) -> StudyPlan:
-    """Read what `plan_to_json` wrote; `source` names the study in messages.
+    """Read what `plan_to_json` wrote.
 
-    Others may write to a storage, so every value is of its type and within its range, and every name is one that may
-    be a directory's, before anything is done with the plan.
+    Others may write to a storage. So before the plan is used, every value is checked for its type and range, and every
+    name for being the name of a directory.
+
+    Args:
+        data: the stored plan.
+        source: names the study in messages.
 
     Raises:
-        InputError: another version of jorge-tune wrote it, or something else did.
+        InputError: another version of jorge-tune wrote the plan, or another program did.
     """
     try:
         return _plan(read_stored(StoredPlan, data), source)
@@ -69,18 +73,19 @@ def plan_from_json(data: object, source: str) -> StudyPlan:
     except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         what = f"{type(error).__name__}: {shown(str(error))}"
     raise InputError(
-        f"{source}: its plan cannot be read ({what}); another version of jorge-tune made it, and must go on with it"
+        f"{source}: its plan cannot be read ({what}); another version of jorge-tune made it; continue it with that one"
     )
 
 
 def read_stored(cls: type[T], data: object) -> T:
-    """Plain data from a storage as a dataclass, every field of its type.
+    """Read plain data from a storage as a dataclass.
 
     Raises:
-        InputError: it is not; the message has the first few faults.
+        InputError: a field is missing or not of its type; the message has the first few faults.
     """
     if not is_shallow(data):
         raise InputError(f"must be nested no deeper than {DEEPEST_STORED} levels")
+
     faults: list[Fault] = []
     made = decode(cls, node_of(data), faults)
     if made is None:
@@ -93,6 +98,7 @@ def _plan(stored: StoredPlan, source: str) -> StudyPlan:
     baseline = None
     if stored.baseline is not None:
         baseline = parse_recipe(stored.baseline, f"{source} (baseline)").recipe
+
     settings: dict[str, Any] = {name: getattr(stored, name) for name in _SETTINGS}
     plan = StudyPlan(
         recipe=recipe,
@@ -110,22 +116,25 @@ def _plan(stored: StoredPlan, source: str) -> StudyPlan:
 
 
 def _check(plan: StudyPlan) -> None:
-    """What the fields' own types do not say.
+    """Check what the types of the fields do not say.
 
     Raises:
-        InputError: fields contradict each other, or a field of the recipe is searched that it does not have.
+        InputError: fields contradict each other, or the space searches a field that the recipe does not have.
     """
     if plan.objective.needs_target != (plan.objective.target is not None):
-        raise InputError("objective.target must be given for a way to a target, and only for one")
+        raise InputError("objective.target must be given for epochs-to-target and time-to-target, and only for these")
+
     names = [parameter.name for parameter in plan.space]
     if len(set(names)) < len(names):
-        raise InputError("space: every parameter must have a name of its own")
+        raise InputError("space: no two parameters may have the same name")
     if not is_comparison(plan) and not plan.seeds:
         raise InputError("seeds must be one seed or more, got none")
+
     known = searchable_fields(plan.recipe)
     for parameter in plan.space:
         if not isinstance(parameter, SeedParameter) and parameter.name != CONTENDER and parameter.path not in known:
-            raise InputError(f"space: {shown(parameter.path)} is no field of the recipe")
+            raise InputError(f"space: {shown(parameter.path)} is not a field of the recipe")
+
     if is_comparison(plan):
         assert isinstance(plan.space, ComparisonSpace)
         plan.space.recipes()
@@ -135,6 +144,7 @@ def _check(plan: StudyPlan) -> None:
             labels = parameter.labels if isinstance(parameter, ChoiceParameter) else ()
             for label in labels:
                 parameter.plain(label)
+
     if plan.sampler == "grid" and len(plan.space):
         if any(isinstance(p, FactorParameter) and p.steps is None for p in plan.space):
             raise InputError("space: a grid needs the steps of every factor")
@@ -148,14 +158,15 @@ def _parameter_to_json(parameter: Parameter) -> dict[str, Any]:
 
 
 def _parameter_from_json(data: object) -> Any:
-    """A parameter of the kind that it says.
+    """Read a parameter of the kind that it names.
 
     Raises:
-        InputError: it is of no kind, or its fields do not fit.
+        InputError: there is no such kind, or the fields do not fit.
     """
     kind = data.get("kind") if isinstance(data, Mapping) else None
     if not isinstance(data, Mapping) or not isinstance(kind, str) or kind not in STORED_PARAMETERS:
         raise InputError(must_be("space: the kind of a parameter", f"one of {', '.join(STORED_PARAMETERS)}", kind))
+
     stored = read_stored(STORED_PARAMETERS[kind], {key: value for key, value in data.items() if key != "kind"})
     fields = {key: tuple(value) if isinstance(value, list) else value for key, value in asdict(stored).items()}
     if kind == "choice":
@@ -179,7 +190,7 @@ _LARGEST_SEED = 2**32 - 1
 
 
 def is_study_name(name: object) -> bool:
-    """Whether a name from a storage may be a directory's: as study files have them, or one beside such a study."""
+    """Whether a name from a storage may name a directory: that of a study, or of a companion study."""
     if not isinstance(name, str):
         return False
     for suffix in (BASELINE_SUFFIX, CONFIRM_SUFFIX):
@@ -279,7 +290,7 @@ class StoredPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRecord:
-    """What a study's attribute holds of it: its random names, what it is, and its plan."""
+    """The record of a study in its attribute: its random names, its identity and its plan."""
 
     name: Annotated[str, RANDOM_NAME]
     folder: Annotated[str, RANDOM_NAME]
@@ -288,8 +299,8 @@ class StoredRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredWish:
-    """See `StopWish`."""
+class StoredStopRequest:
+    """See `StudyStopRequest`."""
 
     how: str
     reason: str

@@ -1,6 +1,6 @@
-"""A study in its storage: made once, opened again only as the study that it was, and what its workers are told.
+"""A study in its storage: it is made once, opened again only if it is the same study, and asked to stop.
 
-Everything that a worker needs is in the study's system attributes, so that one may join from anywhere by name.
+The study's system attributes hold all that a worker needs, so that a worker may join from anywhere by the name alone.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import jorge_tune
 from jorge_tune.errors import InputError, shortened
 from jorge_tune.records import from_portable, portable
 from jorge_tune.study.plan import StudyPlan, changes_between, comparison_changes, is_comparison
-from jorge_tune.study.runs_directory import RunsDirectory, enter, found, new_name
+from jorge_tune.study.runs_directory import RunsDirectory, enter, mark_first, new_name
 from jorge_tune.study.storage.claims import Claims
 from jorge_tune.study.storage.open import claims_for
 from jorge_tune.study.storage.optuna_private import storage_of, study_id_of
 from jorge_tune.study.stored_plan import (
     STORED_NAME,
     StoredRecord,
-    StoredWish,
+    StoredStopRequest,
     is_study_name,
     plan_from_json,
     plan_to_json,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
 RECORD, STOP = "jorge:study", "jorge:stop"
-_MAKING_SECONDS = 10.0  # that the process which makes a study may take for it
+_MAKING_SECONDS = 10.0  # that another process may take to make a study
 
 OnChange = Literal["refuse", "branch"]
 How = Literal["finish", "checkpoint"]
@@ -44,7 +44,7 @@ How = Literal["finish", "checkpoint"]
 
 @dataclass(frozen=True)
 class StudyStopRequest:
-    """Workers should leave: after their present trial (`finish`), or as soon as its run has a checkpoint."""
+    """Workers should stop: after their present trial (`finish`), or as soon as its run has written a checkpoint."""
 
     how: How
     reason: str
@@ -53,10 +53,10 @@ class StudyStopRequest:
 
 @dataclass(frozen=True)
 class OpenStudy:
-    """A study as it stands in a storage.
+    """A study as it is in a storage.
 
-    `name` is random and this study's alone, `directory` that of the directory its first worker used. `version` of this
-    package made it; others may read it.
+    `name` is a random name of this study alone. `folder` is the random name of the directory of runs that its first
+    worker used. `version` is the version of this package that made the study; other versions may read it.
     """
 
     plan: StudyPlan
@@ -73,11 +73,11 @@ class OpenStudy:
 
     @property
     def study_id(self) -> int:
-        """Its number there."""
+        """The study's number in the storage."""
         return study_id_of(self.study)
 
     def enter(self, runs: Path) -> RunsDirectory:
-        """Use a directory for its runs.
+        """Use a directory for the study's runs.
 
         Raises:
             InputError: the directory belongs to another study, or cannot be used.
@@ -85,58 +85,61 @@ class OpenStudy:
         return enter(runs, study=self.name, study_name=self.plan.name, first=self.folder)
 
     def check_version(self) -> None:
-        """Refuse to add to a study that another version made: its trials would not be comparable.
+        """Refuse to add to a study that another version made, since its trials would not be comparable.
 
         Raises:
-            InputError: it is another version's.
+            InputError: another version made it.
         """
         if self.version == jorge_tune.__version__:
             return
-        branch = "go on in a new one with `jorge-tune study run FILE --branch`"
+
+        branch = "continue in a new study with `jorge-tune study run FILE --branch`"
         if is_comparison(self.plan):
             branch = "run `jorge-tune compare` under another --name"
         raise InputError(
-            f"study {self.plan.name} was made by jorge-tune {self.version}, and this is {jorge_tune.__version__}, "
-            f"which only reads it; install that version, or {branch}"
+            f"study {self.plan.name} was made by jorge-tune {self.version}; this is {jorge_tune.__version__}, which "
+            f"can only read it. Install that version, or {branch}"
         )
 
     def for_display(self) -> OpenStudy:
-        """The same study for looks at it that must not wait for a storage that is gone."""
+        """The same study for displays, which must not wait for a storage that is away."""
         from optuna.study import Study
 
         from jorge_tune.study.storage.patient import PatientStorage
 
         if not isinstance(self.storage, PatientStorage):
             return self
+
         storage = self.storage.impatient()
         return replace(self, study=Study(self.plan.name, storage, self.study.sampler, self.study.pruner))
 
-    def stop_wish(self) -> StudyStopRequest | None:
-        """What `ask_to_stop` said last.
+    def stop_request(self) -> StudyStopRequest | None:
+        """The present stop request; None while there is none.
 
         Raises:
-            InputError: what stands there is no such wish.
+            InputError: the attribute cannot be read.
         """
-        held = self._attributes().get(STOP)
-        if not held:
+        stored = self._attributes().get(STOP)
+        if not stored:
             return None
+
         try:
-            wish = read_stored(StoredWish, held)
-            if wish.how not in get_args(How):
-                raise InputError(f"how must be {' or '.join(get_args(How))}, got {shown(wish.how)}")
+            request = read_stored(StoredStopRequest, stored)
+            if request.how not in get_args(How):
+                raise InputError(f"how must be {' or '.join(get_args(How))}, got {shown(request.how)}")
         except InputError as error:
             raise InputError(
                 f"study {self.plan.name}: its attribute {STOP} cannot be read ({error}); "
                 f"`jorge-tune study stop --name {self.plan.name}` writes it anew"
             ) from None
-        return StudyStopRequest(cast("How", wish.how), wish.reason, wish.exit_code)
+        return StudyStopRequest(cast("How", request.how), request.reason, request.exit_code)
 
-    def ask_to_stop(self, how: How, reason: str, *, exit_code: int = 0) -> None:
-        """Let every worker leave; those that come later leave at once."""
+    def request_stop(self, how: How, reason: str, *, exit_code: int = 0) -> None:
+        """Ask every worker to stop; those that come later stop at once."""
         self._set(STOP, {"how": how, "reason": reason, "exit_code": exit_code})
 
-    def let_go_on(self) -> None:
-        """Take the wish to stop back, whatever it says."""
+    def withdraw_stop_request(self) -> None:
+        """Take the stop request back, whatever it says."""
         if self._attributes().get(STOP):
             self._set(STOP, None)
 
@@ -150,16 +153,16 @@ class OpenStudy:
 def open_study(
     storage: BaseStorage, plan: StudyPlan, runs: Callable[[str], Path], *, on_change: OnChange = "refuse"
 ) -> OpenStudy:
-    """Make the study, or go on with it if it is there and the same.
+    """Make the study, or open it if it is there and is the same study.
 
-    Sampler, pruner, number of trials, hours and confirmation seeds may change; what they are now holds from now on.
+    Sampler, pruner, number of trials, hours and confirmation seeds may change; the new ones hold from now on.
 
     Args:
         storage: from `open_storage`.
         plan: the study; its name is looked up.
         runs: the directory for the runs of a study of that name; a new study marks it.
-        on_change: what to do where the recipe, the package version, the space, the objective, the seeds or the
-            constraint are no longer those of the study: refuse, or go on under the next free name (`NAME-2`).
+        on_change: what to do if the recipe, the package version, the space, the objective, the seeds or the constraint
+            are no longer those of the study: refuse, or make a new study under the next free name (`NAME-2`).
 
     Raises:
         InputError: another study has this name, fewer trials are asked for than are done, or the directory is taken.
@@ -172,9 +175,10 @@ def open_study(
             return _make(storage, named, runs(named.name))
         except DuplicatedStudyError:
             present = _open(storage, named.name, missing=partial(_fill, storage, plan=named, runs=runs(named.name)))
+
         changes = changes_between(_identity(storage, present.study_id), named.identity())
         if not changes:
-            return _go_on(present, named)
+            return _with_new_settings(present, named)
         if on_change == "refuse":
             raise InputError(_refusal(present.plan, named, changes))
         named = replace(plan, name=f"{plan.name}-{number}")
@@ -182,20 +186,20 @@ def open_study(
 
 
 def present_study(storage: BaseStorage, name: str) -> OpenStudy | None:
-    """The study of that name; None where it is not there, or was left half made, which `open_study` mends."""
+    """The study of that name; None if it is not there, or is only half made, which `open_study` repairs."""
     if name not in study_names(storage):
         return None
     if not is_study_name(name):
         raise InputError(_not_a_name(name))
-    made = _record(storage, storage.get_study_id_from_name(name)) is not None
-    return _open(storage, name) if made else None
+    is_made = _record(storage, storage.get_study_id_from_name(name)) is not None
+    return _open(storage, name) if is_made else None
 
 
 def join_study(storage: BaseStorage, name: str) -> OpenStudy:
     """Open a study by its name, with the plan that it was made with.
 
     Raises:
-        InputError: there is none of that name (those there are, are named), or jorge-tune did not make it.
+        InputError: there is no study of that name (the message lists those there are), or jorge-tune did not make it.
     """
     return _open(storage, name)
 
@@ -206,10 +210,10 @@ def study_names(storage: BaseStorage) -> list[str]:
 
 
 def add_point(opened: OpenStudy, point: Mapping[str, Any]) -> int:
-    """Queue a point of one's own; the number of its trial.
+    """Queue a point that the user chose; returns the number of its trial.
 
     Raises:
-        InputError: it lies outside the space, or gives no recipe, or the study is another version's.
+        InputError: the point is outside the space or gives no recipe, or another version made the study.
     """
     opened.check_version()
     opened.plan.space.recipe_of(point)
@@ -217,7 +221,7 @@ def add_point(opened: OpenStudy, point: Mapping[str, Any]) -> int:
 
 
 def _make(storage: BaseStorage, plan: StudyPlan, runs: Path) -> OpenStudy:
-    """A new study with its directory, its record and trial 0."""
+    """Make a new study with its directory, its record and trial 0."""
     from optuna.study import StudyDirection
 
     direction = StudyDirection.MINIMIZE if plan.objective.lower_is_better else StudyDirection.MAXIMIZE
@@ -230,8 +234,9 @@ def _make(storage: BaseStorage, plan: StudyPlan, runs: Path) -> OpenStudy:
 
 
 def _fill(storage: BaseStorage, study_id: int, *, plan: StudyPlan, runs: Path) -> OpenStudy:
+    """Give a study that was just created its directory, its record and trial 0."""
     name, folder = new_name(), new_name()
-    found(runs, study=name, study_name=plan.name, name=folder)
+    mark_first(runs, study=name, study_name=plan.name, name=folder)
     record: dict[str, Any] = {
         "name": name,
         "folder": folder,
@@ -245,28 +250,34 @@ def _fill(storage: BaseStorage, study_id: int, *, plan: StudyPlan, runs: Path) -
 
 
 def _open(storage: BaseStorage, name: str, *, missing: Callable[[int], OpenStudy] | None = None) -> OpenStudy:
-    """A study that is there. Another process may be making it just now; if that one died, `missing` makes it anew."""
+    """Open a study that is there.
+
+    Another process may be making it just now. If that process died, `missing` makes the study anew.
+    """
     try:
         study_id = storage.get_study_id_from_name(name)
     except KeyError:
         known = [one if is_study_name(one) else shown(one) for one in study_names(storage)]
         there = f"there are {', '.join(known)}" if known else "it holds none yet"
         raise InputError(f"no study {name!r} in this storage; {there}") from None
-    if not is_study_name(name):  # before it becomes a directory
+    if not is_study_name(name):  # checked before it becomes the name of a directory
         raise InputError(_not_a_name(name))
+
     deadline = time.monotonic() + _MAKING_SECONDS
     while (record := _record(storage, study_id)) is None or not storage.get_n_trials(study_id):
         if time.monotonic() > deadline or (record is None and storage.get_n_trials(study_id)):
             break
         time.sleep(0.05)
+
     if record is None:
         if missing is None or storage.get_n_trials(study_id):
             raise InputError(f"study {name!r} was not made by this version of jorge-tune; give another --name")
         return missing(study_id)
+
     plan = plan_from_json(record["plan"], f"study {name}")
     if plan.name != name:
         raise InputError(
-            f"study {name}: its plan is that of a study {shown(plan.name)}; it was renamed or copied by another program"
+            f"study {name}: its plan is that of study {shown(plan.name)}; another program renamed or copied the study"
         )
     _check_direction(storage, study_id, plan)
     opened = _opened(storage, study_id, record, plan)
@@ -280,34 +291,36 @@ def _not_a_name(name: str) -> str:
 
 
 def _check_direction(storage: BaseStorage, study_id: int, plan: StudyPlan) -> None:
-    """Refuse a study whose values other programs would rank the other way round than its plan."""
-    found = [direction.name.lower() for direction in storage.get_study_directions(study_id)]
-    if found != [plan.objective.direction]:
+    """Refuse a study whose direction in the storage is not that of its plan."""
+    directions = [direction.name.lower() for direction in storage.get_study_directions(study_id)]
+    if directions != [plan.objective.direction]:
         raise InputError(
             f"study {plan.name}: its direction must be {plan.objective.direction}, as its plan says, got "
-            f"{', '.join(found) or 'none'}; another program changed it"
+            f"{', '.join(directions) or 'none'}; another program changed it"
         )
 
 
 def _refusal(present: StudyPlan, plan: StudyPlan, changes: Sequence[str]) -> str:
-    there = f"study {plan.name} is there already, and is"
+    there = f"study {plan.name} exists already and"
     if is_comparison(present) != is_comparison(plan):
-        return f"{there} a {'comparison' if is_comparison(present) else 'search'}; give another --name"
+        return f"{there} is a {'comparison' if is_comparison(present) else 'search'}; give another --name"
     if is_comparison(plan):
-        return f"{there} another one ({shortened(comparison_changes(present, plan, changes))}); give another --name"
-    return (
-        f"{there} another one ({shortened(changes)}); give another --name, or --branch to go on under the next free one"
-    )
+        return f"{there} differs ({shortened(comparison_changes(present, plan, changes))}); give another --name"
+    return f"{there} differs ({shortened(changes)}); give another --name, or --branch to use the next free name"
 
 
-def _go_on(opened: OpenStudy, plan: StudyPlan) -> OpenStudy:
-    """The same study under today's settings."""
+def _with_new_settings(opened: OpenStudy, plan: StudyPlan) -> OpenStudy:
+    """The same study with the settings of a new plan, which are stored."""
     from optuna.trial import TrialState
 
     ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-    done = min(opened.storage.get_n_trials(opened.study_id, ended), opened.plan.trials)  # points added come on top
+    # Points that users added come on top of the plan's number, and do not count here.
+    done = min(opened.storage.get_n_trials(opened.study_id, ended), opened.plan.trials)
     if plan.trials < done:
-        raise InputError(f"trials must be at least {done}, as study {plan.name} has done, got {plan.trials}")
+        raise InputError(
+            f"trials must be at least {done}, the number that study {plan.name} has ended, got {plan.trials}"
+        )
+
     record = _record(opened.storage, opened.study_id)
     assert record is not None
     if record["plan"] != (now := plan_to_json(plan)):
@@ -333,16 +346,17 @@ def _identity(storage: BaseStorage, study_id: int) -> Mapping[str, Any]:
 
 
 def _record(storage: BaseStorage, study_id: int) -> dict[str, Any] | None:
-    """What a study's attribute holds of it; None where it has none.
+    """The record in a study's attribute; None if there is none.
 
     Raises:
-        InputError: it is something else than `_fill` writes.
+        InputError: it is not what `_fill` writes.
     """
-    held = storage.get_study_system_attrs(study_id).get(RECORD)
-    if held is None:
+    stored = storage.get_study_system_attrs(study_id).get(RECORD)
+    if stored is None:
         return None
+
     try:
-        record = read_stored(StoredRecord, held)
+        record = read_stored(StoredRecord, stored)
         version = record.identity.get("version") if isinstance(record.identity, dict) else None
         if not isinstance(version, str):
             raise InputError(f"identity.version must be text, got {shown(version)}")
@@ -356,7 +370,7 @@ def _record(storage: BaseStorage, study_id: int) -> dict[str, Any] | None:
 
 
 def _enqueue(storage: BaseStorage, study_id: int, point: Mapping[str, Any]) -> int:
-    """A waiting trial at a point; its number."""
+    """Make a waiting trial at a point; returns its number."""
     from optuna.trial import TrialState, create_trial
 
     waiting = create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(point)})

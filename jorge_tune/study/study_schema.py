@@ -1,4 +1,4 @@
-"""The study file as it is written, field by field; `study_file.py` reads it and makes the plan of it."""
+"""The schema of study files, field by field; `study_file.py` reads them and makes plans of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PrunerName = Literal["median", "hyperband", "asha", "wilcoxon", "none"]
 
 
 def share_of(value: float | str) -> float | None:
-    """`10%`, `0.1` or 0.1 as a fraction; None where it is none between 0 and 1000 %, or 100 % and no % sign."""
+    """`10%`, `0.1` or 0.1 as a fraction between 0 and 1000 %; None for anything else, and for 1 or more without a %."""
     text = str(value).strip()
     try:
         fraction = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
@@ -27,7 +27,7 @@ def share_of(value: float | str) -> float | None:
 _SHARE = Rule("greater than 0 and at most 1000%, written as 10% or 0.1", lambda value: share_of(value) is not None)
 STUDY_NAME = Rule(
     "1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit, not ending in .sgd or .confirm "
-    "(those are the studies beside it)",
+    "(those are its companion studies)",
     lambda value: FILE_NAME.holds(value) and not value.lower().endswith((".sgd", ".confirm")),
 )
 _SEEDS = Rule("one seed or more, none of them twice", lambda value: 0 < len(value) == len(set(value)))
@@ -35,7 +35,7 @@ _SEEDS = Rule("one seed or more, none of them twice", lambda value: 0 < len(valu
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterSection:
-    """How one field of the recipe is searched: by a `factor` of its bootstrapped value, or among `choices`."""
+    """How one field of the recipe is searched: as a `factor` of its bootstrapped value, or among `choices`."""
 
     factor: tuple[Positive, Positive] | None = None
     steps: Annotated[int, at_least(2)] | None = None  # points of a factor on a grid
@@ -44,7 +44,7 @@ class ParameterSection:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSection:
-    """What is optimised. `metric` and `target` unset: the recipe's target's, else what suits the task."""
+    """What is optimised. Unset `metric` and `target` are those of the recipe's target, else the task's usual ones."""
 
     kind: Kind = "best"
     metric: Text | None = None
@@ -53,16 +53,17 @@ class ObjectiveSection:
 
 @dataclass(frozen=True, kw_only=True)
 class ConstraintSection:
-    """What a training step may take longer than the baseline's."""
+    """The maximum step-time overhead over the baseline."""
 
     overhead: Annotated[float, _SHARE] | Annotated[str, _SHARE] = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFile:
-    """One study file. `recipe` and `baseline`: a file beside it, a path, or a shipped recipe's name.
+    """One study file.
 
-    `constraint` unset: 10 % where a step can be calibrated. `trials` unset: 40, or the points of the grid.
+    `recipe` and `baseline` are each a file in the same directory, a path, or the name of a shipped recipe. Unset,
+    `constraint` is 10 % if a step can be calibrated, and `trials` is 40, or the number of points of the grid.
     """
 
     version: Annotated[int, one_of(1)] = 1
@@ -91,7 +92,7 @@ Direction = Literal["minimize", "maximize"]
 class Objective:
     """The best or final value of a metric, or the training seconds or epochs until it reaches `target`.
 
-    A trial's value is the median over its seeds. A run that diverged or missed the target counts as `worst`.
+    A trial's value is the median over its seeds. A run that diverged or did not reach the target counts as `worst`.
     """
 
     kind: Kind
@@ -100,7 +101,7 @@ class Objective:
 
     @property
     def needs_target(self) -> bool:
-        """Whether the value is a way to a target (seconds or epochs) rather than a value of the metric."""
+        """Whether the value is the time or the epochs to a target, and not a value of the metric."""
         return self.kind in ("time-to-target", "epochs-to-target")
 
     @property
@@ -110,12 +111,12 @@ class Objective:
 
     @property
     def direction(self) -> Direction:
-        """The same in Optuna's words."""
+        """The direction in Optuna's words."""
         return "minimize" if self.lower_is_better else "maximize"
 
     @property
     def worst(self) -> float:
-        """The direction's infinity, which stands for a divergence or a miss."""
+        """The infinity that stands for a run that diverged or did not reach the target."""
         return math.inf if self.lower_is_better else -math.inf
 
     def __str__(self) -> str:

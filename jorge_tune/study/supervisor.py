@@ -1,7 +1,7 @@
-"""Several workers on one machine: started, given their share of it, restarted when they are killed, ended together.
+"""The supervisor of several workers on one machine: it starts them, restarts them when they die, and stops them.
 
 A worker hears of its supervisor's death by a pipe that only the supervisor holds open. The first SIGINT or SIGTERM lets
-every run write a checkpoint; a second one ends all workers at once, and their runs by themselves.
+every run write a checkpoint; a second one ends all workers at once, and their runs then end by themselves.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from dataclasses import dataclass, replace
 
 from jorge_tune.errors import InputError
 from jorge_tune.hardware import nvidia, torch_cuda_build, usable_cores, visible_gpus
+from jorge_tune.study.jobs.client import RunLauncher
 from jorge_tune.study.stop import EXIT_INTERRUPTED, WorkerStops
 from jorge_tune.study.storage.address import Address
-from jorge_tune.study.worker import LeftKind, WorkerExit, WorkerMessage, WorkerStart
+from jorge_tune.study.worker import ExitKind, WorkerExit, WorkerMessage, WorkerStart
 
 _LOOK_SECONDS = 1.0
-_MOST_RESTARTS = 5  # of one worker in a row that began no trial
-_MOST_IN_VAIN = 10  # for each worker, of all of them in a row while no trial ended
+_MOST_RESTARTS = 5  # of one worker in a row, while it begins no trial
+_MOST_IN_VAIN = 10  # times the number of workers: restarts of all in a row, while no trial ends
 _RESTART_PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0)
 _LAST_LINES = 3
-_BY_WEIGHT: tuple[LeftKind, ...] = ("fault", "stopped", "time", "done", "interrupted", "error")
+_BY_WEIGHT: tuple[ExitKind, ...] = ("fault", "stopped", "time", "done", "interrupted", "error")
 
 
 def shares(workers: int, device: str, threads: int | None) -> list[tuple[str, int | None]]:
-    """Device and CPU threads of each worker: GPUs dealt out in turn, cores divided evenly unless threads are given."""
+    """Device and CPU threads of each worker: GPUs in turn, and an even share of the cores unless threads are given."""
     gpus = len(visible_gpus(nvidia())) if torch_cuda_build() and device in ("auto", "cuda") else 0
     even = threads or (None if workers == 1 else max(1, len(usable_cores()) // workers))
     return [(f"cuda:{index % gpus}" if gpus else device, even) for index in range(workers)]
@@ -37,70 +38,75 @@ def shares(workers: int, device: str, threads: int | None) -> list[tuple[str, in
 
 @dataclass
 class _Slot:
-    """One worker's place: its process, what it said, and how often it was restarted since a trial began there."""
+    """One worker's place: its process, its last words, and how often it was restarted since a trial began there."""
 
     number: int
     start: WorkerStart
     process: subprocess.Popen[bytes] | None = None
     received: bytes = b""
     words: tuple[str, ...] = ()
-    left: WorkerExit | None = None
+    worker_exit: WorkerExit | None = None
     restarts: int = 0
-    due: float | None = 0.0  # when to start it; None: not again
+    due: float | None = 0.0  # when to start the process; None: not again
 
     @property
     def output(self) -> int:
-        """The descriptor of what it says."""
+        """The descriptor of the worker's output."""
         assert self.process is not None
         assert self.process.stdout is not None
         return self.process.stdout.fileno()
 
 
 class Supervisor:
-    """Runs workers until all have left; `supervise` may be called once.
+    """Runs workers until all have stopped; `supervise` may be called once.
 
     Args:
-        address: the storage's; workers get it by environment.
+        address: the storage's; workers get it by an environment variable.
         starts: one for each worker.
-        report: hears what the workers tell, with the number of the worker (None: the supervisor itself).
+        report: receives the workers' messages, with the number of the worker (None: the supervisor itself).
         last_word: called when a second signal has ended all workers, just before this process ends too.
+        launcher: its fork server starts the workers' runs; None: a server for these workers alone.
     """
 
     def __init__(
         self,
         address: Address,
         starts: Sequence[WorkerStart],
-        report: Callable[[WorkerMessage, int | None], None] = lambda told, worker: None,
+        report: Callable[[WorkerMessage, int | None], None] = lambda message, worker: None,
         last_word: Callable[[], None] = lambda: None,
+        launcher: RunLauncher | None = None,
     ) -> None:
         self._environment = {**os.environ, **address.for_environment()}
         self._report, self._last_word = report, last_word
-        self._lifeline, self._held = os.pipe()
+        self._launcher, self._owns_launcher = launcher or RunLauncher(), launcher is None
+        self._lifeline, self._lifeline_write = os.pipe()
         self._slots = [_Slot(n, replace(start, supervisor=self._lifeline)) for n, start in enumerate(starts)]
-        self._orders = WorkerStops(self._end_at_once)
+        self._stops = WorkerStops(self._end_at_once)
         self._passed_on = False
         self._fault: WorkerExit | None = None
         self._ended = self._in_vain = 0
 
     def supervise(self) -> WorkerExit:
-        """Start the workers and see them through; signals are taken meanwhile, in the main thread.
+        """Start the workers and wait until all have stopped; signals are taken as stop requests, in the main thread.
 
         Returns:
-            Why they left; `error` if none came to an end of its own.
+            Why they stopped; `error` if no worker could say so.
         """
         try:
-            with self._orders.listening():
+            with self._stops.listening():
                 while any(slot.process is not None or slot.due is not None for slot in self._slots):
-                    self._start_what_is_due()
+                    self._start_due_workers()
                     running = [slot for slot in self._slots if slot.process is not None]
-                    self._orders.wait(_LOOK_SECONDS, *(slot.output for slot in running))
+                    self._stops.wait(_LOOK_SECONDS, *(slot.output for slot in running))
                     for slot in running:
                         self._attend(slot)
-                    self._pass_orders_on()
+                    self._pass_request_on()
         finally:
             self._kill_all()
-            self._orders.close()
-            os.close(self._held)
+            if self._owns_launcher:
+                self._launcher.close()
+            self._stops.close()
+            os.close(self._lifeline_write)
             os.close(self._lifeline)
         return self._summary()
 
@@ -109,24 +115,25 @@ class Supervisor:
         """The workers' processes."""
         return [slot.process.pid for slot in self._slots if slot.process is not None]
 
-    def _start_what_is_due(self) -> None:
+    def _start_due_workers(self) -> None:
         for slot in self._slots:
             if slot.process is not None or slot.due is None or time.monotonic() < slot.due:
                 continue
-            slot.due, slot.received, slot.words, slot.left = None, b"", (), None
+            slot.due, slot.received, slot.words, slot.worker_exit = None, b"", (), None
+            fork_server = self._launcher.lend()
             slot.process = subprocess.Popen(
-                slot.start.command(),
+                replace(slot.start, fork_server=fork_server).command(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
-                pass_fds=(self._lifeline,),
+                pass_fds=(self._lifeline, fork_server),
                 start_new_session=True,  # Ctrl-C reaches the supervisor alone, which passes it on once
             )
             os.set_blocking(slot.output, False)
 
     def _attend(self, slot: _Slot) -> None:
-        """Take in what a worker said; if that was its end, decide what comes next."""
+        """Read a worker's output; if that was its end, decide what comes next."""
         assert slot.process is not None
         while True:
             try:
@@ -135,75 +142,84 @@ class Supervisor:
                 return
             if not chunk:
                 break
+
             *lines, slot.received = (slot.received + chunk).split(b"\n")
             for line in lines:
-                self._heed(slot, line)
+                self._read_line(slot, line)
+
         code = slot.process.wait()
         assert slot.process.stdout is not None
         slot.process.stdout.close()
         slot.process = None
-        self._after(slot, code)
+        self._after_exit(slot, code)
 
-    def _heed(self, slot: _Slot, line: bytes) -> None:
+    def _read_line(self, slot: _Slot, line: bytes) -> None:
         try:
-            message = json.loads(line)
-            if "kind" in message:
-                slot.left = WorkerExit(**message)
+            fields = json.loads(line)
+            if "kind" in fields:
+                slot.worker_exit = WorkerExit(**fields)
                 return
-            told = WorkerMessage(**message)
+            message = WorkerMessage(**fields)
         except (ValueError, TypeError):  # a warning, or a traceback
             slot.words = (*slot.words, line.decode(errors="replace"))[-_LAST_LINES:]
             return
-        if told.state in ("complete", "pruned", "failed"):
+
+        if message.state in ("complete", "pruned", "failed"):
             self._ended += 1
             self._in_vain = 0
-        if told.state == "running":
+        if message.state == "running":
             slot.restarts = 0
-        self._report(told, slot.number)
+        self._report(message, slot.number)
 
-    def _after(self, slot: _Slot, code: int) -> None:
-        """A worker that is gone: restarted if it was killed or lost its storage, else the end of its place."""
-        if slot.left is not None and slot.left.kind != "error":
-            if slot.left.kind == "fault":  # a storage that takes nothing more cannot tell the other workers
-                self._end_all(slot.left)
+    def _after_exit(self, slot: _Slot, code: int) -> None:
+        """Decide what follows the end of a worker's process: a restart if it was killed or lost its storage."""
+        worker_exit = slot.worker_exit
+        if worker_exit is not None and worker_exit.kind != "error":
+            if worker_exit.kind == "fault":  # the other workers may not hear of it, if the storage takes nothing more
+                self._end_all(worker_exit)
             return
-        if self._orders.order is not None:
+        if self._stops.request is not None:
             return
-        words = slot.left.reason if slot.left is not None else " | ".join(slot.words)
+        if worker_exit is not None and code == InputError.exit_code:
+            self._end_all(worker_exit)
+            return
+
+        words = worker_exit.reason if worker_exit is not None else " | ".join(slot.words)
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         reason = words or how
-        if slot.left is not None and code == InputError.exit_code:
-            self._end_all(slot.left)
-            return
         slot.restarts += 1
         self._in_vain += 1
         if slot.restarts > _MOST_RESTARTS or self._in_vain > _MOST_IN_VAIN * len(self._slots):
-            slot.left = WorkerExit("error", f"worker {slot.number + 1} ended again and again: {reason}", 1)
+            slot.worker_exit = WorkerExit("error", f"worker {slot.number + 1} ended again and again: {reason}", 1)
             self._report(WorkerMessage(f"is not started again ({reason})"), slot.number)
             return
+
         pause = _RESTART_PAUSES[min(slot.restarts, len(_RESTART_PAUSES)) - 1]
         slot.due = time.monotonic() + pause
         self._report(WorkerMessage(f"ended ({reason}) and is started again"), slot.number)
 
-    def _end_all(self, left: WorkerExit) -> None:
-        """One worker met what no other could get past."""
-        self._fault = self._fault or left
-        self._orders.give("fault", left.reason)
+    def _end_all(self, worker_exit: WorkerExit) -> None:
+        """Stop all workers for a fault that would stop each of them."""
+        self._fault = self._fault or worker_exit
+        self._stops.ask("fault", worker_exit.reason)
 
-    def _pass_orders_on(self) -> None:
-        """Ask every worker to leave, once."""
-        order = self._orders.order
-        if order is None or self._passed_on:
+    def _pass_request_on(self) -> None:
+        """Ask every worker to stop, once."""
+        request = self._stops.request
+        if request is None or self._passed_on:
             return
+
         self._passed_on = True
         if self.pids:
             self._report(
-                WorkerMessage(f"{order.reason}: every run writes a checkpoint and its trial waits to be resumed"), None
+                WorkerMessage(f"{request.reason}: every run writes a checkpoint and its trial waits to be resumed"),
+                None,
             )
         for slot in self._slots:
             slot.due = None
             if slot.process is not None:
-                slot.process.send_signal(self._orders.first_signal or signal.SIGTERM)  # which they name as the reason
+                # The workers name the signal as their reason.
+                slot.process.send_signal(self._stops.first_signal or signal.SIGTERM)
 
     def _end_at_once(self) -> None:
         self._kill_all()
@@ -215,14 +231,15 @@ class Supervisor:
                 slot.process.kill()
 
     def _summary(self) -> WorkerExit:
-        order = self._orders.order
-        if order is not None and order.kind == "signal":
-            return WorkerExit("interrupted", order.reason, EXIT_INTERRUPTED, self._ended)
+        request = self._stops.request
+        if request is not None and request.kind == "signal":
+            return WorkerExit("interrupted", request.reason, EXIT_INTERRUPTED, self._ended)
         if self._fault is not None:
             return self._fault._replace(trials=self._ended)
-        lefts = [slot.left for slot in self._slots if slot.left is not None]
+
+        exits = [slot.worker_exit for slot in self._slots if slot.worker_exit is not None]
         for kind in _BY_WEIGHT:
-            found = next((left for left in lefts if left.kind == kind), None)
-            if found is not None:
-                return found._replace(trials=self._ended)
-        return WorkerExit("error", "no worker came to an end of its own", 1, self._ended)
+            worker_exit = next((each for each in exits if each.kind == kind), None)
+            if worker_exit is not None:
+                return worker_exit._replace(trials=self._ended)
+        return WorkerExit("error", "all workers died without a reason", 1, self._ended)

@@ -1,4 +1,4 @@
-"""A study's trials as plain values: what its status, its verdict and its exports are made of."""
+"""A study's trials as plain values, for its status, its verdict and its exports."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ ENDED: tuple[TrialState, ...] = ("complete", "pruned", "failed")
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One trial. An infinite value is the worst there is: the run diverged, or missed the target."""
+    """One trial; an infinite value is that of a trial that diverged or did not reach the target."""
 
     number: int
     state: TrialState
     value: float | None = None
     point: Mapping[str, Any] = field(default_factory=dict)
-    constraints: Mapping[str, float] = field(default_factory=dict)  # kept where not above 0
+    constraints: Mapping[str, float] = field(default_factory=dict)  # a constraint is kept if its value is not above 0
     attributes: Mapping[str, Any] = field(default_factory=dict)
     started: datetime | None = None
     ended: datetime | None = None
-    worker: str | None = None  # who holds its lease
+    worker: str | None = None  # the holder of its lease
     was_restarted: bool = False
-    folder: str | None = None  # random name of the directory that its runs are in; None: the study's first
-    unread: tuple[str, ...] = ()  # what of it could not be read, a sentence each
+    folder: str | None = None  # random name of the directory of its runs; None: the study's first
+    unread: tuple[str, ...] = ()  # what could not be read, a sentence each
 
     @property
     def is_feasible(self) -> bool:
-        """Whether it keeps every constraint; a trial without any does."""
+        """Whether the trial keeps every constraint that it has."""
         return all(excess <= 0 for excess in self.constraints.values())
 
     @property
     def diverged(self) -> bool:
-        """Whether one of its runs diverged."""
+        """Whether one of the trial's runs diverged."""
         return bool(self.attributes.get("diverged"))
 
     @property
     def seconds(self) -> float | None:
-        """Wall-clock seconds from its (last) start to its end; None while it has not ended."""
+        """Wall-clock seconds from the (last) start to the end; None while the trial has not ended."""
         if self.started is None or self.ended is None:
             return None
         return (self.ended - self.started).total_seconds()
@@ -70,16 +70,17 @@ def read_rows(study: Study) -> tuple[TrialRow, ...]:
 
 
 def rows_of(opened: OpenStudy) -> tuple[TrialRow, ...]:
-    """All trials of a study, whose points lie in its space: a completed trial of which that cannot be said has failed.
+    """All trials of a study, with points inside its space.
 
-    What of a trial could not be read is in its `unread`, and told by `unread_in`.
+    A completed trial whose point is not inside the space counts as failed. `unread` says what could not be read of a
+    trial, and `unread_in` puts that into sentences.
     """
     rows = [_within(row, opened.plan.space) for row in read_rows(opened.study)]
-    return tuple(_alike(rows))
+    return tuple(_with_alike_times(rows))
 
 
 def unread_in(rows: Sequence[TrialRow], study: str) -> list[str]:
-    """What of trials could not be read, in sentences that name study and trial."""
+    """What could not be read of trials, in sentences that name study and trial."""
     return [f"Trial {row.number} of study {study}: {what}." for row in rows for what in row.unread]
 
 
@@ -95,7 +96,7 @@ def finite(rows: Sequence[TrialRow]) -> list[TrialRow]:
 
 
 def best_of(rows: Sequence[TrialRow], *, lower_is_better: bool) -> TrialRow | None:
-    """The best feasible trial; of equals the first, so that a later one has to be better. None where there is none."""
+    """The best feasible trial, the first one of equals; None if there is no feasible trial with a value."""
     key = sort_key(lower_is_better)
     return min((row for row in finite(rows) if row.is_feasible), key=lambda row: (key(row), row.number), default=None)
 
@@ -111,13 +112,14 @@ def sort_key(lower_is_better: bool) -> Callable[[TrialRow], float]:
 
 
 def _within(row: TrialRow, space: SearchSpace) -> TrialRow:
-    """The row with those parameters of its point alone that the space has, within their ranges."""
+    """The row with only those parameters of its point that the space has, and that are within their ranges."""
     known = {parameter.name: parameter for parameter in space}
     point = {name: value for name, value in row.point.items() if name in known and _holds(known[name].contains, value)}
     strange = [name for name in row.point if name not in point]
     missing = [name for name in known if name not in row.point] if row.state in ("complete", "pruned") else []
     if not strange and not missing:
         return row
+
     faults = [must_be(f"its {name}", "within the study's space", row.point[name]) for name in strange]
     faults += [f"its {name} is missing" for name in missing]
     state = "failed" if row.state == "complete" and len(point) < len(known) else row.state
@@ -128,12 +130,12 @@ def _within(row: TrialRow, space: SearchSpace) -> TrialRow:
 def _holds(contains: Callable[[object], bool], value: object) -> bool:
     try:
         return contains(value)
-    except (OverflowError, TypeError):  # a whole number that no float can hold
+    except (OverflowError, TypeError):  # a whole number that is too large for a float
         return False
 
 
-def _alike(rows: Sequence[TrialRow]) -> list[TrialRow]:
-    """The rows with times that compare: in a journal that another program writes to, some have a zone and some not."""
+def _with_alike_times(rows: Sequence[TrialRow]) -> list[TrialRow]:
+    """The rows with times that can be compared: if another program writes to a journal, only some have a zone."""
     times = [time for row in rows for time in (row.started, row.ended) if time is not None]
     if len({time.tzinfo is None for time in times}) < 2:
         return list(rows)
@@ -165,23 +167,23 @@ def row_of(trial: FrozenTrial) -> TrialRow:
 
 
 def _holder(lease: str | Mapping[str, Any] | None) -> str | None:
-    """The worker that a lease names; storages hand it out as it was written, or read."""
+    """The worker that a lease names; storages give the lease as text or as read JSON."""
     return worker_of(json.dumps(lease) if isinstance(lease, Mapping) else lease)
 
 
 FEWEST_TRIALS = 15
-"""Trials with a finite number to rank them by; below, five good ones are more than a third of all."""
-_GOOD_TRIALS = 5  # Optuna's advice: at least so many trials in the upper quantile
-_MOST_GOOD = 0.5  # of all trials; where equal values push more into the upper quantile, it says nothing
-_MOST_LEFT_OUT = 0.2  # of the trials with readings, so that the last reading that nearly all have is the one
+"""The least number of trials with a finite value; of fewer, five good ones are more than a third."""
+_GOOD_TRIALS = 5  # Optuna advises at least so many trials in the upper quantile
+_MOST_GOOD = 0.5  # of all trials; if equal values bring more into the upper quantile, it says nothing
+_MOST_LEFT_OUT = 0.2  # of the trials with readings, which need not have the reading that the others are ranked by
 
 
 @dataclass(frozen=True)
 class Importances:
-    """Shares that add up to 1, the largest first; empty where nothing can be said, and then `reason` says why.
+    """Shares that add up to 1, the largest first; if there are none, `reason` says why.
 
-    `trials` is how many were looked at, `good` how many of them count as the good ones. They are ranked by their final
-    values, or by their `reading`-th evaluation where pruning left too few of those.
+    `trials` is the number of trials that were looked at, `good` the number of good ones among them. They are ranked by
+    their final values, or by evaluation number `reading` if pruning left too few final values.
     """
 
     shares: Mapping[str, float]
@@ -192,50 +194,56 @@ class Importances:
 
 
 class _Ranked(NamedTuple):
-    """A trial and the number it is ranked by."""
+    """A trial and the value that it is ranked by."""
 
     trial: FrozenTrial
     value: float
 
 
 def importances(study: Study, *, lower_is_better: bool) -> Importances:
-    """By PED-ANOVA: how unlike all trials the good ones lie, parameter by parameter.
+    """The importance of each parameter by PED-ANOVA: how much the good trials differ from all trials in it.
 
-    The good ones are the best tenth, at least five. Trials without a finite number (diverged, target missed) do not
-    count. Where pruning left fewer than `FEWEST_TRIALS` final values, trials are ranked by the last evaluation that
-    nearly all of them reached.
+    The good trials are the best tenth, and at least five. Trials without a finite value (they diverged, or did not
+    reach the target) do not count. If pruning left fewer than `FEWEST_TRIALS` final values, trials are ranked by the
+    last evaluation that nearly all of them have.
     """
     trials = study.get_trials(deepcopy=False)
     ranked = [_Ranked(t, t.value) for t in trials if t.state.name == "COMPLETE" and t.value is not None]
     ranked = [one for one in ranked if math.isfinite(one.value)]
+
     reading = None
     if len(ranked) < FEWEST_TRIALS and (common := _last_common_reading(trials)) is not None:
         early = _by_reading(trials, common)
         if len(early) >= FEWEST_TRIALS:
             ranked, reading = early, common
+
     count = len(ranked)
     if count < FEWEST_TRIALS:
         return Importances({}, count, reason=f"{count} of at least {FEWEST_TRIALS} completed trials with a value")
     if not any(one.trial.params for one in ranked):
         return Importances({}, count, reason="the trials have no parameters")
+
     quantile = max(0.1, _GOOD_TRIALS / count)
     ordered = sorted((one.value for one in ranked), reverse=not lower_is_better)
-    cut = ordered[math.ceil(quantile * count) - 1]  # as Optuna cuts
+    cut = ordered[math.ceil(quantile * count) - 1]  # as Optuna does it
     good = sum(one.value <= cut if lower_is_better else one.value >= cut for one in ranked)
     if good > _MOST_GOOD * count:
         return Importances({}, count, good, reading, f"{good} of {count} trials share the best values")
+
     try:
         shares = _ped_anova(ranked, quantile, lower_is_better)
     except (ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
-        what = " ".join(str(error).split())  # parameters of other ranges than the study's, say
-        return Importances({}, count, good, reading, f"the trials' parameters do not fit together: {shortened([what])}")
+        what = " ".join(str(error).split())  # for example parameters with other ranges than the study's
+        return Importances(
+            {}, count, good, reading, f"the parameters of the trials do not fit together: {shortened([what])}"
+        )
     if not any(shares.values()):
         return Importances({}, count, good, reading, "no parameter sets the good trials apart")
     return Importances(shares, count, good, reading)
 
 
 def _last_common_reading(trials: Sequence[FrozenTrial]) -> int | None:
-    """The last evaluation that all but a fifth of the trials with readings reached."""
+    """The last evaluation that all but a fifth of the trials with readings have."""
     reached = sorted(max(trial.intermediate_values) for trial in trials if trial.intermediate_values)
     return reached[int(_MOST_LEFT_OUT * len(reached))] if reached else None
 

@@ -1,7 +1,9 @@
-"""One worker of a study: claim a trial, draw its point, run it, tell it; until none is left, or it is told to leave.
+"""One worker of a study: it claims a trial, draws its point, runs it and reports it, until there is a reason to stop.
 
-A trial is this worker's only while its lease is (`leases.py`); what its runs recorded outlives it, so whoever takes the
-trial over goes on from there.
+A trial is the worker's only while its lease holds (`leases.py`). The runs' records outlive the lease, so a worker that
+takes the trial over resumes it from them.
+
+The file reads top-down: settings and messages, the worker, how it joins a study, and the main function of its process.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from optuna.trial import TrialState
 from jorge_tune.errors import InputError, JorgeTuneError
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import portable
-from jorge_tune.study.claimed_trial import ClaimedTrial, Ending, UnreadTrialError, tell
+from jorge_tune.study.claimed_trial import ClaimedTrial, Ending, UnreadTrialError, report_end
 from jorge_tune.study.constraint import IterationTimes, calibrate_apart
 from jorge_tune.study.dashboard.trial_files import TrialFiles
 from jorge_tune.study.jobs.client import RunLauncher
@@ -36,16 +38,16 @@ from jorge_tune.study.storage.claims import Claim
 from jorge_tune.study.study import OpenStudy, StudyStopRequest
 from jorge_tune.study.trial import TrialContext, TrialEnd, TrialRun
 
-_LOOK_SECONDS = 5.0  # between two looks at the study's wish to stop, and at lost trials
-_POLL_SECONDS = 1.0  # while nothing is left to claim and other workers' trials may come back
+_LOOK_SECONDS = 5.0  # between two looks at the study's stop request, and at lost trials
+_POLL_SECONDS = 1.0  # while there is no trial to claim but other workers' trials may come back
 _MOST_BROKEN = 3  # trials in a row that break off before the study is taken for broken
 
-LeftKind = Literal["done", "stopped", "interrupted", "time", "fault", "error"]
+ExitKind = Literal["done", "stopped", "interrupted", "time", "fault", "error"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """How one worker works.
+    """The settings of one worker.
 
     Args:
         device: auto, cpu, cuda, cuda:1, ...
@@ -62,8 +64,41 @@ class WorkerSettings:
     deadline: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorkerStart:
+    """The arguments of a worker's process.
+
+    `supervisor`: a descriptor that reaches its end of file when the supervisor is gone. `fork_server`: one lent
+    by the supervisor's launcher. `lasts`: seconds of a lease.
+    """
+
+    study: str
+    runs: str
+    device: str = "auto"
+    threads: int | None = None
+    download: bool = False
+    deadline: float | None = None
+    supervisor: int | None = None
+    fork_server: int | None = None
+    lasts: float = 90.0
+
+    def command(self) -> list[str]:
+        """The command line of the process."""
+        return [sys.executable, "-m", "jorge_tune.study.worker", json.dumps(asdict(self))]
+
+    def settings(self) -> WorkerSettings:
+        """The settings of the worker."""
+        return WorkerSettings(
+            device=self.device,
+            threads=self.threads,
+            download=self.download,
+            times=LeaseTimes.lasting(self.lasts),
+            deadline=self.deadline,
+        )
+
+
 class WorkerMessage(NamedTuple):
-    """Something worth telling: a trial that began or ended, or (without a number) a sentence."""
+    """A message of a worker: a trial that began or ended, or (without a number) a sentence."""
 
     what: str
     trial: int | None = None
@@ -71,15 +106,18 @@ class WorkerMessage(NamedTuple):
 
 
 class WorkerExit(NamedTuple):
-    """Why a worker left, and how many trials it ended.
+    """Why a worker stopped, and how many trials it ended.
 
-    `fault`: something that stops the whole study; `error`: something of this process's own.
+    `fault`: something that stops the whole study; `error`: something of this process alone.
     """
 
-    kind: LeftKind
+    kind: ExitKind
     reason: str = ""
     exit_code: int = 0
     trials: int = 0
+
+
+Report = Callable[[WorkerMessage], None]
 
 
 class Worker:
@@ -87,35 +125,35 @@ class Worker:
 
     Args:
         opened: the study.
-        directory: where its runs are.
-        runs: who starts them.
-        orders: from whom it hears that it should leave.
-        settings: how it works.
+        directory: the directory of its runs.
+        runs: starts the runs.
+        stops: receives stop requests.
+        settings: of this worker.
         costs: the study's iteration times on this worker's device.
-        report: hears what happens.
+        report: receives messages.
     """
 
     def __init__(
         self,
         opened: OpenStudy,
-        folder: RunsDirectory,
+        directory: RunsDirectory,
         runs: Runs,
-        orders: WorkerStops,
+        stops: WorkerStops,
         settings: WorkerSettings,
         costs: IterationTimes,
-        report: Callable[[WorkerMessage], None] = lambda told: None,
+        report: Report = lambda message: None,
     ) -> None:
         self.name = f"w-{uuid.uuid4().hex[:10]}"
-        self._opened, self._plan, self._folder, self._orders = opened, opened.plan, folder, orders
+        self._opened, self._plan, self._directory, self._stops = opened, opened.plan, directory, stops
         self._settings, self._costs, self._report = settings, costs, report
-        self._presence = Presence(folder.path, self.name)
-        self._files, self._faults = TrialFiles(opened, folder.path), set[str]()
-        self._reaper = Reaper(opened.claims, folder, settings.times)
-        self._around = TrialContext(
+        self._presence = Presence(directory.path, self.name)
+        self._files, self._faults = TrialFiles(opened, directory.path), set[str]()
+        self._reaper = Reaper(opened.claims, directory, settings.times)
+        self._context = TrialContext(
             plan=opened.plan,
             runs=runs,
-            orders=orders,
-            machine=Machine(folder.path),
+            stops=stops,
+            machine=Machine(directory.path),
             device=settings.device,
             threads=settings.threads,
             download=settings.download,
@@ -123,68 +161,71 @@ class Worker:
             watch=self._watch,
             look=self._look,
         )
+
         self._looked = -_LOOK_SECONDS
-        self._wish: StudyStopRequest | None = None
+        self._stop_request: StudyStopRequest | None = None
         self._fault: WorkerExit | None = None
         self._ended = self._broken = 0
-        self._quiet = False
+        self._was_idle = False
         opened.study.sampler, opened.study.pruner = build_sampler(opened.plan), build_pruner(opened.plan)
 
     def work(self) -> WorkerExit:
-        """Work until no trial is left to do and none can come back, or there is a reason to leave.
+        """Work until no trial is left and none can come back, or until there is a reason to stop.
 
         Raises:
-            JorgeTuneError: the storage stayed away; the trial at hand is taken over by others.
+            JorgeTuneError: the storage stayed away; other workers take the present trial over.
         """
         with self._presence:
-            while (left := self._leaving()) is None:
+            while (worker_exit := self._reason_to_exit()) is None:
                 since = owners_clock()
                 claim = self._opened.claims.claim(self.name, self._plan.trials)
                 if claim is not None:
-                    self._quiet = False
+                    self._was_idle = False
                     with self._losing(claim):
-                        self._one_trial(claim, since)
-                elif self._nobody_works():
+                        self._run_trial(claim, since)
+                elif self._all_is_done():
                     return WorkerExit("done", trials=self._ended)
-            return left
+            return worker_exit
 
     @contextlib.contextmanager
     def _losing(self, claim: Claim) -> Iterator[None]:
-        """A trial that another worker took over and ended, while this process stood still, takes nothing any more."""
+        """Report a trial as lost that another worker took over and ended while this process stood still."""
         try:
             yield
         except UpdateFinishedTrialError:
             self._report(WorkerMessage("another worker has ended it meanwhile", claim.number, "lost"))
 
-    def _one_trial(self, claim: Claim, since: float) -> None:
-        handle = _Handle()
+    def _run_trial(self, claim: Claim, since: float) -> None:
+        handle = _RunHandle()
         renew = partial(self._opened.claims.renew, claim)
         times = self._settings.times
         with Lease(renew, since=since, times=times, stop=handle.stop, kill=handle.kill, renewed=handle.keep) as lease:
-            asked = self._asked(claim)
-            if asked is None:
+            trial = self._read_trial(claim)
+            if trial is None:
                 return
             self._report(WorkerMessage("began", claim.number, "running"))
-            self._presence.tell(trial=claim.number, seed=None, evaluations=0, trial_since=round(time.time(), 1))
-            self._place(asked)
-            try:
-                recipe = self._plan.space.recipe_of(asked.point)
-            except InputError as error:  # the recipe's own rules refuse this combination
-                self._settle(asked, lease, TrialEnd("failed", str(error)), None, ())
-                return
-            run = handle.run = TrialRun(
-                replace(self._around, plan=self._plan.at(asked.point)),
-                asked,
-                recipe,
-                self._folder.trial(claim.number),
-                starts=asked.starts,
-                keep=asked.keep_starts,
-            )
-            self._settle(asked, lease, run.run(lease), recipe, run.changes)
-        self._presence.tell(trial=None, seed=None)
+            self._presence.update(trial=claim.number, seed=None, evaluations=0, trial_since=round(time.time(), 1))
+            self._store_directory(trial)
 
-    def _asked(self, claim: Claim) -> ClaimedTrial | None:
-        """The trial in hand; None for one that what is stored of it keeps from being run, which has then failed.
+            try:
+                recipe = self._plan.space.recipe_of(trial.point)
+            except InputError as error:  # the rules of recipes refuse this combination of values
+                self._settle(trial, lease, TrialEnd("failed", str(error)), None, ())
+                return
+
+            run = handle.run = TrialRun(
+                replace(self._context, plan=self._plan.at(trial.point)),
+                trial,
+                recipe,
+                self._directory.trial(claim.number),
+                starts=trial.starts,
+                store_starts=trial.store_starts,
+            )
+            self._settle(trial, lease, run.run(lease), recipe, run.changes)
+        self._presence.update(trial=None, seed=None)
+
+    def _read_trial(self, claim: Claim) -> ClaimedTrial | None:
+        """The claimed trial; None if the storage holds something of it that cannot be read, and then it has failed.
 
         Raises:
             InputError: the study cannot be worked on; the trial waits again.
@@ -201,72 +242,78 @@ class Worker:
             self._opened.claims.hand_back(claim)
             raise
 
-    def _place(self, asked: ClaimedTrial) -> None:
-        """Store where the trial's runs are, if not in the directory that all see; another directory is a new start."""
-        before = asked.folder or self._opened.folder
-        if before == self._folder.name:
+    def _store_directory(self, trial: ClaimedTrial) -> None:
+        """Store where the trial's runs are, unless they are in the directory that all workers see.
+
+        A trial whose earlier runs are in another directory starts again.
+        """
+        before = trial.folder or self._opened.folder
+        if before == self._directory.name:
             return
-        asked.keep_folder(self._folder.name)
-        if asked.was_started:
-            asked.note("restarted", "from its first step: the directory with its earlier runs is not seen here")
-            self._report(
-                WorkerMessage("starts anew: the directory with its earlier runs is not seen here", asked.claim.number)
-            )
+
+        trial.store_folder(self._directory.name)
+        if trial.was_started:
+            why = "this machine does not see the directory with its earlier runs"
+            trial.note("restarted", f"from its first step: {why}")
+            self._report(WorkerMessage(f"starts again from its first step: {why}", trial.claim.number))
 
     def _settle(
-        self, asked: ClaimedTrial, lease: Lease, end: TrialEnd, recipe: Recipe | None, changes: Sequence[str]
+        self, trial: ClaimedTrial, lease: Lease, end: TrialEnd, recipe: Recipe | None, changes: Sequence[str]
     ) -> None:
-        """Report the trial, or give it back."""
-        number = asked.claim.number
-        if end.kind in ("released", "unusable") or lease.lapsed is not None:
-            self._opened.claims.hand_back(asked.claim)
-            self._report(WorkerMessage(lease.lapsed or end.reason, number, "waiting"))
+        """Report the trial's end, or hand the trial back."""
+        number = trial.claim.number
+        if end.kind in ("released", "unusable") or lease.expired is not None:
+            self._opened.claims.hand_back(trial.claim)
+            self._report(WorkerMessage(lease.expired or end.reason, number, "waiting"))
         else:
-            attach = partial(self._attach, asked, lease)
-            state, words = tell(
-                asked, end, recipe, self._plan, self._costs, worker=self.name, changes=changes, attach=attach
+            attach = partial(self._attach, trial, lease)
+            state, words = report_end(
+                trial, end, recipe, self._plan, self._costs, worker=self.name, changes=changes, attach=attach
             )
             self._ended += state != "lost"
             self._report(WorkerMessage(words, number, state))
+
         self._broken = self._broken + 1 if end.broke_off else 0
         if end.kind == "unusable":
             self._stop_the_study(end.reason, end.exit_code)
         elif self._broken >= _MOST_BROKEN:
             self._stop_the_study(f"{_MOST_BROKEN} trials in a row broke off; the last: {end.reason}", 1)
 
-    def _attach(self, asked: ClaimedTrial, lease: Lease, state: Ending, value: float | None) -> None:
+    def _attach(self, trial: ClaimedTrial, lease: Lease, state: Ending, value: float | None) -> None:
         """Attach the trial's files and note; say once what cannot be attached."""
-        for fault in self._files.attach(asked.trial, state, value, may_go_on=lambda: lease.lapsed is None):
+        for fault in self._files.attach(trial.trial, state, value, may_go_on=lambda: lease.expired is None):
             if fault not in self._faults:
                 self._faults.add(fault)
                 self._report(WorkerMessage(fault))
 
     def _stop_the_study(self, reason: str, exit_code: int) -> None:
-        self._opened.ask_to_stop("checkpoint", reason, exit_code=exit_code)
+        self._opened.request_stop("checkpoint", reason, exit_code=exit_code)
         self._fault = WorkerExit("fault", reason, exit_code, self._ended)
 
-    def _leaving(self) -> WorkerExit | None:
-        """Whether to leave instead of taking another trial."""
+    def _reason_to_exit(self) -> WorkerExit | None:
+        """Why to stop instead of claiming another trial; None if there is no reason."""
         self._look()
         if self._fault is not None:
             return self._fault._replace(trials=self._ended)
-        order = self._orders.order
-        if order is not None and order.kind in ("signal", "supervisor"):
-            return WorkerExit("interrupted", order.reason, EXIT_INTERRUPTED, self._ended)
-        if self._wish is not None:
-            return WorkerExit("stopped", self._wish.reason, self._wish.exit_code, self._ended)
+
+        request = self._stops.request
+        if request is not None and request.kind in ("signal", "supervisor"):
+            return WorkerExit("interrupted", request.reason, EXIT_INTERRUPTED, self._ended)
+        if self._stop_request is not None:
+            return WorkerExit("stopped", self._stop_request.reason, self._stop_request.exit_code, self._ended)
         if self._settings.deadline is not None and time.time() >= self._settings.deadline:
             return WorkerExit("time", "the study's hours are over", 0, self._ended)
         return None
 
     def _look(self) -> None:
-        """Now and then: whether the study should stop, whether a trial is lost."""
+        """Every few seconds, read the study's stop request and put lost trials back."""
         if time.monotonic() - self._looked < _LOOK_SECONDS:
             return
+
         self._looked = time.monotonic()
-        self._wish = self._opened.stop_wish()
-        if self._wish is not None and self._wish.how == "checkpoint":
-            self._orders.give("study", self._wish.reason)
+        self._stop_request = self._opened.stop_request()
+        if self._stop_request is not None and self._stop_request.how == "checkpoint":
+            self._stops.ask("study", self._stop_request.reason)
         self._sweep()
 
     def _sweep(self) -> Sweep:
@@ -276,19 +323,20 @@ class Worker:
             self._report(WorkerMessage("lost by its worker; it waits to be resumed", number, "waiting"))
         return sweep
 
-    def _nobody_works(self) -> bool:
-        """Whether no trial is left that could come back, twice in a row; waits a little while one may."""
+    def _all_is_done(self) -> bool:
+        """Whether no trial runs that could come back, seen twice in a row; waits a little while one runs."""
         sweep = self._sweep()
         if sweep.running:
-            self._presence.tell(state="waiting for other workers' trials")
-            self._orders.wait(min(_POLL_SECONDS, self._settings.times.lasts / 10))
-        quiet, self._quiet = self._quiet, not sweep.running and not sweep.returned
-        return quiet and self._quiet
+            self._presence.update(state="waiting for other workers' trials")
+            self._stops.wait(min(_POLL_SECONDS, self._settings.times.lasts / 10))
+
+        was_idle, self._was_idle = self._was_idle, not sweep.running and not sweep.returned
+        return was_idle and self._was_idle
 
     def _watch(self, seed: int, follower: RunFollower) -> None:
-        """Show how far the present run is."""
+        """Show the progress of the present run."""
         last = follower.readings[-1] if follower.readings else None
-        self._presence.tell(
+        self._presence.update(
             at_once=False,
             seed=seed,
             evaluations=len(follower.readings),
@@ -297,8 +345,11 @@ class Worker:
         )
 
 
-class _Handle:
-    """What a lease holds of a trial whose run may not be there yet; a lapse before that shows in the lease itself."""
+class _RunHandle:
+    """Lets a lease stop the run of a trial, which begins after the lease.
+
+    If the lease expires before the run begins, the run sees that in the lease itself.
+    """
 
     def __init__(self) -> None:
         self.run: TrialRun | None = None
@@ -317,7 +368,7 @@ class _Handle:
 
 
 def default_runs(study_name: str) -> Path:
-    """Where a study's runs are, if nothing else is said."""
+    """The default directory of a study's runs."""
     return Path("studies") / study_name
 
 
@@ -325,20 +376,20 @@ def work_on(
     opened: OpenStudy,
     runs: Path,
     settings: WorkerSettings,
-    orders: WorkerStops,
-    report: Callable[[WorkerMessage], None] = lambda told: None,
+    stops: WorkerStops,
+    report: Report = lambda message: None,
     *,
     server: Runs | None = None,
 ) -> WorkerExit:
-    """Work on a study until none of its trials is left to do, or there is a reason to leave.
+    """Work on a study until none of its trials is left, or until there is a reason to stop.
 
     Args:
         opened: the study.
         runs: the directory for its runs.
         settings: of this worker.
-        orders: from whom it hears that it should leave; listening already.
-        report: hears what happens.
-        server: who starts runs; None: this machine's run server.
+        stops: receives stop requests; it is listening already.
+        report: receives messages.
+        server: starts runs; None: a fork server of this process's own.
 
     Raises:
         InputError: another version made the study, the directory is another study's, the device is not there, or this
@@ -346,27 +397,32 @@ def work_on(
         JorgeTuneError: the storage stayed away, or no run can be started.
     """
     opened.check_version()
-    folder = opened.enter(runs)
-    if not folder.is_shared:
+    directory = opened.enter(runs)
+    if not directory.is_shared:
         report(
             WorkerMessage(
-                f"{runs} is not the directory that the study began with: trials lost elsewhere start anew here"
+                f"{runs} is not the directory of runs that the study began with; here, trials that were lost elsewhere "
+                "start again from their first step"
             )
         )
-    costs = prepare_costs(opened, folder, settings, orders, report)
-    server = server or RunLauncher.connect()
-    _hurry_when_told(opened, orders)
-    return Worker(opened, folder, server, orders, settings, costs, report).work()
+
+    costs = prepare_costs(opened, directory, settings, stops, report)
+    _hurry_once_stopped(opened, stops)
+    with contextlib.ExitStack() as stack:
+        if server is None:
+            server = stack.enter_context(RunLauncher())
+            server.warm_up()
+        return Worker(opened, directory, server, stops, settings, costs, report).work()
 
 
 def prepare_costs(
     opened: OpenStudy,
-    folder: RunsDirectory,
+    directory: RunsDirectory,
     settings: WorkerSettings,
-    orders: WorkerStops,
-    report: Callable[[WorkerMessage], None] = lambda told: None,
+    stops: WorkerStops,
+    report: Report = lambda message: None,
 ) -> IterationTimes:
-    """The study's iteration times on this worker's device, measured alone on the machine where they are missing.
+    """The study's iteration times on this worker's device; those that are missing are measured alone on the machine.
 
     Raises:
         InputError: the device is not there, or the recipe cannot be calibrated on it.
@@ -374,10 +430,11 @@ def prepare_costs(
     costs = IterationTimes(opened, device=settings.device, threads=settings.threads)
     if not costs.missing():
         return costs
-    with Machine(folder.path).holding(orders.wait, alone=True) as held:
-        costs.look_up()  # another worker may have measured while we waited
-        if held:
-            calibrate = partial(calibrate_apart, wait=orders.wait)
+
+    with Machine(directory.path).holding(stops.wait, alone=True) as may_measure:
+        costs.look_up()  # another worker may have measured while this one waited
+        if may_measure:
+            calibrate = partial(calibrate_apart, wait=stops.wait)
             costs.measure(calibrate, lambda text: report(WorkerMessage(text)))
     return costs
 
@@ -386,79 +443,57 @@ def measure_first(
     opened: OpenStudy,
     runs: Path,
     settings: WorkerSettings,
-    report: Callable[[WorkerMessage], None] = lambda told: None,
+    report: Report = lambda message: None,
     last_word: Callable[[], None] = lambda: None,
 ) -> WorkerExit | None:
-    """Calibrate what a study's constraint needs, before its workers are started and make the machine busy.
+    """Calibrate what a study's constraint needs, before its workers start and make the machine busy.
 
-    Signals are taken meanwhile, in the main thread; None: nothing stands in the way of going on. `last_word` is called
-    when a second one ends this process at once. Raises as `prepare_costs` does.
+    Signals are taken as stop requests meanwhile, in the main thread. Raises as `prepare_costs` does.
+
+    Args:
+        opened: the study.
+        runs: the directory for its runs.
+        settings: of the workers.
+        report: receives messages.
+        last_word: called when a second signal ends this process at once.
+
+    Returns:
+        Why to stop now; None if the workers may start.
     """
-    orders = WorkerStops(last_word)
+    stops = WorkerStops(last_word)
     try:
-        with orders.listening():
-            prepare_costs(opened, opened.enter(runs), settings, orders, report)
-        order = orders.order
-        return None if order is None else WorkerExit("interrupted", order.reason, EXIT_INTERRUPTED)
+        with stops.listening():
+            prepare_costs(opened, opened.enter(runs), settings, stops, report)
+        request = stops.request
+        return None if request is None else WorkerExit("interrupted", request.reason, EXIT_INTERRUPTED)
     finally:
-        orders.close()
+        stops.close()
 
 
-def _hurry_when_told(opened: OpenStudy, orders: WorkerStops) -> None:
-    """Do not wait for a storage that is gone once there is a signal to leave."""
+def _hurry_once_stopped(opened: OpenStudy, stops: WorkerStops) -> None:
+    """Do not wait for a storage that is away once a signal asks the worker to stop."""
     patience = getattr(opened.storage, "patience", None)
     if patience is not None:
-        patience.unwanted = lambda: orders.order is not None and orders.order.kind in ("signal", "supervisor")
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerStart:
-    """What a worker's process is told.
-
-    `supervisor`: a descriptor whose end of file says that the supervisor is gone. `lasts`: a lease's seconds.
-    """
-
-    study: str
-    runs: str
-    device: str = "auto"
-    threads: int | None = None
-    download: bool = False
-    deadline: float | None = None
-    supervisor: int | None = None
-    lasts: float = 90.0
-
-    def command(self) -> list[str]:
-        """The command line of the process."""
-        return [sys.executable, "-m", "jorge_tune.study.worker", json.dumps(asdict(self))]
-
-    def settings(self) -> WorkerSettings:
-        """How it works."""
-        return WorkerSettings(
-            device=self.device,
-            threads=self.threads,
-            download=self.download,
-            times=LeaseTimes.lasting(self.lasts),
-            deadline=self.deadline,
-        )
+        patience.unwanted = lambda: stops.request is not None and stops.request.kind in ("signal", "supervisor")
 
 
 def main(arguments: Sequence[str] = sys.argv[1:]) -> int:
-    """Work; the exit code says how it ended."""
+    """Work in a process of one's own; the exit code says how it ended."""
     from jorge_tune.study.storage.retry import BrokenStorageError
 
     start = WorkerStart(**json.loads(arguments[0]))
-    with WorkerStops().listening(start.supervisor) as orders:
+    with WorkerStops().listening(start.supervisor) as stops:
         try:
-            left = _work(start, orders)
-        except BrokenStorageError as error:  # no other worker can use it either
-            left = WorkerExit("fault", str(error), error.exit_code)
+            worker_exit = _join_and_work(start, stops)
+        except BrokenStorageError as error:  # no other worker can use the storage either
+            worker_exit = WorkerExit("fault", str(error), error.exit_code)
         except JorgeTuneError as error:
-            left = WorkerExit("error", str(error), error.exit_code)
-    _say(**left._asdict())
-    return left.exit_code
+            worker_exit = WorkerExit("error", str(error), error.exit_code)
+    _send(**worker_exit._asdict())
+    return worker_exit.exit_code
 
 
-def _work(start: WorkerStart, orders: WorkerStops) -> WorkerExit:
+def _join_and_work(start: WorkerStart, stops: WorkerStops) -> WorkerExit:
     from jorge_tune.study.storage.address import find_address
     from jorge_tune.study.storage.open import open_storage
     from jorge_tune.study.storage.retry import Patience
@@ -466,22 +501,23 @@ def _work(start: WorkerStart, orders: WorkerStops) -> WorkerExit:
 
     address = find_address(None)
     patience = Patience(
-        address, told=lambda text: _tell(WorkerMessage(text)), unwanted=lambda: orders.order is not None
+        address, told=lambda text: _send_message(WorkerMessage(text)), unwanted=lambda: stops.request is not None
     )
     opened = join_study(open_storage(address, create=False, patience=patience, wait=True), start.study)
-    return work_on(opened, Path(start.runs), start.settings(), orders, _tell)
+    with RunLauncher(lent=start.fork_server) as launcher:
+        return work_on(opened, Path(start.runs), start.settings(), stops, _send_message, server=launcher)
 
 
-def _tell(told: WorkerMessage) -> None:
-    _say(**told._asdict())
+def _send_message(message: WorkerMessage) -> None:
+    _send(**message._asdict())
 
 
-def _say(**message: object) -> None:
-    """One line, in one write; nobody may be there to read it."""
+def _send(**fields: object) -> None:
+    """Write one line to the supervisor, in one write."""
     try:
-        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.write(json.dumps(fields) + "\n")
         sys.stdout.flush()
-    except BrokenPipeError:  # the supervisor is gone, which its pipe tells too
+    except BrokenPipeError:  # the supervisor is gone; `WorkerStops` hears of that by another pipe
         pass
 
 

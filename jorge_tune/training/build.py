@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from jorge_tune.errors import InputError
+from jorge_tune.errors import InputError, first_line
 from jorge_tune.optim import (
     DecoupledSGD,
     GeN,
@@ -50,8 +50,9 @@ def build_model(recipe: schema.Recipe) -> nn.Module:
         try:
             return factory(**model.args)
         except Exception as error:  # whatever a constructor raises, the arguments caused it
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"task.model.args: {model.name} does not take {dict(model.args)!r} ({reason})") from error
+            raise InputError(
+                f"task.model.args: {model.name} does not accept {dict(model.args)!r} ({first_line(error)})"
+            ) from error
 
 
 def build_optimizer(section: schema.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
@@ -71,7 +72,7 @@ def build_optimizer(section: schema.Optimizer, model: nn.Module) -> torch.optim.
         )
         if not (isinstance(factory, type) and issubclass(factory, KroneckerOptimizer)):
             for group in groups:
-                del group["precondition"]  # ours alone read it
+                del group["precondition"]  # only our own optimizers read it
         optimizer = factory(groups, lr=section.lr, **arguments)
     except (TypeError, ValueError) as error:
         raise InputError(f"optimizer: {section.name}: {error}") from error
@@ -86,9 +87,9 @@ def build_scheduler(recipe: schema.Recipe, optimizer: torch.optim.Optimizer, ste
 
 
 def build_gen(recipe: schema.Recipe, optimizer: torch.optim.Optimizer) -> GeN | None:
-    """GeN around the optimizer where the recipe's schedule is `gen`, to be stepped in its stead; else None.
+    """GeN around the optimizer where the recipe's schedule is `gen`; step it instead of the optimizer. Else None.
 
-    On which batches it reads the loss its closure decides (`stepping.build_stepper` follows the recipe in that too).
+    Its closure decides on which batches it reads the loss (`gen_stepper.build_stepper` follows the recipe in that too).
     """
     schedule = recipe.schedule
     if not isinstance(schedule, schema.Gen):
@@ -170,10 +171,10 @@ def _model_factory(name: str) -> Callable[..., nn.Module]:
     known = models.list_models(module=models)
     if name not in known:
         near = difflib.get_close_matches(name, [*OWN_MODELS, *known], n=3)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "no name is near it."
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "no known name is similar."
         raise InputError(
             f"task.model.name: unknown model {name!r}; {hint} "
-            f"Ours are {', '.join(OWN_MODELS)}; the others are torchvision's classification models"
+            f"Known are our own ({', '.join(OWN_MODELS)}) and torchvision's classification models"
         )
     builder: Callable[..., nn.Module] = models.get_model_builder(name)
     fixed: dict[str, Any] = {"weights": None}
@@ -212,7 +213,7 @@ def _own_arguments(section: schema.OptimizerFields) -> dict[str, Any]:
 
 
 def _kronecker_arguments(section: schema.KroneckerFields) -> dict[str, Any]:
-    """All fields; under a preset only those that differ from the defaults, because a given value would win over it."""
+    """All fields; under a preset only those that differ from the defaults, since a given value overrides the preset."""
     arguments = _own_arguments(section)
     if isinstance(section, schema.JorgeSection) and section.preset is not None:
         plain = _own_arguments(schema.JorgeSection(lr=section.lr))
@@ -231,14 +232,14 @@ def _imported(name: str) -> Callable[..., Any]:
     """The class behind `module:Class`."""
     module_name, _, attribute = name.partition(":")
     try:
-        found: Any = importlib.import_module(module_name)
+        target: Any = importlib.import_module(module_name)
     except ImportError as error:
         raise InputError(f"optimizer.name: cannot import {module_name!r} ({error}); is it installed?") from error
     for part in attribute.split("."):
-        if not hasattr(found, part):
+        if not hasattr(target, part):
             raise InputError(f"optimizer.name: {module_name!r} has no {attribute!r}")
-        found = getattr(found, part)
-    if not callable(found):
+        target = getattr(target, part)
+    if not callable(target):
         raise InputError(f"optimizer.name: {name!r} is not a class")
-    factory: Callable[..., Any] = found
+    factory: Callable[..., Any] = target
     return factory

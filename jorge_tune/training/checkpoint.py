@@ -1,8 +1,8 @@
-"""What a run needs to go on as if it had never stopped: the last checkpoint, whole, and the one before it.
+"""What a run needs to resume as if it had never stopped: the last checkpoint, whole, and the one before it.
 
-A checkpoint is torch's own file, a zip, with one thing more: the zip's comment holds the SHA-256 of all before it, as
-it was without a comment. torch and zip programs read it as any other, and no bit of it can change unnoticed. Files of
-earlier versions have no such comment; of them the zip's own check sums are verified, which cover the data alone.
+A checkpoint is torch's own file, a zip. The zip's comment holds the SHA-256 of the file as it was without a comment.
+torch and zip programs read it as any other, and no bit of it can change unnoticed. Files of earlier versions have no
+such comment; for them, the zip's own check sums are verified, which cover the data alone.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileNotFoundError):
-            path.replace(folder / _PREVIOUS)  # a run killed right here goes on from that one
+            path.replace(folder / _PREVIOUS)  # a run killed right here resumes from that one
         partial.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -130,25 +130,25 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         raise RunDirectoryError(f"{error}; {_way_on(last, previous)}") from error
 
     try:
-        found = _read(previous)
+        checkpoint = _read(previous)
     except FileNotFoundError:
         return None
     except RunDirectoryError as error:
-        raise RunDirectoryError(f"{error}; remove {folder}, and --resume trains the run anew") from error
-    missing = f"{_LAST} is missing, so the run goes on from {_PREVIOUS}, of step {found.position.step}"
-    return replace(found, note="; ".join(filter(None, (missing, found.note))))
+        raise RunDirectoryError(f"{error}; remove {folder}, and --resume starts the run again") from error
+    missing = f"{_LAST} is missing, so the run resumes from {_PREVIOUS}, at step {checkpoint.position.step}"
+    return replace(checkpoint, note="; ".join(filter(None, (missing, checkpoint.note))))
 
 
 def _way_on(last: Path, previous: Path) -> str:
-    """How a run goes on whose last checkpoint is damaged."""
-    anew = f"remove {last.parent}, and --resume trains the run anew"
+    """How to resume a run whose last checkpoint is damaged."""
+    anew = f"remove {last.parent}, and --resume starts the run again"
     try:
         step = _read(previous).position.step
     except FileNotFoundError:
-        return f"there is no other: {anew}"
+        return f"there is no other checkpoint: {anew}"
     except RunDirectoryError:
-        return f"{previous.name} beside it is damaged too: {anew}"
-    return f"{previous.name} beside it is whole: remove {last.name}, and --resume goes on from there, step {step}"
+        return f"{previous.name} next to it is damaged too: {anew}"
+    return f"{previous.name} next to it is whole: remove {last.name}, and --resume continues from there, step {step}"
 
 
 def _read(path: Path) -> Checkpoint:
@@ -168,21 +168,21 @@ def _read(path: Path) -> Checkpoint:
         except OSError as error:
             raise RunDirectoryError(f"{path}: cannot be read ({error.strerror})") from error
         except Exception as error:  # torch and pickle raise whatever comes of a file that was made to be wrong
-            raise RunDirectoryError(f"{path}: no checkpoint ({type(error).__name__} while it was read)") from error
+            raise RunDirectoryError(f"{path}: not a checkpoint ({type(error).__name__} while it was read)") from error
 
     expected = _FORMAT if has_checksum else _FORMAT_WITHOUT_CHECKSUM
     if not isinstance(content, dict) or content.pop("format", None) != expected:
         raise RunDirectoryError(f"{path}: not a checkpoint of this version of jorge-tune")
     try:
-        found = _decoded(content)
+        checkpoint = _decoded(content)
     except ValueError as error:
-        raise RunDirectoryError(f"{path}: not a whole checkpoint: {error}") from error
-    note = "" if has_checksum else f"{path.name} is of an earlier version, without a checksum; its data are as written"
-    return replace(found, source=path, note=note)
+        raise RunDirectoryError(f"{path}: not a complete checkpoint: {error}") from error
+    note = "" if has_checksum else f"{path.name} is of an earlier version, without a checksum; its data are intact"
+    return replace(checkpoint, source=path, note=note)
 
 
 class _DamagedError(Exception):
-    """What shows that a file is not what was written."""
+    """A sign that a file is not what was written."""
 
 
 def _verify(file: BinaryIO) -> bool:
@@ -198,7 +198,7 @@ def _verify(file: BinaryIO) -> bool:
         if tail[_END_BYTES - 2 : _END_BYTES] != _COMMENT_BYTES.to_bytes(2, "little"):
             raise _DamagedError("its end is not that of a checkpoint")
         if tail[_END_BYTES + len(_MAGIC) :] != _digest(file, size - _COMMENT_BYTES - 2):
-            raise _DamagedError("its SHA-256 is not the one that it was written with")
+            raise _DamagedError("its SHA-256 is not the one it was written with")
         return True
 
     if tail[-_END_BYTES:][:4] != _END_MARK or tail[-2:] != b"\0\0":
@@ -225,7 +225,7 @@ def _digest(file: BinaryIO, count: int) -> bytes:
 
 
 def check_state(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
-    """Look at what an optimizer has loaded: torch takes any state, and steps on from whatever is missing in it.
+    """Look at what an optimizer has loaded: torch accepts any state, and continues with whatever is missing in it.
 
     Raises:
         ValueError: there is no state where steps have left one, or a tensor in it is not of its parameter's shape.
@@ -244,7 +244,7 @@ def check_state(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> Non
 
 
 class _Kept:
-    """A file for torch, which makes a RuntimeError about positions of whatever a write raises; it is kept here."""
+    """A file for torch, which turns whatever a write raises into a RuntimeError about positions; the error is kept."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -265,7 +265,7 @@ class _Kept:
 
 
 def _save(content: dict[str, Any], file: BinaryIO) -> None:
-    """torch.save, whose failed writes stay the OSErrors that they are, and the checksum behind it."""
+    """torch.save, followed by the checksum; a failed write stays the OSError that it is."""
     kept = _Kept(file)
     try:
         torch.save(content, kept)  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ class DataSummary:
         return replace(self, warnings=(*self.warnings, f"warning: the data has changed since the run began{words}"))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for a run's records; counts of nothing are left away."""
+        """Plain data for a run's records; empty counts are left out."""
         parts = {
             name: {"images": part.images, "classes": part.classes}
             | ({"of": part.available} if part.available != part.images else {})
@@ -67,7 +67,7 @@ class DataSummary:
         return data | {key: value for key, value in more.items() if value}
 
     def line(self) -> str:
-        """All of it in one line for people."""
+        """The whole summary in one line, for people."""
         shape = "x".join(map(str, self.shape))
         parts = ", ".join(_part_in_words(name, part) for name, part in self.parts.items())
         pieces = [f"data: {self.name}, {self.classes} classes, {shape}", f"{parts} images"]

@@ -1,11 +1,15 @@
-"""Data sets by name: digits, the data sets of torchvision, directories of images.
+"""Data sets: opened by name, and divided into the parts of a run.
 
-A source lists the parts that it comes with and their labels; `data.py` decides what is held out of which.
+`load_splits` answers what is trained on, what selects the best state, and what is read once at the end. It opens a
+source, which lists the parts that the data set comes with; it holds a fraction out of the training part where the
+recipe asks for one, and keeps a subset of the rest.
+
+`open_source` knows three kinds of sources: scikit-learn's digits, data sets of torchvision, and image directories
+(ROOT/train/<class>/<image>, with test/ or val/ next to train/).
 """
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
+from jorge_tune.config.unknown_keys import suggestion
 from jorge_tune.errors import InputError
 from jorge_tune.hardware import usable_cores
 from jorge_tune.recipe.schema import DataSection
@@ -40,6 +45,7 @@ from jorge_tune.training.images import (
     read_headers,
 )
 
+PartName = Literal["validation", "test"]
 _TORCHVISION = {  # class in torchvision.datasets, mean, std, shift in pixels, flip
     "cifar10": ("CIFAR10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 4, True),
     "cifar100": ("CIFAR100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 4, True),
@@ -48,6 +54,68 @@ _TORCHVISION = {  # class in torchvision.datasets, mean, std, shift in pixels, f
 _DAMAGE_ERRORS = (RuntimeError, OSError, AssertionError, EOFError, LookupError, TypeError, ValueError)  # by torchvision
 _DIGITS_MEAN, _DIGITS_STD, _DIGITS_TOP = 0.3053, 0.3760, 16.0
 _DIGITS_SPLIT_SEED = 0  # the 60/20/20 split never changes
+_VALIDATION_SEED = 1  # fixed: the held-out fraction is the same for every run and seed
+_PART_NAMES = ("train", "val", "valid", "validation", "test")
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_SMALL_SIZE = 64  # images up to this size are shifted, not cropped and resized, and kept in memory
+_LARGE_DEFAULT_SIZE = 224
+_MEMORY_LIMIT_BYTES = 2 * 10**9
+_HEADERS_CHECKED = 100_000  # of files too large to decode beforehand; a header takes 80 microseconds, over NFS more
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The parts of one run. `validation` is None where evaluation reads the test part; `test` where there is none."""
+
+    classes: tuple[str, ...]
+    train: Examples
+    validation: Examples | None
+    test: Examples | None
+    summary: DataSummary
+
+    @property
+    def selecting(self) -> tuple[PartName, Examples]:
+        """The part that evaluation reads after each epoch, and its name."""
+        if self.validation is not None:
+            return "validation", self.validation
+        assert self.test is not None, "every source has a part beside train"
+        return "test", self.test
+
+
+def load_splits(data: DataSection, *, download: bool = False) -> Splits:
+    """Read a data set and divide it as the recipe says.
+
+    A fraction is held out of the training part, stratified, before `subset` picks from the rest. Every class keeps
+    an image to train on.
+
+    Raises:
+        InputError: unknown data set, missing or unreadable files, or a division that cannot be made.
+    """
+    source = open_source(data, download=download)
+    train = source.parts["train"]
+    kept = np.arange(len(train.labels), dtype=np.int64)
+    validation: Examples | None = None
+    validation_name = _validation_name(data, source)
+    if isinstance(validation_name, float):
+        held_out = stratified_draw(train.labels, validation_name, _VALIDATION_SEED)
+        if not len(held_out):
+            raise InputError(f"data.validation: {data.validation} holds out no image: no class has two training images")
+        kept = np.setdiff1d(kept, held_out)
+        validation = train.choose(held_out, False)
+    elif validation_name is not None:
+        validation = _whole(source.parts[validation_name])
+
+    available = len(kept)
+    if data.subset is not None:
+        kept = kept[_balanced_first(train.labels[kept], data.subset)]
+    test_name = _test_name(source, validation_name)
+    test = None if test_name is None else _whole(source.parts[test_name])
+    chosen = train.choose(kept, True)
+
+    names = {"train": "train", "validation": validation_name, "test": test_name}
+    examples = {"train": chosen, "validation": validation, "test": test}
+    summary = _summary(data, source, available, names, examples)
+    return Splits(source.classes, chosen, validation, test, summary)
 
 
 @dataclass(frozen=True)
@@ -78,9 +146,7 @@ def open_source(data: DataSection, *, download: bool = False) -> Source:
     if data.augment not in ("standard", "none"):
         raise InputError(f"data.augment must be 'standard' or 'none', got {data.augment!r}")
     if data.name == "imagefolder":
-        folder = open_image_folder(data)
-        parts = {name: Part(labels, choose) for name, (labels, choose) in folder.parts.items()}
-        return Source(folder.classes, parts, left_out=folder.left_out)
+        return _open_image_directory(data)
     if data.args:
         raise InputError(f"data.args: {data.name} takes no arguments, got {', '.join(sorted(data.args))}")
     if data.name == "digits":
@@ -88,8 +154,7 @@ def open_source(data: DataSection, *, download: bool = False) -> Source:
     if data.name in _TORCHVISION:
         return _open_torchvision(data, download)
     names = ["digits", "imagefolder", *_TORCHVISION]
-    near = difflib.get_close_matches(data.name, names, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    hint = suggestion(data.name, names)
     raise InputError(f"data.name: unknown data set {data.name!r}{hint}; known: {', '.join(sorted(names))}")
 
 
@@ -131,7 +196,7 @@ def _open_torchvision(data: DataSection, download: bool) -> Source:
                 if download
                 else "fetch it with `jorge-tune train --download`, or set data.root to the directory that has it"
             )
-            raise InputError(f"{root}: {data.name} is not there or damaged; {way_out}") from error
+            raise InputError(f"{root}: {data.name} is missing or damaged; {way_out}") from error
         classes = tuple(stored.classes)
         if len(pictures) != len(labels) or not np.isin(labels, np.arange(len(classes))).all():
             raise InputError(
@@ -142,28 +207,35 @@ def _open_torchvision(data: DataSection, download: bool) -> Source:
     return Source(classes, parts)
 
 
-def _part_in_memory(
-    pictures: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], scaling: Scaling, shift: ShiftFlip | None
-) -> Part:
-    labels = labels.astype(np.int64)
-    return Part(labels, partial(_choose_in_memory, pictures, labels, scaling, shift))
+def _open_image_directory(data: DataSection) -> Source:
+    """Classes and parts of a directory; images are read when a part is asked for its examples.
 
+    All parts get the size that the first training image has, if nothing else is said.
 
-def _choose_in_memory(
-    pictures: np.ndarray[Any, Any],
-    labels: Integers,
-    scaling: Scaling,
-    shift: ShiftFlip | None,
-    indices: Integers,
-    augment: bool,
-) -> Examples:
-    images = torch.from_numpy(np.ascontiguousarray(pictures[indices]))
-    return ImagesInMemory(images, torch.from_numpy(labels[indices]), scaling, shift if augment else None)
+    Raises:
+        InputError: the directory, its train/ part, its classes or their images are missing, or data.args are wrong.
+    """
+    root = Path(data.root).expanduser()
+    options = _read_options(data.args)
+    if not (root / "train").is_dir():
+        raise InputError(f"{root}: must have {root / 'train'}/<class>/<image>, which is missing")
+    classes = tuple(class_names(root / "train"))
+    if len(classes) < 2:
+        got = "none" if not classes else f"only {classes[0]!r}"
+        raise InputError(f"{root / 'train'}: must have at least two classes, a directory each, got {got}")
 
-
-def _channels_first(pictures: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Shape: (count, height, width[, channels]) -> (count, channels, height, width)."""
-    return pictures[:, None] if pictures.ndim == 3 else pictures.transpose(0, 3, 1, 2)
+    parts: dict[str, Part] = {}
+    left_out: dict[str, LeftOut] = {}
+    size = options.size
+    for name in _PART_NAMES:  # train is the first
+        if (root / name).is_dir():
+            paths, labels, left_out[name] = _list_part(root / name, classes)
+            size = size or _default_size(paths[0])
+            choose = partial(_choose, paths, labels, options.scaling, size, data.augment == "standard")
+            parts[name] = Part(labels, choose)
+    if len(parts) == 1:
+        raise InputError(f"{root}: must have test/ or val/ next to train/, and has neither")
+    return Source(classes, parts, left_out=left_out)
 
 
 def stratified_draw(labels: Integers, fraction: float, seed: int) -> Integers:
@@ -186,203 +258,6 @@ def stratified_draw(labels: Integers, fraction: float, seed: int) -> Integers:
         for label, size in zip(classes, sizes, strict=True)
     ]
     return np.sort(np.concatenate(drawn))
-
-
-_PART_NAMES = ("train", "val", "valid", "validation", "test")
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_SMALL_SIZE = 64  # images up to this size are shifted, not cropped and resized, and kept in memory
-_LARGE_DEFAULT_SIZE = 224
-_MEMORY_LIMIT_BYTES = 2 * 10**9
-_HEADERS_CHECKED = 100_000  # of files too large to decode beforehand; a header takes 80 microseconds, over NFS more
-
-StoredPart = tuple[Integers, Callable[[Integers, bool], Examples]]
-
-
-class _Options(NamedTuple):
-    """data.args of an image directory."""
-
-    size: int | None
-    scaling: Scaling
-
-
-class ImageFolder(NamedTuple):
-    """Classes and parts of a directory, and what was left out of each part."""
-
-    classes: tuple[str, ...]
-    parts: Mapping[str, StoredPart]
-    left_out: Mapping[str, LeftOut]
-
-
-def open_image_folder(data: DataSection) -> ImageFolder:
-    """Classes and parts of a directory; images are read when a part is asked for its examples.
-
-    All parts get the size that the first training image has, if nothing else is said.
-
-    Raises:
-        InputError: the directory, its train/ part, its classes or their images are missing, or data.args are wrong.
-    """
-    root = Path(data.root).expanduser()
-    options = _read_options(data.args)
-    if not (root / "train").is_dir():
-        raise InputError(f"{root}: an image directory needs {root / 'train'}/<class>/<image>, which is not there")
-    classes = tuple(class_names(root / "train"))
-    if len(classes) < 2:
-        found = "no class" if not classes else f"only the class {classes[0]!r}"
-        raise InputError(f"{root / 'train'}: {found} found; one directory per class, at least two, is needed")
-
-    parts: dict[str, StoredPart] = {}
-    left_out: dict[str, LeftOut] = {}
-    size = options.size
-    for name in _PART_NAMES:  # train is the first
-        if (root / name).is_dir():
-            paths, labels, left_out[name] = _list_part(root / name, classes)
-            size = size or _default_size(paths[0])
-            choose = partial(_choose, paths, labels, options.scaling, size, data.augment == "standard")
-            parts[name] = (labels, choose)
-    if len(parts) == 1:
-        raise InputError(f"{root}: an image directory needs test/ or val/ beside train/, and neither is there")
-    return ImageFolder(classes, parts, left_out)
-
-
-def _choose(
-    paths: list[Path],
-    labels: Integers,
-    scaling: Scaling,
-    size: int,
-    standard: bool,
-    indices: Integers,
-    augment: bool,
-) -> Examples:
-    chosen = [paths[index] for index in indices]
-    targets = torch.from_numpy(labels[indices])
-    if size <= _SMALL_SIZE and len(chosen) * 3 * size**2 <= _MEMORY_LIMIT_BYTES:
-        shift = ShiftFlip(size // 8, True) if standard and augment else None
-        images, remarks = decode_all(chosen, size)
-        return ImagesInMemory(images, targets, scaling, shift, remarks)
-    stride = -(-len(chosen) // _HEADERS_CHECKED)  # spread evenly, so that every class is looked at
-    remarks = read_headers(chosen[::stride])
-    if stride > 1:
-        remarks["header not read before the first epoch"] = len(chosen) - len(chosen[::stride])
-    return ImageFiles(chosen, targets, scaling, size, standard and augment, remarks)
-
-
-def _default_size(path: Path) -> int:
-    """The images' own size where it is small, else the usual 224."""
-    longest = max(image_size(path))
-    return longest if longest <= _SMALL_SIZE else _LARGE_DEFAULT_SIZE
-
-
-def _list_part(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], Integers, LeftOut]:
-    strangers = [name for name in class_names(folder) if name not in classes]
-    if strangers:
-        raise InputError(f"{folder}: the class {strangers[0]!r} is not among those of train/")
-
-    paths: list[Path] = []
-    labels: list[int] = []
-    left_out = files_beside_classes(folder)
-    for label, name in enumerate(classes):
-        if not (folder / name).is_dir():
-            continue
-        found, left_out_here = images_of_class(folder / name)
-        left_out += left_out_here
-        if not found and folder.name == "train":
-            raise InputError(f"{folder / name}: no images found{_but(left_out_here)}")
-        paths += found
-        labels += [label] * len(found)
-
-    if not paths:
-        raise InputError(f"{folder}: no images found in the directories of its classes{_but(left_out)}")
-    return paths, np.array(labels, dtype=np.int64), left_out
-
-
-def _but(left_out: LeftOut) -> str:
-    """The endings that count, and what is there instead."""
-    instead = f"; left out: {in_words(left_out.items())}" if left_out else ""
-    return f" ({', '.join(sorted(ENDINGS))}{instead})"
-
-
-def _read_options(args: Mapping[str, Any]) -> _Options:
-    known = ("mean", "size", "std")
-    for key in args:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise InputError(f"data.args.{key}: unknown key{hint}; known: {', '.join(known)}")
-    size = args.get("size")
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= 4096):
-        raise InputError(f"data.args.size must be a number of pixels from 4 to 4096, got {size!r}")
-    mean = _three_numbers("mean", args.get("mean", _IMAGENET_MEAN))
-    std = _three_numbers("std", args.get("std", _IMAGENET_STD))
-    if min(std) <= 0:
-        raise InputError(f"data.args.std must be positive, got {list(std)!r}")
-    return _Options(size, Scaling(mean, std))
-
-
-def _three_numbers(key: str, value: Any) -> tuple[float, ...]:
-    numbers = isinstance(value, (list, tuple)) and len(value) == 3
-    if not numbers or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value):
-        raise InputError(f"data.args.{key} must be three numbers (red, green, blue in 0..1), got {value!r}")
-    return tuple(float(v) for v in value)
-
-
-PartName = Literal["validation", "test"]
-
-_VALIDATION_SEED = 1  # fixed: the held-out fraction is the same for every run and seed
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The parts of one run. `validation` is None where evaluation reads the test part; `test` where there is none."""
-
-    classes: tuple[str, ...]
-    train: Examples
-    validation: Examples | None
-    test: Examples | None
-    summary: DataSummary
-
-    @property
-    def selecting(self) -> tuple[PartName, Examples]:
-        """The part that evaluation reads after each epoch, and its name."""
-        if self.validation is not None:
-            return "validation", self.validation
-        assert self.test is not None, "every source has a part beside train"
-        return "test", self.test
-
-
-def load_splits(data: DataSection, *, download: bool = False) -> Splits:
-    """Read a data set and divide it as the recipe says.
-
-    A fraction is held out of the training part, stratified, before `subset` picks from the rest. Every class keeps
-    an image to train on.
-
-    Raises:
-        InputError: unknown data set, missing or unreadable files, or a division that cannot be made.
-    """
-    source = open_source(data, download=download)
-    train = source.parts["train"]
-    kept = np.arange(len(train.labels), dtype=np.int64)
-    validation: Examples | None = None
-    validation_name = _validation_name(data, source)
-    if isinstance(validation_name, float):
-        held_out = stratified_draw(train.labels, validation_name, _VALIDATION_SEED)
-        if not len(held_out):
-            raise InputError(f"data.validation: {data.validation} holds nothing out: no class has two training images")
-        kept = np.setdiff1d(kept, held_out)
-        validation = train.choose(held_out, False)
-    elif validation_name is not None:
-        validation = _whole(source.parts[validation_name])
-
-    available = len(kept)
-    if data.subset is not None:
-        kept = kept[_balanced_first(train.labels[kept], data.subset)]
-    test_name = _test_name(source, validation_name)
-    test = None if test_name is None else _whole(source.parts[test_name])
-    chosen = train.choose(kept, True)
-
-    names = {"train": "train", "validation": validation_name, "test": test_name}
-    examples = {"train": chosen, "validation": validation, "test": test}
-    summary = _summary(data, source, available, names, examples)
-    return Splits(source.classes, chosen, validation, test, summary)
 
 
 def _summary(
@@ -443,7 +318,7 @@ def _validation_name(data: DataSection, source: Source) -> float | str | None:
     if source.fixed_validation is not None:
         raise InputError(
             f"data.validation: {data.name} comes with a fixed validation part, so a fraction ({asked}) "
-            f"cannot be held out; leave data.validation away or name {source.fixed_validation!r}"
+            f"cannot be held out; leave data.validation out, or set it to {source.fixed_validation!r}"
         )
     return float(asked)
 
@@ -470,9 +345,119 @@ def _balanced_first(labels: Integers, count: int) -> Integers:
             f"data.subset must be at least the number of classes ({classes}), so that each has an image, got {count}"
         )
     if count > len(labels):
-        raise InputError(f"data.subset: {count} images asked for, but only {len(labels)} can be trained on")
+        raise InputError(f"data.subset must be at most the number of training images ({len(labels)}), got {count}")
     rank_in_class = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         rank_in_class[members] = np.arange(len(members))
     return np.sort(np.lexsort((labels, rank_in_class))[:count])
+
+
+def _part_in_memory(
+    pictures: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], scaling: Scaling, shift: ShiftFlip | None
+) -> Part:
+    labels = labels.astype(np.int64)
+    return Part(labels, partial(_choose_in_memory, pictures, labels, scaling, shift))
+
+
+def _choose_in_memory(
+    pictures: np.ndarray[Any, Any],
+    labels: Integers,
+    scaling: Scaling,
+    shift: ShiftFlip | None,
+    indices: Integers,
+    augment: bool,
+) -> Examples:
+    images = torch.from_numpy(np.ascontiguousarray(pictures[indices]))
+    return ImagesInMemory(images, torch.from_numpy(labels[indices]), scaling, shift if augment else None)
+
+
+def _channels_first(pictures: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Shape: (count, height, width[, channels]) -> (count, channels, height, width)."""
+    return pictures[:, None] if pictures.ndim == 3 else pictures.transpose(0, 3, 1, 2)
+
+
+def _list_part(directory: Path, classes: tuple[str, ...]) -> tuple[list[Path], Integers, LeftOut]:
+    strangers = [name for name in class_names(directory) if name not in classes]
+    if strangers:
+        raise InputError(f"{directory}: the class {strangers[0]!r} is not among those of train/")
+
+    paths: list[Path] = []
+    labels: list[int] = []
+    left_out = files_beside_classes(directory)
+    for label, name in enumerate(classes):
+        if not (directory / name).is_dir():
+            continue
+        images, left_out_here = images_of_class(directory / name)
+        left_out += left_out_here
+        if not images and directory.name == "train":
+            raise InputError(f"{directory / name}: no images found{_but(left_out_here)}")
+        paths += images
+        labels += [label] * len(images)
+
+    if not paths:
+        raise InputError(f"{directory}: no images found in the directories of its classes{_but(left_out)}")
+    return paths, np.array(labels, dtype=np.int64), left_out
+
+
+def _but(left_out: LeftOut) -> str:
+    """The endings that count, and what was found instead."""
+    instead = f"; left out: {in_words(left_out.items())}" if left_out else ""
+    return f" ({', '.join(sorted(ENDINGS))}{instead})"
+
+
+def _choose(
+    paths: list[Path],
+    labels: Integers,
+    scaling: Scaling,
+    size: int,
+    standard: bool,
+    indices: Integers,
+    augment: bool,
+) -> Examples:
+    chosen = [paths[index] for index in indices]
+    targets = torch.from_numpy(labels[indices])
+    if size <= _SMALL_SIZE and len(chosen) * 3 * size**2 <= _MEMORY_LIMIT_BYTES:
+        shift = ShiftFlip(size // 8, True) if standard and augment else None
+        images, remarks = decode_all(chosen, size)
+        return ImagesInMemory(images, targets, scaling, shift, remarks)
+    stride = -(-len(chosen) // _HEADERS_CHECKED)  # spread evenly, so that every class is looked at
+    remarks = read_headers(chosen[::stride])
+    if stride > 1:
+        remarks["header not read before the first epoch"] = len(chosen) - len(chosen[::stride])
+    return ImageFiles(chosen, targets, scaling, size, standard and augment, remarks)
+
+
+def _default_size(path: Path) -> int:
+    """The images' own size where it is small, else the usual 224."""
+    longest = max(image_size(path))
+    return longest if longest <= _SMALL_SIZE else _LARGE_DEFAULT_SIZE
+
+
+class _Options(NamedTuple):
+    """data.args of an image directory."""
+
+    size: int | None
+    scaling: Scaling
+
+
+def _read_options(args: Mapping[str, Any]) -> _Options:
+    known = ("mean", "size", "std")
+    for key in args:
+        if key not in known:
+            raise InputError(f"data.args.{key}: unknown key{suggestion(key, known)}; known: {', '.join(known)}")
+    size = args.get("size")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= 4096):
+        raise InputError(f"data.args.size must be a number of pixels from 4 to 4096, got {size!r}")
+    mean = _three_numbers("mean", args.get("mean", _IMAGENET_MEAN))
+    std = _three_numbers("std", args.get("std", _IMAGENET_STD))
+    if min(std) <= 0:
+        raise InputError(f"data.args.std must be positive, got {list(std)!r}")
+    return _Options(size, Scaling(mean, std))
+
+
+def _three_numbers(key: str, value: Any) -> tuple[float, ...]:
+    numbers = isinstance(value, (list, tuple)) and len(value) == 3
+    if not numbers or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value):
+        raise InputError(f"data.args.{key} must be three numbers (red, green, blue in 0..1), got {value!r}")
+    return tuple(float(v) for v in value)

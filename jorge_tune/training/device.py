@@ -1,4 +1,9 @@
-"""Where a run happened: device, driver, versions, commit. No host names, no user names, no paths."""
+"""The device of a run: choosing and describing it, its arithmetic, and its clocks.
+
+device      `choose_device`; `describe_environment` for environment.json, without host names, user names or paths
+arithmetic  fp32 and tf32 products (`backends_for`), bf16 and fp16 by `autocast` and `grad_scaler`
+clocks      `Stopwatch` counts training alone, `PhaseTimer` the two halves of a step, `LapTimer` a burst of steps
+"""
 
 from __future__ import annotations
 
@@ -24,6 +29,8 @@ from jorge_tune.hardware import cpu_name
 from jorge_tune.recipe.schema import Precision
 
 _TOOL_TIMEOUT_SECONDS = 10
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+Clock = Callable[[], float]
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -43,29 +50,11 @@ def choose_device(name: str = "auto") -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
-            f"device: {name!r} cannot be used here ({_why_not(device, error)}); {_usable_devices()}"
+            f"device: {name!r} cannot be used here ({_unusable_because(device, error)}); {_usable_devices()}"
         ) from error
     if device.type == "meta":
         raise InputError("device: 'meta' holds no data, so nothing can be trained on it")
     return device
-
-
-def _why_not(device: torch.device, error: Exception) -> str:
-    """Why a device that torch knows cannot be used; torch's own words, where ours are no better, in one line."""
-    if isinstance(error, NotImplementedError):
-        return f"this torch is built without {device.type}"
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and torch.version.cuda is None and torch.version.hip is None:
-        return "the installed torch is built without CUDA"
-    if device.type == "cuda" and (device.index or 0) >= count:
-        return f"{count} found" if count else "no GPU found"
-    return (str(error).splitlines() or [""])[0].rstrip(".")
-
-
-def _usable_devices() -> str:
-    """What can be given instead."""
-    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return f"auto or {' or '.join(['cpu', *gpus])} can"
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
@@ -93,40 +82,6 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
-def _driver_version() -> str | None:
-    return _first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-
-
-def _commit() -> str | None:
-    """The commit of this package's own checkout; None where it is installed from a wheel."""
-    checkout = Path(jorge_tune.__file__).resolve().parents[1]
-    return _first_line("git", "-C", str(checkout), "rev-parse", "HEAD") if (checkout / ".git").exists() else None
-
-
-def _first_line(program: str, *arguments: str) -> str | None:
-    path = shutil.which(program)
-    if path is None:
-        return None
-    try:
-        done = subprocess.run(
-            [path, *arguments], capture_output=True, text=True, timeout=_TOOL_TIMEOUT_SECONDS, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    lines = done.stdout.splitlines()
-    return lines[0] if lines else None
-
-
-def _version_of(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """The context of a forward pass."""
     dtype = _AUTOCAST.get(precision)
@@ -139,7 +94,7 @@ def grad_scaler(precision: Precision, device: torch.device) -> torch.amp.GradSca
 
 
 def step_schedule(scheduler: LambdaLR, scaler: torch.amp.GradScaler) -> None:
-    """Step the schedule. The scaler may have left out its first optimizer step, of which torch would warn."""
+    """Step the schedule. The scaler may have skipped the first optimizer step, and torch would warn of that."""
     if not scaler.is_enabled():
         scheduler.step()
         return
@@ -161,9 +116,6 @@ def backends_for(precision: Precision) -> Iterator[None]:
         yield
     finally:
         products.fp32_precision, convolutions.fp32_precision, torch.backends.cudnn.benchmark = before
-
-
-Clock = Callable[[], float]
 
 
 class Stopwatch:
@@ -238,6 +190,12 @@ class LapTimer:
         return [start.elapsed_time(end) / 1000 for start, end in itertools.pairwise(marks)]
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def _mark(device: torch.device, clock: Clock) -> Any:
     """Now, on the device's own clock."""
     if device.type != "cuda":
@@ -247,7 +205,50 @@ def _mark(device: torch.device, clock: Clock) -> Any:
     return event
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _unusable_because(device: torch.device, error: Exception) -> str:
+    """Why a device that torch knows cannot be used, in one line; torch's own words where there are no better ones."""
+    if isinstance(error, NotImplementedError):
+        return f"this torch is built without {device.type}"
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and torch.version.cuda is None and torch.version.hip is None:
+        return "the installed torch is built without CUDA"
+    if device.type == "cuda" and (device.index or 0) >= count:
+        return f"{count} found" if count else "no GPU found"
+    return (str(error).splitlines() or [""])[0].rstrip(".")
+
+
+def _usable_devices() -> str:
+    """What can be given instead."""
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return f"use auto or {' or '.join(['cpu', *gpus])}"
+
+
+def _driver_version() -> str | None:
+    return _first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+
+
+def _commit() -> str | None:
+    """The commit of this package's own checkout; None where it is installed from a wheel."""
+    checkout = Path(jorge_tune.__file__).resolve().parents[1]
+    return _first_line("git", "-C", str(checkout), "rev-parse", "HEAD") if (checkout / ".git").exists() else None
+
+
+def _first_line(program: str, *arguments: str) -> str | None:
+    path = shutil.which(program)
+    if path is None:
+        return None
+    try:
+        done = subprocess.run(
+            [path, *arguments], capture_output=True, text=True, timeout=_TOOL_TIMEOUT_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = done.stdout.splitlines()
+    return lines[0] if lines else None
+
+
+def _version_of(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,4 +1,4 @@
-"""What may take a run's steps in the optimizer's stead: GeN, or a probe that looks on."""
+"""What may take a run's steps instead of the optimizer: GeN, or a probe that observes the steps."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Stepper(Protocol):
 
 
 class EarlierBatches:
-    """GeN that reads the loss on the batches before the step's own, which the step does not know.
+    """GeN that reads the loss on batches before the step's own, from which the step was not computed.
 
     The first step, before which there are none, is read on its own batch.
 
@@ -80,7 +80,7 @@ class EarlierBatches:
         return self.gen.rates
 
     def step(self, loss_closure: BatchLoss, loss: Tensor) -> None:
-        """One step; the training loss is of another batch and serves for nothing."""
+        """One step; the training loss is not used, since it is of another batch."""
         batches = [batch for _, batch in self._kept] or [loss_closure.batch]
         self.gen.step(lambda: torch.stack([loss_closure.loss_of(batch) for batch in batches]).mean())
         self._kept.append((loss_closure.place, loss_closure.batch))
@@ -99,7 +99,7 @@ class EarlierBatches:
 
 
 def build_stepper(recipe: Recipe, optimizer: torch.optim.Optimizer, train: Batches) -> GeN | EarlierBatches | None:
-    """What steps in the optimizer's stead where the recipe's schedule is `gen`; else None."""
+    """What takes the steps instead of the optimizer where the recipe's schedule is `gen`; else None."""
     gen = build_gen(recipe, optimizer)
     count = recipe.schedule.earlier_batches if isinstance(recipe.schedule, Gen) else 0
     return gen if gen is None or count == 0 else EarlierBatches(gen, train, count)
@@ -110,15 +110,15 @@ class RateLog:
 
     def __init__(self, stepper: Stepper) -> None:
         self._gen = stepper.gen if isinstance(stepper, EarlierBatches) else stepper
-        self._told: Probe | None = None
+        self._recorded: Probe | None = None
 
     def record(self, rates: list[float]) -> dict[str, object]:
         """The record of a step that was just made at these rates; where GeN probed, what it found and did."""
         record: dict[str, object] = {"lr": rates}
         probe = self._gen.last_probe if isinstance(self._gen, GeN) else None
-        if probe is None or probe is self._told:
+        if probe is None or probe is self._recorded:
             return record
-        self._told = probe
+        self._recorded = probe
         fit = probe.fit
         return record | {
             "scale": probe.scale,

@@ -1,7 +1,7 @@
 """The image files below a directory of class directories, and every file that is left out, with the reason. No torch.
 
-What counts is what torchvision's ImageFolder counts: files with one of its endings, links followed. Besides, what
-systems and editors leave behind (hidden files and directories) does not count, and no link is followed in a circle.
+The same files count as in torchvision's ImageFolder: those with one of its endings, links followed. But what systems
+and editors leave behind (hidden files and directories) does not count, and no link is followed in a circle.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def _walk(folder: Path, left_out: LeftOut) -> Iterator[tuple[tuple[str, ...], os
                 links_in_links += way.linked
                 if links_in_links > _MOST_LINKS_IN_LINKS:
                     raise InputError(
-                        f"{folder}: links to directories below lead to each other in more than {_MOST_LINKS_IN_LINKS} "
-                        "ways; remove those that are too many"
+                        f"{folder}: links between the directories below it make more than {_MOST_LINKS_IN_LINKS} "
+                        "paths; remove some of the links"
                     )
                 pending.append(_Way(names, (*way.chain, target), True))
 

@@ -1,4 +1,11 @@
-"""Labelled images that give out batches: held in memory as bytes, or decoded from files when asked for."""
+"""Labelled images that give out batches, how they are augmented, and how a file becomes 8-bit RGB.
+
+examples      held in memory as bytes (`ImagesInMemory`), or decoded from files when asked for (`ImageFiles`)
+augmentation  every random choice is a pure function of (seed, epoch, image index), so batches are the same for any
+              number of loader workers and after any resume
+pixels        Pillow's own conversion clips what does not fit into 8 bits: of a 16-bit greyscale image it leaves white.
+              Such images are scaled here; values for which there is no fixed scale are refused
+"""
 
 from __future__ import annotations
 
@@ -19,24 +26,8 @@ from torch.nn import functional
 
 from jorge_tune.errors import InputError
 
+Integers = npt.NDArray[np.int64]
 _BROKEN_IMAGE_ERRORS = (OSError, SyntaxError, ValueError, EOFError)
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """From stored bytes to what a network sees: (x / top - mean) / std, per channel."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    top: float = 255.0
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Shape: (batch, channels, height, width) bytes -> the same shape, float32."""
-        mean, std = (
-            torch.tensor(values, dtype=torch.float32).mul_(self.top).view(1, -1, 1, 1).to(images.device)
-            for values in (self.mean, self.std)
-        )
-        return images.to(torch.float32).sub_(mean).div_(std)
 
 
 class Examples(Protocol):
@@ -144,6 +135,23 @@ class ImageFiles:
         return _read_image(self.paths[index], self.size, box_of)
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """From stored bytes to what a network sees: (x / top - mean) / std, per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    top: float = 255.0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Shape: (batch, channels, height, width) bytes -> the same shape, float32."""
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32).mul_(self.top).view(1, -1, 1, 1).to(images.device)
+            for values in (self.mean, self.std)
+        )
+        return images.to(torch.float32).sub_(mean).div_(std)
+
+
 def decode_all(paths: Sequence[Path], size: int) -> tuple[Tensor, Counter[str]]:
     """All images as bytes, each resized to `size` x `size` from its central square if it has another size.
 
@@ -193,6 +201,10 @@ def image_size(path: Path) -> tuple[int, int]:
         return image.size
 
 
+class _BoxOf(Protocol):
+    def __call__(self, width: int, height: int) -> CropBox: ...
+
+
 def _read_image(path: Path, size: int, box_of: _BoxOf) -> Tensor:
     with _opened(path) as image:
         picture = to_rgb(image, path)
@@ -211,7 +223,7 @@ def _fitted(picture: Image.Image, size: int, box: CropBox) -> Tensor:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image file whose faults are told in words, while it is open."""
+    """An open image file; its faults become messages."""
     try:
         with Image.open(path) as image:
             yield image
@@ -222,12 +234,6 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"{path}: not a readable image ({reason}); repair or remove it") from error
 
 
-class _BoxOf(Protocol):
-    def __call__(self, width: int, height: int) -> CropBox: ...
-
-
-Integers = npt.NDArray[np.int64]
-
 _ORDER_STREAM = 0  # one stream of draws for each purpose
 _ROW_STREAM = 1
 _COLUMN_STREAM = 2
@@ -235,8 +241,15 @@ _FLIP_STREAM = 3
 _AREA_STREAM = 4
 _RATIO_STREAM = 5
 
+
 _SCALE_RANGE = (0.08, 1.0)  # part of the image that a resized crop keeps, as is usual for ImageNet
 _LOG_RATIO_RANGE = (math.log(3 / 4), math.log(4 / 3))
+
+
+def shuffled(seed: int, epoch: int, count: int) -> Integers:
+    """The order in which an epoch visits its samples: a permutation of range(count)."""
+    keys = _hash(seed, _ORDER_STREAM, epoch, np.arange(count, dtype=np.int64))
+    return np.argsort(keys, kind="stable")
 
 
 def uniform_draws(seed: int, epoch: int, indices: Integers, stream: int) -> npt.NDArray[np.float64]:
@@ -247,12 +260,6 @@ def uniform_draws(seed: int, epoch: int, indices: Integers, stream: int) -> npt.
     """
     bits = _hash(seed, stream, epoch, indices)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def shuffled(seed: int, epoch: int, count: int) -> Integers:
-    """The order in which an epoch visits its samples: a permutation of range(count)."""
-    keys = _hash(seed, _ORDER_STREAM, epoch, np.arange(count, dtype=np.int64))
-    return np.argsort(keys, kind="stable")
 
 
 @dataclass(frozen=True)
@@ -337,7 +344,6 @@ def _mix(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 SIXTEEN_BITS = "16-bit scaled to 8 bits"
-
 _CONVERTIBLE = frozenset(("1", "CMYK", "HSV", "L", "LA", "LAB", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr"))
 _WITH_ALPHA = frozenset(("LA", "PA", "RGBA"))
 _SIXTEEN_BITS_IN_MODE_I = ("PNG", "PPM")  # formats whose mode I is 0 to 65535, scaled so by Pillow where it was not
@@ -394,7 +400,7 @@ def remarks_of(image: Image.Image) -> Iterator[str]:
 
 
 def remarks_of_values(image: Image.Image, picture: Image.Image) -> Iterator[str]:
-    """What `to_rgb` left of the values of `image` in `picture`."""
+    """What `to_rgb` lost of the values of `image` in `picture`."""
     if is_sixteen_bit(image) and np.asarray(picture).max() < _DIM:
         yield f"16-bit with values below {_DIM * 256} of 65536, nearly black: scale them to the whole range"
 

@@ -50,7 +50,7 @@ class Batches:
         self._requests = _Requests()
         self._loader: DataLoader[Any] | None = None
         if workers:
-            with _core_count_told_elsewhere():
+            with _without_core_count_warning():
                 self._loader = DataLoader(
                     _Answers(self._examples),
                     batch_size=None,
@@ -59,7 +59,7 @@ class Batches:
                     persistent_workers=True,
                     pin_memory=device.type == "cuda",
                     worker_init_fn=_leave_signals_to_parent,
-                    generator=torch.Generator(),  # its own: the global one belongs to the model
+                    generator=torch.Generator(),  # its own; the global one belongs to the model
                 )
 
     def __len__(self) -> int:
@@ -82,7 +82,7 @@ class Batches:
         if self._loader is None:
             answers: Iterator[Batch] = (self._examples.batch(*request) for request in self._requests)
         else:
-            with _core_count_told_elsewhere():
+            with _without_core_count_warning():
                 answers = map(_opened, self._loader)
         for images, labels in answers:
             yield self._placed(images), labels.to(self._device, non_blocking=True)
@@ -143,8 +143,8 @@ class _Answers(Dataset[Any]):
 
 
 @contextlib.contextmanager
-def _core_count_told_elsewhere() -> Iterator[None]:
-    """Without torch's warning of more workers than cores, which comes twice; what a run found in its data says it."""
+def _without_core_count_warning() -> Iterator[None]:
+    """Without torch's warning of more workers than cores, which comes twice; the run's data summary warns of it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)
         yield

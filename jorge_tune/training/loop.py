@@ -1,7 +1,8 @@
 """The training loop: steps, evaluations, checkpoints, and the ways in which a run ends.
 
-The device is asked for values at log steps, at epoch ends and before checkpoints only; whether a loss was ever not
-finite is remembered on the device, with the step.
+The device is asked for values only at log steps, at epoch ends and before checkpoints. Whether a loss was ever not
+finite is remembered on the device, with the step. Ctrl-C and SIGTERM are stop requests (`StopRequest`), so that a run
+can finish its step and write a checkpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from jorge_tune.errors import RunDirectoryError
+from jorge_tune.errors import RunDirectoryError, first_line
 from jorge_tune.optim import KroneckerOptimizer
 from jorge_tune.recipe.schema import Precision
 from jorge_tune.records import Outcome
@@ -51,8 +52,41 @@ class LoopPlan:
     precision: Precision
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """A request to stop a run soon; while it is entered, Ctrl-C and SIGTERM make it.
+
+    Signals are heard in the main thread only; elsewhere `ask` makes the request. A second Ctrl-C stops at once.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def ask(self, reason: str) -> None:
+        """Ask the run to stop after its current step."""
+        self.reason = self.reason or reason
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.reason is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.ask(f"stopped by {signal.Signals(number).name}")
+
+
 class Loop:
-    """One run, from where it stands to its end; `run` may be called once. A stepper steps in the optimizer's stead."""
+    """One run, from where it stands to its end; `run` may be called once. A stepper takes the optimizer's steps."""
 
     def __init__(
         self,
@@ -90,7 +124,7 @@ class Loop:
         return Moment(step, step / self._steps_per_epoch, self._stopwatch.seconds)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint: weights, optimizer, schedule, scaler, random state, position and time.
+        """Continue from a checkpoint: weights, optimizer, schedule, scaler, random state, position and time.
 
         Raises:
             RunDirectoryError: it is not of this training.
@@ -102,7 +136,7 @@ class Loop:
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-            what = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+            what = first_line(error).rstrip(":")
             where = checkpoint.source or "the checkpoint"
             raise RunDirectoryError(
                 f"{where}: not a checkpoint of this run ({what}); remove it, or choose another --out"
@@ -113,7 +147,7 @@ class Loop:
         self._started = (checkpoint.position.step, checkpoint.train_seconds)
 
     def _check_place(self, checkpoint: Checkpoint) -> None:
-        """Whether this training comes by there.
+        """Check that this training passes through the checkpoint's position.
 
         Raises:
             ValueError: it does not.
@@ -122,7 +156,7 @@ class Loop:
         if at.step != at.epoch * per_epoch + at.step_in_epoch or at.step_in_epoch > per_epoch:
             raise ValueError(
                 f"its step {at.step} is step {at.step_in_epoch} of epoch {at.epoch}, but an epoch has {per_epoch} "
-                "here; were images added or taken away?"
+                "here; were images added or removed?"
             )
         if at.step > self._plan.total_steps:
             raise ValueError(f"its step {at.step} is beyond the last one, {self._plan.total_steps}")
@@ -148,14 +182,14 @@ class Loop:
 
     def run(self) -> RunEnding:
         """Train to the end, to `stop_at`, or until something stops it."""
-        self._tell("start")
+        self._report("start")
         self._model.train()
         while self._position.step < self._plan.stop_at or not self._position.closed:
             ending = self._train_stretch() or self._close_stretch()
             if ending is not None:
                 return ending
         if self._position.step < self._plan.total_steps:
-            return RunEnding("interrupted", f"stopped after {self._position.step} steps, as asked")
+            return RunEnding("interrupted", f"stopped after {self._position.step} steps, as requested")
         if self._task.final_test is not None and self._evaluate("test", self._task.final_test) is None:
             return self._interrupted()
         return RunEnding("finished", "")
@@ -164,12 +198,14 @@ class Loop:
         """The remaining steps of this epoch, or of the run."""
         if self._position.step >= self._plan.stop_at or self._position.step_in_epoch >= self._steps_per_epoch:
             return None
+
         with self._stopwatch.running():
             for batch in self._task.train.epoch(self._position.epoch, self._position.step_in_epoch):
                 self._train_step(batch)
                 done = self._position.step >= self._plan.stop_at
                 if done or self._stop.reason is not None or self._must_stop_at_log_step():
                     break
+
         ending = self._diverged()
         if ending is None and self._stop.reason is not None:
             return self._interrupted()
@@ -182,6 +218,7 @@ class Loop:
         step = self._position.step + 1
         logged = step % self._plan.log_every == 0 or step == self._plan.stop_at
         timer = PhaseTimer(self._device) if logged else None
+
         with _timed(timer, "forward"):
             loss = self._loss(batch)
         self._optimizer.zero_grad(set_to_none=True)
@@ -193,17 +230,20 @@ class Loop:
                 again = BatchLoss(self._loss, batch, (self._position.epoch, self._position.step_in_epoch))
                 self._scaler.step(self._stepper, again, loss.detach())  # type: ignore[arg-type]
             self._scaler.update()
+
         rates = self._rates()  # after the step, which GeN may have rescaled, and before the next one's
         step_schedule(self._scheduler, self._scaler)
+
         bad = ~torch.isfinite(loss.detach()) & (self._first_bad == 0)
         self._first_bad = torch.where(bad, step, self._first_bad)
         here = self._position
         self._position = replace(here, step=step, step_in_epoch=here.step_in_epoch + 1, closed=False)
+
         if self._rate_log is not None:
             self._journal.rate(self.moment, self._rate_log.record(rates))
         if timer is not None:
             self._log_step(loss, rates, timer)
-        self._tell("step", rates)
+        self._report("step", rates)
 
     def _loss(self, batch: Batch) -> Tensor:
         with autocast(self._plan.precision, self._device):
@@ -245,14 +285,15 @@ class Loop:
                 return self._divergence(f"the {part} loss was {metrics['loss']} after step {here.step}")
             name = self._task.main_metric
             self._best = better(self._best, Best(name, metrics[name], here.step, self.moment.epoch))
+
         if epoch_done:
             here = replace(here, epoch=here.epoch + 1, step_in_epoch=0)
         self._position = replace(here, closed=True)
-        self._tell("epoch")
+        self._report("epoch")
         return self._checkpoint()
 
     def _evaluate(self, part: str, batches: Batches) -> dict[str, float] | None:
-        """Read a part; None if the run is asked to stop meanwhile."""
+        """Evaluate on a part; None if a stop request comes meanwhile."""
         started = time.perf_counter()
         meter = self._task.meter()
         self._model.eval()
@@ -263,13 +304,14 @@ class Loop:
                 with autocast(self._plan.precision, self._device):
                     outputs = self._model(batch[0])
                 meter.update(outputs, batch)
+
         self._model.train()
         if self._stop.reason is not None:
             return None
         metrics = meter.compute()
         self._journal.evaluation(self.moment, part, metrics, time.perf_counter() - started)
         self._last_evaluation = part, metrics
-        self._tell("evaluation")
+        self._report("evaluation")
         return metrics
 
     def _interrupted(self) -> RunEnding:
@@ -283,7 +325,7 @@ class Loop:
         good = (
             "no checkpoint was written before"
             if self._saved_step is None
-            else (f"the last good checkpoint is of step {self._saved_step}")
+            else (f"the last good checkpoint is from step {self._saved_step}")
         )
         return RunEnding("diverged", f"{what}; {good}")
 
@@ -294,6 +336,7 @@ class Loop:
             ending = self._divergence(f"a weight was not finite after step {self._position.step}")
         if ending is not None:
             return ending
+
         on_gpu = self._device.type == "cuda"
         self._save(
             Checkpoint(
@@ -311,7 +354,7 @@ class Loop:
         self._saved_step = self._position.step
         return None
 
-    def _tell(self, event: Event, rates: list[float] | None = None) -> None:
+    def _report(self, event: Event, rates: list[float] | None = None) -> None:
         if self._progress is None:
             return
         at = self.moment
@@ -353,33 +396,3 @@ def _is_alike(mine: object, theirs: object) -> bool:
 def _all_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether no tensor holds NaN or infinity; one read from the device."""
     return not tensors or bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all())
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class StopRequest:
-    """Listens while it is entered (in the main thread; elsewhere only `ask` works). A second Ctrl-C stops at once."""
-
-    def __init__(self) -> None:
-        self.reason: str | None = None
-        self._before: dict[signal.Signals, Any] = {}
-
-    def ask(self, reason: str) -> None:
-        """Ask the run to stop after its current step."""
-        self.reason = self.reason or reason
-
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.reason is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.ask(f"stopped by {signal.Signals(number).name}")

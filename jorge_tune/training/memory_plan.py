@@ -1,4 +1,7 @@
-"""What a recipe's optimizer will keep and compute, before any training: from shapes alone, on the meta device."""
+"""What a recipe's optimizer will keep and compute, before any training: from shapes alone, on the meta device.
+
+`plan_recipe` makes the plan: costs by parameter, other optimizers over the same model, and what fits a budget.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from jorge_tune.training.build import build_model, build_optimizer
 
 EMBEDDING = "embedding"
 ASSUMED_INTERVAL = 10
-LONG_HEAD = 8192  # rows of a matrix from which on it is taken for an output layer over a vocabulary
+LONG_HEAD = 8192  # a matrix with that many rows or more is taken for an output layer over a vocabulary
 RANKS = (16, 64, 256)  # of sketchy, beside the others
 BLOCK_SIZES = (8192, 4096, 2048, 1024, 512, 256, 128, 64, 32)
 SKETCH_RANKS = (512, 256, 128, 64, 32, 16, 8, 4, 2)
@@ -75,7 +78,7 @@ class Fit:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipePlan:
-    """A recipe's optimizer, parameter by parameter in the model's order, and beside others."""
+    """A recipe's optimizer, parameter by parameter in the model's order, and other optimizers to compare it with."""
 
     optimizer: str
     block_size: int | None
@@ -98,7 +101,7 @@ def plan_recipe(recipe: schema.Recipe, *, budget: int | None = None) -> RecipePl
     """The plan of a recipe whose optimizer preconditions. Needs no data and no weights.
 
     Args:
-        recipe: with a model; an interval that is still to be calibrated is taken as 10.
+        recipe: with a model; an interval that is not set, or `auto`, counts as 10.
         budget: bytes for the optimizer's state; the plan then says what fits.
 
     Raises:
@@ -108,7 +111,7 @@ def plan_recipe(recipe: schema.Recipe, *, budget: int | None = None) -> RecipePl
     if not isinstance(section, Planned):
         raise InputError(
             "optimizer.name: must be jorge, shampoo, sketchy or sketchy_adagrad to be planned, got "
-            f"{section.name!r}; a recipe file whose own section is sgd or adamw is bootstrapped first"
+            f"{section.name!r}; only a file that itself says sgd or adamw is bootstrapped automatically"
         )
     if recipe.task is None or recipe.task.model is None:
         raise InputError(f"task.model: the recipe {recipe.name!r} names no model, so there is nothing to plan")
@@ -210,7 +213,7 @@ def _fit(section: Planned, model: nn.Module, group: Mapping[str, Any], budget: i
 
 
 def _is_to_be_named(candidate: Candidate, known: Candidate | None, own: Candidate) -> bool:
-    """Whether it takes the place of one before it, larger, that comes to the same."""
+    """Whether it replaces the larger one before it that has the same cost."""
     return known is None or candidate is own or (known is not own and candidate.value is not None)
 
 

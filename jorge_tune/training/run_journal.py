@@ -1,4 +1,4 @@
-"""What a run tells: records for programs, log.txt for people, progress for whoever watches."""
+"""What a run writes and reports: records for programs, log.txt for people, progress for whoever watches."""
 
 from __future__ import annotations
 
@@ -47,23 +47,25 @@ class Moment:
 
 
 class RunJournal:
-    """Writes to a run directory, alone; a context manager that closes its files.
+    """The only writer of a run directory; a context manager that closes its files.
 
-    Whoever has it has the directory's lock, which is log.txt's, and has written nothing to the records yet.
+    It holds the directory's lock, which is a lock on log.txt. Its first record opens the records.
 
     Raises:
-        RunDirectoryError: another process is training in this directory, or what is there are no files.
+        RunDirectoryError: another process is training in this directory, or a link or device stands in for its files.
     """
 
-    def __init__(self, folder: RunDirectory) -> None:
-        self._path = folder.records
+    def __init__(self, run_directory: RunDirectory) -> None:
+        self._path = run_directory.records
         self._records: RecordWriter | None = None
-        log = open_regular(folder.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, error=RunDirectoryError)
+        log = open_regular(run_directory.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, error=RunDirectoryError)
         files.keep_from_children(log)
         self._log = os.fdopen(log, "a", encoding="utf-8", errors="backslashreplace")
         if not files.take(log):
             self._close_log()
-            raise RunDirectoryError(f"{folder.root}: another process is training in it; wait, or choose another --out")
+            raise RunDirectoryError(
+                f"{run_directory.root}: another process is training in it; wait, or choose another --out"
+            )
 
     def __enter__(self) -> RunJournal:
         return self
@@ -92,7 +94,7 @@ class RunJournal:
         self._record("step", at, values)
 
     def rate(self, at: Moment, values: Mapping[str, object]) -> None:
-        """The learning rates of a step that no schedule tells of, and where they come from."""
+        """The learning rates of a step that follow from no schedule, and where they come from."""
         self._record("rate", at, values)
 
     def evaluation(self, at: Moment, part: str, metrics: Mapping[str, float], seconds: float) -> None:

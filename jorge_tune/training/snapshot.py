@@ -1,4 +1,4 @@
-"""A run's training set up beside the run: walked step by step, looked at on the way, and nowhere to be seen after."""
+"""A run's training set up next to the run: walked step by step and observed, without leaving anything behind."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from jorge_tune.errors import RunDirectoryError, TrainingError
+from jorge_tune.errors import RunDirectoryError, TrainingError, first_line
 from jorge_tune.recipe.recipe_files import recipe_of_run
 from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import Record, RunDirectory, read_records
-from jorge_tune.training.build import build_model, build_optimizer, build_scheduler
+from jorge_tune.training.build import build_scheduler
 from jorge_tune.training.checkpoint import Checkpoint, load_checkpoint
 from jorge_tune.training.device import backends_for, choose_device
 from jorge_tune.training.gen_stepper import Stepper, build_stepper
 from jorge_tune.training.loop import Loop, LoopPlan, RunEnding, StopRequest
 from jorge_tune.training.run_journal import ProgressCallback, RunJournal, RunProgress
-from jorge_tune.training.runner import what_differs
-from jorge_tune.training.tasks import Task, open_task
+from jorge_tune.training.runner import own_random_state, set_up_training, what_differs
+from jorge_tune.training.tasks import Task
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A recipe's training as it is at its start, or at a run's last checkpoint. A stepper steps for the optimizer."""
+    """A recipe's training at its start, or at a run's last checkpoint. A stepper takes the optimizer's steps."""
 
     recipe: Recipe
     device: torch.device
@@ -77,33 +77,31 @@ class Snapshot:
             precision=self.recipe.precision,
         )
         with contextlib.ExitStack() as stack:
-            folder = RunDirectory(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jorge-tune-"))))
-            journal = stack.enter_context(RunJournal(folder))
+            run_directory = RunDirectory(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jorge-tune-"))))
+            journal = stack.enter_context(RunJournal(run_directory))
             stop = stack.enter_context(stop or StopRequest())
-            told = _told(progress, stop_at)
             save: Callable[[object], None] = _keep_nothing
             stepper = look(self.stepper or self.optimizer)
             torch.manual_seed(self.recipe.seed)
             state = self.task, self.model, self.optimizer, scheduler
-            loop = Loop(*state, plan, self.device, journal, save, stop, told, stepper)
+            loop = Loop(*state, plan, self.device, journal, save, stop, _with_length(progress, stop_at), stepper)
             try:
                 if self.checkpoint is not None:
                     loop.restore(self.checkpoint)
                 ending = loop.run()
             except (FloatingPointError, RuntimeError) as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                name = self.recipe.name
+                name, reason = self.recipe.name, first_line(error)
                 raise TrainingError(
                     f"{name}: the training broke off after step {loop.moment.step}: {reason}"
                 ) from error
-            return ending, read_records(folder.records)
+            return ending, read_records(run_directory.records)
 
 
 @contextmanager
 def open_snapshot(
     recipe: Recipe, *, run: Path | None = None, device: str = "auto", download: bool = False
 ) -> Iterator[Snapshot]:
-    """Set a training up aside; torch's random state and precision are its own, and the run's directory is only read.
+    """Set a training up; it has torch's random state and precision of its own, and only reads the run's directory.
 
     Args:
         recipe: What to train.
@@ -117,15 +115,11 @@ def open_snapshot(
     """
     checkpoint = None if run is None else _checkpoint_of(recipe, RunDirectory(run))
     chosen = choose_device(device)
-    devices = [chosen] if chosen.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), backends_for(recipe.precision), contextlib.ExitStack() as stack:
-        model = build_model(recipe)
-        build_optimizer(recipe.optimizer, model)  # faults of the recipe show before the data are read
-        task = open_task(recipe, chosen, download=download)
-        stack.callback(task.close)
-        model = model.to(chosen)
-        task.check_model(model)
-        optimizer = build_optimizer(recipe.optimizer, model)
+    with (
+        own_random_state(chosen),
+        backends_for(recipe.precision),
+        set_up_training(recipe, chosen, download=download) as (task, model, optimizer),
+    ):
         stepper = build_stepper(recipe, optimizer, task.train)
         snapshot = Snapshot(recipe, chosen, task, model, optimizer, stepper, checkpoint)
         if snapshot.step >= snapshot.total_steps:
@@ -133,13 +127,17 @@ def open_snapshot(
         yield snapshot
 
 
-def _checkpoint_of(recipe: Recipe, folder: RunDirectory) -> Checkpoint:
-    apart = what_differs(recipe_of_run(folder), recipe)
-    if apart:
-        raise RunDirectoryError(f"{folder.root}: holds another run ({'; '.join(apart)}); give its own recipe and seed")
-    checkpoint = load_checkpoint(folder.checkpoint)
+def _checkpoint_of(recipe: Recipe, run_directory: RunDirectory) -> Checkpoint:
+    differences = what_differs(recipe_of_run(run_directory), recipe)
+    if differences:
+        raise RunDirectoryError(
+            f"{run_directory.root}: holds another run ({'; '.join(differences)}); give its own recipe and seed"
+        )
+    checkpoint = load_checkpoint(run_directory.checkpoint)
     if checkpoint is None:
-        raise RunDirectoryError(f"{folder.root}: the run has no checkpoint yet; leave it away to start from the recipe")
+        raise RunDirectoryError(
+            f"{run_directory.root}: the run has no checkpoint yet; leave it out to start from the recipe"
+        )
     return checkpoint
 
 
@@ -147,12 +145,12 @@ def _keep_nothing(checkpoint: object) -> None:
     """A snapshot leaves no checkpoint."""
 
 
-def _told(progress: ProgressCallback | None, steps: int) -> ProgressCallback | None:
+def _with_length(progress: ProgressCallback | None, steps: int) -> ProgressCallback | None:
     """`progress` with the walk's own length."""
     if progress is None:
         return None
 
-    def tell(moment: RunProgress) -> None:
+    def report(moment: RunProgress) -> None:
         progress(replace(moment, total_steps=steps))
 
-    return tell
+    return report

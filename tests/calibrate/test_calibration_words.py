@@ -27,8 +27,12 @@ from jorge_tune.calibrate.calibration_words import (
 from jorge_tune.calibrate.choose_interval import step_cost
 from jorge_tune.optim.jorge import PRESETS
 from jorge_tune.recipe.schema import JorgeSection, ShampooSection, SketchyShampooSection
-from jorge_tune.report.interval_curve import interval_figure, interval_page, measured_ratio, text_curve
+from jorge_tune.report.of_measurements import measured_cost_figure
+from jorge_tune.report.page import figure_for_picture, report_page
+from jorge_tune.report.report import calibration_report
+from jorge_tune.report.text_plot import interval_curve
 from tests.calibrate.calibrations import calibrated, feasible, infeasible, unstable
+from tests.report.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
 from tests.training.small_recipes import digits_recipe
 
 
@@ -51,7 +55,8 @@ def test_the_table_says_what_a_step_takes():
     assert percent_of(shown[f"interval {interval}, predicted"][1]) == pytest.approx(4 + 30 / interval, abs=0.5)
     assert percent_of(shown[f"interval {interval}, as it ran"][1]) == pytest.approx(4 + 30 / interval, abs=0.5)
     assert percent_of(shown["its longest step"][1]) >= percent_of(shown[f"interval {interval}, as it ran"][1])
-    assert measured_ratio(found) == pytest.approx(1, abs=0.01)
+    ran = verification_of(found)
+    assert ran.ratio / cost_of(found).at(ran.interval).value == pytest.approx(1, abs=0.01)
 
 
 def test_a_single_refresh_step_shows_as_the_longest_where_nothing_is_staggered():
@@ -148,12 +153,12 @@ def test_one_device_is_said_to_be_an_estimate_for_several():
 
 
 def curve_rows(found) -> list[str]:
-    return [line.partition("|")[2].ljust(61) for line in text_curve(found).splitlines() if "|" in line]
+    return [line.partition("|")[2].ljust(61) for line in interval_curve(found).splitlines() if "|" in line]
 
 
 def test_the_curve_falls_to_the_budget_at_the_chosen_interval():
     found = feasible()
-    lines = text_curve(found).splitlines()
+    lines = interval_curve(found).splitlines()
     drawn = curve_rows(found)
     assert len(drawn) == 12
     budget = next(row for row, cells in enumerate(drawn) if cells.count(".") > 15)
@@ -176,16 +181,23 @@ def test_a_curve_without_an_interval_has_no_mark():
 
 def test_the_figure_holds_the_curve_its_bounds_and_the_runs():
     found = feasible(spread_factor=3.0)
-    figure = interval_figure(found)
-    band, line, points = figure.data
-    assert list(points.x) == [v.interval for v in found.measurements.verifications]
-    assert line.y[0] == pytest.approx(1e3 * base_seconds(found) * cost_of(found).at(1).value)
-    assert max(band.y) > max(line.y)
+    predicted, ran = measured_cost_figure(found).series
+    assert ran.x == [v.interval for v in found.measurements.verifications]
+    assert predicted.y[0] == pytest.approx(cost_of(found).at(1).value)
+    assert f"{show_seconds(base_seconds(found) * cost_of(found).at(1).value)} at interval 1" in predicted.text
+    assert max(predicted.high) > max(predicted.y)
+    figure = figure_for_picture(measured_cost_figure(found).to_json())
     assert figure.layout.xaxis.type == "log"
     assert {1, 10, found.choice.interval} <= set(figure.layout.xaxis.tickvals)
-    assert len(figure.layout.shapes) == 2
-    page = interval_page(found)
-    assert not re.search(r"<(script|link|img)[^>]*(src|href)=", page)  # nothing is fetched
+    assert [shape.name for shape in figure.layout.shapes] == [
+        "budget +10 %",
+        "torch SGD",
+        f"interval {found.choice.interval}",
+    ]
+    twin = calibration_report(found).to_json()
+    page = report_page(twin)
+    assert_figures_equal_the_twin(page, twin)
+    assert_page_stands_alone(page)
     assert "refresh interval" in page
 
 

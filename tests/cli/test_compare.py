@@ -14,6 +14,7 @@ from jorge_tune.cli.cmd_compare import parse_target
 from jorge_tune.errors import InputError
 from jorge_tune.records import read_records
 from tests.compare.race_folders import COSINE, JORGE, SGD, STEP, write_race, write_run
+from tests.report.report_checks import assert_figures_equal_the_twin
 
 RECIPE = """\
 version: 1
@@ -146,6 +147,14 @@ def test_the_plot(folders, tmp_path, capsys):
     assert run(*folders, "--plot", plot) == 2
     assert "exists already" in capsys.readouterr().err
     assert run(*folders, "--plot", plot, "--force") == 0
+
+
+def test_the_plots_numbers_alone(folders, tmp_path):
+    assert run(*folders, "--plot", tmp_path / "race.html") == 0
+    assert run(*folders, "--plot", tmp_path / "race.json") == 0
+    twin = json.loads((tmp_path / "race.json").read_text())
+    assert_figures_equal_the_twin((tmp_path / "race.html").read_text(), twin)
+    assert [section["name"] for section in twin["sections"]][:3] == ["contenders", "curves", "pace"]
 
 
 def test_a_png_is_written_or_missed_with_a_reason(folders, tmp_path, capsys):

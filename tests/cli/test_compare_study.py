@@ -190,10 +190,10 @@ def test_other_study_commands_know_a_comparison(finished, here, capsys):
     assert "mine-jorge" in (here / "race.csv").read_text()
     assert "lr:" not in (here / "race.csv").read_text()
     assert jorge_tune("study", "export", "--name", "race", "-o", "race.yaml") == 2
-    assert "no trial is the best; give --trial" in capsys.readouterr().err
+    assert "has no best trial; give --trial" in capsys.readouterr().err
     assert compare(*RACE, "--name", "race", "--set", "optimizer.lr=0.2") == 2
     err = capsys.readouterr().err
-    assert "study race is there already, and is another one" in err
+    assert "study race exists already and differs" in err
     assert "mine-sgd.optimizer.lr: 0.1 in the study, 0.2 now" in err
     assert "--branch" not in err
     assert jorge_tune("report", "race", "--metric", "top7") == 2
@@ -279,7 +279,7 @@ def test_a_worker_that_is_killed_and_then_ctrl_c_leave_a_race_that_ends_whole(he
         (["RUNS", "--workers", "2"], "there are only run directories"),
         (["RUNS", "--against", "jorge"], "--against: follows from a recipe"),
         (["SGD", "--against", "shampo"], "did you mean 'shampoo'?"),
-        (["SGD", "--against", "adamw"], "give an AdamW recipe as an argument of its own"),
+        (["SGD", "--against", "adamw"], "give an AdamW recipe as another argument"),
         (["SGD", "--name", "a/b"], "--name: must be 1 to 100 letters"),
         (["SGD", "--name", "a", "--storage", "nonsense://x"], "nonsense"),
         (["SGD", "--seeds", "4294967296", "--workers", "1"], "--seeds: must be between 0 and 4294967295"),

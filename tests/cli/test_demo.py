@@ -1,10 +1,13 @@
 """The demo, shortened to one epoch: what it leaves, what it says, that it goes on where it was."""
 
+import json
+
 import pytest
 
 from jorge_tune.cli import main
 from jorge_tune.recipe.bootstrap import bootstrap, control
 from jorge_tune.recipe.recipe_files import read_recipe
+from tests.report.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
 
 
 def demo(out, *arguments):
@@ -23,7 +26,12 @@ def test_the_demo_and_its_second_run(tmp_path, capsys):
     assert read_recipe(out / "control.yaml") == control(jorge)
     assert "Jorge, Eq. 9" in (out / "jorge.yaml").read_text()
     assert sorted(path.name for path in (out / "runs").iterdir()) == ["control", "jorge", "sgd"]
-    assert (out / "comparison.html").read_text().count('class="plotly-graph-div"') == 2
+    page, twin = (out / "comparison.html").read_text(), json.loads((out / "comparison.json").read_text())
+    assert_figures_equal_the_twin(page, twin)
+    assert_page_stands_alone(page)
+    assert page.count('class="plot"') == 4
+    assert [section["name"] for section in twin["sections"]][-2:] == ["recipes", "environment"]
+    assert "Why jorge has these values" in page
     assert "5.0e-4 x (1 - 0) / (1 - 0.9)" in first.out
     assert "jorge against sgd: " in first.out
     assert "control is SGD with the schedule and decoupled decay of jorge: " in first.out

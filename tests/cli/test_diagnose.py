@@ -87,7 +87,7 @@ def test_divergence_exits_with_3_and_shows_what_was_read(recipe: Path, capsys: p
     [
         (["tiny.yaml", "--set", "optimizer.name=torch.optim:AdamW"], "Write torch's own SGD or AdamW as `name: sgd`"),
         (["no-such-recipe"], "neither a file nor a shipped recipe"),
-        (["coco/maskrcnn-jorge"], "unknown model 'maskrcnn_resnet50_fpn'"),
+        (["coco/maskrcnn-jorge"], "cannot train a detection task"),
         (["tiny.yaml", "--set", "optimizer.name=shampoo"], "must be jorge, or sgd or adamw to bootstrap from"),
         (["tiny.yaml", "--set", "optimizer.form=other"], "optimizer.form"),
         (["tiny.yaml", "--parameters", "("], "--parameters: must be a regular expression, got '('"),
@@ -96,7 +96,7 @@ def test_divergence_exits_with_3_and_shows_what_was_read(recipe: Path, capsys: p
             "got 'nothing': they are 1.weight; 3.weight",
         ),
         (["tiny.yaml", "--max-side", "3"], "1.weight (16 x 64) has a side above 3"),
-        (["tiny.yaml", "--plot", "d.png"], "--plot: must end in .html, got 'd.png'"),
+        (["tiny.yaml", "--plot", "d.png"], "--plot: must end in .html or .json, got 'd.png'"),
         (["tiny.yaml", "--steps", "0"], "--steps"),
         (["tiny.yaml", "--device", "cuda:99"], "device: 'cuda:99' cannot be used here"),
     ],

@@ -136,7 +136,7 @@ def test_what_a_study_holds_is_shown_not_obeyed(tmp_path, capsys):
     """Its notes, reasons and stop requests come from a storage that others write to."""
     study = searched(tmp_path / "study", confirm_seeds=(1, 2), notes=(NASTY,))
     conclude(study.opened)
-    study.opened.ask_to_stop("finish", NASTY)
+    study.opened.request_stop("finish", NASTY)
     everything = ""
     for arguments in (["status"], ["best"], ["add", "--set", "lr=0.1"], ["export", "--as", "json", "-o", "-"]):
         run("study", *arguments, *place(study)[: 4 if arguments == ["status"] else 2])

@@ -69,5 +69,5 @@ def test_cp_does_not_overwrite_unless_forced(tmp_path, monkeypatch, capsys):
 def test_cp_of_an_unknown_name_suggests_one(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run("cp", "digits/cnn-sdg") == 2
-    assert "no shipped recipe (did you mean 'digits/cnn-sgd'?)" in capsys.readouterr().err
+    assert "not a shipped recipe (did you mean 'digits/cnn-sgd'?)" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -133,8 +133,8 @@ def test_a_study_of_another_version_is_read_and_never_added_to(made, tmp_path, c
     for command in (("worker",), ("add", "--set", "lr=0.05"), ("confirm",), ("run", "--name", "small")):
         assert run(*command, folder=tmp_path) == 2
         assert capsys.readouterr().err.splitlines()[-1] == (
-            f"study small was made by jorge-tune {made.opened.version}, and this is 99.0, which only reads it; "
-            "install that version, or go on in a new one with `jorge-tune study run FILE --branch`"
+            f"study small was made by jorge-tune {made.opened.version}; this is 99.0, which can only read it. "
+            "Install that version, or continue in a new study with `jorge-tune study run FILE --branch`"
         )
     for command in (("status",), ("best",), ("export", "-o", tmp_path / "all.csv"), ("reap",), ("stop",)):
         assert run(*command, "--name", "small", folder=tmp_path) == 0
@@ -147,7 +147,7 @@ def test_stop_lets_workers_leave_and_the_search_is_taken_up_again(tmp_path, caps
     left = made.work(made.opened, EmptyRuns())
     assert (left.kind, left.trials) == ("stopped", 0)
     assert run("stop", "--now", folder=tmp_path) == 0
-    assert made.opened.stop_wish().how == "checkpoint"
+    assert made.opened.stop_request().how == "checkpoint"
     assert "goes on" in capsys.readouterr().out
 
 
@@ -258,9 +258,9 @@ def test_a_target_that_nobody_reached_is_an_honest_verdict(tmp_path, capsys):
     made.search(EmptyRuns(by_rate))
     assert run("run", "--name", "small", "--runs", made.runs("small"), folder=tmp_path) == 4
     out = capsys.readouterr().out
-    assert "There is no best trial: every completed trial missed the target." in out
+    assert "There is no best trial: no completed trial reached the target." in out
     assert run("best", folder=tmp_path) == 4
-    assert "has no best trial: every completed trial missed the target" in capsys.readouterr().err
+    assert "has no best trial: no completed trial reached the target" in capsys.readouterr().err
     assert run("confirm", "--runs", made.runs("small"), folder=tmp_path) == 4
 
 
@@ -313,7 +313,10 @@ space: {space}
         ("{optimizer.lr: {factor: [2, 4]}}", "study.yaml:3:"),
         ("{optimizer.lr: {factor: [0.5, 2]}, optimizer.refresh_interval: {choices: [50, 100]}}", "study.yaml:3:"),
         ("{optimizer.rate: {factor: [0.5, 2]}}", "optimizer.rate"),
-        ("{optimizer: {lr: {factor: [0.5, 2]}}}", "unknown key; write optimizer.lr: {...}, the field's whole name as"),
+        (
+            "{optimizer: {lr: {factor: [0.5, 2]}}}",
+            "unknown key; write optimizer.lr: {...}, with the field's whole name as",
+        ),
     ],
 )
 def test_a_space_that_is_empty_or_leaves_the_bootstrap_out_is_refused_at_its_place(tmp_path, capsys, space, message):
@@ -344,7 +347,7 @@ def test_the_files_own_faults_keep_their_place_beside_those_of_options(tmp_path,
     assert run("run", file, "--hours", "nan", folder=tmp_path) == 2
     option, space = capsys.readouterr().err.splitlines()
     assert option.startswith("--hours: ")
-    assert space.startswith(f"{file}:3:9: space.optimizer.rate: is no field of the recipe")
+    assert space.startswith(f"{file}:3:9: space.optimizer.rate: is not a field of the recipe")
     file.write_text(STUDY.format(space="{optimizer.lr: {factor: [0.5, 2]}}") + "hours: nan\n")
     assert run("run", file, "--trials", "3", folder=tmp_path) == 2
     assert capsys.readouterr().err == f"{file}:4:8: hours: must be a number, got 'nan'\n"
@@ -354,7 +357,7 @@ def test_an_empty_file_may_become_a_study_file(tmp_path, capsys):
     file = tmp_path / "study.yaml"
     file.write_text("# soon\n")
     assert run("run", file, folder=tmp_path) == 2
-    assert capsys.readouterr().err == f"{file}:1:1: the file holds nothing; a study file is expected\n"
+    assert capsys.readouterr().err == f"{file}:1:1: the file is empty; a study file is expected\n"
 
 
 def test_a_sampler_whose_package_is_missing_is_refused_with_the_pip_line(tmp_path, capsys, monkeypatch):
@@ -366,7 +369,7 @@ def test_a_sampler_whose_package_is_missing_is_refused_with_the_pip_line(tmp_pat
 
 def test_fewer_trials_than_are_done(made, tmp_path, capsys):
     assert run("run", "--name", "small", "--trials", "3", "--runs", made.runs("small"), folder=tmp_path) == 2
-    assert "trials must be at least 4, as study small has done, got 3" in capsys.readouterr().err
+    assert "trials must be at least 4, the number that study small has ended, got 3" in capsys.readouterr().err
 
 
 def test_a_study_of_the_same_name_with_another_space_is_refused_or_branched(tmp_path, capsys, monkeypatch):
@@ -379,7 +382,7 @@ def test_a_study_of_the_same_name_with_another_space_is_refused_or_branched(tmp_
     assert make_study(read_study(files[0]), storage).name == "digits"
     assert run("run", files[1], folder=tmp_path) == 2
     err = capsys.readouterr().err
-    assert "study digits is there already, and is another one" in err
+    assert "study digits exists already and differs" in err
     assert "space.optimizer.lr" in err
     assert make_study(read_study(files[1]), storage, branch=True).name == "digits-2"
     assert make_study(read_study(files[0]), storage, branch=True).name == "digits"

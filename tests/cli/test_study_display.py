@@ -51,7 +51,11 @@ def test_what_is_no_end_of_a_trial_is_told_as_it_is(board):
     [
         ("finished", {}, "ended without a number"),
         ("diverged", {}, "diverged"),
-        ("finished", {"objective": Objective(kind="epochs-to-target", metric="top1", target=0.9)}, "missed the target"),
+        (
+            "finished",
+            {"objective": Objective(kind="epochs-to-target", metric="top1", target=0.9)},
+            "did not reach the target",
+        ),
     ],
 )
 def test_an_infinite_value_is_told_in_words(tmp_path, end, plan, words):
@@ -78,7 +82,7 @@ def test_the_display_shows_a_bar_the_best_and_every_running_trial_within_80_colu
     made.opened.enter(made.runs("small"))
     with Presence(made.runs("small"), "w-one") as worker:
         made.opened.claims.claim("w-one", 4)
-        worker.tell(trial=0, seed=0, epoch=1.5, metrics={"loss": 0.25, "top1": 0.9321})
+        worker.update(trial=0, seed=0, epoch=1.5, metrics={"loss": 0.25, "top1": 0.9321})
         lines = display_lines("search", reader(made)())
     assert lines == [
         "search [------------------------] 0/4, 4 to go",

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from jorge_tune.study.confirm import beside
+from jorge_tune.study.confirm import companion_studies
 from jorge_tune.study.storage.address import parse_address
 from jorge_tune.study.storage.open import open_storage
 from jorge_tune.study.study import join_study
@@ -77,7 +77,7 @@ def test_a_study_runs_to_its_verdict_which_is_stored_and_shown_again(folder):
     rows = read_rows(study.study)
     assert [row.state for row in rows] == ["complete"] * 4
     assert rows[0].point == {"lr_factor": 1.0, "refresh_interval": 10}
-    assert [(len(read_rows(one.study)), one.plan.name) for one in beside(study)] == [
+    assert [(len(read_rows(one.study)), one.plan.name) for one in companion_studies(study)] == [
         (1, "tiny.sgd"),
         (6, "tiny.confirm"),
     ]
@@ -115,7 +115,7 @@ def test_ctrl_c_leaves_a_study_that_the_same_command_takes_up(folder):
     out, err = run(folder, "run", "--name", "tiny", "--workers", "2")
     assert [row.state for row in read_rows(opened(folder).study)] == ["complete"] * 3
     assert len(records.read_bytes().splitlines()) > before > 1
-    assert out.startswith("Verdict\nNothing is confirmed: the bootstrap has ")
+    assert out.startswith("Verdict\nNothing is confirmed yet: on the seeds of the search alone, ")
     assert "\n3 trials in all: 3 completed." in out
 
 

@@ -72,7 +72,7 @@ def test_json_is_plain_data_on_stdout(recipe: Path, capsys: pytest.CaptureFixtur
 
 def test_a_limit_in_steps_is_no_interruption_and_resumes(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("tiny.yaml", "--max-steps", "5") == 0
-    assert "interrupted: stopped after 5 steps, as asked" in capsys.readouterr().out
+    assert "interrupted: stopped after 5 steps, as requested" in capsys.readouterr().out
     assert _run("tiny.yaml") == 2
     assert "give --resume" in capsys.readouterr().err
     assert _run("tiny.yaml", "--resume") == 0

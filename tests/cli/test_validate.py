@@ -37,7 +37,7 @@ def test_all_faults_of_all_files_are_reported(files, capsys):
         "bad.yaml:2:28: optimizer.lr: must be greater than 0, got '-1'",
         "bad.yaml:3:1: epoch: unknown key (did you mean 'epochs'?)",
         "good.yaml: fine",
-        "'missing.yaml': neither a file nor a shipped recipe; `jorge-tune recipes ls` lists those",
+        "'missing.yaml': neither a file nor a shipped recipe; `jorge-tune recipes ls` lists the shipped ones",
         ".: is a directory; a recipe file is expected",
     ]
 
@@ -45,7 +45,7 @@ def test_all_faults_of_all_files_are_reported(files, capsys):
 def test_a_warning_is_told_and_passes(files, capsys):
     assert run("late.yaml") == 0
     assert capsys.readouterr().out.splitlines() == [
-        "late.yaml:5:24: schedule.milestones: 5 never reached: training ends after epoch 3 (warning)",
+        "late.yaml:5:24: schedule.milestones: not reached: 5; training ends after epoch 3 (warning)",
         "late.yaml: fine, with warnings",
     ]
 
@@ -54,8 +54,8 @@ def test_a_kind_that_cannot_be_trained_is_a_fault_and_can_still_be_bootstrapped(
     (files / "own.yaml").write_text(GOOD + "task: {kind: python, factory: 'a:b'}\n")
     assert run("coco/deeplabv3-sgd", "coco/maskrcnn-jorge", "own.yaml", "digits/mlp-sgd") == 2
     lines = capsys.readouterr().out.splitlines()
-    bootstrapped = "`bootstrap` takes the recipe all the same"
-    own_loop = "your own loop can, with jorge_tune.optimizer_from_recipe"
+    bootstrapped = "`bootstrap` accepts the recipe"
+    own_loop = "your own loop can train it with jorge_tune.optimizer_from_recipe"
     assert [line.partition("this version")[2] for line in lines[:3]] == [
         f" cannot train a segmentation task, only classification; {bootstrapped}, and {own_loop}",
         f" cannot train a detection task, only classification; {own_loop}",
@@ -75,7 +75,7 @@ def test_of_many_faults_the_first_twenty_are_shown_and_the_rest_counted(files, c
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 21
     assert lines[19].startswith("many.yaml:24:1: odd19: unknown key")
-    assert lines[20] == "many.yaml: 30 faults in all, 10 more than these; mend them first"
+    assert lines[20] == "many.yaml: 30 faults in all, 10 more than these; fix these first"
     assert run("many.yaml", "--format", "json") == 2
     assert len(json.loads(capsys.readouterr().out)[0]["faults"]) == 30
 

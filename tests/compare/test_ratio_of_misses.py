@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from jorge_tune.compare.contest import _median_ratio
+from jorge_tune.compare.contest import median_ratio
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,4 @@ from jorge_tune.compare.contest import _median_ratio
     ],
 )
 def test_a_miss_on_one_side_is_not_averaged(pairs, median):
-    assert _median_ratio(pairs) == median
+    assert median_ratio(pairs) == median

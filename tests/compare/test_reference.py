@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jorge_tune.compare.contest import reference_first
+from jorge_tune.compare.comparison import reference_first
 from jorge_tune.compare.run_directories import Contender, read_contenders
 from jorge_tune.errors import InputError
 from tests.compare.race_folders import CONTROL, COSINE, JORGE, SGD, STEP, write_race, write_run

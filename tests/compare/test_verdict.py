@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from jorge_tune.compare.contest import compare, read_contenders
-from jorge_tune.compare.run_directories import is_control
+from jorge_tune.compare.comparison import compare
+from jorge_tune.compare.run_directories import is_control, read_contenders
 from jorge_tune.compare.verdict import (
     comparison_table,
     details,
@@ -54,7 +54,7 @@ def test_the_schedules_part_is_told_apart(tmp_path):
 def test_jorge_loses(tmp_path):
     lines = details(race(tmp_path, [FAST] * 3, [FAST] * 3, [MISS] * 3)).splitlines()
     assert lines[1] == (
-        "jorge against sgd: lost in epochs to top1 0.8 (missed it on at least half the seeds; earlier on 0, "
+        "jorge against sgd: lost in epochs to top1 0.8 (did not reach it on at least half the seeds; earlier on 0, "
         "level on 0, later on 3 of 3 seeds), lost in training seconds to it, lost in the final value (0.7 against 0.8; "
         "better on 0, worse on 3)."
     )
@@ -182,7 +182,7 @@ def test_no_pairs_no_verdict(tmp_path):
     ]
     lines = details(compare(read_contenders(paths))).splitlines()
     assert lines == [
-        "b against sgd: no verdict, no seed pairs them.",
+        "b against sgd: no verdict, they have no paired seeds.",
         "c against sgd: no verdict, c has no run that ended.",
     ]
 
@@ -212,7 +212,7 @@ def test_the_table(tmp_path):
     assert "test" not in table.headings
     assert rows["sgd"]["epochs to target"] == "4 [4, 4]"
     assert rows["sgd"]["ratio"] == "1"
-    assert rows["control"]["epochs to target"] == "miss [4, miss] 1 of 2 hit"
+    assert rows["control"]["epochs to target"] == "not reached [4, -], 1 of 2 reached"
     assert rows["jorge"]["ratio"] == "0.50"
     assert rows["jorge"]["win/tie/loss"] == "2/0/0"
     assert rows["jorge"]["rank"] == "1.00"
@@ -220,9 +220,9 @@ def test_the_table(tmp_path):
 
 
 def test_numbers_as_shown():
-    assert [show_amount(x) for x in (math.inf, 12.0, 2.345, 12345.6)] == ["miss", "12", "2.35", "12346"]
+    assert [show_amount(x) for x in (math.inf, 12.0, 2.345, 12345.6)] == ["not reached", "12", "2.35", "12346"]
     assert [show_value(x) for x in (-math.inf, 0.98765)] == ["no number", "0.9877"]
-    assert [show_ratio(x) for x in (None, math.inf, 0.5, 0.0)] == ["-", "miss", "0.50", "first missed"]
+    assert [show_ratio(x) for x in (None, math.inf, 0.5, 0.0)] == ["-", "not reached", "0.50", "first not reached"]
 
 
 def curves(root, **contenders):
@@ -345,4 +345,4 @@ def test_a_headline_says_what_diverged_and_what_did_not_run(tmp_path):
     paths[1] = write_run(tmp_path / "c", SLOW, name="jorge", optimizer=JORGE, outcome=None)
     assert headline(compare(read_contenders(paths))) == ("Jorge against sgd: no verdict, jorge has no run that ended.")
     paths[1] = write_run(tmp_path / "d", SLOW, name="jorge", optimizer=JORGE, seed=1)
-    assert headline(compare(read_contenders(paths))) == "Jorge against sgd: no verdict, no seed pairs them."
+    assert headline(compare(read_contenders(paths))) == "Jorge against sgd: no verdict, they have no paired seeds."

@@ -32,8 +32,10 @@ from jorge_tune.diagnose.diagnosis_words import (
     side_table,
     tables,
 )
-from jorge_tune.report.diagnosis_figures import diagnosis_page, quadratic_figures, run_figures
-from jorge_tune.report.figures import COLOURS
+from jorge_tune.report.of_diagnosis import quadratic_figures, run_figures
+from jorge_tune.report.page import figure_for_picture, report_page
+from jorge_tune.report.report import diagnosis_report
+from tests.report.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
 
 
 def side(**changes):
@@ -191,40 +193,39 @@ def test_a_run_that_ended_early_says_so_first(diagnosis):
     empty = replace(diverged, blocks=(block("a", BlockReading(1, {}, {}, missing="x"), b2=()),), quadratics=())
     assert diagnosis_verdict(empty)[1].startswith("Nothing could be measured on the run")
     assert list(tables(empty)) == []
-    assert "Nothing could be measured" in diagnosis_page(empty, "t")
+    assert "Nothing could be measured" in report_page(diagnosis_report(empty).to_json())
     assert "0 of them read" in heading(empty)
 
 
 def test_figures_have_lines_for_what_they_name(diagnosis):
     exactness, agreement, forgetting, *_, masses = run_figures(diagnosis)
-    named = {trace.name: trace for trace in exactness.data if trace.name}
+    named = {series.name: series for series in exactness.series}
     assert list(named) == ["Jorge", "SGD", *(f"Newton x {k}" for k in NEWTON_CAPS)]
-    assert list(named["Jorge"].x) == [1, 10]
-    assert list(named["Jorge"].y) == pytest.approx([1.0, 0.775])
-    looks = {(trace.line.color, trace.line.dash, trace.marker.symbol) for trace in named.values()}
-    assert len(looks) == len(named)
-    assert {trace.line.color for trace in named.values()} <= set(COLOURS)
-    assert len([trace for trace in agreement.data if trace.name]) == 7
-    thick = next(trace for trace in forgetting.data if trace.name == "left")
-    assert list(thick.y) == pytest.approx([0.1, 0.1])
-    assert [trace.y[2] for trace in masses.data if trace.name] == pytest.approx([1.0, 0.95])  # 8 directions hold all
-    ratio, loss = (
-        next(f for f in run_figures(diagnosis) if name in f.layout.yaxis.title.text) for name in ("graft", "loss")
-    )
-    assert list(ratio.data[0].y) == [0.5] * 9 + [0.25]
-    assert len(loss.data[0].y) == 9  # the loss that was not finite is left out
+    assert named["Jorge"].x == [1, 10]
+    assert named["Jorge"].y == pytest.approx([1.0, 0.775])
+    drawn = [trace for trace in figure_for_picture(exactness.to_json()).data if trace.marker.symbol]
+    assert len({(trace.line.color, trace.line.dash, trace.marker.symbol) for trace in drawn}) == len(named)
+    assert len(agreement.series) == 7
+    thick = next(series for series in forgetting.series if series.name == "left")
+    assert thick.y == pytest.approx([0.1, 0.1])
+    assert [series.y[2] for series in masses.series] == pytest.approx([1.0, 0.95])  # 8 directions hold all
+    ratio, loss = (next(f for f in run_figures(diagnosis) if name in f.title) for name in ("Graft", "loss"))
+    assert list(ratio.series[0].y) == [0.5] * 9 + [0.25]
+    assert len(loss.series[0].y) == 9  # the loss that was not finite is left out
     errors, losses = quadratic_figures(study())
-    assert [trace.name for trace in losses.data if trace.name] == ["SGD", "series", "congruence", "Shampoo"]
-    floored = next(trace for trace in errors.data if trace.name == "Newton x 1")
+    assert [series.name for series in losses.series] == ["SGD", "series", "congruence", "Shampoo"]
+    floored = next(series for series in errors.series if series.name == "Newton x 1")
     assert set(floored.y) == {1e-4}
 
 
 def test_the_page_carries_all_it_needs(diagnosis):
-    page = diagnosis_page(diagnosis, "Diagnosis <of> r")
-    assert "<title>Diagnosis &lt;of&gt; r</title>" in page
-    assert not re.search(r"<(script|link|img|iframe)[^>]*\b(src|href)\s*=", page)
-    assert page.count('class="plotly-graph-div"') == 12
-    assert len(set(re.findall(r'id="(figure-\d+)"', page))) == 12
+    twin = diagnosis_report(replace(diagnosis, recipe="<of> r")).to_json()
+    page = report_page(twin)
+    assert_figures_equal_the_twin(page, twin)
+    assert_page_stands_alone(page)
+    assert "<title>Diagnosis: &lt;of&gt; r</title>" in page
+    assert page.count('class="plot"') == 12
+    assert len(set(re.findall(r'id="(figure-[\w-]+)"', page))) == 12
     assert "a note" in page
     assert diagnosis_verdict(diagnosis)[1].split(";")[0] in page
 
@@ -232,7 +233,7 @@ def test_the_page_carries_all_it_needs(diagnosis):
 def test_reading_a_diagnosis_needs_no_heavy_package():
     code = (
         "import sys, jorge_tune.diagnose.diagnosis, jorge_tune.diagnose.diagnosis_words, "
-        "jorge_tune.report.diagnosis_figures; "
+        "jorge_tune.report.of_diagnosis; "
         "print(sorted({'torch', 'numpy', 'plotly', 'sklearn', 'optuna'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

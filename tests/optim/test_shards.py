@@ -50,10 +50,10 @@ def flat(one_process):
 
 @preconditioning
 def test_a_flat_parameter_is_refused_by_name(flat, member):
-    with pytest.raises(ValueError, match=r"param_groups\[0\], parameter of shape \(23,\): a parameter that FSDP flat"):
+    with pytest.raises(ValueError, match=r"param_groups\[0\], parameter of shape \(23,\): FSDP flat"):
         member(flat.parameters(), lr=0.1)
     named = list(flat.named_parameters())
-    with pytest.raises(ValueError, match=r"parameter '.*_flat_param' of shape .*use DDP, or put it into a group with"):
+    with pytest.raises(ValueError, match=r"parameter '.*_flat_param' of shape .*use DDP, put it into a group with"):
         member(named, lr=0.1)
     optimizer = member([nn.Parameter(torch.ones(2, 2))], lr=0.1)
     with pytest.raises(ValueError, match=r"param_groups\[1\], parameter of shape \(23,\)"):
@@ -66,7 +66,7 @@ def test_a_flat_parameter_that_is_not_preconditioned_is_warned_of_and_steps(flat
         lambda: DecoupledSGD(flat.parameters(), lr=0.1),
         lambda: Jorge([{"params": list(flat.parameters()), "precondition": False}], lr=0.1),
     ):
-        with pytest.warns(UserWarning, match="FSDP flattened it, so each rank steps its own part"):
+        with pytest.warns(UserWarning, match=r"FSDP flattened .* each rank"):
             optimizer = make()
         before = [p.detach().clone() for p in flat.parameters()]
         flat(torch.ones(5, 4)).sum().backward()
@@ -92,18 +92,18 @@ def test_original_parameters_of_which_this_rank_has_a_shard_are_refused(member):
     shards = [nn.Parameter(torch.ones(n)) for n in (7, 0)]
     for shard in shards:
         shard._fsdp_flattened = True
-    with pytest.raises(ValueError, match=r"param_groups\[0\], parameter 'a' of shape \(7,\): a parameter that FSDP"):
+    with pytest.raises(ValueError, match=r"param_groups\[0\], parameter 'a' of shape \(7,\): FSDP"):
         member([("a", shards[0]), ("b", shards[1])], lr=0.1)
     before = [nn.Parameter(torch.ones(n)) for n in (7, 2)]
     early = member(before, lr=0.1)
     for shard in before:  # FSDP wrapped the model afterwards
         shard._fsdp_flattened = True
     feed(before, 0)
-    with pytest.raises(ValueError, match="FSDP flattened is no matrix"):
+    with pytest.raises(ValueError, match=r"FSDP flattened .* cannot be preconditioned"):
         early.step()
     assert not early.state
     plain = member([nn.Parameter(torch.ones(2, 2))], lr=0.1)
-    with pytest.raises(ValueError, match="FSDP flattened is no matrix"):
+    with pytest.raises(ValueError, match=r"FSDP flattened .* cannot be preconditioned"):
         plain.add_param_group({"params": shards})
     feed([p for g in plain.param_groups for p in g["params"]], 0)
     plain.step()

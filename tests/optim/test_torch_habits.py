@@ -84,7 +84,9 @@ def test_the_rate_may_be_left_out_where_every_group_has_one(member):
     for _ in range(2):
         optimizer.load_state_dict(optimizer.state_dict())
     for target in (optimizer, member([{"params": [params[0]], "lr": 0.1}, {"params": [params[1]], "lr": 0.2}])):
-        with pytest.raises(ValueError, match=rf"param_groups\[2\] must have an lr: give it one, or {member.__name__}"):
+        with pytest.raises(
+            ValueError, match=rf"param_groups\[2\] must have an lr: give it one, or give {member.__name__}"
+        ):
             target.add_param_group({"params": [params[2]]})
         assert len(target.param_groups) == 2
     with pytest.raises(ValueError, match=r"param_groups\[1\] must have an lr"):
@@ -244,8 +246,8 @@ def test_a_parameter_in_two_groups_is_refused_as_in_torch(make):
     [
         ("foreach", "it always works on lists of tensors"),
         ("fused", "its step is not one kernel"),
-        ("differentiable", r"take torch.optim.SGD\(differentiable=True\)"),
-        ("capturable", "capture forward and backward alone"),
+        ("differentiable", r"use torch.optim.SGD\(differentiable=True\)"),
+        ("capturable", "capture only forward and backward"),
     ],
 )
 def test_torchs_switches_are_answered_with_what_to_do(member, name, advice):

@@ -201,12 +201,13 @@ def test_refusals(tmp_path: Path) -> None:
     _refused(recipe, "points must be 3 or 5, got 4", ProbeSettings(points=4))
     _refused(recipe, "batches 1 or more, got 0", ProbeSettings(batches=0))
     _refused(recipe, r"at must name steps from 0 to 17, which lie ahead, got \[18\]", ProbeSettings(at=(18,)))
-    _refused(recipe, "not a run directory", checkpoint=tmp_path)
+    _refused(recipe, "run directory", checkpoint=tmp_path)
     train(recipe, tmp_path / "run")
     _refused(recipe, "has ended after its 18 steps: there is no step ahead", checkpoint=tmp_path / "run")
     other = replace(recipe, batch_size=64)
     _refused(other, r"holds another run \(batch_size is 128 there, 64 here\)", checkpoint=tmp_path / "run")
-    (tmp_path / "run" / "checkpoint" / "last.pt").unlink()
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / "run" / "checkpoint" / name).unlink()
     _refused(recipe, "the run has no checkpoint yet", checkpoint=tmp_path / "run")
 
 

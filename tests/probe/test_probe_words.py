@@ -9,7 +9,10 @@ import torch
 
 from jorge_tune.probe.probe_result import LineReading, ProbeResult, StepReading, read_line
 from jorge_tune.probe.probe_words import heading, table, words
-from jorge_tune.report.probe_figures import line_figure, probe_page, rate_figure
+from jorge_tune.report.page import report_page
+from jorge_tune.report.parts import figures_of
+from jorge_tune.report.report import probe_report
+from tests.report.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
 
 FIVE = (-2.0, -1.0, 0.0, 1.0, 2.0)
 
@@ -97,26 +100,30 @@ def test_without_a_suggestion_nothing_is_said_to_follow() -> None:
 
 
 def test_pictures_hold_the_measured_points() -> None:
-    figure = line_figure(READINGS[1])
-    points = [trace for trace in figure.data if trace.mode == "markers"]
-    assert [list(trace.x) for trace in points] == [list(FIVE)] * 2
-    for trace, reading in zip(points, (READINGS[1].own, READINGS[1].fresh), strict=True):
+    figures = {figure["key"]: figure for figure in figures_of(probe_report(probed(*READINGS)).to_json())}
+    points = [series for series in figures["probe-1-step-100"]["series"] if series["kind"] == "points"]
+    assert [list(series["x"]) for series in points] == [list(FIVE)] * 2
+    for series, reading in zip(points, (READINGS[1].own, READINGS[1].fresh), strict=True):
         assert reading is not None
         assert reading.fit is not None
-        assert list(trace.y) == pytest.approx([loss - reading.fit.level for loss in reading.losses])
-    rates = {trace.name: trace for trace in rate_figure(probed(*READINGS)).data}
-    assert list(rates["the recipe's schedule"].y) == [0.1, 0.01]
-    assert list(rates["lr* on its own batch"].y) == pytest.approx([0.15])
-    assert list(rates["lr* on fresh batches"].y) == pytest.approx([0.025, 0.001])
-    high = rates["lr* on fresh batches"].error_y.array
-    assert high[0] > 0
-    assert high[1] == 0  # no interval
+        assert list(series["y"]) == pytest.approx([loss - reading.fit.level for loss in reading.losses])
+
+    rates = {series["name"]: series for series in figures["probe-rates-1"]["series"]}
+    assert list(rates["the recipe's schedule"]["y"]) == [0.1, 0.01]
+    assert list(rates["lr* on its own batch"]["y"]) == pytest.approx([0.15])
+    fresh = rates["lr* on fresh batches"]
+    assert list(fresh["y"]) == pytest.approx([0.025, 0.001])
+    assert fresh["high"][0] > fresh["y"][0]
+    assert fresh["high"][1] == fresh["y"][1]  # no interval
 
 
 def test_a_page_of_nothing_is_a_page_too() -> None:
     broken = StepReading(5, 0.1, False, line(1, scale=math.inf), line(1))
     for readings in ((), (READINGS[0],), READINGS, (broken,)):
-        page = probe_page(probed(*readings, notes=("a <note>",)), "T & t")
-        assert "T &amp; t" in page
+        twin = probe_report(probed(*readings, recipe="T & t", notes=("a <note>",))).to_json()
+        page = report_page(twin)
+        assert_figures_equal_the_twin(page, twin)
+        assert_page_stands_alone(page)
+        assert "Probe: T &amp; t" in page
         assert "a &lt;note&gt;" in page
     assert "not finite" in heading(probed(broken)) + str(table(probed(broken)).rows)

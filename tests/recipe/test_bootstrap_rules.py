@@ -1,5 +1,6 @@
 """The rules, held against the paper's tables, which are typed in here by hand."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -127,7 +128,7 @@ def test_the_decay_carries_its_formula_and_source():
 
 def test_a_decay_that_is_decoupled_already_is_kept_and_that_is_said():
     recipe = sgd(weight_decay=4e-3, decoupled=True)
-    assert derived(recipe, "optimizer.weight_decay").rule == "carried over: the decay was decoupled already"
+    assert "already decoupled" in derived(recipe, "optimizer.weight_decay").rule
     assert derived(recipe, "optimizer.decoupled").after is None
 
 
@@ -159,7 +160,8 @@ def test_short_trainings_keep_a_smooth_schedule_by_our_convention(length):
     recipe = replace(sgd(), **length, schedule=Cosine())
     assert bootstrap(recipe).recipe.schedule == Cosine()
     reason = derived(recipe, "schedule")
-    assert reason.rule.startswith("kept: shorter than")
+    assert reason.rule.startswith("kept: ")
+    assert "--schedule step" in reason.rule
     assert reason.source == "our rule"
     assert isinstance(bootstrap(recipe, schedule="step").recipe.schedule, Step)
     longer = {name: value and value + 1 for name, value in length.items()}
@@ -172,7 +174,7 @@ def test_a_warm_up_past_the_first_third_keeps_the_schedule(warmup, kept):
     for choice in (None, "step"):
         assert (bootstrap(recipe, schedule=choice).recipe.schedule == recipe.schedule) is kept
     if kept:
-        assert derived(recipe, "schedule").rule == "kept: the warm-up goes past 30 epochs, the first third"
+        assert re.match("kept: .*warm-up.*30 epochs", derived(recipe, "schedule").rule)
 
 
 def test_a_recipe_in_steps_steps_in_steps():
@@ -185,7 +187,7 @@ def test_a_recipe_in_steps_steps_in_steps():
 def test_fewer_than_three_epochs_keep_their_schedule_and_that_is_said(epochs):
     recipe = replace(sgd(), epochs=epochs, schedule=Cosine())
     assert bootstrap(recipe).recipe.schedule == Cosine()
-    assert derived(recipe, "schedule").rule == f"kept: {epochs} epochs have no thirds to step at"
+    assert re.match("kept: .*no thirds", derived(recipe, "schedule").rule)
 
 
 def test_the_schedule_is_kept_on_request_and_where_it_is_jorges_already():
@@ -211,7 +213,7 @@ def test_every_field_that_stays_is_listed_as_carried():
     for field in [*optimizer_fields, *task_fields, "epochs", "batch_size", "precision", "seed"]:
         assert listed[field].rule.startswith("carried over"), field
         assert not listed[field].changed
-    assert listed["optimizer.refresh_interval"].rule == "left to calibration, trains as 10 until then"
+    assert re.search("uses 10 until .* calibrate-freq", listed["optimizer.refresh_interval"].rule)
     changed = [d.changed for d in bootstrap(recipe).derivations]
     assert changed == sorted(changed, reverse=True)
 
@@ -261,9 +263,9 @@ def test_from_adamw_by_rules_of_our_own():
 
 @pytest.mark.parametrize(
     ("optimizer", "told"),
-    [(JorgeSection(lr=1), "is a Jorge recipe already"), (ShampooSection(lr=1), "trains with Shampoo"),
-     (SketchyShampooSection(lr=1), "trains with SketchyShampoo.*its grafted optimizer's recipe"),
-     (SketchyAdaGradSection(lr=1), "trains with sketchy_adagrad, and there are rules for sgd and adamw only"),
+    [(JorgeSection(lr=1), "already a Jorge recipe"), (ShampooSection(lr=1), "trains with Shampoo"),
+     (SketchyShampooSection(lr=1), "trains with SketchyShampoo.*the optimizer that it grafts"),
+     (SketchyAdaGradSection(lr=1), "trains with sketchy_adagrad, .*sgd and adamw only"),
      (CustomOptimizerSection(name="a:B", lr=1), "trains with a:B")],
 )  # fmt: skip
 def test_what_there_are_no_rules_for_is_refused_with_what_it_is(optimizer, told):

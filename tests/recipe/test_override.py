@@ -53,7 +53,7 @@ def test_texts_that_look_like_numbers_stay_texts():
         ("optimizer..lr=3", "must be written as dotted.path=value"),
         ("optimizer.momentm=0.5", "optimizer.momentm: unknown key (did you mean 'momentum'?)"),
         ("optimizer.lr=fast", "--set 'optimizer.lr=fast': optimizer.lr: must be a number, got 'fast'"),
-        ("optimizer.lr.x=1", "optimizer.lr is no section, it has no key 'x'"),
+        ("optimizer.lr.x=1", "optimizer.lr is not a section, so it has no key 'x'"),
         ("steps=4", "exactly one of epochs and steps must be given, got both"),
         ("optimizer=null", "'optimizer' is missing"),
         ("optimizer.lr=[1", "not valid YAML"),

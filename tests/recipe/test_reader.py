@@ -214,7 +214,7 @@ def test_milestones_that_are_never_reached_are_a_warning():
     loaded = parse_recipe(with_lines(schedule="{name: step, milestones: [3, 9, 12]}"), "r.yaml")
     assert isinstance(loaded.recipe.schedule, Step)
     assert [warning.located("r.yaml") for warning in loaded.warnings] == [
-        "r.yaml:7:24: schedule.milestones: 9, 12 never reached: training ends after epoch 9"
+        "r.yaml:7:24: schedule.milestones: not reached: 9, 12; training ends after epoch 9"
     ]
     assert parse_recipe(with_lines(schedule="{name: step, milestones: [3, 8]}"), "r.yaml").warnings == ()
 
@@ -222,7 +222,7 @@ def test_milestones_that_are_never_reached_are_a_warning():
 def test_milestones_inside_the_warmup_are_a_warning():
     text = with_lines(schedule="{name: step, milestones: [3, 6], warmup: {epochs: 5}}")
     [warning] = parse_recipe(text, "r.yaml").warnings
-    assert "3 inside the warm-up of 5 epochs" in warning.what
+    assert "inside the warm-up of 5 epochs: 3" in warning.what
 
 
 @pytest.mark.parametrize("warmup", ["{epochs: 9}", "{epochs: 9.5}"])
@@ -235,8 +235,8 @@ def test_a_warmup_as_long_as_the_training_is_a_warning(warmup):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "r.yaml:1:1: the file holds nothing"),
-        ("# only a comment\n", "the file holds nothing"),
+        ("", "r.yaml:1:1: the file is empty"),
+        ("# only a comment\n", "the file is empty"),
         ("just words", "must be a section (key: value), got 'just words'"),
         ("- a\n- b\n", "must be a section (key: value), got a list"),
         ("name: [a, b\nepochs: 3", "not valid YAML"),

@@ -84,7 +84,7 @@ def test_a_recipe_argument_is_a_file_or_a_shipped_name(tmp_path, monkeypatch):
     ("argument", "told"),
     [
         ("digits/cnn-sdg", r"neither a file nor a shipped recipe \(did you mean 'digits/cnn-sgd'\?\)"),
-        ("zzz", "neither a file nor a shipped recipe; `jorge-tune recipes ls` lists those"),
+        ("zzz", "neither a file nor a shipped recipe; `jorge-tune recipes ls` lists the shipped ones"),
         ("a\x00b", "neither a file nor a shipped recipe"),
         ("a" * 5000, "no file can have this name"),
     ],
@@ -95,7 +95,7 @@ def test_an_argument_that_is_neither_is_told(argument, told):
 
 
 def test_a_file_is_no_shipped_recipe(tmp_path):
-    with pytest.raises(InputError, match="no shipped recipe"):
+    with pytest.raises(InputError, match="not a shipped recipe"):
         resolve_shipped(str(tmp_path))
 
 

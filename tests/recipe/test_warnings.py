@@ -19,13 +19,13 @@ def warnings_in(optimizer, rest="epochs: 9"):
 def test_a_decoupled_decay_of_one_or_more_per_step_is_warned_of(name):
     [line] = warnings_in(f"{{name: {name}, lr: 0.5, weight_decay: 5.0}}")
     assert "optimizer.weight_decay: lr x weight_decay is 0.5 x 5 = 2.5, 1 or more" in line
-    assert "takes w to (1 - 2.5) w at each step, which turns every weight's sign and makes it grow; lower the" in line
+    assert "takes w to (1 - 2.5) w at each step, which flips the sign of every weight and makes it grow" in line
     assert warnings_in(f"{{name: {name}, lr: 0.5, weight_decay: 1.9}}") == []
 
 
 def test_the_effect_of_a_decay_is_told_as_it_is():
     assert "sets the weights to 0" in warnings_in("{name: jorge, lr: 0.5, weight_decay: 2}")[0]
-    assert "turns every weight's sign; lower" in warnings_in("{name: jorge, lr: 0.5, weight_decay: 3}")[0]
+    assert "flips the sign of every weight; lower" in warnings_in("{name: jorge, lr: 0.5, weight_decay: 3}")[0]
 
 
 def test_a_coupled_decay_is_none_of_this():
@@ -69,9 +69,9 @@ def test_a_staircase_of_one_epoch_never_rises():
 @pytest.mark.parametrize(
     ("warmup", "told"),
     [
-        ("{epochs: 2, start_factor: 0, per: epoch}", "0 through the first epoch: nothing is trained"),
-        ("{epochs: 2, start_factor: 0, kind: constant}", "0 through the warm-up: nothing is trained"),
-        ("{steps: 5, start_factor: 0, kind: constant}", "0 through the warm-up: nothing is trained"),
+        ("{epochs: 2, start_factor: 0, per: epoch}", "0 during the first epoch trains nothing"),
+        ("{epochs: 2, start_factor: 0, kind: constant}", "0 during the warm-up trains nothing"),
+        ("{steps: 5, start_factor: 0, kind: constant}", "0 during the warm-up trains nothing"),
         ("{epochs: 2, start_factor: 0}", None),
         ("{steps: 5, start_factor: 0}", None),
     ],
@@ -90,16 +90,16 @@ def test_a_warmup_in_steps_has_no_stairs():
 @pytest.mark.parametrize(
     ("optimizer", "told"),
     [
-        ("name: jorge, graft: adamw, momentum: 0.5", "optimizer.momentum: is read by nothing with graft adamw, whose"),
-        ("name: shampoo, graft: adamw, momentum: 0.5", "optimizer.momentum: is read by nothing with graft adamw"),
-        ("name: jorge, graft: adamw, dampening: 0.5", "optimizer.dampening: is read by nothing unless graft is sgd"),
-        ("name: jorge, graft: none, dampening: 0.5", "optimizer.dampening: is read by nothing unless graft is sgd"),
-        ("name: jorge, graft_betas: [0.8, 0.9]", "optimizer.graft_betas: is read by nothing unless graft is adamw"),
-        ("name: sketchy, graft_eps: 1e-6", "optimizer.graft_eps: is read by nothing unless graft is adamw"),
-        ("name: jorge, form: congruence, series_terms: 3", "optimizer.series_terms: is read by nothing with form cong"),
-        ("name: shampoo, root_iterations: 5", "optimizer.root_iterations: is read by nothing unless root is newton"),
-        ("name: sgd, dampening: 0.5", "optimizer.dampening: is read by nothing with momentum 0"),
-        ("name: jorge, momentum: 0, dampening: 0.5", "optimizer.dampening: is read by nothing with momentum 0"),
+        ("name: jorge, graft: adamw, momentum: 0.5", "optimizer.momentum: has no effect with graft adamw, whose"),
+        ("name: shampoo, graft: adamw, momentum: 0.5", "optimizer.momentum: has no effect with graft adamw"),
+        ("name: jorge, graft: adamw, dampening: 0.5", "optimizer.dampening: has no effect unless graft is sgd"),
+        ("name: jorge, graft: none, dampening: 0.5", "optimizer.dampening: has no effect unless graft is sgd"),
+        ("name: jorge, graft_betas: [0.8, 0.9]", "optimizer.graft_betas: has no effect unless graft is adamw"),
+        ("name: sketchy, graft_eps: 1e-6", "optimizer.graft_eps: has no effect unless graft is adamw"),
+        ("name: jorge, form: congruence, series_terms: 3", "optimizer.series_terms: has no effect with form cong"),
+        ("name: shampoo, root_iterations: 5", "optimizer.root_iterations: has no effect unless root is newton"),
+        ("name: sgd, dampening: 0.5", "optimizer.dampening: has no effect with momentum 0"),
+        ("name: jorge, momentum: 0, dampening: 0.5", "optimizer.dampening: has no effect with momentum 0"),
     ],
 )
 def test_a_value_that_nothing_reads_is_warned_of(optimizer, told):
@@ -135,6 +135,6 @@ def test_bootstrap_drops_a_dampening_that_nothing_reads():
     text = render_recipe(made.recipe, made.derivations)
     assert parse_recipe(text, "made").warnings == ()
     assert made.recipe.optimizer.dampening == 0
-    assert [d.rule for d in made.derivations if d.field == "optimizer.dampening"] == [
-        "dropped: without momentum nothing reads it"
-    ]
+    (reason,) = [d.rule for d in made.derivations if d.field == "optimizer.dampening"]
+    assert reason.startswith("dropped: ")
+    assert "momentum" in reason

@@ -44,11 +44,11 @@ def faults_in(text):
         ("warmup_epochs", "it belongs under schedule.warmup, as schedule.warmup.epochs"),
         ("milestones", "it belongs under schedule, as schedule.milestones"),
         ("optimizer.lr", "it belongs under optimizer, as optimizer.lr"),
-        ("device", "it is --device of the command"),
-        ("grad_clip", "this version clips no gradients"),
+        ("device", "use the command's --device"),
+        ("grad_clip", "this version does not clip gradients"),
         (
             "zzz",
-            "there are version, name, task, optimizer, schedule, epochs, steps, batch_size, precision, seed, target",
+            "valid keys are version, name, task, optimizer, schedule, epochs, steps, batch_size, precision, seed",
         ),
         ("w\u00e9", "(\u00e9 is U+00E9, a latin small letter e with acute)"),
         ("batch\u2013size", "(U+2013, an en dash: type -)"),
@@ -70,9 +70,9 @@ def test_a_word_at_the_top_level_that_means_another_is_told(key, told):
         (
             "momentum: 0.9",
             "betas: [0.9, 0.9]",
-            "optimizer.betas: unknown key; adamw has it; there are name, lr, weight",
+            "optimizer.betas: unknown key; adamw has it; valid keys are name, lr, weight",
         ),
-        ("momentum: 0.9", "foo: 1", "unknown key; there are name, lr, weight_decay, no_decay, groups, momentum, damp"),
+        ("momentum: 0.9", "foo: 1", "unknown key; valid keys are name, lr, weight_decay, no_decay, groups, momentum"),
         ("momentum: 0.9", "momentum:0.9", "unknown key; write 'momentum: value', with a colon and a space"),
         ("lr: 0.1", "lr: 2,1", "optimizer.1: unknown key; a comma ends a value within braces"),
         (
@@ -83,7 +83,7 @@ def test_a_word_at_the_top_level_that_means_another_is_told(key, told):
         (
             "epochs: 9",
             "epochs: 9\nschedule: {name: step, base: 9}",
-            "schedule.base: unknown key; gen has it; there are",
+            "schedule.base: unknown key; gen has it; valid keys",
         ),
         (
             "name: digits",
@@ -91,7 +91,7 @@ def test_a_word_at_the_top_level_that_means_another_is_told(key, told):
             "task.data.num_workers: unknown key (did you mean 'workers'?)",
         ),
         ("name: digits", "name: digits, path: x", "task.data.path: unknown key (did you mean 'root'?)"),
-        ("name: mlp", "name: mlp, hidden: 2", "task.model.hidden: unknown key; there are name, args; what the class"),
+        ("name: mlp", "name: mlp, hidden: 2", "task.model.hidden: unknown key; valid keys are name, args; other arg"),
     ],
 )
 def test_a_word_in_the_wrong_section_is_told(old, new, told):
@@ -102,12 +102,12 @@ def test_a_word_in_the_wrong_section_is_told(old, new, told):
 @pytest.mark.parametrize(
     ("assignment", "told"),
     [
-        ("lr=0.2", "--set 'lr=0.2': no field of a recipe; write --set 'optimizer.lr=0.2'"),
-        ("wd= 1e-4", "--set 'wd= 1e-4': no field of a recipe; write --set 'optimizer.weight_decay=1e-4'"),
+        ("lr=0.2", "--set 'lr=0.2': not a field of a recipe; write --set 'optimizer.lr=0.2'"),
+        ("wd= 1e-4", "--set 'wd= 1e-4': not a field of a recipe; write --set 'optimizer.weight_decay=1e-4'"),
         ("optim.lr=1", "write --set 'optimizer.lr=1'"),
         ("data.root=x", "write --set 'task.data.root=x'"),
-        ("zzz=1", "zzz: unknown key; there are version, name"),
-        ('optimizer.lr="0.2"', "must be a number, got the text '0.2' (take the quotes away)"),
+        ("zzz=1", "zzz: unknown key; valid keys are version, name"),
+        ('optimizer.lr="0.2"', "must be a number, got the text '0.2' (remove the quotes)"),
     ],
 )
 def test_an_override_by_another_word_is_told_the_whole_option(assignment, told):
@@ -127,22 +127,22 @@ def test_every_word_that_is_known_leads_to_a_field():
 @pytest.mark.parametrize(
     ("line", "written", "told"),
     [
-        ("lr: 0.1", "lr: '0.1'", "2:28: optimizer.lr: must be a number, got the text '0.1' (take the quotes away)"),
-        ("lr: 0.1", 'lr: "1e-3"', "must be a number, got the text '1e-3' (take the quotes away)"),
+        ("lr: 0.1", "lr: '0.1'", "2:28: optimizer.lr: must be a number, got the text '0.1' (remove the quotes)"),
+        ("lr: 0.1", 'lr: "1e-3"', "must be a number, got the text '1e-3' (remove the quotes)"),
         ("lr: 0.1", "lr: 'fast'", "must be a number, got the text 'fast'"),
-        ("momentum: 0.9", "nesterov: 'true'", "must be true or false, got the text 'true' (take the quotes away)"),
+        ("momentum: 0.9", "nesterov: 'true'", "must be true or false, got the text 'true' (remove the quotes)"),
         ("momentum: 0.9", "nesterov: 1", "must be true or false, got '1' (write true)"),
         ("momentum: 0.9", "nesterov: n", "must be true or false, got 'n' (write false)"),
-        ("epochs: 9", "epochs: '20'", "must be a whole number, got the text '20' (take the quotes away)"),
-        ("epochs: 9", "epochs: '2e1'", "(take the quotes away)"),
+        ("epochs: 9", "epochs: '20'", "must be a whole number, got the text '20' (remove the quotes)"),
+        ("epochs: 9", "epochs: '2e1'", "(remove the quotes)"),
         ("epochs: 9", "epochs: 1_000", "must be a whole number, got '1_000' (write 1000)"),
         ("epochs: 9", "epochs: 0x10", "must be a whole number, got '0x10' (write 16)"),
         (
             "epochs: 9",
             "epochs: 010",
-            "got '010' (8 to some readers of YAML, 10 to others: write the one that is meant)",
+            "got '010' (some YAML readers take it as 8, others as 10: write the number you mean)",
         ),
-        ("epochs: 9", "epochs: 1:30", "got '1:30' (some readers of YAML take it as a count in sixties"),
+        ("epochs: 9", "epochs: 1:30", "got '1:30' (some YAML readers take it as a base-60 number"),
         ("epochs: 9", "epochs: 1.000,5", "got '1.000,5' (write 1000.5)"),
         ("lr: 0.1", "lr: 1e\u20133", "got '1e\u20133' (write 1e-3)"),
         ("lr: 0.1", "lr: 1/10", "got '1/10' (write 0.1)"),
@@ -157,7 +157,7 @@ def test_every_word_that_is_known_leads_to_a_field():
             "name: digits, validation: '0.1'",
             "must be a fraction without quotes, or the name of a split",
         ),
-        ("name: mlp", "name: mlp, args: {depth: 010}", "must be a number or a text in quotes, got '010' (8 to some"),
+        ("name: mlp", "name: mlp, args: {depth: 010}", "must be a number or a text in quotes, got '010' (some"),
         ("name: mlp", "name: mlp, args: {depth: 1_0}", "got '1_0' (write 10)"),
         ("name: good", "name: 010", "1:7: name: must be text, got '010' (put it in quotes)"),
         (
@@ -223,10 +223,10 @@ def test_ways_to_write_a_number(text, told):
             "name: a\u2009b\n",
             "1:9: the space after a is U+2009, a thin space; type a plain one, or put the text in quotes",
         ),
-        ("name: x\u200b\n", "1:9: U+200B, a zero width space, stands unseen after x; delete it"),
-        ("\ufeffname: x\n", "1:2: U+FEFF, a byte order mark, stands unseen at the start of the line; delete it"),
-        ("na\u00adme: x\n", "1:4: U+00AD, a soft hyphen, stands unseen after na; delete it"),
-        ("name: x\u2028epochs: 1\n", "1:9: U+2028, a line separator, stands unseen after x; delete it"),
+        ("name: x\u200b\n", "1:9: U+200B, a zero width space, is invisible after x; delete it"),
+        ("\ufeffname: x\n", "1:2: U+FEFF, a byte order mark, is invisible at the start of the line; delete it"),
+        ("na\u00adme: x\n", "1:4: U+00AD, a soft hyphen, is invisible after na; delete it"),
+        ("name: x\u2028epochs: 1\n", "1:9: U+2028, a line separator, is invisible after x; delete it"),
         ("name\uff1a x\nepochs: 1\n", "1:5: U+FF1A, a fullwidth colon, looks like :; type that"),
         ("name: x\n\tepochs: 3\n", "there is a tab: indent with spaces"),
         ("name: x\nepochs:3\nseed: 1\n", "in line 2, write 'epochs: value', with a colon and a space"),
@@ -262,9 +262,7 @@ def test_odd_characters_in_quotes_and_comments_are_the_writers_own():
 def test_a_wide_encoding_is_named_with_the_way_out(tmp_path, encoding):
     path = tmp_path / "r.yaml"
     path.write_bytes(GOOD.encode(encoding))
-    with pytest.raises(
-        FaultyFileError, match=rf"r\.yaml:1:1: {encoding[:6].upper()} text, and not UTF-8; save the file as"
-    ):
+    with pytest.raises(FaultyFileError, match=rf"r\.yaml:1:1: .*{encoding[:6].upper()} text, not UTF-8"):
         load(path)
 
 
@@ -279,5 +277,5 @@ def test_latin_1_is_named_with_its_character_and_place(tmp_path):
 def test_a_file_with_hundreds_of_faults_names_twenty():
     found = faults_in(GOOD + "".join(f"odd{number}: 1\n" for number in range(300)))
     assert len(found) == 21
-    assert found[-1] == "r.yaml: 300 faults in all, 280 more than these; mend them first"
+    assert found[-1] == "r.yaml: 300 faults in all, 280 more than these; fix these first"
     assert len(faults_in(GOOD + "".join(f"odd{number}: 1\n" for number in range(20)))) == 20

@@ -35,7 +35,11 @@ def assert_figures_equal_the_twin(page: str, twin: dict[str, Any]) -> None:
             assert (trace["x"], trace["y"]) == (list(series["x"]), list(series["y"]))
             assert trace.get("base") == series.get("base")
             assert trace.get("hovertext") == series.get("text")
-            if "low" in series:
+            if "low" in series and series["kind"] == "points":
+                bars = zip(trace["error_y"]["array"], trace["error_y"]["arrayminus"], strict=True)
+                ranges = zip(series["y"], series["low"], series["high"], strict=True)
+                assert list(bars) == [(high - y, y - low) for y, low, high in ranges]
+            elif "low" in series:
                 band = traces.pop((series["name"], "band"))
                 assert band["x"] == list(series["x"]) + list(series["x"])[::-1]
                 assert band["y"] == list(series["high"]) + list(series["low"])[::-1]

@@ -7,6 +7,7 @@ import pytest
 from jorge_tune.report.page import report_page
 from jorge_tune.report.parts import figures_of
 from tests.report.browser import needs_browser, rendered
+from tests.report.test_report_runs import folders, twin_of
 from tests.report.test_report_study import ENDS, report_of, study, trial
 
 FRAME = """<!doctype html><body style="margin:0"><iframe id="frame" src="report.html"
@@ -20,11 +21,20 @@ setInterval(() => {{
 </script>"""
 
 
+def study_twin(_):
+    trials = [trial(number, ENDS[number % 7], value=0.8 + number / 500, lr=0.03 + number / 200) for number in range(35)]
+    return report_of(study(trials))
+
+
+def race_twin(root):
+    return twin_of(folders(root / "runs"), target=0.8)
+
+
 @needs_browser
 @pytest.mark.parametrize("width", [390, 1280])
-def test_every_figure_is_drawn_and_nothing_is_wider_than_the_page(tmp_path, width):
-    trials = [trial(number, ENDS[number % 7], value=0.8 + number / 500, lr=0.03 + number / 200) for number in range(35)]
-    twin = report_of(study(trials))
+@pytest.mark.parametrize("make", [study_twin, race_twin])
+def test_every_figure_is_drawn_and_nothing_is_wider_than_the_page(tmp_path, width, make):
+    twin = make(tmp_path)
     (tmp_path / "report.html").write_text(report_page(twin))
     (tmp_path / "frame.html").write_text(FRAME.format(width=width))
     options = ("--allow-file-access-from-files", "--proxy-bypass-list=<-loopback>")

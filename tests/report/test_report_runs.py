@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from jorge_tune.compare.contest import compare, read_contenders
+from jorge_tune.compare.comparison import compare
+from jorge_tune.compare.run_directories import read_contenders
 from jorge_tune.records import from_portable
 from jorge_tune.report.page import report_page
 from jorge_tune.report.parts import figures_of

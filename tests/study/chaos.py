@@ -30,7 +30,7 @@ def runs_at_work(folder: Path) -> Iterator[tuple[int, str]]:
         if not process.name.isdecimal():
             continue
         with suppress(OSError):
-            if b"run_server" not in (process / "cmdline").read_bytes():
+            if b"fork_server" not in (process / "cmdline").read_bytes():
                 continue
             for descriptor in (process / "fd").iterdir():
                 with suppress(OSError):

@@ -49,12 +49,12 @@ class Searched:
     def work(self, opened: OpenStudy | None, runs: EmptyRuns) -> WorkerExit:
         """One worker on one of the studies."""
         assert opened is not None
-        orders = WorkerStops()
+        stops = WorkerStops()
         try:
             settings = WorkerSettings(device="cpu", threads=1)
-            return work_on(opened, self.runs(opened.plan.name), settings, orders, server=runs)
+            return work_on(opened, self.runs(opened.plan.name), settings, stops, server=runs)
         finally:
-            orders.close()
+            stops.close()
 
     def search(self, runs: EmptyRuns) -> None:
         """The baseline and all trials."""

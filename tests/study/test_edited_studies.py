@@ -19,7 +19,7 @@ import pytest
 from jorge_tune.cli import main
 from jorge_tune.errors import JorgeTuneError
 from jorge_tune.records import portable
-from jorge_tune.study.confirm import RecordedValues, beside, gather, open_baseline, open_confirmation
+from jorge_tune.study.confirm import RecordedValues, companion_studies, gather, open_baseline, open_confirmation
 from jorge_tune.study.dashboard.notes import trial_note
 from jorge_tune.study.export import csv_of, json_of, write_trial
 from jorge_tune.study.jobs.client import ProcessEnd
@@ -31,13 +31,14 @@ from jorge_tune.study.stop import WorkerStops
 from jorge_tune.study.storage.address import Address, parse_address
 from jorge_tune.study.storage.open import open_storage
 from jorge_tune.study.study import OpenStudy, add_point, join_study, open_study, study_names
+from jorge_tune.study.trial_rows import rows_of
 from jorge_tune.study.worker import WorkerSettings, work_on
 from tests.study.edited_studies import Edit, edits
 from tests.study.empty_runs import FINISHED, EmptyRuns
 from tests.study.searched import Searched
 from tests.study.small_studies import small_plan
 
-FEW, SECONDS = 12, 60  # edits in the default suite; after which a command hangs
+FEW, SECONDS = 5, 60  # edits in the default suite; after which a command hangs
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Searched:
     add_point(made.opened, made.opened.plan.space.bootstrap_point())
     made.opened.claims.claim("w-0123456789", 9)
     add_point(made.opened, {"lr_factor": 0.5, "refresh_interval": 5})
-    made.opened.ask_to_stop("finish", "for a test")
+    made.opened.request_stop("finish", "for a test")
     with contextlib.closing(sqlite3.connect(made.folder / "study.db")) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the file alone is copied
     return made
@@ -84,13 +85,14 @@ def content(path: Path) -> list[str]:
 
 def ran(*arguments: object) -> tuple[int, str]:
     """A command's exit code and what it printed; anything but an end in words is raised."""
-    out = io.StringIO()
+    out = io.TextIOWrapper(written := io.BytesIO(), encoding="utf-8", write_through=True)
+    code = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), ending():
         try:
             main([str(argument) for argument in arguments])
         except SystemExit as ended:
-            return int(ended.code or 0), out.getvalue()
-    return 0, out.getvalue()
+            code = int(ended.code or 0)
+    return code, written.getvalue().decode()
 
 
 def commands(folder: Path) -> dict[str, tuple[int, str]]:
@@ -120,7 +122,7 @@ def looked_at(folder: Path) -> dict[str, str]:
             return {"join": str(error)}
         steps: dict[str, Callable[[], Any]] = {
             "status": lambda: json.dumps(
-                read_status(opened, runs("small"), place(folder), beside(opened)).to_json(), allow_nan=False
+                read_status(opened, runs("small"), place(folder), companion_studies(opened)).to_json(), allow_nan=False
             ),
             "report": lambda: report_data(opened, runs, folder),
             "csv": lambda: csv_of(opened),
@@ -161,11 +163,11 @@ def worked_on(folder: Path) -> str:
             lambda: add_point(opened, opened.plan.space.bootstrap_point()),
             lambda: Reaper(opened.claims, RunsDirectory(runs("small"), opened.folder, True), LeaseTimes()).sweep(),
             lambda: [opened.claims.take_back(held) for held in opened.claims.running()],
-            opened.let_go_on,
+            opened.withdraw_stop_request,
             lambda: work(opened, runs("small")),
             lambda: open_baseline(opened, runs),
             lambda: open_confirmation(opened, runs),
-            lambda: [work(study, runs(study.plan.name)) for study in beside(opened)],
+            lambda: [work(study, runs(study.plan.name)) for study in companion_studies(opened)],
         ]
         for step in steps:
             with contextlib.suppress(JorgeTuneError):
@@ -175,15 +177,15 @@ def worked_on(folder: Path) -> str:
 
 def work(opened: OpenStudy, runs: Path) -> None:
     """One worker; it is told to leave where it waits for a trial that somebody else seems to run."""
-    orders = WorkerStops()
-    patience = threading.Timer(3.0, orders.give, ("signal", "enough"))
+    stops = WorkerStops()
+    patience = threading.Timer(3.0, stops.ask, ("signal", "enough"))
     patience.start()
     try:
-        work_on(opened, runs, WorkerSettings(device="cpu", threads=1), orders, server=EmptyRuns())
+        work_on(opened, runs, WorkerSettings(device="cpu", threads=1), stops, server=EmptyRuns())
     finally:
         patience.cancel()
         patience.join()
-        orders.close()
+        stops.close()
 
 
 def place(folder: Path) -> Address:

@@ -62,7 +62,7 @@ def test_a_study_is_gone_on_with_and_a_worker_elsewhere_gets_the_same_plan(stora
 )
 def test_another_study_of_the_name_is_refused_and_what_differs_is_named(storage, runs, change, named):
     open_study(storage, small_plan(), runs)
-    refusal = rf"study small is there already, and is another one \({named}: .*give another --name, or --branch"
+    refusal = rf"study small exists already and differs \({named}: .*give another --name, or --branch"
     with pytest.raises(InputError, match=refusal):
         open_study(storage, small_plan(**change), runs)
     assert study_names(storage) == ["small"]
@@ -114,7 +114,7 @@ def test_fewer_trials_than_are_done_are_refused(storage, runs):
     for _ in range(3):
         claim = opened.claims.claim("w", 4)
         assert opened.claims.finish(claim, TrialState.COMPLETE, [1.0])
-    with pytest.raises(InputError, match="trials must be at least 3, as study small has done, got 2"):
+    with pytest.raises(InputError, match="trials must be at least 3, the number that study small has ended, got 2"):
         open_study(storage, small_plan(trials=2), runs)
     assert open_study(storage, small_plan(trials=3), runs).plan.trials == 3
 
@@ -183,13 +183,13 @@ def test_a_point_of_ones_own_is_queued_if_it_is_one(storage, runs):
     assert len(opened.study.get_trials()) == 2
 
 
-def test_a_wish_to_stop_is_kept_until_it_is_taken_back(storage, runs):
+def test_a_stop_request_is_kept_until_it_is_withdrawn(storage, runs):
     opened = open_study(storage, small_plan(), runs)
-    assert opened.stop_wish() is None
-    opened.ask_to_stop("finish", "asked by `study stop`", exit_code=2)
-    assert join_study(storage, "small").stop_wish() == StudyStopRequest("finish", "asked by `study stop`", 2)
-    opened.let_go_on()
-    assert join_study(storage, "small").stop_wish() is None
+    assert opened.stop_request() is None
+    opened.request_stop("finish", "asked by `study stop`", exit_code=2)
+    assert join_study(storage, "small").stop_request() == StudyStopRequest("finish", "asked by `study stop`", 2)
+    opened.withdraw_stop_request()
+    assert join_study(storage, "small").stop_request() is None
 
 
 def test_a_folder_of_another_study_is_refused_before_anything_is_stored(storage, runs, tmp_path):

@@ -1,9 +1,11 @@
-"""The run server of the tests: one for all modules, impatient with runs whose worker is gone."""
+"""The fork server of the tests: one for all modules, impatient with runs whose worker is gone."""
 
 from __future__ import annotations
 
+import atexit
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,10 @@ import pytest
 
 from jorge_tune.recipe.recipe_files import render_recipe
 from jorge_tune.recipe.schema import CustomOptimizerSection, Recipe
-from jorge_tune.study.jobs.client import ProcessEnd, RunJob, RunLauncher, knock, server_of
+from jorge_tune.study.jobs.client import ProcessEnd, RunJob, RunLauncher
 from tests.training.small_recipes import digits_recipe
 
-IDLE_SECONDS, GRACE_SECONDS = 60.0, 1.0
+GRACE_SECONDS = 1.0
 SECRETS = {
     "JORGE_TUNE_STORAGE": "postgresql://user:hunter2@host/db",
     "OPTUNA_STORAGE": "mysql://user:hunter2@host/db",
@@ -22,13 +24,15 @@ SECRETS = {
 }
 
 
+@cache
 def server_of_the_tests() -> RunLauncher:
     """Started in an environment with secrets, so that a test can look for them."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in SECRETS.items():
             patch.setenv(name, value)
         patch.setenv("LEFT_BY_WHOEVER_STARTED_IT", "1")
-        server = RunLauncher.connect(idle_seconds=IDLE_SECONDS, grace_seconds=GRACE_SECONDS)
+        server = RunLauncher(grace_seconds=GRACE_SECONDS)
+        atexit.register(server.close)
         run(server, digits_recipe(), Path("/proc/run"))  # waits for torch, and cannot write
         return server
 
@@ -64,10 +68,8 @@ def long_recipe() -> Recipe:
 
 
 def pid_of(server: RunLauncher) -> int:
-    connection = knock(server._place)
-    assert connection is not None
-    with connection:
-        return server_of(connection)
+    assert server.server_pid is not None
+    return server.server_pid
 
 
 def children_of(pid: int) -> list[int]:

@@ -47,16 +47,16 @@ def test_models_of_torchvision_go_by_name() -> None:
     [
         (schema.ModelSection(name="resnet81"), r"task\.model\.name: unknown model 'resnet81'; did you mean 'resnet"),
         (schema.ModelSection(name="smallcnn"), r"did you mean 'small_cnn'"),
-        (schema.ModelSection(name="qqqqqqqq"), r"unknown model 'qqqqqqqq'; no name is near it. Ours are cifar_resnet"),
+        (schema.ModelSection(name="qqqqqqqq"), r"unknown model 'qqqqqqqq'; no known name .* our own \(cifar_resnet"),
         (schema.ModelSection(name="fasterrcnn_resnet50_fpn"), r"unknown model"),
         (
             schema.ModelSection(name="small_cnn", args={"widht": 3}),
-            r"task\.model\.args: small_cnn does not take .*widht",
+            r"task\.model\.args: small_cnn does not accept .*widht",
         ),
         (schema.ModelSection(name="cifar_resnet", args={"depth": 9}), r"depth must be 6 n \+ 2"),
         (
             schema.ModelSection(name="resnet18", args={"num_classes": "ten"}),
-            r"task\.model\.args: resnet18 does not take",
+            r"task\.model\.args: resnet18 does not accept",
         ),
     ],
 )
@@ -78,10 +78,11 @@ def test_unknown_models_and_arguments_are_refused(model: schema.ModelSection, me
         ),
         (schema.JorgeSection(lr=0.1), Jorge, {"refresh_interval": 10, "warm_refreshes": 100, "eps_kind": "relative"}),
         (
-            schema.JorgeSection(lr=0.1, refresh_interval=7, series_terms=3, form="congruence"),
+            schema.JorgeSection(lr=0.1, refresh_interval=7, b2_floor=0.1, form="congruence"),
             Jorge,
-            {"refresh_interval": 7, "series_terms": 3, "form": "congruence"},
+            {"refresh_interval": 7, "b2_floor": 0.1, "form": "congruence"},
         ),
+        (schema.JorgeSection(lr=0.1, series_terms=3), Jorge, {"series_terms": 3, "form": "series"}),
         (schema.JorgeSection(lr=0.1, preset="paper"), Jorge, {"refresh_interval": 1, "block_size": None, "eps": 1e-6}),
         (
             schema.JorgeSection(lr=0.1, preset="paper", warm_refreshes=3),

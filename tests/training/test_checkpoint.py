@@ -104,7 +104,7 @@ def test_a_checkpoint_of_an_earlier_version_is_loaded_and_said_to_be_and_its_dam
     rewritten(path, lambda content: content.update(format=1), checksum=False)
     whole, generator, expected = path.read_bytes(), random.Random(0), load_checkpoint(folder.checkpoint)
     assert expected is not None
-    assert expected.note == "last.pt is of an earlier version, without a checksum; its data are as written"
+    assert expected.note == "last.pt is of an earlier version, without a checksum; its data are intact"
     refused = 0
     for place in generator.sample(range(len(whole)), 300):
         spoilt = bytearray(whole)
@@ -142,12 +142,12 @@ def _zero_a_page(path: Path) -> None:
         (lambda path: path.write_bytes(b"PK"), "damaged: its end is missing"),
         (lambda path: path.write_bytes(path.read_bytes()[:500]), "damaged: its end is missing"),
         (_cut, "damaged: its end is missing"),
-        (_zero_a_page, "damaged: its SHA-256 is not the one that it was written with"),
+        (_zero_a_page, "damaged: its SHA-256 is not the one it was written with"),
         (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "damaged: its end is missing"),
         (lambda path: rewritten(path, lambda content: None, checksum=False), "not a checkpoint of this version"),
         (lambda path: _write(path, {"format": 99}), "not a checkpoint of this version"),
         (lambda path: _write(path, [1]), "not a checkpoint of this version"),
-        (lambda path: _write(path, Path), "no checkpoint .UnpicklingError while it was read."),
+        (lambda path: _write(path, Path), "not a checkpoint .UnpicklingError while it was read."),
     ],
 )
 def test_a_damaged_checkpoint_names_the_whole_one_before_it_from_which_the_run_goes_on(
@@ -156,14 +156,14 @@ def test_a_damaged_checkpoint_names_the_whole_one_before_it_from_which_the_run_g
     recipe, folder = run
     path = folder.checkpoint / "last.pt"
     spoil(path)
-    way_on = r"; previous\.pt beside it is whole: remove last\.pt, and --resume goes on from there, step 9$"
+    way_on = r"; previous\.pt next to it is whole: remove last\.pt, and --resume continues from there, step 9$"
     with unchanged(folder), pytest.raises(RunDirectoryError, match=rf"last\.pt: {told}.*{way_on}") as caught:
         train(recipe, folder.root, resume=True)
     assert "\n" not in str(caught.value)
 
     path.unlink()
     assert train(recipe, folder.root, resume=True).outcome == "finished"
-    assert "last.pt is missing, so the run goes on from previous.pt, of step 9" in folder.log.read_text()
+    assert "last.pt is missing, so the run resumes from previous.pt, at step 9" in folder.log.read_text()
     starts = [record["step"] for record in read_records(folder.records) if record["kind"] == "start"]
     assert starts == [0, 9, 9]
 
@@ -172,14 +172,14 @@ def test_where_no_checkpoint_is_whole_the_run_can_be_trained_anew(run: tuple[Rec
     recipe, folder = run
     for name in ("last.pt", "previous.pt"):
         _zero_a_page(folder.checkpoint / name)
-    anew = f"remove {folder.checkpoint}, and --resume trains the run anew"
-    with pytest.raises(RunDirectoryError, match=f"previous.pt beside it is damaged too: {anew}"):
+    anew = f"remove {folder.checkpoint}, and --resume starts the run again"
+    with pytest.raises(RunDirectoryError, match=f"previous.pt next to it is damaged too: {anew}"):
         train(recipe, folder.root, resume=True)
     (folder.checkpoint / "last.pt").unlink()
     with pytest.raises(RunDirectoryError, match=rf"previous\.pt: damaged: .*; {anew}"):
         train(recipe, folder.root, resume=True)
     (folder.checkpoint / "previous.pt").rename(folder.checkpoint / "last.pt")
-    with pytest.raises(RunDirectoryError, match=f"there is no other: {anew}"):
+    with pytest.raises(RunDirectoryError, match=f"there is no other checkpoint: {anew}"):
         train(recipe, folder.root, resume=True)
     shutil.rmtree(folder.checkpoint)
     assert train(recipe, folder.root, resume=True).outcome == "finished"
@@ -188,8 +188,8 @@ def test_where_no_checkpoint_is_whole_the_run_can_be_trained_anew(run: tuple[Rec
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda c: c.pop("optimizer"), "not a whole checkpoint: optimizer is missing"),
-        (lambda c: c.update(extra=1), "not a whole checkpoint: 'extra' is unknown"),
+        (lambda c: c.pop("optimizer"), "not a complete checkpoint: optimizer is missing"),
+        (lambda c: c.update(extra=1), "not a complete checkpoint: 'extra' is unknown"),
         (lambda c: c.update(model=[1]), "model must be a state dict, got list"),
         (lambda c: c.update(train_seconds=-1.0), "train_seconds must be a finite number of 0 or more, got -1.0"),
         (lambda c: c.update(train_seconds=True), "train_seconds must be a finite number of 0 or more, got True"),

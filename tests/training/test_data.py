@@ -78,7 +78,7 @@ def test_a_subset_is_balanced_and_first_in_file_order(cifar_folder: Path) -> Non
     assert np.bincount(_labels(part)).tolist() == [3, 3, 3, 2, 2, 2, 2, 2, 2, 2]
     expected = [12 * label + rank for label in range(10) for rank in range(3 if label < 3 else 2)]
     assert torch.equal(part.images, whole.images[expected])
-    with pytest.raises(InputError, match=r"data\.subset: 121 images asked for, but only 120"):
+    with pytest.raises(InputError, match=r"data\.subset must be at most .* \(120\), got 121"):
         load_splits(DataSection(name="imagefolder", root=str(cifar_folder), subset=121))
 
 
@@ -125,7 +125,7 @@ def test_scaling_follows_the_arguments(image_folder: Path) -> None:
         ({"name": "nothing_like_it"}, r"unknown data set 'nothing_like_it'; known: cifar10, cifar100, digits"),
         ({"name": "digits", "args": {"size": 8}}, r"data\.args: digits takes no arguments, got size"),
         ({"augment": "strong"}, r"data\.augment must be 'standard' or 'none', got 'strong'"),
-        ({"root": "no/such/folder"}, r"no/such/directory: an image directory needs .*train"),
+        ({"root": "no/such/folder"}, r"no/such/folder: must have .*train"),
         ({"args": {"sise": 8}}, r"data\.args\.sise: unknown key \(did you mean 'size'\?\)"),
         ({"args": {"size": True}}, r"data\.args\.size must be a number of pixels"),
         ({"args": {"mean": [0.5]}}, r"data\.args\.mean must be three numbers"),
@@ -167,9 +167,9 @@ def _torn(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_no_classes, r"train: no class found; one directory per class"),
+        (_no_classes, r"train: must have at least two classes.*got none"),
         (_no_images, r"cat: no images found"),
-        (_no_held_out, r"needs test/ or val/ beside train/"),
+        (_no_held_out, r"must have test/ or val/ next to train/"),
         (_stranger, r"test: the class 'horse' is not among those of train/"),
         (_unreadable, r"dog/03\.png: not a readable image \(.*\); repair or remove it"),
         (_torn, r"dog/04\.png: not a readable image"),
@@ -183,7 +183,7 @@ def test_damaged_image_folders_are_refused(image_folder: Path, damage: Any, mess
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion_mnist"])
 def test_nothing_is_downloaded_unasked(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=rf"{name} is not there or damaged; .*train --download"):
+    with pytest.raises(InputError, match=rf"{name} is missing or damaged; .*train --download"):
         load_splits(DataSection(name=name, root=str(tmp_path / "data")))
     assert not list(tmp_path.rglob("*.*"))
 

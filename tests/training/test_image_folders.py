@@ -79,9 +79,7 @@ def test_folders_that_link_to_each_other_end_in_words(image_folder: Path) -> Non
         (cat / name).mkdir()
         for other in "abcdefgh":
             (cat / name / other).symlink_to(cat / other)
-    with pytest.raises(
-        InputError, match=r"cat: the links to directories below lead to each other in more than 1000 ways"
-    ):
+    with pytest.raises(InputError, match=r"cat: links between .* more than 1000 paths"):
         _load(image_folder)
 
 
@@ -333,7 +331,7 @@ def test_every_class_keeps_an_image_to_train_on_and_gives_one_where_it_has_two(t
 
 def test_a_fraction_of_classes_of_one_image_is_refused(tmp_path: Path) -> None:
     root = make_image_folder(tmp_path / "images", size=8, count=1)
-    with pytest.raises(InputError, match=r"data\.validation: 0\.5 holds nothing out: no class has two training images"):
+    with pytest.raises(InputError, match=r"data\.validation: 0\.5 holds out no image: no class has two"):
         _load(root, validation=0.5)
 
 

@@ -136,7 +136,7 @@ def test_torchvisions_models_are_planned_without_their_weights(name):
 def test_new_modules_hold_memory_again_afterwards():
     plan_recipe(recipe())
     assert nn.Linear(2, 2).weight.device.type == "cpu"
-    with pytest.raises(InputError, match="does not take"):
+    with pytest.raises(InputError, match="does not accept"):
         plan_recipe(recipe(wrong=1))
     assert nn.Linear(2, 2).weight.device.type == "cpu"
 

@@ -1,4 +1,4 @@
-"""The run server and the children it forks: what they inherit, what they leave behind, how they end."""
+"""The fork server and the children it forks: what they inherit, what they leave behind, how they end."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,14 @@ import torch
 
 from jorge_tune.recipe.schema import JorgeSection, ModelSection, Recipe, SGDSection
 from jorge_tune.records import RunDirectory, outcome_of, read_records
-from jorge_tune.study.jobs import fork_server as run_server
+from jorge_tune.study.jobs.channel import Channel
 from jorge_tune.study.jobs.client import ProcessEnd, RunLauncher
+from jorge_tune.study.jobs.fork_server import ForkServer
 from jorge_tune.training import train
 from jorge_tune.training.checkpoint import Checkpoint, load_checkpoint
 from tests.training.conftest import make_image_folder
 from tests.training.serving import (
     GRACE_SECONDS,
-    IDLE_SECONDS,
     SECRETS,
     children_of,
     end_of,
@@ -171,23 +173,24 @@ def test_what_is_printed_before_the_folder_stands_is_not_lost(
     assert (tmp_path / "run" / "output.txt").read_text() == "early\n"
 
 
-def worker_process(recipe: Recipe, out: Path) -> subprocess.Popen[str]:
+def worker_process(server: RunLauncher, recipe: Recipe, out: Path) -> subprocess.Popen[str]:
     """A worker of its own that starts a run and waits for it; it prints the run's process number."""
     program = (
-        "import sys\nfrom jorge_tune.study.jobs.client import RunJob, RunServer\n"
-        f"server = RunServer.connect(idle_seconds={IDLE_SECONDS}, grace_seconds={GRACE_SECONDS})\n"
+        "import sys\nfrom jorge_tune.study.jobs.client import RunJob, RunLauncher\n"
+        f"server = RunLauncher(lent=int(sys.argv[3]), grace_seconds={GRACE_SECONDS})\n"
         "child = server.start(RunJob(sys.argv[1], sys.argv[2], 'cpu', 1))\nprint(child.pid, flush=True)\n"
         "while child.poll(None) is None: pass"
     )
-    command = [sys.executable, "-c", program, job(recipe, out).recipe_text, str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    lent = server.lend()
+    command = [sys.executable, "-c", program, job(recipe, out).recipe_text, str(out), str(lent)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, pass_fds=(lent,))
 
 
 def test_a_run_whose_worker_is_killed_writes_a_checkpoint_and_ends(server: RunLauncher, tmp_path: Path) -> None:
-    with worker_process(long_recipe(), tmp_path / "run") as worker:
+    with worker_process(server, long_recipe(), tmp_path / "run") as worker:
         assert worker.stdout is not None
         pid = int(worker.stdout.readline())
-        assert pid in children_of(pid_of(server))  # though this process has loaded torch and that one has not
+        assert pid in children_of(pid_of(server))  # which this process lent to its worker
         wait_until(lambda: RunDirectory(tmp_path / "run").checkpoint.exists())
         worker.kill()
     wait_until(lambda: not is_alive(pid))
@@ -236,7 +239,7 @@ def test_runs_in_a_row_leave_nothing_behind(
         return [sorted(os.listdir(f"/proc/{process}/fd")) for process in ("self", pid)]
 
     pid = pid_of(server)
-    wait_until(lambda: not children_of(pid) and len(sockets_of(pid)) == 1)  # the one on which it listens
+    wait_until(lambda: not children_of(pid) and len(sockets_of(pid)) == 1)  # the one for requests
     before = descriptors()
     ends = {"finished": digits_recipe(epochs=1), "killed": odd("die"), "failed": odd("complain")}
     for number in range(15):
@@ -249,34 +252,67 @@ def test_runs_in_a_row_leave_nothing_behind(
 
 
 @pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    """For a server in this process, whose signals are given back."""
+def requests() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of what requests come over, for a server in this process, whose signals are given back."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)}
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind("")  # a name of the kernel's choice
-        listener.listen()
-        yield listener
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
     signal.set_wakeup_fd(-1)
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
-def test_an_idle_server_leaves(listener: socket.socket) -> None:
+def no_run(channel: Channel, grace_seconds: float) -> None:
+    raise AssertionError("no child was asked for")
+
+
+def test_a_server_leaves_once_nobody_can_ask_for_a_run(requests: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = requests
+    server = ForkServer(theirs, no_run, grace_seconds=1)
     started = time.monotonic()
-    run_server.ForkServer(listener, idle_seconds=0.3, grace_seconds=1).serve()
+    timer = threading.Timer(0.3, ours.close)
+    timer.start()
+    server.serve()
     assert 0.3 <= time.monotonic() - started < 3
+    timer.join()
 
 
-def test_a_machine_without_room_for_a_process_is_told(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_room_for_a_process_is_told(
+    requests: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fork() -> int:  # the limit on processes does not bind root
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     monkeypatch.setattr("os.fork", fork)
-    with socket.socket(socket.AF_UNIX) as worker:
-        worker.connect(listener.getsockname())
-        run_server.ForkServer(listener, idle_seconds=0.1, grace_seconds=1).serve()
-        answer = json.loads(worker.recv(1000))
+    ours, theirs = requests
+    mine, childs = Pipe()
+    with mine, childs:
+        socket.send_fds(ours, [b"r"], [childs.fileno()])
+        ours.close()
+        ForkServer(theirs, no_run, grace_seconds=1).serve()
+        answer = Channel(mine).receive(0.0)
     assert answer == {"event": "refused", "reason": "no process can be made (Resource temporarily unavailable)"}
+
+
+def test_a_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    """Also where that process is killed; its run then writes a checkpoint, and the server waits for it."""
+    program = (
+        "import sys\nfrom jorge_tune.study.jobs.client import RunJob, RunLauncher\n"
+        "server = RunLauncher(grace_seconds=5.0)\n"
+        "child = server.start(RunJob(sys.argv[1], sys.argv[2], 'cpu', 1))\n"
+        "print(server.server_pid, child.pid, flush=True)\nchild.poll(None)\n"
+        "while child.poll(None) is None: pass"
+    )
+    command = [sys.executable, "-c", program, job(long_recipe(), tmp_path).recipe_text, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        pids = [int(word) for word in worker.stdout.readline().split()]
+        assert all(map(is_alive, pids))
+        wait_until(lambda: RunDirectory(tmp_path / "run").checkpoint.exists())
+        worker.kill()
+    wait_until(lambda: not any(map(is_alive, pids)))
+    assert outcome_of(read_records(RunDirectory(tmp_path / "run").records)) == "interrupted"
 
 
 def memory_group(limit_bytes: int) -> Path:
@@ -301,12 +337,13 @@ _IN_A_GROUP = """
 import os, sys
 from pathlib import Path
 Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
-from jorge_tune.study.jobs.client import RunJob, RunServer
-server = RunServer.connect(idle_seconds=0.1, grace_seconds=1)
+from jorge_tune.study.jobs.client import RunJob, RunLauncher
+server = RunLauncher(grace_seconds=1)
 for recipe, out in zip(sys.argv[2::2], sys.argv[3::2]):
     child = server.start(RunJob(recipe, out, "cpu", 1))
     while (ended := child.poll(None)) is None: pass
     print(ended.outcome, ended.out_of_memory, ended.reason, sep="|")
+server.close()
 """
 
 

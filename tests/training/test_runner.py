@@ -127,7 +127,7 @@ def test_a_late_divergence_keeps_the_checkpoint_before_it(tmp_path: Path) -> Non
     recipe = digits_recipe(model=plain, optimizer=SGDSection(lr=0.01), schedule=explode, epochs=4)
     result = train(recipe, tmp_path / "run", log_every=1000)
     assert result.outcome == "diverged"
-    assert "the last good checkpoint is of step 18" in result.reason
+    assert "the last good checkpoint is from step 18" in result.reason
     checkpoint = load_checkpoint(result.folder.checkpoint)
     assert checkpoint is not None
     assert checkpoint.position.step == 18
@@ -149,7 +149,7 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     recipe = digits_recipe(epochs=1)
     train(recipe, tmp_path / "run")
     with pytest.raises(
-        RunDirectoryError, match=r"holds this run already, which is finished; give --resume, or .*--out"
+        RunDirectoryError, match=r"already holds this run, which is finished; pass --resume, or .*--out"
     ):
         train(recipe, tmp_path / "run")
     for resume in (False, True):
@@ -190,7 +190,7 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
             r"unknown model 'small_cmn'; did you mean 'small_cnn'",
         ),
         (digits_recipe(model=ModelSection(name="mlp", args={"num_classes": 7})), {}, r"has 10 classes; set .* to 10"),
-        (digits_recipe(model=ModelSection(name="cifar_resnet")), {}, r"does not take images of shape \(1, 8, 8\)"),
+        (digits_recipe(model=ModelSection(name="cifar_resnet")), {}, r"does not accept images of shape \(1, 8, 8\)"),
         (digits_recipe(target=Target(metric="map", value=1)), {}, r"target\.metric: 'map' is not measured"),
         (digits_recipe(batch_size=2000, data={"drop_last": True}), {}, r"batch_size: 2000 is more than the 1078"),
         (digits_recipe(optimizer=JorgeSection(lr=0.1, refresh_interval="auto")), {}, r"calibrate-freq RECIPE --write"),
@@ -257,8 +257,8 @@ def test_a_checkpoint_that_finds_no_room_is_a_full_disk_and_the_run_goes_on_when
         with pytest.raises(TrainingError) as caught:
             train(recipe, folder.root)
         assert str(caught.value) == (
-            f"{folder.root}: the disk is full (No space left on device); make room and start again, "
-            "a run goes on from its checkpoint (train: --resume)"
+            f"{folder.root}: the disk is full (No space left on device); free some space and start again: "
+            "a run resumes from its checkpoint (train: --resume)"
         )
         assert list(folder.checkpoint.iterdir()) == []
         assert read_records(folder.records)[-1]["reason"] == "OSError: [Errno 28] No space left on device"

@@ -15,7 +15,7 @@ from jorge_tune.study.confirm import in_words, run_in_words
 from jorge_tune.study.dashboard.attachments import NOTE_BYTES, merged, shortened_to
 from jorge_tune.study.plan import BASELINE_SUFFIX, CONTENDER, SEED, StudyPlan, is_comparison
 from jorge_tune.study.runs_directory import run_path
-from jorge_tune.study.study_verdict import MISSED, NO_NUMBER, show
+from jorge_tune.study.study_verdict import NO_NUMBER, NOT_REACHED, show
 from jorge_tune.study.trial_rows import TrialRow
 from jorge_tune.untrusted import visible
 
@@ -32,7 +32,7 @@ def trial_note(row: TrialRow, rows: Sequence[TrialRow], plan: StudyPlan, *, are_
         plan: the study's.
         are_here: whether its runs are on this machine.
     """
-    worst = MISSED if plan.objective.needs_target else NO_NUMBER
+    worst = NOT_REACHED if plan.objective.needs_target else NO_NUMBER
     lines = [f"**{_title(row, rows, plan)}**", _end(row, plan, worst)]
     lines += _cost(row, plan)
     if changes := row.attributes.get("changes"):

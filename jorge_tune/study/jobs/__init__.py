@@ -1,1 +1,1 @@
-"""Runs as processes of their own: started, followed, told apart by how they end."""
+"""Runs as processes of their own: how they are started and followed, and what their ends mean."""

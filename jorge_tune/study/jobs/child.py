@@ -1,15 +1,12 @@
-"""One run in a forked process: a job in, events out, and an end in every case that leaves it a say."""
+"""One run in a forked process: it takes a job, reports what happens, and says how it ended wherever it still can."""
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
 import gc
-import json
 import os
-import select
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -27,113 +24,91 @@ from jorge_tune.files import open_regular
 from jorge_tune.hardware import machine_clock, oom_kills
 from jorge_tune.recipe.recipe_files import parse_recipe
 from jorge_tune.records import RunDirectory
+from jorge_tune.study.jobs.channel import Channel
 from jorge_tune.training.loop import StopRequest
 from jorge_tune.training.run_journal import RunProgress
 from jorge_tune.training.runner import train
 
-_CHUNK_BYTES = 1 << 16
-_LAST_WORD_SECONDS = 10.0
 _NO_MEMORY = (  # of errors that have no type of their own
     *("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory"),
     *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
 )
-_MORE_WELCOME_VICTIM = "100"  # to the kernel's OOM killer, than the server and the worker
+_OOM_SCORE = "100"  # so that the kernel's OOM killer ends a run before its server or worker
 
 
-def run_child(connection: socket.socket, grace_seconds: float) -> None:
-    """Take a job from the connection, do it, tell how it ended, and exit.
+def run_child(channel: Channel, grace_seconds: float) -> None:
+    """Take a job from the worker, do it, tell how it ended, and exit.
 
     Args:
-        connection: this process's alone; its end means that the worker is gone.
+        channel: to the worker, and this process's alone; its end means that the worker is gone.
         grace_seconds: how long the run may then take to write its checkpoint.
     """
     os.setsid()  # a group of its own, so that whatever it starts can be ended with it
-    os.register_at_fork(after_in_child=connection.close)  # loader workers would keep it open
-    connection.setblocking(True)
-    lines = _Lines(connection)
-    job = lines.next()
-    if job is None or lines.at_end():  # nobody waits for it any more, since the server was long in coming
+    os.register_at_fork(after_in_child=channel.close)  # loader workers would keep it open
+    stop = StopRequest()
+    watch = _WorkerWatch(channel, stop, grace_seconds)
+    job = watch.next()
+    if job is None or channel.is_abandoned():  # the server was long in coming, and nobody waits any more
         os._exit(0)
-    if job.get("lease") is not None:
+    if job["lease"] is not None:
         until, grace_seconds = job["lease"]
         left = until - machine_clock()
-        if left + grace_seconds <= 0:  # the trial may be somebody else's by now
+        if left + grace_seconds <= 0:  # the trial may be another worker's by now
             os._exit(0)
-        lines.deadline = time.monotonic() + max(0.0, left)
-    worker, stop = _Worker(connection), StopRequest()
+        watch.allow(left, grace_seconds)
+
     with stop, _Output(RunDirectory(Path(job["out"]))) as output:
-        threading.Thread(target=_watch, args=(lines, stop, grace_seconds), daemon=True).start()
-        worker.tell({"event": "started", "pid": os.getpid()})
-        end = _outcome(job, stop, worker, output)
-    worker.tell({"event": "end"} | end, patient=True)
+        threading.Thread(target=watch.follow, daemon=True).start()
+        channel.offer({"event": "started", "pid": os.getpid()})
+        end = _outcome(job, stop, channel, output)
+    with contextlib.suppress(OSError):
+        channel.send({"event": "end"} | end)
     os._exit(0)
 
 
-class _Lines:
-    """The JSON lines that come over a connection."""
+class _WorkerWatch:
+    """Hears the worker, from a thread: passes a stop request on, and ends the run once the worker is gone."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection, self._received = connection, b""
-        self.deadline: float | None = None
-        """By `time.monotonic`: when to wait no longer."""
+    def __init__(self, channel: Channel, stop: StopRequest, grace_seconds: float) -> None:
+        self._channel, self._stop, self._grace_seconds = channel, stop, grace_seconds
+        self._deadline: float | None = None  # by `time.monotonic`: when to wait no longer
 
-    def at_end(self) -> bool:
-        """Whether the other side has gone and left nothing more."""
-        try:
-            return not self._received and not self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+    def allow(self, seconds: float, grace_seconds: float) -> None:
+        """Let the run go on for so long without hearing of the worker; then it has so much grace to end by itself."""
+        self._deadline = time.monotonic() + max(0.0, seconds)
+        self._grace_seconds = grace_seconds
 
     def next(self) -> dict[str, Any] | None:
-        """The next message; None when the other side has gone, or the deadline."""
-        while b"\n" not in self._received:
-            if not self._comes_in_time():
-                return None
-            try:
-                chunk = self._connection.recv(_CHUNK_BYTES)
-            except OSError:
-                return None
-            if not chunk:
-                return None
-            self._received += chunk
-        line, _, self._received = self._received.partition(b"\n")
-        message: dict[str, Any] = json.loads(line)
-        return message
+        """The next message; None once the worker is gone, or at the deadline."""
+        left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        try:
+            return self._channel.receive(left)
+        except EOFError:
+            return None
 
-    def _comes_in_time(self) -> bool:
-        poller = select.poll()
-        poller.register(self._connection, select.POLLIN)
-        left = None if self.deadline is None else max(0.0, 1000 * (self.deadline - time.monotonic()))
-        return bool(poller.poll(left))
+    def follow(self) -> None:
+        """Until the worker is gone or stands still; then end the run, hard if it does not end by itself.
 
-
-class _Worker:
-    """Whom the run tells what happens. A worker that does not listen never holds the run up, but at its end."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-
-    def tell(self, message: Mapping[str, Any], *, patient: bool = False) -> None:
-        with contextlib.suppress(OSError):
-            line = json.dumps(message).encode() + b"\n"
-            if patient:
-                self._connection.settimeout(_LAST_WORD_SECONDS)
-                self._connection.sendall(line)
+        A worker that stands still cannot renew its lease, so another one may soon begin the same trial elsewhere.
+        """
+        while (message := self.next()) is not None:
+            if "lease" in message:
+                self.allow(*message["lease"])
             else:
-                self._connection.send(line, socket.MSG_DONTWAIT)
+                self._stop.ask(message["stop"])
 
-    def on_progress(self, progress: RunProgress) -> None:
-        if progress.event == "evaluation":
-            self.tell({"event": "evaluation", "step": progress.step})
+        stands_still = self._deadline is not None and time.monotonic() >= self._deadline
+        self._stop.ask("its worker stands still" if stands_still else "its worker is gone")
+        signal.setitimer(signal.ITIMER_REAL, self._grace_seconds)  # the kernel's, for native calls that hold the GIL
+        time.sleep(self._grace_seconds)
+        os._exit(1)
 
 
 class _Output:
-    """Takes stdout and stderr: in memory until the run directory stands, then in output.txt there."""
+    """Collects stdout and stderr: in memory until the run directory exists, then in its output.txt."""
 
-    def __init__(self, folder: RunDirectory) -> None:
-        self._path, self._folder = folder.root / "output.txt", folder
+    def __init__(self, directory: RunDirectory) -> None:
+        self._path, self._directory = directory.root / "output.txt", directory
         self._early: BinaryIO | None = None
 
     def __enter__(self) -> _Output:
@@ -142,7 +117,7 @@ class _Output:
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         faulthandler.enable()  # a segmentation fault leaves the Python stack there
-        if self._folder.recipe.is_file():
+        if self._directory.recipe.is_file():
             self.move()
         return self
 
@@ -159,12 +134,12 @@ class _Output:
             self.move()
 
     def move(self) -> None:
-        """Go on in the run directory."""
+        """Move what was collected to the run directory, and continue there."""
         if self._early is None:
             return
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         with (
-            contextlib.suppress(OSError, InputError),  # what is printed is worth no run
+            contextlib.suppress(OSError, InputError),  # a run does not fail for its printed output
             os.fdopen(open_regular(self._path, flags), "ab") as file,
         ):
             self._early.seek(0)
@@ -180,16 +155,17 @@ class _Output:
         os.dup2(descriptor, 2)
 
 
-def _outcome(job: Mapping[str, Any], stop: StopRequest, worker: _Worker, output: _Output) -> dict[str, Any]:
-    """Train, and put into words whatever came of it."""
+def _outcome(job: Mapping[str, Any], stop: StopRequest, channel: Channel, output: _Output) -> dict[str, Any]:
+    """Train, and say how it ended."""
 
     def on_progress(progress: RunProgress) -> None:
         output.on_progress(progress)
-        worker.on_progress(progress)
+        if progress.event == "evaluation":
+            channel.offer({"event": "evaluation", "step": progress.step})
 
     kills_before = oom_kills()
     try:
-        _settle(job)
+        _adopt_process_state(job)
         recipe = parse_recipe(job["recipe"], f"{job['out']} (recipe)").recipe
         result = train(
             recipe,
@@ -201,13 +177,15 @@ def _outcome(job: Mapping[str, Any], stop: StopRequest, worker: _Worker, output:
             stop=stop,
         )
         return _end(result.outcome, result.reason)
-    except RunDirectoryError as error:  # this run's own directory, a damaged checkpoint say: no fault of the others
+    except (
+        RunDirectoryError
+    ) as error:  # this run's own directory (a damaged checkpoint, say); other runs are not affected
         return _end("failed", str(error))
     except InputError as error:
         return _end("failed", str(error), input_error=True)
     except KeyboardInterrupt:
         return _end("interrupted", "stopped at once by a second SIGINT")
-    except BaseException as error:  # the process's boundary: whatever it was, the worker is told
+    except BaseException as error:  # the process ends here: the worker hears of everything
         with contextlib.suppress(OSError):
             traceback.print_exc()
         reason = str(error) if isinstance(error, JorgeTuneError) else f"{type(error).__name__}: {error}".split("\n")[0]
@@ -218,47 +196,29 @@ def _end(outcome: str, reason: str, *, out_of_memory: bool = False, input_error:
     return {"outcome": outcome, "reason": reason, "out_of_memory": out_of_memory, "input_error": input_error}
 
 
-def _settle(job: Mapping[str, Any]) -> None:
-    """Become a process of the worker's: its environment, directory, modules and threads instead of the server's."""
+def _adopt_process_state(job: Mapping[str, Any]) -> None:
+    """Take the worker's environment, directory, import path and threads instead of the server's."""
     gc.enable()
     os.environ.clear()
     os.environ.update(job["environment"])
     time.tzset()
     tempfile.tempdir = None
-    np.random.seed()  # else all runs of a server would draw the same
+    np.random.seed()  # otherwise all runs of a server would draw the same numbers
     sys.path[:] = job["path"]
     os.chdir(job["directory"])
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_MORE_WELCOME_VICTIM)
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     if job["threads"] is not None:
         torch.set_num_threads(job["threads"])
 
 
-def _watch(lines: _Lines, stop: StopRequest, grace_seconds: float) -> None:
-    """Pass a wish to stop on; once the worker is gone or stands still, end the run, hard if it does not end by itself.
-
-    A worker that stands still cannot renew its lease, so another one may soon begin the same trial elsewhere.
-    """
-    while (message := lines.next()) is not None:
-        if "lease" in message:
-            seconds, grace_seconds = message["lease"]
-            lines.deadline = time.monotonic() + seconds
-        else:
-            stop.ask(message["stop"])
-    stands_still = lines.deadline is not None and time.monotonic() >= lines.deadline
-    stop.ask("its worker stands still" if stands_still else "its worker is gone")
-    signal.setitimer(signal.ITIMER_REAL, grace_seconds)  # the kernel's, for native calls that keep this thread waiting
-    time.sleep(grace_seconds)
-    os._exit(1)
-
-
-def _is_out_of_memory(error: BaseException | None, kernel_killed_some: bool) -> bool:
-    """Whether memory is what it, or what caused it, complains of; or a loader worker's death, if there was a kill."""
+def _is_out_of_memory(error: BaseException | None, was_oom_kill_counted: bool) -> bool:
+    """Whether an error or one of its causes means out of memory; so does a loader worker's death after an OOM kill."""
     while error is not None:
         words = str(error)
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(said in words for said in _NO_MEMORY):
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(phrase in words for phrase in _NO_MEMORY):
             return True
-        if kernel_killed_some and "DataLoader worker" in words:
+        if was_oom_kill_counted and "DataLoader worker" in words:
             return True
         error = error.__cause__
     return False

@@ -20,20 +20,21 @@ from jorge_tune.study.jobs.client import ProcessEnd, RunJob
 from jorge_tune.study.jobs.faults import Cause
 from jorge_tune.study.stop import WorkerStops
 
-_LOOK_SECONDS = 1.0  # a run that says nothing is looked at so often
-_STOP_SECONDS = 120.0  # that a run may take for its checkpoint once it is asked to stop
+_LOOK_SECONDS = 1.0  # between two looks at a run that reports nothing
+_STOP_SECONDS = 120.0  # that a run may take for its checkpoint after a stop request
+_LOCK_POLL_SECONDS = 0.5  # between two tries to take a lock of the machine
 _OUT_OF_SPACE = ("No space left on device", "Disk quota exceeded")
 _BUSY = "another process is training in it"
 
 
 class RunningChild(Protocol):
-    """A run in its process, see `children.Child`."""
+    """A run in its process, see `client.Child`."""
 
     def fileno(self) -> int:
-        """Readable when something happened."""
+        """A descriptor that is readable when something happened."""
 
     def poll(self, timeout: float | None = 0.0) -> ProcessEnd | None:
-        """Take in what happened; how it ended, once it has."""
+        """Take in what happened, and return how the run ended once it has."""
 
     def stop(self, reason: str) -> None:
         """Ask for a checkpoint and the end."""
@@ -42,26 +43,26 @@ class RunningChild(Protocol):
         """End it now."""
 
     def keep(self, seconds: float, grace: float) -> None:
-        """Let it go on for so long without hearing this again; then it has so much grace to end by itself."""
+        """Allow it so many more seconds without another such message; after them it has the grace seconds to end."""
 
     def close(self) -> None:
         """Let go of it; it ends."""
 
 
 class Runs(Protocol):
-    """Who starts runs, see `children.RunServer`."""
+    """Who starts runs, see `client.RunLauncher`."""
 
     def start(self, job: RunJob) -> RunningChild:
         """Start one."""
 
 
 def follow(child: RunningChild, orders: WorkerStops, ask: Callable[[], str | None]) -> ProcessEnd:
-    """Wait for a run's end, and bring it about where there is a reason to.
+    """Wait until a run has ended, and stop it where there is a reason to.
 
     Args:
         child: the run.
         orders: cut the waits short.
-        ask: looked up whenever something happened, and once a second; a reason for the run to stop.
+        ask: called whenever something happened, and once a second; returns a reason for the run to stop, or None.
     """
     deadline: float | None = None
     while (ended := child.poll(0.0)) is None:
@@ -77,7 +78,7 @@ def follow(child: RunningChild, orders: WorkerStops, ask: Callable[[], str | Non
 
 
 def cause_of(ended: ProcessEnd) -> Cause:
-    """Why a run broke off that nobody here had asked to stop."""
+    """The cause of an end that this worker did not ask for."""
     if any(words in ended.reason for words in _OUT_OF_SPACE):
         return "disk full"
     if ended.out_of_memory:
@@ -90,14 +91,14 @@ def cause_of(ended: ProcessEnd) -> Cause:
 
 
 def was_busy(ended: ProcessEnd) -> bool:
-    """Whether the run found its directory in the hands of another process, which is then just leaving it."""
+    """Whether another process was still training in the run's directory, and is probably about to leave it."""
     return ended.outcome == "failed" and _BUSY in ended.reason
 
 
 def ended_run(folder: Path, recipe_text: str) -> Run | None:
-    """The run of this very recipe in a directory, if it has come to its end; such a run is not started again.
+    """The run of exactly this recipe in a directory, if it has ended; such a run is not started again.
 
-    A directory with something else in it is for the run itself to refuse.
+    A directory that holds something else gives None here; the run itself refuses it.
     """
     if not RunDirectory(folder).records.is_file():
         return None
@@ -110,7 +111,7 @@ def ended_run(folder: Path, recipe_text: str) -> Run | None:
 
 
 def _without_places(recipe: Recipe) -> Recipe:
-    """Where the data lie and who loads them makes no other run."""
+    """The recipe without the place of its data and the number of its loader workers, which do not change the run."""
     if recipe.task is None or recipe.task.data is None:
         return recipe
     return replace(recipe, task=replace(recipe.task, data=replace(recipe.task.data, root="", workers=0)))
@@ -119,8 +120,8 @@ def _without_places(recipe: Recipe) -> Recipe:
 class RunFollower:
     """Reads a run directory's records as they grow; a directory that is not there yet has none.
 
-    Superseded readings are dropped where a run resumes, as `read_records` does. The readings are those of the part
-    that selects: the first part that is ever read, since the test part comes last or alone.
+    Where a run resumes, the readings after that step are dropped, as `read_records` does. The readings are those of the
+    part that selects: the first part that is evaluated, since the test part comes last or alone.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -133,10 +134,10 @@ class RunFollower:
         self.seed: int | None = None
 
     def read(self) -> bool:
-        """Take in what was appended; whether there was anything.
+        """Take in what was appended, and return whether there was anything.
 
         Raises:
-            RunDirectoryError: a line is no record.
+            RunDirectoryError: a line is not a record, or the file cannot be read.
         """
         try:
             with os.fdopen(open_regular(self._path, error=RunDirectoryError), "rb") as file:
@@ -167,11 +168,11 @@ class RunFollower:
                 self.readings.append(Evaluation(step, *place, record["metrics"]))
 
 
-_POLL_SECONDS = 0.5
-
-
 class Machine:
-    """This machine's runs in one directory. Whoever wants to be alone shuts the gate and waits for the others."""
+    """This machine's runs in one directory, by a lock that each of them shares.
+
+    A run that must be alone closes the gate, so that no other begins, and waits until the others have ended.
+    """
 
     def __init__(self, runs: Path) -> None:
         self._lock = runs / "workers" / f"machine-{boot()[:8] or 'unnamed'}"
@@ -179,31 +180,31 @@ class Machine:
 
     @contextlib.contextmanager
     def holding(self, wait: Callable[[float], bool], *, alone: bool = False) -> Iterator[bool]:
-        """Be one of the runs here, or the only one.
+        """Hold the machine as one of its runs, or as the only one.
 
         Args:
-            wait: waits that many seconds; True if there is no more use in waiting, and then nothing is held.
+            wait: waits that many seconds; returns True to give up waiting, and then nothing is held.
             alone: wait until no other run holds the machine, and let none begin meanwhile.
         """
-        with _opened(self._gate) as gate, _opened(self._lock) as lock:
-            held = _patiently(gate, wait, shared=not alone) and _patiently(lock, wait, shared=not alone)
+        with _open_lock(self._gate) as gate, _open_lock(self._lock) as lock:
+            held = _take_patiently(gate, wait, shared=not alone) and _take_patiently(lock, wait, shared=not alone)
             if not alone:
                 take(gate, shared=True, release=True)
             yield held
 
 
-def _patiently(descriptor: int, wait: Callable[[float], bool], *, shared: bool) -> bool:
+def _take_patiently(descriptor: int, wait: Callable[[float], bool], *, shared: bool) -> bool:
     while not take(descriptor, shared=shared):
-        if wait(_POLL_SECONDS):
+        if wait(_LOCK_POLL_SECONDS):
             return False
     return True
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _open_lock(path: Path) -> Iterator[int]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = open_regular(path, os.O_RDWR | os.O_CREAT, mode=0o600)  # whoever can open it can hold it
+        descriptor = open_regular(path, os.O_RDWR | os.O_CREAT, mode=0o600)  # whoever can open a lock file can hold it
     except OSError as error:
         raise InputError(f"{path.parent}: cannot be written ({error.strerror}); give another --runs") from error
     try:

@@ -31,7 +31,7 @@ class Task(Protocol):
     """Data, loss and metrics of one recipe."""
 
     summary: DataSummary
-    """What was found in the data."""
+    """What the run found in the data."""
 
     @property
     def train(self) -> Batches:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy
 
-from jorge_tune.errors import InputError
+from jorge_tune.errors import InputError, first_line
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.training.datasets import PartName, load_splits
 from jorge_tune.training.images import Examples
@@ -67,10 +67,10 @@ class Classification:
         Nothing changes in the model, nor in torch's random state.
 
         Raises:
-            InputError: it fails, or gives another number of outputs than there are classes.
+            InputError: it fails, or returns another number of outputs than there are classes.
         """
         images, _ = next(self.selecting[1].epoch())
-        pair = images[[0, -1]]  # two in any case
+        pair = images[[0, -1]]  # two, also where there is one image
         was_training = model.training
         model.eval()
         try:
@@ -81,7 +81,7 @@ class Classification:
         if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] != count:
             shape = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise InputError(
-                f"task.model: it gives {shape} per image, but the data has {count} classes; "
+                f"task.model: the model returns {shape} per image, but the data has {count} classes; "
                 f"set task.model.args.num_classes to {count}"
             )
 
@@ -89,8 +89,8 @@ class Classification:
         learned = self._outputs(learner, pair)
         if not isinstance(learned, Tensor) or learned.shape != outputs.shape:
             raise InputError(
-                f"task.model: while training it gives {type(learned).__name__} instead of one score per class and "
-                "image; if its arguments ask for auxiliary outputs, leave these away"
+                f"task.model: in training mode the model returns {type(learned).__name__} instead of one score per "
+                "class and image; if its arguments ask for auxiliary outputs, leave those out"
             )
         if self.train.smallest == 1:
             self._check_single_image(learner, images[:1])
@@ -106,13 +106,13 @@ class Classification:
             else:
                 cause = f"leaves a single image of {count} for the last batch of an epoch"
                 way_out = "set task.data.drop_last to true, or another batch_size"
-            reason = _first_line(error.__cause__)
+            reason = first_line(error.__cause__ or error)
             raise InputError(
                 f"batch_size: {size} {cause}, on which this model cannot train ({reason}); {way_out}"
             ) from error
 
     def _outputs(self, model: nn.Module, images: Tensor) -> object:
-        """What the model gives, without a trace in torch's random state."""
+        """What the model returns; torch's random state stays as it was."""
         devices = [self._device] if self._device.type == "cuda" else []
         try:
             with torch.random.fork_rng(devices=devices), torch.no_grad():
@@ -121,7 +121,9 @@ class Classification:
             raise
         except (RuntimeError, ValueError, TypeError, AssertionError, LookupError) as error:
             shape = tuple(images.shape[1:])
-            raise InputError(f"task.model: it does not take images of shape {shape} ({_first_line(error)})") from error
+            raise InputError(
+                f"task.model: the model does not accept images of shape {shape} ({first_line(error)})"
+            ) from error
 
     def close(self) -> None:
         """End the loader's processes."""
@@ -131,10 +133,6 @@ class Classification:
 
     def _read_in_order(self, examples: Examples) -> Batches:
         return Batches(examples, self._batch_size, self._device, workers=self._data.workers)
-
-
-def _first_line(error: BaseException | None) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class ClassificationMeter:

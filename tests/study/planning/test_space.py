@@ -246,18 +246,18 @@ ADAMW = "digits/cnn-adamw"
 @pytest.mark.parametrize(
     ("recipe", "space", "told"),
     [
-        (ADAMW, "optimizer.momentum: {choices: [0.9, 0.8]}", "optimizer.momentum: is read by nothing with graft adamw"),
+        (ADAMW, "optimizer.momentum: {choices: [0.9, 0.8]}", "optimizer.momentum: has no effect with graft adamw"),
         (
             ADAMW,
             "optimizer.dampening: {choices: [0, 0.5]}",
-            "optimizer.dampening: is read by nothing unless graft is sgd",
+            "optimizer.dampening: has no effect unless graft is sgd",
         ),
         ("digits/cnn-sgd", "optimizer.graft_betas: {choices: [[0.9, 0.999], [0.8, 0.9]]}", "unless graft is adamw"),
-        ("digits/cnn-sgd", "optimizer.graft_eps: {factor: [0.1, 10]}", "graft_eps: is read by nothing unless graft is"),
+        ("digits/cnn-sgd", "optimizer.graft_eps: {factor: [0.1, 10]}", "graft_eps: has no effect unless graft is"),
         (
             "digits/cnn-sgd",
             "optimizer.graft_eps: {factor: [0.1, 10]}, optimizer.graft: {choices: [sgd, none]}",
-            "graft_eps: is read by nothing unless graft is adamw; leave it out",
+            "graft_eps: has no effect unless graft is adamw; leave it out",
         ),
     ],
 )
@@ -282,7 +282,7 @@ def test_with_a_rate_that_gen_searches_for_the_rate_is_no_dimension(tmp_path):
         "schedule: {name: gen, initial_lr: search, base: {name: linear}}\n"
     )
     [line] = faults(recipe=str(path), space="{optimizer.lr: {factor: [0.5, 2]}}")
-    assert "optimizer.lr: is read by nothing with initial_lr: search, which finds the rate at the first step" in line
+    assert "optimizer.lr: has no effect with initial_lr: search, which finds the rate at the first step" in line
     assert "optimizer.lr" not in [parameter.path for parameter in default_study(str(path)).space]
 
 
@@ -296,10 +296,10 @@ def test_a_recipe_that_cannot_be_trained_is_no_study(recipe):
     ("entry", "told"),
     [
         ("optimizer.wd: {factor: [0.5, 2]}", "trains with jorge (did you mean 'optimizer.weight_decay'?)"),
-        ("lr: {factor: [0.5, 2]}", "space.lr: is no field of the recipe, which trains with jorge (did you mean"),
+        ("lr: {factor: [0.5, 2]}", "space.lr: is not a field of the recipe, which trains with jorge (did you mean"),
         ("optimizer.momentun: {choices: [0.9, 0.8]}", "trains with jorge (did you mean 'optimizer.momentum'?)"),
         ("optimizer: {choices: [1, 2]}", "is searched field by field"),
-        ("optimizer.name: {choices: [sgd, jorge]}", "compare runs a race between several"),
+        ("optimizer.name: {choices: [sgd, jorge]}", "use `jorge-tune compare` to race several"),
         ("seed: {choices: [0, 1]}", "the seeds of every trial are listed under 'seeds'"),
         ("epochs: {choices: [10, 20]}", "all trials of a study train for one length"),
         ("task.data.augment: {choices: [standard, none]}", "all trials of a study have one task"),
@@ -311,21 +311,21 @@ def test_a_recipe_that_cannot_be_trained_is_no_study(recipe):
         ("optimizer.lr: {factor: [1, 1]}", "must be increasing, got [1, 1]"),
         ("optimizer.lr: {factor: [1.5, 4]}", "which is the bootstrapped value (0.1), got [1.5, 4]; widen it"),
         ("optimizer.lr: {factor: [0.5, 2], steps: 1}", "must be 2 or more, got '1'"),
-        ("optimizer.lr: {choices: [0.05, 0.2]}", "must have the bootstrapped value among them: add 0.1"),
+        ("optimizer.lr: {choices: [0.05, 0.2]}", "must include the bootstrapped value: add 0.1"),
         ("optimizer.momentum: {factor: [0.5, 1.2]}", "at 1.2 x 0.9: must be at least 0 and less than 1"),
-        ("optimizer.dampening: {factor: [0.5, 2]}", "multiplies 0.0, the recipe's value, to 0.0; give choices"),
-        ("optimizer.nesterov: {factor: [0.5, 2]}", "to multiply, and the recipe has false; give choices"),
+        ("optimizer.dampening: {factor: [0.5, 2]}", "cannot change 0.0, the recipe's value; give choices"),
+        ("optimizer.nesterov: {factor: [0.5, 2]}", "to multiply, but the recipe has false; give choices"),
         ("optimizer.momentum: {choices: [0.9]}", "must be two values or more, got 1"),
         ("optimizer.momentum: {choices: [0.9, 0.8, 0.9]}", "choices[2]: means the same as 0.9, which is listed"),
         ("optimizer.momentum: {choices: [0.9, x]}", "choices[1]: must be a number, got 'x'"),
         ("optimizer.graft: {choices: [sgd, adam]}", "choices[1]: must be sgd, adamw or none, got 'adam' (did you mean"),
-        ("optimizer.refresh_interval: {choices: [5, 20]}", "must have the bootstrapped value among them: add 10"),
+        ("optimizer.refresh_interval: {choices: [5, 20]}", "must include the bootstrapped value: add 10"),
         ("optimizer.refresh_interval: {choices: [10, null]}", "choices[1]: must be a number of steps, got null"),
         ("optimizer.lr: {choices: [0.1, .inf]}", "must be finite, got '.inf'"),
         ("optimizer.momentum: {choices: [0.9, 0.8], steps: 2}", "belongs to a factor; choices are a grid already"),
         ("schedule: {choices: [keep, cosin]}", "must be keep, step, constant, cosine, linear or a section"),
         ("schedule: {choices: [keep, cosine]}", "choices[1]: means the same as keep, which is listed before it"),
-        ("schedule: {choices: [step, linear]}", "value among them: add keep, which is {name: cosine"),
+        ("schedule: {choices: [step, linear]}", "value: add keep, which is {name: cosine"),
         ("schedule: {choices: [keep, exponential]}", "settings of its own: write it as a section, e.g. {"),
         ("schedule: {choices: [keep, {name: step}]}", "a step schedule needs exactly one of milestones and step_size"),
         ("schedule: {factor: [0.5, 2]}", "needs a number to multiply"),
@@ -351,7 +351,7 @@ def test_what_a_preset_says_is_not_searched(tmp_path):
         "optimizer: {name: jorge, lr: 1, preset: paper}\nepochs: 8\nbatch_size: 8\n"
     )
     told = faults(recipe=str(tmp_path / "r.yaml"), space="{optimizer.block_size: {choices: [1024, 512]}}")
-    assert "is said by preset: paper; write the values out" in told[0]
+    assert "is set by preset: paper; to search it, write the values out" in told[0]
     space = study(recipe=str(tmp_path / "r.yaml"), space="{optimizer.refresh_interval: {choices: [1, 10]}}").space
     assert space.bootstrap_point() == {"refresh_interval": 1}  # the preset's
 

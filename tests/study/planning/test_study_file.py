@@ -46,7 +46,7 @@ def test_an_sgd_recipe_is_bootstrapped_and_a_jorge_recipe_is_the_centre_as_it_is
     assert (plan.recipe, plan.baseline) == (jorge, load(resolve_recipe("digits/cnn-sgd")).recipe)
     alone = parse_study(text(recipe="mine.yaml"), source)
     assert alone.baseline is None
-    assert "name its SGD recipe as 'baseline'" in alone.notes[0]
+    assert "give its SGD recipe as 'baseline'" in alone.notes[0]
 
 
 def test_an_adamw_recipe_is_bootstrapped_too():
@@ -93,13 +93,13 @@ def test_every_fault_of_the_form_is_told_in_one_go():
     found = faults(name="x.sgd", sampler="tpee", trials="0", seeds="[0, 0]", objective="{kind: bst}", budget="3")
     assert found == [
         "s.yaml:1:7: name: must be 1 to 100 letters, digits, '.', '_' or '-', the first a letter or digit, "
-        "not ending in .sgd or .confirm (those are the studies beside it), got 'x.sgd'",
+        "not ending in .sgd or .confirm (those are its companion studies), got 'x.sgd'",
         "s.yaml:4:10: sampler: must be tpe, gp, cmaes, random, grid or qmc, got 'tpee' (did you mean 'tpe'?)",
         "s.yaml:5:9: trials: must be 1 or more, got '0'",
         "s.yaml:6:8: seeds: must be one seed or more, none of them twice, got [0, 0]",
         "s.yaml:7:19: objective.kind: must be best, final, time-to-target or epochs-to-target, got 'bst' "
         "(did you mean 'best'?)",
-        "s.yaml:8:1: budget: unknown key; there are version, name, recipe, baseline, space, objective, sampler, "
+        "s.yaml:8:1: budget: unknown key; valid keys are version, name, recipe, baseline, space, objective, sampler, "
         "sampler_seed, pruner, trials, hours, seeds, confirm_seeds, constraint, device, threads",
     ]
 
@@ -122,7 +122,7 @@ def test_every_fault_of_the_meaning_is_told_in_one_go():
     assert "objective: time-to-target needs a target: give objective: {kind: time-to-target, metric: top1" in told
     assert "pruner: wilcoxon compares trials seed by seed and needs 4 seeds or more, got 1" in told
     assert "baseline: recipe mlp-sgd is bootstrapped here" not in told
-    assert "baseline: recipe cnn-sgd is bootstrapped here and is the baseline itself; leave it out" in told
+    assert "baseline: recipe cnn-sgd is bootstrapped here, so it is the baseline itself; leave 'baseline' out" in told
 
 
 @pytest.mark.parametrize(
@@ -221,12 +221,12 @@ def test_a_grid_that_no_memory_holds_is_counted_all_the_same():
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "s.yaml:1:1: the file holds nothing; a study file is expected"),
-        (b"\x00\x01", "a binary file; a study file is a text file in YAML"),
+        (b"", "s.yaml:1:1: the file is empty; a study file is expected"),
+        (b"\x00\x01", "is a binary file; a study file is a text file in YAML"),
         (b"name: [", "not valid YAML"),
         (b"name: &a x\nrecipe: *a\n", "aliases (*name) are not accepted; write the value out"),
         (b"- 1\n", "must be a section (key: value), got a list"),
-        (b"x" * 70_000, "so this is no study file"),
+        (b"x" * 70_000, "so this is not a study file"),
     ],
 )
 def test_what_is_no_study_file_is_refused(tmp_path, content, told):
@@ -399,7 +399,7 @@ def test_an_odd_space_is_planned_or_refused_with_reasons(space):
 def test_a_space_that_is_planned_has_recipes_everywhere(space, numbers):
     plan = planned_or_faults(written(space))
     if not isinstance(plan, StudyPlan):  # two of its fields exclude each other, or one is ruled out by another
-        assert all(": no recipe with " in line or ": is read by nothing " in line for line in plan)
+        assert all(": no recipe with " in line or ": has no effect " in line for line in plan)
         return
     assert plan.space.recipe_of(plan.space.bootstrap_point()) == plan.recipe
     for position in [[0.0] * len(space), [1.0] * len(space), [numbers.random() for _ in space]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jorge_tune.compare.contest import compare
+from jorge_tune.compare.comparison import compare
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.recipe_files import parse_recipe
 from jorge_tune.recipe.schema import JorgeSection, Target
@@ -53,12 +53,12 @@ class Compared:
         return self.opened
 
     def work(self, runs, folder=None):
-        orders = WorkerStops()
+        stops = WorkerStops()
         try:
             settings = WorkerSettings(device="cpu", threads=1)
-            return work_on(self.opened, folder or self.runs("race"), settings, orders, server=runs)
+            return work_on(self.opened, folder or self.runs("race"), settings, stops, server=runs)
         finally:
-            orders.close()
+            stops.close()
 
     def collect(self, seeds=None):
         return collect(self.opened, self.runs("race"), seeds)
@@ -147,7 +147,7 @@ def test_the_order_of_contenders_and_the_metric_make_no_other_comparison(compare
 )
 def test_other_recipes_under_the_same_name_are_refused_without_a_word_of_branches(compared, recipes, named):
     compared.open()
-    refusal = rf"^study race is there already, and is another one \({named}\); give another --name$"
+    refusal = rf"^study race exists already and differs \({named}\); give another --name$"
     with pytest.raises(InputError, match=refusal):
         compared.open(recipes)
     assert len(compared.points()) == 4
@@ -155,10 +155,10 @@ def test_other_recipes_under_the_same_name_are_refused_without_a_word_of_branche
 
 def test_searches_and_comparisons_do_not_take_each_others_names(compared):
     compared.open(name="small")
-    with pytest.raises(InputError, match=r"study small is there already, and is a comparison; give another --name$"):
+    with pytest.raises(InputError, match=r"study small exists already and is a comparison; give another --name$"):
         open_study(compared.storage, small_plan(), compared.runs)
     open_study(compared.storage, small_plan(name="search"), compared.runs)
-    with pytest.raises(InputError, match=r"study search is there already, and is a search; give another --name$"):
+    with pytest.raises(InputError, match=r"study search exists already and is a search; give another --name$"):
         compared.open(name="search")
 
 
@@ -230,14 +230,14 @@ def test_diverged_runs_are_runs(compared):
 
 def test_runs_that_are_elsewhere_or_to_come_are_named(compared):
     compared.open()
-    assert compared.collect().notes == [f"{name}: seeds 0, 1: has not run to its end yet" for name in BOTH]
+    assert compared.collect().notes == [f"{name}: seeds 0, 1: has not ended yet" for name in BOTH]
     compared.work(EmptyRuns())
     shutil.rmtree(compared.runs("race") / "trial-3")
     shutil.rmtree(compared.runs("race") / "trial-1" / "seed-0")
     collected = compared.collect()
     assert seeds_of(collected) == {"sgd": [0, 1], "jorge": []}
     (note,) = collected.notes
-    assert note.startswith("jorge: seeds 0, 1: trained elsewhere, and its run directory is not seen here")
+    assert note.startswith("jorge: seeds 0, 1: trained elsewhere; this machine does not see its run directory")
     compared.open()
     again = EmptyRuns()
     compared.work(again)
@@ -250,7 +250,7 @@ def test_a_run_left_half_here_and_ended_elsewhere_is_not_taken_for_whole(compare
     records = compared.runs("race") / "trial-0" / "seed-0" / "records.jsonl"
     records.write_text("".join(records.read_text().splitlines(keepends=True)[:-1]))
     assert seeds_of(compared.collect()) == {"sgd": [], "jorge": [0]}
-    assert "records stop before the run's end" in compared.collect().notes[0]
+    assert "records stop before the end" in compared.collect().notes[0]
     with records.open("a") as file:
         file.write("no record\n{}\n")
     assert f"{records}" in compared.collect().notes[0]
@@ -297,7 +297,7 @@ def test_exports_have_names_instead_of_recipes_and_recipes_as_they_were_given(co
     assert table.splitlines()[0].startswith("number,state,value,contender,seed,")
     assert len(table.splitlines()) == 5
     assert recipe_of(rows[3], plan) == (replace(JORGE, seed=1), ())
-    with pytest.raises(InputError, match="study race is a comparison, of which no trial is the best; give --trial"):
+    with pytest.raises(InputError, match="study race is a comparison and has no best trial; give --trial"):
         write_trial(compared.opened, tmp_path / "best.yaml")
     write_trial(compared.opened, tmp_path / "trial.yaml", 1)
     assert parse_recipe((tmp_path / "trial.yaml").read_text(), "trial").recipe == replace(JORGE, seed=0)

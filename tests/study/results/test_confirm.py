@@ -1,4 +1,4 @@
-"""The baseline and the confirmation as studies beside the search, and the verdict that is kept."""
+"""The baseline and the confirmation as companion studies of the search, and the verdict that is kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jorge_tune.recipe.recipe_files import parse_recipe
-from jorge_tune.study.confirm import beside, conclude, gather, open_baseline, open_confirmation, stored_form
+from jorge_tune.study.confirm import companion_studies, conclude, gather, open_baseline, open_confirmation, stored_form
 from jorge_tune.study.constraint import Cost, IterationTimes
 from jorge_tune.study.jobs.client import ProcessEnd
 from jorge_tune.study.status import VERDICT
@@ -75,7 +75,7 @@ def test_every_contender_runs_every_confirmation_seed_with_its_own_recipe(tmp_pa
     for contender, lr in zip(found.contenders, (0.1, 0.1, 0.2), strict=True):
         assert contender.values == pytest.approx({seed: lr + 0.001 * seed for seed in SEEDS})
     assert found.single_shot.outcome == "beaten"
-    assert found.gain("best", "bootstrap").median == pytest.approx(0.1)
+    assert found.contest("best", "bootstrap").median == pytest.approx(0.1)
 
 
 def test_a_worker_elsewhere_joins_the_confirmation_by_its_name_alone(tmp_path):
@@ -125,7 +125,7 @@ def test_a_better_trial_since_is_confirmed_and_the_earlier_best_left_aside(tmp_p
     assert len(runs.jobs) - before == 6
     found = conclude(made.opened)
     assert found.best.number == 4
-    assert found.gain("best", "bootstrap").median == pytest.approx(0.2)
+    assert found.contest("best", "bootstrap").median == pytest.approx(0.2)
 
 
 def test_a_run_that_failed_is_queued_again(tmp_path):
@@ -148,7 +148,7 @@ def test_where_the_bootstrap_is_the_best_it_runs_once(tmp_path):
     assert len(runs.jobs) == 12
     found = conclude(made.opened)
     assert [contender.name for contender in found.contenders] == ["baseline", "bootstrap"]
-    assert found.single_shot.reason == "no other trial has come to an end of its own, so nothing is compared"
+    assert found.single_shot.reason == "no other trial has completed or been pruned, so there is nothing to compare"
 
 
 def test_a_baseline_that_failed_is_said(tmp_path):
@@ -171,7 +171,7 @@ def test_there_is_nothing_to_confirm_without_seeds_or_without_a_best_trial(tmp_p
     assert open_confirmation(unreached.opened, unreached.runs) is None
     found = conclude(unreached.opened)
     assert not found.has_answer
-    assert found.why_no_best == "every completed trial missed the target"
+    assert found.why_no_best == "no completed trial reached the target"
     assert found.objective == "epochs to top1 0.9"
 
 
@@ -186,12 +186,12 @@ def test_the_verdict_is_kept_in_the_storage_as_plain_data_with_its_words(tmp_pat
     assert any(sentence.startswith("Single-shot tuning did not hold") for sentence in kept["sentences"])
 
 
-def test_the_studies_beside_a_search_are_found_once_they_are_made(tmp_path):
+def test_companion_studies_are_found_once_they_are_made(tmp_path):
     made = Searched(tmp_path, confirm_seeds=(1,))
-    assert beside(made.opened) == []
+    assert companion_studies(made.opened) == []
     made.search(EmptyRuns(by_rate))
     made.confirmation()
-    assert [study.plan.name for study in beside(made.opened)] == ["small.sgd", "small.confirm"]
+    assert [study.plan.name for study in companion_studies(made.opened)] == ["small.sgd", "small.confirm"]
 
 
 def test_calibrated_seconds_are_the_searchs_own_for_every_contender(tmp_path):

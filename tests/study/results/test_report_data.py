@@ -77,7 +77,7 @@ def test_runs_that_a_trial_left_behind_in_another_folder_are_not_judged_by(tmp_p
     here = RecordedValues(made.runs)
     assert gather(made.opened, here).rows[0].value == 0.99
     assert here.notes == [
-        "Trial 0 of small: its records say 0.99, the study holds 0.1; this report goes by the records."
+        "Trial 0 of small: its records say 0.99, but the study holds 0.1; this report goes by the records."
     ]
     moved = [replace(row, folder="another") if row.number == 0 else row for row in read_rows(made.opened.study)]
     left = RecordedValues(made.runs)

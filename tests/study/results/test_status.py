@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from jorge_tune.study.confirm import beside, conclude
+from jorge_tune.study.confirm import companion_studies, conclude
 from jorge_tune.study.jobs.client import ProcessEnd
 from jorge_tune.study.runs_directory import Presence
 from jorge_tune.study.status import eta, read_status
@@ -40,7 +40,7 @@ def test_the_time_left_follows_the_last_trials():
 
 
 def status_of(made):
-    return read_status(made.opened, made.runs("small"), made.address, beside(made.opened))
+    return read_status(made.opened, made.runs("small"), made.address, companion_studies(made.opened))
 
 
 def test_a_finished_study(tmp_path):
@@ -54,7 +54,7 @@ def test_a_finished_study(tmp_path):
     assert status.best.value == pytest.approx(5 * 0.1 * status.best.point["lr_factor"])
     assert status.best_values["optimizer.lr"] == pytest.approx(0.1 * status.best.point["lr_factor"])
     assert status.baseline == pytest.approx(0.5)
-    assert [(one.name, one.ended, one.total) for one in status.beside] == [("small.sgd", 1, 1)]
+    assert [(one.name, one.ended, one.total) for one in status.companions] == [("small.sgd", 1, 1)]
     assert status.verdict["study"] == "small"
     data = json.loads(json.dumps(status.to_json(), allow_nan=False))
     assert data["best"]["number"] == status.best.number
@@ -73,7 +73,7 @@ def test_a_running_trial_is_shown_with_what_its_worker_says(tmp_path):
     made.opened.enter(made.runs("small"))
     with Presence(made.runs("small"), "w-one") as worker, Presence(made.runs("small"), "w-two"):
         made.opened.claims.claim("w-one", 4)
-        worker.tell(trial=0, seed=3, epoch=1.5, metrics={"top1": 0.5})
+        worker.update(trial=0, seed=3, epoch=1.5, metrics={"top1": 0.5})
         status = status_of(made)
         (running,) = status.running
         assert (running.number, running.worker, running.life) == (0, "w-one", "alive")
@@ -103,9 +103,9 @@ def test_a_dead_workers_trial_is_lost_and_so_is_one_that_nobody_holds(tmp_path):
     assert [one.worker for one in status.running] == ["w-dead", None]
 
 
-def test_the_wish_to_stop_is_shown(tmp_path):
+def test_the_stop_request_is_shown(tmp_path):
     made = Searched(tmp_path)
-    made.opened.ask_to_stop("finish", "asked for")
+    made.opened.request_stop("finish", "asked for")
     assert status_of(made).stop == "finish: asked for"
 
 

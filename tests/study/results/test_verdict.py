@@ -59,7 +59,7 @@ def test_the_bootstraps_rank_counts_equals_and_puts_pruned_and_failed_trials_beh
     assert said(found, "The bootstrap (") == (
         "The bootstrap (trial 0) is number 2 of 6 trials that ended, by best top1: 0.97; 1 other reached the same."
     )
-    assert said(found, "8 trials") == "8 trials in all: 4 completed, 1 pruned, 1 failed, 2 not ended."
+    assert said(found, "8 trials") == "8 trials in all: 4 completed, 1 pruned, 1 failed, 2 not finished."
 
 
 def test_lower_is_better_where_the_objective_says_so():
@@ -71,7 +71,7 @@ def test_equals_leave_the_bootstrap_the_best_and_single_shot_held():
     found = verdict([row(0, 0.98), row(1, 0.98), row(2, 0.9)])
     assert found.best.number == 0
     assert found.single_shot.outcome == "held"
-    assert "No trial was better, so the bootstrap is the best there is." in sentences(found)
+    assert "No trial was better than the bootstrap, so the bootstrap is the best trial." in sentences(found)
 
 
 def test_the_best_keeps_the_constraint_and_those_that_do_not_are_counted():
@@ -80,7 +80,7 @@ def test_the_best_keeps_the_constraint_and_those_that_do_not_are_counted():
     assert (found.best.number, found.counts.infeasible) == (2, 1)
     assert (found.rank.place, found.rank.feasible_better) == (3, 1)
     assert said(found, "3 trials").endswith(f"1 of 3 do not keep {LIMIT}.")
-    assert said(found, "The bootstrap (").endswith(f"Only 1 of the better ones keep {LIMIT}.")
+    assert said(found, "The bootstrap (").endswith(f"Only 1 of the better ones keeps {LIMIT}.")
     assert said(found, "The best") == "The best is trial 2: 0.97, at optimizer.lr 0.15, optimizer.refresh_interval 20."
 
 
@@ -93,19 +93,19 @@ def test_no_feasible_trial_is_an_honest_end():
 
 def test_a_target_that_nobody_reached():
     rows = [row(0, math.inf), row(1, math.inf), row(2, math.inf)]
-    found = verdict(rows, lower_is_better=True, worst="missed the target", objective="epochs to top1 0.999")
+    found = verdict(rows, lower_is_better=True, worst="did not reach the target", objective="epochs to top1 0.999")
     assert not found.has_answer
     assert found.counts.missed == 3
     assert (found.single_shot.outcome, found.single_shot.reason) == (
         "undecided",
-        "every completed trial missed the target",
+        "no completed trial reached the target",
     )
-    assert said(found, "There is no best") == "There is no best trial: every completed trial missed the target."
+    assert said(found, "There is no best") == "There is no best trial: no completed trial reached the target."
     assert found.rank.place == 1
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["bootstrap"]["value"] == "inf"
 
 
-def test_divergences_are_the_worst_and_are_told_from_misses():
+def test_divergences_are_the_worst_and_differ_from_targets_not_reached():
     found = verdict([row(0, -math.inf, diverged=True), row(1, 0.5)])
     assert found.best.number == 1
     assert (found.counts.diverged, found.counts.missed) == (1, 0)
@@ -133,9 +133,13 @@ def test_no_trial_at_all():
 @pytest.mark.parametrize(
     ("others", "outcome", "reason"),
     [
-        ((), "undecided", "no other trial has come to an end of its own, so nothing is compared"),
-        ((row(1, None, state="failed"),), "undecided", "no other trial has come to an end of its own"),
-        ((row(1, 0.9), row(2, None, state="pruned")), "held", r"than the bootstrap \(2 of 7 others were compared"),
+        ((), "undecided", "no other trial has completed or been pruned, so there is nothing to compare"),
+        ((row(1, None, state="failed"),), "undecided", "no other trial has completed or been pruned"),
+        (
+            (row(1, 0.9), row(2, None, state="pruned")),
+            "held",
+            r"than the bootstrap \(2 of 7 other trials were compared",
+        ),
         (tuple(row(n, 0.9) for n in range(1, 8)), "held", "better than the bootstrap$"),
     ],
 )
@@ -159,7 +163,7 @@ def test_a_bootstrap_that_misses_on_most_seeds_has_not_held():
         {"baseline": missed, "bootstrap": missed, "best": [4.0, 5.0, 5.0, 6.0, math.inf, math.inf]},
         lower_is_better=True,
     )
-    assert found.gain("best", "bootstrap").low <= 0
+    assert found.contest("best", "bootstrap").low <= 0
     assert found.single_shot.outcome == "undecided"
     assert "the bootstrap failed on seeds on which trial 1 did not" in found.single_shot.reason
 
@@ -173,8 +177,8 @@ def test_a_best_trial_that_wins_on_every_confirmation_seed_beats_the_bootstrap()
     best = [0.93, 0.945, 0.95, 0.96, 0.97, 0.98]
     found = verdict(SEARCH, {"baseline": BASE, "bootstrap": bootstrap, "best": best})
     assert found.single_shot.outcome == "beaten"
-    assert found.gain("best", "bootstrap").median == pytest.approx(0.02)
-    assert found.gain("best", "bootstrap").low > 0
+    assert found.contest("best", "bootstrap").median == pytest.approx(0.02)
+    assert found.contest("best", "bootstrap").low > 0
     lines = sentences(found)
     assert "On 6 confirmation seeds (1-6), median [lowest, highest]: the baseline 0.925 [0.9, 0.95], " in " ".join(
         lines
@@ -191,14 +195,14 @@ def test_ties_that_leave_too_few_seeds_to_tell_are_undecided():
     """Five better and one level of six: p cannot be below 0.0625."""
     found = verdict(SEARCH, {"bootstrap": BASE, "best": [BASE[0], *(value + 0.01 for value in BASE[1:])]})
     assert found.single_shot.outcome == "undecided"
-    assert found.single_shot.reason.startswith("5 confirmation seeds tell the two apart, all for trial 1")
+    assert found.single_shot.reason.startswith("trial 1 is better on 5 confirmation seeds and level on the others")
 
 
 def test_a_best_trial_that_diverges_on_every_confirmation_seed_leaves_the_bootstrap_held():
     found = verdict(SEARCH, {"bootstrap": BASE, "best": [-math.inf] * 6})
     assert found.single_shot.outcome == "held"
     assert said(found, "Trial 1 against the bootstrap").startswith(
-        "Trial 1 against the bootstrap: no gain to put in numbers, as one of them has none on most seeds; better on 0"
+        "Trial 1 against the bootstrap: the gain is no number, because one of them has none on most seeds; better on 0"
     )
 
 
@@ -207,14 +211,14 @@ def test_the_ranks_decide_for_whom_and_not_the_counts():
     gains = [-0.001 * n for n in range(1, 11)] + [0.02 + 0.001 * n for n in range(9)]
     bootstrap = [0.9] * 19
     found = verdict(SEARCH, {"bootstrap": bootstrap, "best": [b + g for b, g in zip(bootstrap, gains, strict=True)]})
-    gain = found.gain("best", "bootstrap")
+    gain = found.contest("best", "bootstrap")
     assert (gain.wins, gain.losses, gain.leaning) == (9, 10, 1)
 
 
 def test_one_loss_in_six_is_not_significant_whatever_the_interval_says():
     best = [value + gain for value, gain in zip(BASE, [-0.001, 0.02, 0.02, 0.02, 0.02, 0.02], strict=True)]
     found = verdict(SEARCH, {"bootstrap": BASE, "best": best})
-    gain = found.gain("best", "bootstrap")
+    gain = found.contest("best", "bootstrap")
     assert (gain.p, gain.low > 0) == (4 / 64, True)
     assert found.single_shot.outcome == "held"
 
@@ -224,20 +228,20 @@ def test_a_best_trial_whose_lead_is_gone_on_other_seeds_leaves_the_bootstrap_hel
     best = [0.93, 0.92, 0.95, 0.92, 0.97, 0.94]
     found = verdict(SEARCH, {"bootstrap": bootstrap, "best": best})
     assert found.single_shot.outcome == "held"
-    assert "what was left behind is at most +0.02" in said(found, "Single-shot tuning held")
+    assert "the best trial is at most 0.02 better" in said(found, "Single-shot tuning held")
 
 
-def test_a_best_trial_that_is_worse_leaves_nothing_behind():
+def test_a_best_trial_that_is_worse_on_other_seeds_is_at_most_0_better():
     found = verdict(SEARCH, {"bootstrap": BASE, "best": [value - 0.01 for value in BASE]})
     assert found.single_shot.outcome == "held"
-    assert "what was left behind is at most 0 " in said(found, "Single-shot tuning held")
+    assert "the best trial is at most 0 better" in said(found, "Single-shot tuning held")
 
 
 @pytest.mark.parametrize(
     ("confirmation", "reason"),
     [
-        ({}, "trial 1 was better in the search, and was not run on other seeds"),
-        ({"bootstrap": BASE}, "trial 1 was better in the search, and was not run on other seeds"),
+        ({}, "trial 1 was better in the search but was not run on confirmation seeds"),
+        ({"bootstrap": BASE}, "trial 1 was better in the search but was not run on confirmation seeds"),
         ({"bootstrap": BASE[:5], "best": BASE[:5]}, "5 confirmation seeds cannot rule out chance: 6 can"),
     ],
 )
@@ -249,7 +253,7 @@ def test_without_enough_seeds_nothing_is_decided(confirmation, reason):
 
 def test_a_confirmation_in_which_one_diverges_is_counted_not_crashed():
     found = verdict(SEARCH, {"bootstrap": [-math.inf, *BASE[1:]], "best": BASE})
-    assert found.gain("best", "bootstrap").wins == 1
+    assert found.contest("best", "bootstrap").wins == 1
     assert "no number" in said(found, "On 6 confirmation seeds")
     assert json.loads(json.dumps(found.to_json(), allow_nan=False))["contenders"][0]["values"]["1"] == "-inf"
 
@@ -266,7 +270,7 @@ def test_importances_in_words_or_why_not():
     )
     found = verdict(SEARCH, importances=Importances({}, 2, reason="2 of at least 15 completed trials with a value"))
     assert said(found, "Importance") == (
-        "Importance of the parameters: not enough to tell (2 of at least 15 completed trials with a value)."
+        "Importance of the parameters: unknown (2 of at least 15 completed trials with a value)."
     )
 
 
@@ -336,11 +340,11 @@ def test_the_headline_sets_the_bootstrap_against_the_baseline(baseline, bootstra
 
 def test_a_headline_before_anything_is_confirmed():
     assert headline(verdict([row(0, 0.95)], baseline=0.9)) == (
-        "Nothing is confirmed: the bootstrap has 0.95 against 0.9 of the baseline in best top1, on the seeds of the "
-        "search alone."
+        "Nothing is confirmed yet: on the seeds of the search alone, best top1 is 0.95 for the bootstrap and 0.9 for "
+        "the baseline."
     )
     assert headline(verdict([row(0, 0.95)])) == (
-        "No baseline has ended, so there is nothing to compare the bootstrap with."
+        "No baseline has finished, so there is nothing to compare the bootstrap with."
     )
     assert headline(verdict([row(0, None, state="failed")], baseline=0.9)) == (
         "The bootstrap is not compared with the baseline yet: trial 0 is failed."

@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +19,7 @@ from jorge_tune.errors import InputError, JorgeTuneError
 from jorge_tune.hardware import machine_clock
 from jorge_tune.recipe.schema import ModelSection, SGDSection, TaskSection
 from jorge_tune.records import RunDirectory, of_kind, outcome_of, read_records
-from jorge_tune.study.jobs.client import ProcessEnd, RunJob, RunLauncher, find_place, knock
+from jorge_tune.study.jobs.client import ProcessEnd, RunJob, RunLauncher
 from tests.house.test_imports import HEAVY, loaded_by
 from tests.training.serving import end_of, is_alive, job, long_recipe, odd, pid_of, run, server_of_the_tests
 from tests.training.small_recipes import digits_recipe
@@ -30,11 +27,10 @@ from tests.waiting import wait_until
 
 _ONE_WORKER = """
 import sys
-from jorge_tune.study.jobs.client import RunJob, RunServer
-from tests.training.serving import GRACE_SECONDS, IDLE_SECONDS, pid_of
-server = RunServer.connect(idle_seconds=IDLE_SECONDS, grace_seconds=GRACE_SECONDS)
+from jorge_tune.study.jobs.client import RunJob, RunLauncher
+server = RunLauncher(lent=int(sys.argv[3]))
 child = server.start(RunJob(sys.argv[1], sys.argv[2], device="cpu", threads=1))
-print(pid_of(server))
+assert server.server_pid is None
 while (ended := child.poll(None)) is None:
     pass
 assert ended.outcome == "finished", ended
@@ -42,24 +38,19 @@ assert ended.outcome == "finished", ended
 
 
 @pytest.fixture(scope="module")
-def servers_of_three(tmp_path_factory: pytest.TempPathFactory) -> set[int]:
-    """The servers that workers found who came at the same moment."""
-    folder = tmp_path_factory.mktemp("three")
-    text = job(digits_recipe(epochs=1), folder).recipe_text
-    commands = [[sys.executable, "-c", _ONE_WORKER, text, str(folder / str(number))] for number in range(3)]
-    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    told = [worker.communicate()[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0, 0]
-    return set(map(int, told))
-
-
-@pytest.fixture(scope="module")
-def server(servers_of_three: set[int]) -> RunLauncher:
+def server() -> RunLauncher:
     return server_of_the_tests()
 
 
-def test_workers_that_come_together_share_one_server(servers_of_three: set[int], server: RunLauncher) -> None:
-    assert servers_of_three == {pid_of(server)}
+def test_workers_share_the_server_that_they_are_lent(server: RunLauncher, tmp_path: Path) -> None:
+    pid, lent = pid_of(server), server.lend()
+    text = job(digits_recipe(epochs=1), tmp_path).recipe_text
+    commands = [[sys.executable, "-c", _ONE_WORKER, text, str(tmp_path / str(n)), str(lent)] for n in range(3)]
+    workers = [subprocess.Popen(command, pass_fds=(lent,)) for command in commands]
+    assert [worker.wait() for worker in workers] == [0, 0, 0]
+    assert server.lend() == lent
+    assert pid_of(server) == pid
+    assert is_alive(pid)
 
 
 def records_of(out: Path) -> list[dict[str, object]]:
@@ -173,7 +164,7 @@ def test_bad_input_is_told_apart_and_writes_nothing(server: RunLauncher, tmp_pat
     for ended, words in (
         (run(server, digits_recipe(model=ModelSection(name="small_cmn")), out), "unknown model 'small_cmn'"),
         (run(server, digits_recipe(), out, device="abacus"), "'abacus' cannot be used here"),
-        (run(server, command, out), "names no model"),
+        (run(server, command, out), "command task"),
         (_run_text(server, "version: 1\nepoch: 3\n", out), f"{out} (recipe):2:1: epoch: unknown key"),
         (run(server, digits_recipe(), Path("/proc/run")), "/proc/run: the run directory cannot be written"),
     ):
@@ -223,7 +214,7 @@ def test_a_job_carries_the_lease_of_a_worker_that_stands_still_before_it_hears_o
 def test_a_run_does_not_begin_whose_lease_is_over_with_its_grace(server: RunLauncher, tmp_path: Path) -> None:
     """The trial may be another worker's by then, and the directory with it."""
     asked = replace(job(digits_recipe(epochs=1), tmp_path / "run"), lease=(machine_clock() - 30.0, 20.0))
-    with pytest.raises(JorgeTuneError, match="ended before it started a run"):
+    with pytest.raises(JorgeTuneError, match="ended before"):
         server.start(asked)
     assert not (tmp_path / "run").exists()
 
@@ -263,28 +254,33 @@ def test_stop_and_kill_may_come_from_other_threads_at_any_time(server: RunLaunch
 
 
 def test_dead_servers_are_replaced_and_runs_outlive_them(tmp_path: Path) -> None:
-    """A run goes on without its server, and its worker still learns of its end. A stale socket is no obstacle."""
-    server = RunLauncher.connect(idle_seconds=60, grace_seconds=2.5)
-    with server.start(job(digits_recipe(epochs=30), tmp_path / "first")) as child:
-        pid = pid_of(server)
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not is_alive(pid))
-        assert server._place.socket.exists()
-        assert knock(server._place) is None
-        assert end_of(child) == ProcessEnd("finished", "")
-        wait_until(lambda: not is_alive(child.pid))
-    killed, given_up = (server.start(job(long_recipe(), tmp_path / name)) for name in ("killed", "given up"))
-    second = pid_of(server)
-    assert second != pid
-    wait_until(lambda: given_up.poll(0.1) is None and given_up.evaluations > 0)
-    os.kill(second, signal.SIGTERM)
-    wait_until(lambda: not is_alive(second))
-    assert not [path for path in (server._place.socket, server._place.lock, server._place.log) if path.exists()]
-    assert is_alive(killed.pid)
-    killed.kill()
-    assert end_of(killed) == ProcessEnd("killed", "the run's process died, and its server before it")
-    given_up.close()
-    wait_until(lambda: not is_alive(given_up.pid))
+    """A run goes on without its server, and its worker still learns of its end.
+
+    Whoever was lent a server that died starts one of its own, as the lender does for those that come later.
+    """
+    with RunLauncher(grace_seconds=2.5) as lender, RunLauncher(lent=os.dup(lender.lend()), grace_seconds=2.5) as server:
+        with server.start(job(digits_recipe(epochs=30), tmp_path / "first")) as child:
+            first = pid_of(lender)
+            assert server.server_pid is None
+            os.kill(first, signal.SIGKILL)
+            wait_until(lambda: not is_alive(first))
+            assert end_of(child) == ProcessEnd("finished", "")
+            wait_until(lambda: not is_alive(child.pid))
+        killed, given_up = (server.start(job(long_recipe(), tmp_path / name)) for name in ("killed", "given up"))
+        second = pid_of(server)
+        lender.warm_up()
+        assert len({first, second, pid_of(lender)}) == 3
+        wait_until(lambda: given_up.poll(0.1) is None and given_up.evaluations > 0)
+        os.kill(second, signal.SIGTERM)  # it leaves when its last run has ended
+        assert given_up.poll(0.5) is None
+        assert is_alive(second)
+        os.kill(second, signal.SIGKILL)
+        wait_until(lambda: not is_alive(second))
+        assert is_alive(killed.pid)
+        killed.kill()
+        assert end_of(killed) == ProcessEnd("killed", "the run's process died, and its server before it")
+        given_up.close()
+        wait_until(lambda: not is_alive(given_up.pid))
     end = records_of(tmp_path / "given up")[-1]
     assert (end["outcome"], end["reason"]) == ("interrupted", "its worker is gone")
 
@@ -292,7 +288,6 @@ def test_dead_servers_are_replaced_and_runs_outlive_them(tmp_path: Path) -> None
 def test_a_server_that_does_not_answer_is_named(
     server: RunLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(server, digits_recipe(epochs=1), tmp_path / "before")  # it may have been idle for so long that it left
     pid = pid_of(server)
     monkeypatch.setattr("jorge_tune.study.jobs.client._START_SECONDS", 0.3)
     os.kill(pid, signal.SIGSTOP)
@@ -304,67 +299,19 @@ def test_a_server_that_does_not_answer_is_named(
     assert run(server, digits_recipe(epochs=1), tmp_path / "run").outcome == "finished"
 
 
-def test_a_server_that_cannot_load_torch_says_why(
-    server: RunLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_cannot_load_torch_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('libtorch.so: wrong ELF class')")
     monkeypatch.syspath_prepend(tmp_path)
-    other = RunLauncher.connect(idle_seconds=1, grace_seconds=3)
-    with pytest.raises(JorgeTuneError, match=r"ended before it started a run: ImportError: libtorch.so: wrong ELF"):
-        other.start(job(digits_recipe(), tmp_path / "run"))
-    for path in (other._place.socket, other._place.lock, other._place.log):
-        path.unlink(missing_ok=True)
-
-
-@pytest.fixture
-def short_path() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        yield Path(folder)
-
-
-def test_the_folder_of_the_socket_is_private(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = short_path / "runtime", short_path / "temp"
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(first))
-    monkeypatch.setattr("tempfile.tempdir", str(second))
-    second.mkdir()
-    own = f"jorge-tune-{os.getuid()}"
-    assert find_place(1, 1).socket.parent == second / own  # a runtime directory that is not there
-    first.mkdir()
-    place = find_place(1, 1)
-    assert place.socket.parent == first / own
-    assert place.socket.parent.stat().st_mode & 0o777 == 0o700
-    (first / own).chmod(0o755)
-    assert find_place(1, 1).socket.parent == second / own
-    shutil.rmtree(first / own)
-    (first / own).symlink_to(second / own)
-    assert find_place(1, 1).socket.parent == second / own
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(first / ("long" * 30)))
-    assert find_place(1, 1).socket.parent == second / own
-    if os.getuid() == 0:
-        os.chown(second / own, 12345, 12345)
-        monkeypatch.setattr("jorge_tune.study.jobs.client._LAST_RESORT", str(second))
-        with pytest.raises(InputError, match=r"too long for a socket; .* belongs to somebody else; set TMP"):
-            find_place(1, 1)
-
-
-def test_what_a_run_inherits_decides_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = find_place(1, 1).socket
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")  # read in the run, and sent with it
-    monkeypatch.setenv("JORGE_TUNE_STORAGE", "sqlite:///x.db")
-    assert find_place(1, 1).socket == here
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # what the server takes anyway
-    assert find_place(1, 1).socket == here
-    for name in ("KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR"):  # what scikit-learn and torch set by themselves
-        monkeypatch.setenv(name, "x")
-    assert find_place(1, 1).socket == here
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert find_place(1, 1).socket != here
+    with RunLauncher() as other:
+        for _ in range(2):
+            with pytest.raises(JorgeTuneError, match=r"could not start a run: ImportError: libtorch.so: wrong ELF"):
+                other.start(job(digits_recipe(), tmp_path / "run"))
 
 
 def test_without_fork_there_is_one_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(InputError, match="needs Linux, not win32; WSL has it"):
-        RunLauncher.connect()
+        RunLauncher().warm_up()
 
 
 def test_a_worker_that_does_not_listen_holds_no_run_up(server: RunLauncher, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ import sys, time
 from pathlib import Path
 from jorge_tune.study.runs_directory import Presence
 presence = Presence(Path(sys.argv[1]), "w-1")
-presence.tell(trial=3)
+presence.update(trial=3)
 print("there", flush=True)
 time.sleep(60)
 """
@@ -59,7 +59,7 @@ def test_another_machines_locks_prove_nothing(holder, tmp_path):
 def test_a_worker_that_leaves_leaves_no_trace(tmp_path):
     with Presence(tmp_path, "w-2") as presence:
         assert life_of(tmp_path, "w-2") == "alive"
-        presence.tell(state="training")
+        presence.update(state="training")
         assert json.loads((tmp_path / "workers" / "w-2.json").read_text())["pid"] == os.getpid()
     assert list((tmp_path / "workers").iterdir()) == []
 
@@ -67,11 +67,11 @@ def test_a_worker_that_leaves_leaves_no_trace(tmp_path):
 def test_facts_are_written_no_more_often_than_a_display_looks(tmp_path, monkeypatch):
     monkeypatch.setattr("jorge_tune.study.runs_directory._LEAST_SECONDS", 60.0)  # however long the writing takes
     with Presence(tmp_path, "w-3") as presence:
-        presence.tell(epoch=0)
+        presence.update(epoch=0)
         for epoch in range(1, 50):
-            presence.tell(at_once=False, epoch=epoch)
+            presence.update(at_once=False, epoch=epoch)
         assert json.loads((tmp_path / "workers" / "w-3.json").read_text())["epoch"] == 0
-        presence.tell(state="waiting")
+        presence.update(state="waiting")
         held = json.loads((tmp_path / "workers" / "w-3.json").read_text())
         assert (held["epoch"], held["state"]) == (49, "waiting")
 

@@ -168,13 +168,13 @@ def test_a_time_to_target_says_whether_its_seconds_are_calibrated(opened, tmp_pa
 
 def test_a_calibration_runs_apart_and_is_interrupted_at_once(opened, tmp_path, monkeypatch):
     monkeypatch.setenv("JORGE_TUNE_CACHE", str(tmp_path / "cache"))
-    orders = WorkerStops()
-    orders.give("signal", "stopped by SIGINT")
+    stops = WorkerStops()
+    stops.ask("signal", "stopped by SIGINT")
     study = opened(costly_plan())
-    costs = prepare_costs(study, study.enter(tmp_path / "runs"), WorkerSettings(device="cpu", threads=1), orders)
+    costs = prepare_costs(study, study.enter(tmp_path / "runs"), WorkerSettings(device="cpu", threads=1), stops)
     assert len(costs.missing()) == 2
     assert costs.dropped is None
-    orders.close()
+    stops.close()
 
 
 def test_what_a_calibration_refuses_is_bad_input_and_a_crash_is_said(monkeypatch):

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from jorge_tune.errors import JorgeTuneError
-from jorge_tune.study.leases import Lease, LeaseTimes, StillLeases, owners_clock
+from jorge_tune.study.leases import Lease, LeaseObserver, LeaseTimes, owners_clock
 from tests.waiting import wait_until
 
 TIMES = LeaseTimes()
@@ -68,7 +68,7 @@ class Rig:
 def test_a_lease_that_is_renewed_is_held_for_ever():
     rig = Rig()
     rig.pass_seconds(1000)
-    assert rig.lease.lapsed is None
+    assert rig.lease.expired is None
     assert not rig.stopped
     assert 45 <= rig.storage.beats <= 50  # every 20 to 22 s
     assert rig.lease.age <= 22
@@ -78,12 +78,12 @@ def test_one_that_cannot_be_renewed_stops_its_run_and_then_kills_it_before_it_is
     rig = Rig()
     rig.storage.answer = None
     rig.pass_seconds(59)
-    assert rig.lease.lapsed is None
+    assert rig.lease.expired is None
     assert not rig.stopped
     rig.pass_seconds(1)
     assert len(rig.stopped) == 1
     assert "could not be renewed for 60 s: the database is gone" in rig.stopped[0]
-    assert rig.lease.lapsed == rig.stopped[0]
+    assert rig.lease.expired == rig.stopped[0]
     rig.pass_seconds(14)
     assert not rig.killed
     rig.pass_seconds(1)
@@ -99,11 +99,11 @@ def test_a_storage_that_is_away_for_half_a_minute_does_no_harm():
     rig.pass_seconds(30)
     rig.storage.answer = True
     rig.pass_seconds(10)
-    assert rig.lease.lapsed is None
+    assert rig.lease.expired is None
     assert rig.storage.beats == 1
 
 
-def test_what_lapsed_is_not_told_even_if_a_later_renewal_arrives():
+def test_an_expired_lease_reports_nothing_even_if_a_later_renewal_arrives():
     rig = Rig()
     rig.storage.answer = None
     rig.pass_seconds(61)
@@ -111,7 +111,7 @@ def test_what_lapsed_is_not_told_even_if_a_later_renewal_arrives():
     rig.pass_seconds(5)
     assert rig.storage.beats == 1
     assert rig.lease.age < 5
-    assert rig.lease.lapsed is not None
+    assert rig.lease.expired is not None
 
 
 def test_a_lease_in_other_hands_kills_the_run_at_once():
@@ -119,14 +119,14 @@ def test_a_lease_in_other_hands_kills_the_run_at_once():
     rig.storage.answer = False
     rig.pass_seconds(21)
     assert rig.killed == ["another worker has taken the trial over"]
-    assert rig.lease.lapsed == rig.killed[0]
+    assert rig.lease.expired == rig.killed[0]
 
 
 def test_a_machine_that_slept_notices_when_it_wakes():
     rig = Rig()
     rig.storage.answer = None
     rig.clock.now += 3600
-    assert rig.lease.lapsed is not None  # before any look: nothing may be told now
+    assert rig.lease.expired is not None  # before any look: nothing may be told now
     rig.lease.check()
     assert len(rig.killed) == 1
 
@@ -153,7 +153,7 @@ def test_the_watch_runs_by_itself():
     )
     with lease:
         wait_until(lambda: len(beats) >= 2)
-        assert lease.lapsed is None
+        assert lease.expired is None
     for thread in threading.enumerate():
         if thread.name in ("lease", "renewal"):
             thread.join(5)
@@ -166,7 +166,7 @@ def test_owner_and_observer_never_think_it_theirs_at_once():
     """The observer's first look at a beat is never before the beat was sent, so 75 s come before 90 s."""
     assert TIMES.kill_after < TIMES.lasts
     clock = Clock(0)
-    still = StillLeases(TIMES.lasts, clock)
+    still = LeaseObserver(TIMES.lasts, clock)
     rig = Rig()
     rig.storage.answer = None
     still.look({1: "beat 0"})
@@ -182,7 +182,7 @@ def test_owner_and_observer_never_think_it_theirs_at_once():
 @pytest.mark.parametrize("lease", ["beat 0", None])
 def test_a_lease_that_stands_still_is_lost_and_so_is_a_trial_without_one(lease):
     clock = Clock()
-    still = StillLeases(90, clock)
+    still = LeaseObserver(90, clock)
     assert still.look({1: lease}) == set()
     clock.now += 89
     assert still.look({1: lease}) == set()
@@ -192,7 +192,7 @@ def test_a_lease_that_stands_still_is_lost_and_so_is_a_trial_without_one(lease):
 
 def test_every_beat_begins_the_wait_anew():
     clock = Clock()
-    still = StillLeases(90, clock)
+    still = LeaseObserver(90, clock)
     for beat in range(20):
         clock.now += 80
         assert still.look({1: f"beat {beat}"}) == set()
@@ -200,7 +200,7 @@ def test_every_beat_begins_the_wait_anew():
 
 def test_a_trial_that_was_away_is_a_new_one():
     clock = Clock()
-    still = StillLeases(90, clock)
+    still = LeaseObserver(90, clock)
     still.look({1: "beat 0"})
     clock.now += 60
     still.look({})

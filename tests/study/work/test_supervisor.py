@@ -28,18 +28,18 @@ _SUPERVISE = """
 import json, os, sys
 from pathlib import Path
 from jorge_tune.study.supervisor import Supervisor
-from jorge_tune.study.worker import Start
+from jorge_tune.study.worker import WorkerStart
 from tests.study.small_studies import sqlite_at
 folder = Path(sys.argv[1])
-start = Start(study="small", runs=str(folder / "runs"), device="cpu", threads=1)
-def report(told, worker):
-    print(json.dumps([told.what, told.trial, told.state, worker, supervisor.pids]), flush=True)
+start = WorkerStart(study="small", runs=str(folder / "runs"), device="cpu", threads=1)
+def report(message, worker):
+    print(json.dumps([message.what, message.trial, message.state, worker, supervisor.pids]), flush=True)
 def last_word():
     os.write(1, b'["the last word", null, "", null, []]\\n')
 supervisor = Supervisor(sqlite_at(folder), [start] * 2, report, last_word)
-left = supervisor.supervise()
-print(json.dumps(left), flush=True)
-sys.exit(left.exit_code)
+worker_exit = supervisor.supervise()
+print(json.dumps(worker_exit), flush=True)
+sys.exit(worker_exit.exit_code)
 """
 
 

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from jorge_tune.files import take
 from jorge_tune.recipe.recipe_files import parse_recipe
 from jorge_tune.study.constraint import IterationTimes
-from jorge_tune.study.jobs.client import ProcessEnd, RunLauncher
+from jorge_tune.study.jobs.client import ProcessEnd
 from jorge_tune.study.jobs.job import Machine, RunFollower
 from jorge_tune.study.leases import LeaseTimes
 from jorge_tune.study.space import trained_interval
@@ -29,6 +29,7 @@ from jorge_tune.study.worker import Worker, WorkerExit, WorkerSettings
 from tests.small_disk import fill, grow, small_disk
 from tests.study.empty_runs import FINISHED, EmptyRuns
 from tests.study.small_studies import small_plan, sqlite_at
+from tests.training.serving import server_of_the_tests
 from tests.waiting import wait_until
 
 KILLED = ProcessEnd("killed", "killed by SIGKILL")
@@ -43,14 +44,14 @@ class Rig:
         self.told = []
         self.opened = open_study(open_storage(sqlite_at(folder)), self.plan, lambda name: folder / "runs")
 
-    def work(self, runs, *, orders: WorkerStops | None = None, into: str = "runs", **settings) -> WorkerExit:
-        orders = orders or WorkerStops()
+    def work(self, runs, *, stops: WorkerStops | None = None, into: str = "runs", **settings) -> WorkerExit:
+        stops = stops or WorkerStops()
         opened = join_study(open_storage(sqlite_at(self.folder)), self.plan.name)
         made = WorkerSettings(device="cpu", threads=1, **settings)
         costs = IterationTimes(opened, device="cpu", threads=1)
         folder = opened.enter(self.folder / into)
-        left = Worker(opened, folder, runs, orders, made, costs, self.told.append).work()
-        orders.close()
+        left = Worker(opened, folder, runs, stops, made, costs, self.told.append).work()
+        stops.close()
         return left
 
     @property
@@ -91,7 +92,7 @@ def no_pauses(monkeypatch):
     monkeypatch.setattr("jorge_tune.study.jobs.faults._PAUSES", (0.0,))
 
 
-def test_all_trials_are_run_and_told_with_all_parameters(tmp_path):
+def test_all_trials_are_run_and_reported_with_all_parameters(tmp_path):
     rig = Rig(tmp_path, trials=6, sampler="tpe")
     assert rig.work(EmptyRuns()) == WorkerExit("done", trials=6)
     assert rig.states() == ["COMPLETE"] * 6
@@ -183,7 +184,7 @@ def test_memory_gets_one_more_try_and_what_changed_is_recorded(tmp_path):
     rig.work(EmptyRuns(end=by_folder(trial_1=[memory], trial_2=[memory, memory])))
     assert rig.states() == ["COMPLETE", "COMPLETE", "FAIL"]
     assert rig.trials[1].user_attrs["changes"] == [
-        "seed 0 ran out of memory: run again in a fresh process, no other run of the study beside it"
+        "seed 0 ran out of memory: it runs again, in a fresh process and with no other run of the study beside it"
     ]
     assert rig.trials[2].user_attrs["reason"].startswith("out of memory again")
 
@@ -250,7 +251,7 @@ def test_bad_input_stops_the_study_and_burns_no_trial(tmp_path):
     assert left == WorkerExit("fault", "data/x: there is no such directory", 2, 1)
     assert rig.states() == ["COMPLETE", "WAITING"]
     assert rig.work(EmptyRuns()) == WorkerExit("stopped", "data/x: there is no such directory", 2, 0)
-    rig.opened.let_go_on()
+    rig.opened.withdraw_stop_request()
     assert rig.work(EmptyRuns()) == WorkerExit("done", trials=3)
     assert rig.states() == ["COMPLETE"] * 4
 
@@ -263,7 +264,7 @@ def test_a_full_disk_stops_the_study(tmp_path):
     assert rig.states() == ["WAITING"]
 
 
-def test_a_finished_run_is_told_from_its_records_and_not_started_again(tmp_path):
+def test_a_finished_run_is_reported_from_its_records_and_not_started_again(tmp_path):
     rig = Rig(tmp_path, trials=1)
     first = EmptyRuns()
     rig.work(first)
@@ -289,7 +290,7 @@ def test_damaged_records_fail_their_trial_and_no_other(tmp_path):
     records.write_text("no record\n")
     assert rig.work(EmptyRuns()).kind == "done"
     assert rig.states() == ["FAIL", "COMPLETE"]
-    assert "records.jsonl: not a record" in rig.trials[0].user_attrs["reason"]
+    assert "not a record" in rig.trials[0].user_attrs["reason"]
 
 
 def test_another_recipes_run_in_the_folder_is_not_taken_for_the_trials(tmp_path):
@@ -332,10 +333,10 @@ def test_wilcoxon_sees_one_value_per_seed(tmp_path):
 
 def test_a_trial_that_was_started_goes_on_where_it_was(tmp_path):
     rig = Rig(tmp_path, trials=2)
-    orders = WorkerStops()
+    stops = WorkerStops()
     still = EmptyRuns(end=lambda folder, start: None, evaluations=2)
-    once(lambda: rig.has_reported(2), lambda: orders.give("signal", "stopped by SIGTERM"))
-    assert rig.work(still, orders=orders) == WorkerExit("interrupted", "stopped by SIGTERM", 130, 0)
+    once(lambda: rig.has_reported(2), lambda: stops.ask("signal", "stopped by SIGTERM"))
+    assert rig.work(still, stops=stops) == WorkerExit("interrupted", "stopped by SIGTERM", 130, 0)
     (trial,) = rig.trials
     assert trial.state is TrialState.WAITING
     assert sorted(trial.intermediate_values) == [1, 2]
@@ -348,7 +349,7 @@ def test_a_trial_that_was_started_goes_on_where_it_was(tmp_path):
 
 
 @pytest.mark.parametrize(("how", "state"), [("checkpoint", "WAITING"), ("finish", "COMPLETE")])
-def test_a_wish_to_stop_reaches_a_worker_while_it_trains(tmp_path, monkeypatch, how, state):
+def test_a_stop_request_reaches_a_worker_while_it_trains(tmp_path, monkeypatch, how, state):
     monkeypatch.setattr("jorge_tune.study.worker._LOOK_SECONDS", 0.0)
     rig = Rig(tmp_path, trials=3)
     runs = EmptyRuns(end=lambda folder, start: None if how == "checkpoint" else FINISHED)
@@ -356,7 +357,7 @@ def test_a_wish_to_stop_reaches_a_worker_while_it_trains(tmp_path, monkeypatch, 
 
     def start_and_ask(job):
         child = begin(job)
-        rig.opened.ask_to_stop(how, "asked by study stop")
+        rig.opened.request_stop(how, "asked by study stop")
         return child
 
     runs.start = start_and_ask
@@ -428,7 +429,7 @@ def test_a_run_that_holds_its_folder_is_never_taken_over(tmp_path):
     assert rig.states() == ["COMPLETE"]
 
 
-def test_a_lease_that_cannot_be_renewed_ends_the_run_and_is_not_told(tmp_path):
+def test_a_lease_that_cannot_be_renewed_ends_the_run_and_reports_nothing(tmp_path):
     rig = Rig(tmp_path, trials=1)
     runs = EmptyRuns(end=lambda folder, start: None if start == 1 else FINISHED)
     begin, taken = runs.start, []
@@ -454,9 +455,9 @@ def test_a_lease_that_cannot_be_renewed_ends_the_run_and_is_not_told(tmp_path):
 
 def test_where_the_folder_is_another_a_lost_trial_starts_anew_and_says_so(tmp_path):
     rig = Rig(tmp_path, trials=1)
-    orders = WorkerStops()
-    once(lambda: rig.has_reported(2), lambda: orders.give("signal", "stopped by SIGTERM"))
-    rig.work(EmptyRuns(end=lambda folder, start: None, evaluations=2), orders=orders)
+    stops = WorkerStops()
+    once(lambda: rig.has_reported(2), lambda: stops.ask("signal", "stopped by SIGTERM"))
+    rig.work(EmptyRuns(end=lambda folder, start: None, evaluations=2), stops=stops)
     runs = EmptyRuns()
     rig.work(runs, into="elsewhere")
     assert rig.states() == ["COMPLETE"]
@@ -523,7 +524,7 @@ def test_real_runs_train_and_a_killed_one_goes_on(tmp_path):
 
     class Killing:
         def __init__(self) -> None:
-            self.server, self.killed = RunLauncher.connect(), []
+            self.server, self.killed = server_of_the_tests(), []
 
         def start(self, job):
             child = self.server.start(job)
@@ -547,11 +548,11 @@ def test_a_full_disk_under_the_runs_stops_the_study_and_no_trial_is_lost(tmp_pat
     with small_disk(tmp_path / "runs") as disk:
         rig = Rig(tmp_path, trials=2)
         fill(disk, left=40 * 1024)
-        left = rig.work(RunLauncher.connect())
+        left = rig.work(server_of_the_tests())
         assert (left.kind, left.exit_code) == ("fault", 1)
-        assert "the disk is full (No space left on device); make room and start again" in left.reason
+        assert "the disk is full (No space left on device); free some space and start again" in left.reason
         assert rig.states() == ["WAITING"]
         grow(disk, "20m")
-        rig.opened.let_go_on()
-        assert rig.work(RunLauncher.connect()) == WorkerExit("done", trials=2)
+        rig.opened.withdraw_stop_request()
+        assert rig.work(server_of_the_tests()) == WorkerExit("done", trials=2)
         assert rig.states() == ["COMPLETE"] * 2

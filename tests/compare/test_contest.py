@@ -6,21 +6,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jorge_tune.compare import statistics
-from jorge_tune.study.study_verdict import ConfirmedRecipe, gain_of, gains, interval
+from jorge_tune.compare.contest import SeedValues, interval, pair, round_robin
 
 
 def contender(name, *values, first=1):
-    return ConfirmedRecipe(name, dict(enumerate(values, start=first)))
+    return SeedValues(name, dict(enumerate(values, start=first)))
 
 
 def test_a_gain_is_paired_by_seeds_and_speaks_for_the_contender_in_either_direction():
     low = contender("a", 1.0, 2.0, 3.0)
     high = contender("b", 2.0, 2.0, 9.0, 7.0)
-    up = gain_of(high, low, lower_is_better=False)
+    up = pair(high, low, lower_is_better=False)
     assert (up.pairs, up.median, up.wins, up.ties, up.losses, up.p) == (3, 1.0, 2, 1, 0, None)
-    down = gain_of(high, low, lower_is_better=True)
+    down = pair(high, low, lower_is_better=True)
     assert (down.median, down.wins, down.losses) == (-1.0, 0, 2)
-    assert gain_of(low, contender("c", 1.0, first=7), lower_is_better=True) is None
+    assert pair(low, contender("c", 1.0, first=7), lower_is_better=True) is None
 
 
 def test_the_interval_is_that_of_all_resamples():
@@ -44,7 +44,7 @@ def test_the_interval_lies_around_the_median_and_within_the_values(values):
 def test_a_miss_is_worse_than_any_value_and_two_misses_are_level():
     missing = contender("missing", math.inf, math.inf, 4.0)
     other = contender("other", 3.0, math.inf, 3.0)
-    gain = gain_of(missing, other, lower_is_better=True)
+    gain = pair(missing, other, lower_is_better=True)
     assert (gain.wins, gain.ties, gain.losses) == (0, 1, 2)
     assert gain.median == -1.0
     assert gain.low == -math.inf
@@ -54,12 +54,12 @@ def test_six_pairs_give_exact_p_values_corrected_for_the_number_of_contests():
     base = contender("baseline", *range(6))
     good = contender("bootstrap", *(n + 1 + n / 10 for n in range(6)))
     best = contender("best", *(n + 3 + n / 7 for n in range(6)))
-    found = {(gain.contender, gain.against): gain for gain in gains([base, good, best], lower_is_better=False)}
+    found = {(gain.contender, gain.against): gain for gain in round_robin([base, good, best], lower_is_better=False)}
     assert list(found) == [("bootstrap", "baseline"), ("best", "baseline"), ("best", "bootstrap")]
     assert {gain.p for gain in found.values()} == {2 / 64}
     assert [gain.p_corrected for gain in found.values()] == pytest.approx([6 / 64] * 3)
 
 
 def test_below_six_pairs_there_is_no_p_value():
-    found = gains([contender("a", *range(5)), contender("b", *range(1, 6))], lower_is_better=False)
+    found = round_robin([contender("a", *range(5)), contender("b", *range(1, 6))], lower_is_better=False)
     assert [(gain.p, gain.p_corrected) for gain in found] == [(None, None)]
