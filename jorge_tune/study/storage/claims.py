@@ -1,9 +1,10 @@
 """Who runs which trial: one mechanism for all storages.
 
 A trial that runs holds a lease, a system attribute `jorge:lease` with the token of its claim and a beat that its owner
-raises. Whoever wants to change who owns a trial compares the lease with the one it has seen, and changes it, in one
-transaction: of two that try, one wins. Nobody's clock is compared with another's: an observer takes a lease that stood
-still for 90 s (`leases.LeaseTimes`) of its own clock for lost, and so it does a running trial without one.
+raises. To change the owner of a trial, a process compares the lease with the one that it has seen, and replaces it, in
+one transaction: of two that try, one wins. Clocks of two machines are never compared: an observer regards a lease as
+expired when it has not changed for 90 s of the observer's own clock (`leases.LeaseTimes`), and treats a running trial
+without a lease in the same way.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class Claims(ABC, Generic[T]):
     def finish(self, claim: Claim, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """End our trial with its values, all in one transaction; False, with nothing stored, if it is no longer ours.
 
-        The fenced form of `study.tell`, without the sampler's `after_trial`, which belongs before it.
+        This is `study.tell` for the owner alone; it does not call the sampler's `after_trial`, which belongs before it.
         """
 
         def step(attempt: int) -> bool:
@@ -179,7 +180,7 @@ def lease_of(token: str, beat: int) -> str:
 
 
 def returned_lease() -> str:
-    """What is left on a trial that nobody owns; different each time, so that who wrote it can tell."""
+    """The mark on a trial that nobody owns; different each time, so that the writer recognises its own."""
     return json.dumps({"token": None, "returned": uuid.uuid4().hex})
 
 

@@ -157,7 +157,7 @@ def _skips_locked(dialect: Dialect) -> bool:
 
 
 def _put_lease(connection: Connection, trial_id: int, lease: str) -> None:
-    """Write the lease of a trial whose lock we hold, over whatever an earlier owner left."""
+    """Write the lease of a trial whose lock we hold, replacing the one of an earlier owner."""
     there = update(LEASES).where(LEASES.c.trial_id == trial_id, LEASES.c.key == LEASE).values(value_json=lease)
     if connection.execute(there).rowcount == 0:
         connection.execute(insert(LEASES).values(trial_id=trial_id, key=LEASE, value_json=lease))

@@ -1,7 +1,7 @@
-"""Optuna's storage in a database, with three of its habits taken away.
+"""Optuna's storage in a database, changed in three ways.
 
-The third: one attribute, parameter or value that cannot be read makes the whole study unreadable. Here it is that
-one alone, see `contents.py`.
+It closes its connections when it cannot be opened, creates a trial in one attempt, and reads a study that holds an
+attribute, parameter or value that cannot be read: only that one is left out, see `contents.py`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Database(RDBStorage):
         return self._attributes_of(models.StudySystemAttributeModel, study_id)
 
     def get_all_studies(self) -> list[FrozenStudy]:
-        """All studies, whatever their attributes hold."""
+        """All studies, also those with attributes that cannot be read."""
         attributes: dict[Any, dict[Any, dict[str, Any]]] = {}
         with create_scoped_session(self.scoped_session) as session:
             names = (
@@ -137,7 +137,7 @@ class Database(RDBStorage):
         ]
 
     def _one_by_one(self, study_id: int) -> list[FrozenTrial]:
-        """Every trial, where the row of one cannot be read; that one has failed, as far as anybody here can tell."""
+        """Read the trials one by one, because the row of one cannot be read; that trial counts as failed."""
         identity, number = type_coerce(_TRIALS.c.trial_id, Integer), type_coerce(_TRIALS.c.number, String)
         with self.engine.begin() as connection:
             query = select(identity, number).where(_TRIALS.c.study_id == study_id).order_by(_TRIALS.c.trial_id)
@@ -153,7 +153,7 @@ class Database(RDBStorage):
         return trials
 
     def _build_frozen_trial_from_trial_model(self, trial: Any) -> FrozenTrial:
-        """The trial, piece by piece; what cannot be read is left out, and told in its attribute `UNREAD`."""
+        """The trial, piece by piece; what cannot be read is left out and named in its attribute `UNREAD`."""
         faults: list[str] = []
 
         def read(what: str, pieces: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,7 +214,7 @@ def _first_line(error: BaseException) -> str:
 
 
 BUSY_SECONDS = 60.0
-"""How long a transaction waits for another's."""
+"""How long a transaction waits for another one."""
 ELSEWHERE = "give another --storage, or change that"
 """The way out where a file cannot be opened."""
 CHECKED_BYTES = 64 << 20
@@ -254,8 +254,8 @@ def prepare(address: Address, patience: Patience, *, create: bool) -> None:
 
 
 def _why_not_written(path: Path) -> str | None:
-    """What is known to keep SQLite from writing a file, or beside it, which it does even to read; None: nothing."""
-    path = path.resolve()  # SQLite follows a link, and writes beside what it leads to
+    """The reason why SQLite cannot write a file or its directory, which it does even to read; None: none is known."""
+    path = path.resolve()  # SQLite follows a link, and writes next to the target
     if os.statvfs(path.parent).f_flag & os.ST_RDONLY:
         return "its file system is read-only"
     if not os.access(path.parent, os.W_OK | os.X_OK):
@@ -371,7 +371,7 @@ def server_arguments(address: Address) -> dict[str, Any]:
     """What Optuna passes to SQLAlchemy's `create_engine`; what the address itself says goes first.
 
     At READ COMMITTED each statement sees what was committed before it, and InnoDB locks no gaps. A connection is not
-    tried out before each use, which would cost a round trip: one that was lost is noticed, and patience goes on.
+    tried out before each use, which would cost a round trip: a lost one is noticed, and `Patience` connects again.
     """
     url = make_url(address.url)
     options = _OPTIONS.get(url.get_driver_name(), {})
@@ -395,12 +395,12 @@ def check_tables(address: Address) -> None:
 
 
 def is_hopeless(fault: StorageFault) -> bool:
-    """Whether waiting is in vain: the server will not let this user or this database in, or its name is nobody's."""
+    """Whether waiting cannot help: the server refuses this user or database, or no host has this name."""
     return any(re.search(pattern, fault.text) for pattern in (*(pattern for pattern, _ in _REFUSED), _NO_NAME))
 
 
 def advice(address: Address, fault: StorageFault) -> str:
-    """Why a server cannot be used, and what to look at; without the password."""
+    """Why a server cannot be used, and what to check; without the password."""
     text = address.scrub(fault.text)
     hint = next((f"; {hint}" for pattern, hint in _REFUSED + _ABSENT if re.search(pattern, text)), "")
     return f"{address}: cannot be opened ({text}){hint}"

@@ -1,7 +1,7 @@
 """Optuna's journal file, with a lock that dies with its holder and a torn last line that is cut off.
 
-The lock is the kernel's, on a file beside the journal: Optuna's own stays behind when its holder is killed and makes
-everybody else wait for 30 seconds. Programs that write to the same journal through Optuna's own backend do not see it;
+The lock is a kernel lock on a second file. Optuna's own lock file remains when its holder is killed, and makes all
+others wait for 30 seconds. Programs that write to the same journal through Optuna's own backend do not see our lock;
 reading (the dashboard, say) needs no lock.
 """
 
@@ -217,7 +217,7 @@ def _write_all(descriptor: int, content: bytes, offset: int) -> None:
 
 
 class IssuedIds:
-    """The numbers that a journal's entries have given so far; told of each entry once, in the file's order."""
+    """The ids that a journal's entries have issued so far; `take` is called once per entry, in the file's order."""
 
     def __init__(self) -> None:
         self._names: dict[int, str] = {}  # of the studies that are there

@@ -159,7 +159,7 @@ _ENDINGS: dict[Kind, tuple[str, ...]] = {
 
 
 def keep_off(address: Address, out: Path) -> None:
-    """Refuse to write to a file of the storage, under whatever name or link, also where it is not there yet.
+    """Refuse to write to a file of the storage, under any name or link, also if the file does not exist yet.
 
     Args:
         address: the storage that a command reads.
@@ -232,7 +232,7 @@ def can_be_written(address: Address) -> bool:
     """Whether nothing is known that keeps this process from writing; a server says so at the first write alone."""
     if address.path is None or not address.path.is_file():
         return True
-    path = address.path.resolve()  # SQLite follows a link, and writes beside its file even to read it
+    path = address.path.resolve()  # SQLite follows a link, and writes next to its file even to read it
     return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) and not is_full(path)
 
 

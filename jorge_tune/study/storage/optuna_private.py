@@ -104,7 +104,7 @@ def database_of(storage: CachedStorage) -> RDBStorage:
 
 
 def remember_running_trial(storage: CachedStorage, study_id: int, trial_id: int, number: int) -> None:
-    """Tell the cache of a trial made past it, for which it takes parameters else no more than for one of nobody's."""
+    """Add a trial to the cache that was not created through it; the cache then accepts its parameters."""
     known = set_identity(create_trial(state=TrialState.RUNNING), trial_id, number)
     with storage._lock:
         storage._studies.setdefault(study_id, _StudyInfo())
@@ -123,7 +123,7 @@ def read_database_trials(
     included_trial_ids: set[int],
     trial_id_greater_than: int,
 ) -> list[FrozenTrial]:
-    """Trials of a study as Optuna reads them, whatever a class of ours does in its place."""
+    """Trials of a study as Optuna itself reads them."""
     return RDBStorage._get_trials(storage, study_id, states, included_trial_ids, trial_id_greater_than)
 
 

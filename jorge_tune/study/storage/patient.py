@@ -1,6 +1,6 @@
 """Optuna's storage with patience: every call waits for a storage that is gone for a while.
 
-What must not happen twice looks first whether the call before, whose answer was lost, arrived after all.
+An operation that must not happen twice first checks whether an earlier call, whose answer was lost, has arrived.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class PatientStorage(BaseStorage):
         return self._do(lambda: self.inner.create_new_study(directions, study_name))
 
     def delete_study(self, study_id: int) -> None:
-        """Delete a study with all its trials; one that a lost call deleted is no error."""
+        """Delete a study and its trials; not an error if an earlier call, whose answer was lost, has deleted it."""
 
         def call(attempt: int) -> None:
             try:
@@ -148,7 +148,7 @@ class PatientStorage(BaseStorage):
         return self._do(lambda: self.inner.get_trial_id_from_study_id_trial_number(study_id, trial_number))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Set state and values; the same end told again after a lost answer is no error."""
+        """Set state and values; reporting the same end again after a lost answer is not an error."""
 
         def call(attempt: int) -> bool:
             try:
