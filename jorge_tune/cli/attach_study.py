@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jorge_tune.study.study import OpenStudy
 
 BESIDE = ("probe.json", "calibration.json")
-"""Measurements that may lie beside a study's runs, and are then its files, and shown in its report."""
+"""Measurements that may be in the directory of a study's runs; they are attached, and shown in its report."""
 _PLOTS = ("history", "metric-by-epoch", "learning-rate")  # of the report's figures
 
 Twin = Callable[[str], "dict[str, Any]"]

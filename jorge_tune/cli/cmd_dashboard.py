@@ -91,7 +91,7 @@ def dashboard_command(study: str | None, storage: str | None, runs: Path | None,
             attach_missing(opened, study, where, twin)
             return 0
         if is_copy:
-            tell(f"{address}: cannot be written; this is a copy as it is now, and nothing can be attached or changed")
+            tell(f"{address}: cannot be written; showing a copy, in which nothing can be attached or changed")
         return _serve(opened, study, study_id, port, where, None if is_copy else twin)
 
 

@@ -15,6 +15,7 @@ from jorge_tune.study.plan import StudyPlan
 from jorge_tune.study.score import median_of
 from jorge_tune.study.storage.claims import Claim
 from jorge_tune.study.storage.contents import unread_of
+from jorge_tune.study.storage.optuna_private import cached_trial_of, forget_cached_trials
 from jorge_tune.study.study import OpenStudy
 from jorge_tune.study.trial import TrialEnd
 from jorge_tune.untrusted import shown
@@ -49,9 +50,9 @@ class ClaimedTrial:
         if faults := unread_of(opened.storage.get_trial(claim.trial_id)):
             raise UnreadTrialError(f"{self._name}: {shortened(faults)}; another program wrote there")
 
-        opened.study._thread_local.cached_all_trials = None  # as `Study.ask` does
+        forget_cached_trials(opened.study)
         self._trial: Trial = Trial(opened.study, claim.trial_id)
-        frozen = self._trial._cached_frozen_trial
+        frozen = cached_trial_of(self._trial)
         self.was_started = bool(frozen.params)
         self.starts = self._starts_so_far(frozen.system_attrs.get(STARTS))
         self.folder: str | None = frozen.system_attrs.get(FOLDER)  # the random name of the directory of its runs
@@ -86,7 +87,7 @@ class ClaimedTrial:
     @property
     def reported(self) -> Mapping[int, float]:
         """The reported values by step."""
-        return self._trial._cached_frozen_trial.intermediate_values
+        return cached_trial_of(self._trial).intermediate_values
 
     def report(self, value: float, step: int) -> None:
         """Report a value at a step, once."""

@@ -183,14 +183,14 @@ def _forget_trial_ids(storage: RDBStorage) -> None:
     """Remove what optuna-dashboard keeps in a study by the ids of trials, which are others in a copy."""
     from sqlalchemy import delete
 
-    from jorge_tune.study.storage.optuna_private import models
+    from jorge_tune.study.storage.optuna_private import models, study_id_of
 
     rows = models.StudySystemAttributeModel.__table__
     for study in storage.get_all_studies():
         keys = [key for key in study.system_attrs if _BY_TRIAL_ID.match(key)]
         with storage.engine.begin() as connection:
             for key in keys:
-                connection.execute(delete(rows).where(rows.c.study_id == study._study_id, rows.c.key == key))
+                connection.execute(delete(rows).where(rows.c.study_id == study_id_of(study), rows.c.key == key))
 
 
 def _flat(row: TrialRow, space: SearchSpace) -> dict[str, Any]:

@@ -231,7 +231,7 @@ class Reaper:
 
     def __init__(
         self,
-        claims: Claims,
+        claims: Claims[Any],
         runs: RunsDirectory | None,
         times: LeaseTimes,
         clock: Callable[[], float] = time.monotonic,

@@ -37,10 +37,11 @@ from jorge_tune.errors import InputError
 from jorge_tune.study.estimate import evaluations_of
 from jorge_tune.study.plan import StudyPlan
 from jorge_tune.study.space import ChoiceParameter, Point, SearchSpace, Value
-from jorge_tune.study.storage.optuna_private import SearchSpaceTransform
+from jorge_tune.study.storage.optuna_private import SearchSpaceTransform, storage_of, study_id_of, trial_id_of
 
 if TYPE_CHECKING:
     from cmaes import CMA
+    from optuna.storages import BaseStorage
 
 Draw = Callable[["Study", "FrozenTrial", int], Point | None]  # None if there are too few trials to learn from
 
@@ -189,7 +190,7 @@ def _turn(study: Study, trial: FrozenTrial) -> int:
 
     Earlier trials are in the storage before a later one is made, so that workers need not agree on anything.
     """
-    earlier = study._storage.get_all_trials(study._study_id, deepcopy=False)
+    earlier = storage_of(study).get_all_trials(study_id_of(study), deepcopy=False)
     return sum(other.number < trial.number and _FIXED not in other.system_attrs for other in earlier)
 
 
@@ -218,7 +219,7 @@ def draw_by_cma(
         space: of numbers only.
         seed: the study's, the same for every trial; the trial's number is added to a draw from it.
     """
-    ended = study._get_trials(states=(TrialState.COMPLETE,))
+    ended = study.trials_in((TrialState.COMPLETE,))
     if not ended or not space:
         return None
 
@@ -233,7 +234,7 @@ def draw_by_cma(
         numbers = np.random.RandomState(seed)
     optimizer.reseed_rng(numbers.randint(1, 2**16) + trial.number)
     place = optimizer.ask()
-    study._storage.set_trial_system_attr(trial._trial_id, GENERATION, optimizer.generation)
+    study.storage.set_trial_system_attr(trial_id_of(trial), GENERATION, optimizer.generation)
     return dict(transform.untransform(place))
 
 
@@ -290,10 +291,19 @@ class SeenStudy:
     """A study as a sampler sees it, with trials translated for it; they are read once, and not from an old cache."""
 
     def __init__(self, study: Study, translate: Translation | None = None) -> None:
-        self._storage, self._study_id = study._storage, study._study_id
+        self._storage, self._study_id = storage_of(study), study_id_of(study)
         self.direction, self.directions = study.direction, study.directions
         trials: list[FrozenTrial] = study.get_trials(deepcopy=False)
         self._trials = translate(trials, study.direction == StudyDirection.MINIMIZE) if translate else trials
+
+    @property
+    def storage(self) -> BaseStorage:
+        """Where it is."""
+        return self._storage
+
+    def trials_in(self, states: Container[TrialState]) -> list[FrozenTrial]:
+        """Its trials in those states."""
+        return self._get_trials(states=states)
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False

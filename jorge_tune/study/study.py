@@ -19,6 +19,7 @@ from jorge_tune.study.plan import StudyPlan, changes_between, comparison_changes
 from jorge_tune.study.runs_directory import RunsDirectory, enter, mark_first, new_name
 from jorge_tune.study.storage.claims import Claims
 from jorge_tune.study.storage.open import claims_for
+from jorge_tune.study.storage.optuna_private import storage_of, study_id_of
 from jorge_tune.study.stored_plan import (
     STORED_NAME,
     StoredRecord,
@@ -60,7 +61,7 @@ class OpenStudy:
 
     plan: StudyPlan
     study: Study
-    claims: Claims
+    claims: Claims[Any]
     name: str
     folder: str
     version: str
@@ -68,12 +69,12 @@ class OpenStudy:
     @property
     def storage(self) -> BaseStorage:
         """The storage."""
-        return self.study._storage
+        return storage_of(self.study)
 
     @property
     def study_id(self) -> int:
         """The study's number in the storage."""
-        return self.study._study_id
+        return study_id_of(self.study)
 
     def enter(self, runs: Path) -> RunsDirectory:
         """Use a directory for the study's runs.

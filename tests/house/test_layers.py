@@ -7,7 +7,10 @@ from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 
+import optuna
+
 import jorge_tune
+from jorge_tune.study.storage.optuna_private import OVERRIDDEN
 
 PACKAGE = Path(jorge_tune.__file__).parent
 
@@ -122,6 +125,14 @@ def test_one_place_reads_yaml():
     assert readers == {"jorge_tune.config.tree"}
 
 
+PRIVATE_OF_OPTUNA = "jorge_tune.study.storage.optuna_private"
+_PUBLIC_OF_TUPLES = {"_asdict", "_fields", "_field_defaults", "_make", "_replace"}  # of every NamedTuple
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in _PUBLIC_OF_TUPLES
+
+
 def test_private_names_of_optuna_stand_in_one_file():
     """What Optuna may change without a word is listed in one place."""
     holders = set()
@@ -130,7 +141,57 @@ def test_private_names_of_optuna_stand_in_one_file():
             parts = name.split(".")
             if parts[0] in ("optuna", "optuna_dashboard") and any(part.startswith("_") for part in parts):
                 holders.add(module)
-    assert holders <= {"jorge_tune.study.storage.optuna_private"}
+    assert holders <= {PRIVATE_OF_OPTUNA}
+
+
+def private_attributes(tree: ast.Module) -> set[str]:
+    """The private attributes and functions that a module names."""
+    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    return {name for name in attributes | functions if is_private(name)}
+
+
+@cache
+def private_in_optuna() -> set[str]:
+    folder = Path(optuna.__file__).parent
+    return set().union(*(private_attributes(ast.parse(path.read_text())) for path in folder.rglob("*.py")))
+
+
+def defined_in(tree: ast.Module) -> set[str]:
+    """The private names that a module's own functions and classes define, or store on `self`."""
+    names = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_own(node):
+            names.add(node.attr)
+    return names
+
+
+def is_own(node: ast.Attribute) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+
+
+def test_private_attributes_of_optuna_are_touched_in_one_file():
+    """A private name that Optuna's sources have is read of `self` alone, and only where the module defines it."""
+    for module, (path, tree) in modules().items():
+        own = defined_in(tree)
+        for node in ast.walk(tree):
+            if module == PRIVATE_OF_OPTUNA or not isinstance(node, ast.Attribute) or not is_private(node.attr):
+                continue
+            allowed = node.attr not in private_in_optuna() or (is_own(node) and node.attr in own)
+            assert allowed, f"{path}:{node.lineno}: {ast.unparse(node)} belongs into optuna_private.py"
+
+
+def test_overridden_methods_of_optuna_are_listed():
+    """A class that stands on one of Optuna's defines none of its private methods but those in the list."""
+    for module, (path, tree) in modules().items():
+        from_optuna = {name.split(".")[-1] for name in imported_names(tree) if name.split(".")[0] == "optuna"}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and {ast.unparse(base) for base in node.bases} & from_optuna:
+                methods = {one.name for one in node.body if isinstance(one, ast.FunctionDef) and is_private(one.name)}
+                unlisted = methods & private_in_optuna() - set(OVERRIDDEN)
+                assert module == PRIVATE_OF_OPTUNA or not unlisted, f"{path}: {unlisted}"
 
 
 def test_no_file_name_stands_for_two_modules():

@@ -77,7 +77,7 @@ class Attachments:
         self._attributes: dict[str, Any] = {}
 
     def look(self) -> None:
-        """Read what is attached by now, by whomever."""
+        """Read what is attached now."""
         self._attributes = dict(self._storage.get_study_system_attrs(self._study_id))
 
     def has_note(self, trial_id: int | None = None) -> bool:
@@ -172,7 +172,7 @@ class Attachments:
 
 
 def _names(attributes: Mapping[str, Any], prefix: str) -> dict[str, str]:
-    """Ids by file name; what another program wrote there and cannot be read is nobody's file."""
+    """Ids by file name; entries that cannot be read, which another program wrote, are left out."""
     names = {}
     for key, text in attributes.items():
         if not key.startswith(prefix):

@@ -24,7 +24,7 @@ _SEEDS = 12  # whose values are listed
 
 
 def trial_note(row: TrialRow, rows: Sequence[TrialRow], plan: StudyPlan, *, are_here: bool) -> str:
-    """The note of a trial that has ended; small enough to be one attribute, whatever the trial holds.
+    """The note of a trial that has ended; always small enough for one attribute.
 
     Args:
         row: the trial.
@@ -108,7 +108,7 @@ def _fitted(lines: Sequence[str], table: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text as it is, whatever it means in Markdown, in one line that is not too long."""
+    """Text in one line of limited length, its Markdown escaped."""
     return shortened_to(plain(text), _TEXT_BYTES)
 
 
@@ -145,7 +145,7 @@ def study_note(twin: Mapping[str, Any], name: str) -> str:
 
 
 def side_note(name: str, search: str) -> str:
-    """The note of a study beside a search."""
+    """The note of a companion study."""
     what = "the baseline" if name.endswith(".sgd") else "the confirmation, on seeds that the search did not see,"
     return f"**Study {plain(name)}**: {what} of study {plain(search)}, whose page has the verdict."
 
@@ -168,12 +168,12 @@ def _beware(study: Mapping[str, Any] | None) -> list[str]:
 
 
 def _ways(ways: Sequence[tuple[str, str]], name: str) -> list[str]:
-    return ["**How to go on**", "", *(f"- {what}: `{command.format(name=name)}`" for what, command in ways)]
+    return ["**Next steps**", "", *(f"- {what}: `{command.format(name=name)}`" for what, command in ways)]
 
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
 def plain(text: str) -> str:
-    """Text as it is, whatever it means in Markdown, in one line, its control characters written out."""
+    """Text in one line, its Markdown escaped and its control characters written out."""
     return _MARKUP.sub(r"\\\1", visible(" ".join(text.split())))

@@ -1,6 +1,6 @@
-"""Optuna's dashboard served on loopback alone: to this machine, and to nobody else.
+"""Optuna's dashboard, served to this machine only.
 
-Which requests are answered, and which calls let through, is said in `guard.py`.
+`guarded` decides which requests are answered, and which calls may change something.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 def require_package() -> None:
-    """Refuse where optuna-dashboard is not installed.
+    """Check that optuna-dashboard is installed.
 
     Raises:
-        InputError: it is not; the message has the line that gets it.
+        InputError: it is not; the message has the command that installs it.
     """
     if importlib.util.find_spec("optuna_dashboard") is None:
         raise InputError(
-            "the dashboard needs the package optuna-dashboard: pip install 'jorge-tune[dashboard]' "
+            "the dashboard needs the package optuna-dashboard; install it: pip install 'jorge-tune[dashboard]' "
             "(--no-serve attaches files without it)"
         )
 
@@ -97,7 +97,7 @@ class DashboardServer(ThreadingMixIn, WSGIServer):
         self._storage.remove_session()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that went away is no news."""
+        """Say nothing: a browser that closes a page early is not an error."""
 
 
 def _refusal(port: int, error: OSError) -> str:
@@ -108,7 +108,7 @@ def _refusal(port: int, error: OSError) -> str:
 
 
 class _QuietHandler(WSGIRequestHandler):
-    """Logs nothing, neither requests nor what breaks off in them: pages show errors themselves."""
+    """Logs nothing, neither requests nor their errors: pages show errors themselves."""
 
     def log_message(self, format: str, *arguments: Any) -> None:
         pass
@@ -124,19 +124,22 @@ _STUDY = re.compile(r"/api/studies/(\d+)/?")
 _ALLOWED = (
     ("PUT", re.compile(r"/api/studies/\d+/(\d+/)?note/?")),
     ("POST", re.compile(r"/api/artifacts/\d+/?")),
-    ("DELETE", re.compile(r"/api/artifacts/\d+/(\d+/)?[0-9a-fA-F-]+/?")),
+    ("DELETE", re.compile(r"/api/artifacts/\d+/[0-9a-fA-F-]+/?")),
 )
 _REFUSED = (
     (
         re.compile(r"/api/studies/\d+/rename/?"),
-        "a study cannot be renamed here: its plan, its leases and its run directories go by its name; "
-        "a copy under another name: `jorge-tune study export -o FILE.db`",
+        "a study cannot be renamed here: its plan, its leases and its run directories use its name; "
+        "`jorge-tune study export -o FILE.db` makes a copy",
     ),
-    (re.compile(r"/api/studies/?"), "a study cannot be made here, since it would have no plan: `jorge-tune study run`"),
+    (
+        re.compile(r"/api/studies/?"),
+        "a study cannot be made here, because it would have no plan; use `jorge-tune study run`",
+    ),
     (
         re.compile(r"/api/(trials|artifacts/\d+)/.*"),
-        "a trial cannot be changed here, since it is its worker's: attach files and notes to the study, and queue "
-        "points with `jorge-tune study add`",
+        "a trial cannot be changed here: a running one is its worker's, and one that has ended keeps its files; attach "
+        "files and notes to the study, and queue points with `jorge-tune study add`",
     ),
 )
 _FILES = "/artifacts/"
@@ -147,7 +150,7 @@ _NO_GUESSING = ("X-Content-Type-Options", "nosniff")
 def guarded(
     application: WSGIApplication, *, is_copy: bool, is_running: Callable[[int], bool] = lambda study_id: False
 ) -> WSGIApplication:
-    """The application for requests that come from this machine's own pages, and for calls that a study survives.
+    """Wrap the application: it answers requests from its own pages only, and no call that would break a study.
 
     Args:
         application: the dashboard's.
@@ -169,9 +172,9 @@ def guarded(
 
 
 def _why_a_stranger(environ: WSGIEnvironment) -> str | None:
-    """Why a request is not one of our own pages' (or of a program's, which says no more than the host); None if it is.
+    """Why a request comes neither from one of our pages nor from a program on this machine; None if it does.
 
-    A link elsewhere that leads to a page of ours is followed: it changes nothing and shows nothing to who made it.
+    A link on another site may lead to a page of ours: following it changes nothing, and shows that site nothing.
     """
     host = environ.get("HTTP_HOST", "")
     if _name_in(host) not in _OWN_NAMES:
@@ -185,19 +188,19 @@ def _why_a_stranger(environ: WSGIEnvironment) -> str | None:
 
 
 def _why_not(environ: WSGIEnvironment, is_running: Callable[[int], bool]) -> str | None:
-    """Why a call that changes something is not let through; None if it is."""
+    """Why a call that changes something is refused; None if it is allowed."""
     method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
     if any(method == allowed and form.fullmatch(path) for allowed, form in _ALLOWED):
         return None
     if method == "DELETE" and (study := _STUDY.fullmatch(path)) is not None:
         if not is_running(int(study[1])):
             return None
-        return "trials of this study run; let its workers leave first: `jorge-tune study stop`, then `study reap`"
+        return "trials of this study are running; stop its workers first: `jorge-tune study stop`, then `study reap`"
     return next((reason for form, reason in _REFUSED if form.fullmatch(path)), "this cannot be done here")
 
 
 def _apart(start_response: StartResponse) -> StartResponse:
-    """Answers with an attached file: whoever wrote it, it is nobody's page here, and no other site reads it."""
+    """Serve an attached file as a page without rights, whoever wrote it; no other site can read it."""
 
     def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
         kept = [(name, value) for name, value in headers if not name.lower().startswith("access-control-")]

@@ -88,7 +88,7 @@ class TrialFiles:
             self._attach_running(trial, state, value, counts, may_go_on)
         except (StorageError, UpdateFinishedTrialError):
             raise
-        except Exception as error:  # whatever goes wrong here must not cost the trial, which has ended well perhaps
+        except Exception as error:  # an error here must not fail a trial whose runs are done
             what = str(error) if isinstance(error, JorgeTuneError) else shortened([f"{type(error).__name__}: {error}"])
             counts.faults.append(f"study {self._plan.name}: not everything is attached to its trials ({what})")
         return counts.faults
@@ -130,7 +130,7 @@ class TrialFiles:
                 self._attachments.upload(artifact, trial, trial_id)
             except UnfitFileError as error:
                 counts.faults.append(str(error))
-            except InputError as error:  # the directory takes no files: the note goes on without
+            except InputError as error:  # the directory takes no files; the note is written all the same
                 counts.faults.append(str(error))
                 break
 
@@ -182,7 +182,7 @@ class TrialFiles:
                 files += self._attachments.file(one, trial_id)
             except UnfitFileError as error:
                 counts.faults.append(str(error))
-            except InputError as error:  # the directory takes no files: notes go on without
+            except InputError as error:  # the directory takes no files; notes are written all the same
                 counts.faults.append(str(error))
                 self._attachments.directory = None
                 break

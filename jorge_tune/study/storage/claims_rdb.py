@@ -8,20 +8,21 @@ statement sees what was committed before it.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
-from optuna.trial import TrialState, create_trial
-from sqlalchemy import Connection, Dialect, Engine, and_, case, delete, func, insert, select, update
+from optuna.trial import TrialState
+from sqlalchemy import Connection, Dialect, and_, case, delete, func, insert, select, update
 
-from jorge_tune.study.storage.claims import LEASE, Claim, ClaimedBy, lease_of, new_token, owner_of, returned_lease
-from jorge_tune.study.storage.optuna_private import CachedStorage, StudyInfo, models
+from jorge_tune.study.storage.claims import LEASE, Claim, ClaimedBy, Claims, LeasedTrial, lease_of
+from jorge_tune.study.storage.optuna_private import CachedStorage, database_of, models, remember_running_trial
 from jorge_tune.study.storage.retry import Patience
 
 STUDIES, TRIALS, VALUES = models.StudyModel.__table__, models.TrialModel.__table__, models.TrialValueModel.__table__
 LEASES = models.TrialSystemAttributeModel.__table__
 
 
-class DatabaseClaims:
+class DatabaseClaims(Claims[Connection]):
     """`Claims` of one study in SQLite, PostgreSQL, MySQL or MariaDB.
 
     Args:
@@ -31,58 +32,16 @@ class DatabaseClaims:
     """
 
     def __init__(self, storage: CachedStorage, study_id: int, patience: Patience) -> None:
-        self._cache, self._study_id, self._patience = storage, study_id, patience
-        self._engine: Engine = storage._backend.engine
+        super().__init__(study_id, patience)
+        self._cache, self._engine = storage, database_of(storage).engine
         self._skips_locked = _skips_locked(self._engine.dialect)
 
     def claim(self, worker: str, total: int) -> Claim | None:
-        """See `Claims.claim`."""
-        token = new_token(worker)
-
-        def transaction(attempt: int) -> Claim | None:
-            with self._engine.begin() as connection:
-                found = self._claimed_before(connection, token) if attempt else None
-                if found is None and self._skips_locked:
-                    found = self._pop(connection, token, skip_locked=True)
-                return found or self._create(connection, token, total)
-
-        claim = self._patience.run(transaction)
+        """See `Claims.claim`; Optuna's cache must know a trial before it takes parameters for it."""
+        claim = super().claim(worker, total)
         if claim is not None:
-            self._tell_cache(claim)
+            remember_running_trial(self._cache, self.study_id, claim.trial_id, claim.number)
         return claim
-
-    def renew(self, claim: Claim) -> bool:
-        """See `Claims.renew`."""
-
-        def transaction(attempt: int) -> bool:
-            with self._engine.begin() as connection:
-                lease = self._lease_if_running(connection, claim.trial_id)
-                token, beat = owner_of(lease)
-                if lease is None or token != claim.token:
-                    return False
-                return _exchange(connection, claim.trial_id, lease, lease_of(claim.token, beat + 1))
-
-        return self._patience.run(transaction)
-
-    def hand_back(self, claim: Claim) -> bool:
-        """See `Claims.hand_back`."""
-        return self._let_wait(claim.trial_id, lambda lease: owner_of(lease)[0] == claim.token)
-
-    def finish(self, claim: Claim, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """See `Claims.finish`."""
-
-        def transaction(attempt: int) -> bool:
-            with self._engine.begin() as connection:
-                before = _lock_trial(connection, claim.trial_id)
-                if owner_of(_lease(connection, claim.trial_id))[0] != claim.token:
-                    return False
-                if before is TrialState.RUNNING:
-                    _set_values(connection, claim.trial_id, values or ())
-                    _set_state(connection, claim.trial_id, state)
-                    return True
-                return bool(attempt) and before is state
-
-        return self._patience.run(transaction)
 
     def running(self) -> list[ClaimedBy]:
         """See `Claims.running`."""
@@ -90,64 +49,71 @@ class DatabaseClaims:
         query = (
             select(TRIALS.c.trial_id, TRIALS.c.number, LEASES.c.value_json)
             .select_from(TRIALS.outerjoin(LEASES, lease))
-            .where(TRIALS.c.study_id == self._study_id, TRIALS.c.state == TrialState.RUNNING)
+            .where(TRIALS.c.study_id == self.study_id, TRIALS.c.state == TrialState.RUNNING)
             .order_by(TRIALS.c.number)
         )
 
-        def transaction(attempt: int) -> list[ClaimedBy]:
-            with self._engine.begin() as connection:
+        def step(attempt: int) -> list[ClaimedBy]:
+            with self._transaction() as connection:
                 return [ClaimedBy(*row) for row in connection.execute(query)]
 
-        return self._patience.run(transaction)
+        return self.patience.run(step)
 
-    def take_back(self, held: ClaimedBy) -> bool:
-        """See `Claims.take_back`."""
-        return self._let_wait(held.trial_id, lambda lease: lease == held.lease)
+    def _transaction(self) -> AbstractContextManager[Connection]:
+        return self._engine.begin()
 
-    def _let_wait(self, trial_id: int, may: Callable[[str | None], bool]) -> bool:
-        mark = returned_lease()
-
-        def transaction(attempt: int) -> bool:
-            with self._engine.begin() as connection:
-                state = _lock_trial(connection, trial_id)
-                lease = _lease(connection, trial_id)
-                if attempt and lease == mark:
-                    return True
-                if (
-                    state is not TrialState.RUNNING
-                    or not may(lease)
-                    or not _exchange(connection, trial_id, lease, mark)
-                ):
-                    return False
-                _set_state(connection, trial_id, TrialState.WAITING)
-                return True
-
-        return self._patience.run(transaction)
-
-    def _tell_cache(self, claim: Claim) -> None:
-        """Optuna's cache must know a trial before it takes parameters for it; it reads running trials anew anyway."""
-        known = create_trial(state=TrialState.RUNNING)
-        known.number, known._trial_id = claim.number, claim.trial_id
-        with self._cache._lock:
-            self._cache._studies.setdefault(self._study_id, StudyInfo())
-            self._cache._add_trials_to_cache(self._study_id, [known])
-
-    def _claimed_before(self, connection: Connection, token: str) -> Claim | None:
-        """What an attempt claimed whose commit arrived although its answer did not."""
+    def _claimed_before(self, here: Connection, token: str) -> Claim | None:
         query = (
             select(TRIALS.c.trial_id, TRIALS.c.number)
             .join_from(TRIALS, LEASES, LEASES.c.trial_id == TRIALS.c.trial_id)
-            .where(TRIALS.c.study_id == self._study_id, TRIALS.c.state == TrialState.RUNNING)
+            .where(TRIALS.c.study_id == self.study_id, TRIALS.c.state == TrialState.RUNNING)
             .where(LEASES.c.key == LEASE, LEASES.c.value_json == lease_of(token, 0))
         )
-        row = connection.execute(query).first()
+        row = here.execute(query).first()
         return None if row is None else Claim(row.trial_id, row.number, token)
+
+    def _take_next(self, here: Connection, token: str, total: int) -> Claim | None:
+        popped = self._pop(here, token, skip_locked=True) if self._skips_locked else None
+        return popped or self._create(here, token, total)
+
+    def _look(self, here: Connection, trial_id: int, *, to_end: bool = True) -> LeasedTrial:
+        """A renewal locks no trial: its lease alone is compared, and would be another if the trial were not ours."""
+        if to_end:
+            state = here.scalar(select(TRIALS.c.state).where(TRIALS.c.trial_id == trial_id).with_for_update())
+            query = select(LEASES.c.value_json).where(LEASES.c.trial_id == trial_id, LEASES.c.key == LEASE)
+            return LeasedTrial(trial_id, state, here.scalar(query))
+        lease = and_(LEASES.c.trial_id == TRIALS.c.trial_id, LEASES.c.key == LEASE)
+        both = select(TRIALS.c.state, LEASES.c.value_json).select_from(TRIALS.outerjoin(LEASES, lease))
+        row = here.execute(both.where(TRIALS.c.trial_id == trial_id)).first()
+        return LeasedTrial(trial_id, None, None) if row is None else LeasedTrial(trial_id, row[0], row[1])
+
+    def _exchange(self, here: Connection, seen: LeasedTrial, lease: str) -> bool:
+        """Where no lease was seen we hold the trial's lock, under which alone a first one is put."""
+        if seen.lease is None:
+            _put_lease(here, seen.trial_id, lease)
+            return True
+        changed = here.execute(
+            update(LEASES)
+            .where(LEASES.c.trial_id == seen.trial_id, LEASES.c.key == LEASE, LEASES.c.value_json == seen.lease)
+            .values(value_json=lease)
+        )
+        return changed.rowcount == 1
+
+    def _give_up(self, here: Connection, seen: LeasedTrial, mark: str) -> bool:
+        if not self._exchange(here, seen, mark):
+            return False
+        _set_state(here, seen.trial_id, TrialState.WAITING)
+        return True
+
+    def _end(self, here: Connection, seen: LeasedTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        _set_values(here, seen.trial_id, values or ())
+        _set_state(here, seen.trial_id, state)
 
     def _pop(self, connection: Connection, token: str, *, skip_locked: bool) -> Claim | None:
         """The waiting trial with the lowest number; with `skip_locked` one that nobody else is popping just now."""
         query = (
             select(TRIALS.c.trial_id, TRIALS.c.number)
-            .where(TRIALS.c.study_id == self._study_id, TRIALS.c.state == TrialState.WAITING)
+            .where(TRIALS.c.study_id == self.study_id, TRIALS.c.state == TrialState.WAITING)
             .order_by(TRIALS.c.number)
             .limit(1)
             .with_for_update(skip_locked=skip_locked)
@@ -164,9 +130,9 @@ class DatabaseClaims:
 
         A waiting trial whose lock somebody holds may come free again, so it is waited for and not passed over.
         """
-        connection.execute(select(STUDIES.c.study_id).where(STUDIES.c.study_id == self._study_id).with_for_update())
+        connection.execute(select(STUDIES.c.study_id).where(STUDIES.c.study_id == self.study_id).with_for_update())
         waiting = func.count(case((TRIALS.c.state == TrialState.WAITING, 1)))
-        counts = connection.execute(select(func.count(), waiting).where(TRIALS.c.study_id == self._study_id)).one()
+        counts = connection.execute(select(func.count(), waiting).where(TRIALS.c.study_id == self.study_id)).one()
         if counts[1]:
             popped = self._pop(connection, token, skip_locked=False)
             if popped is not None:
@@ -174,21 +140,13 @@ class DatabaseClaims:
         if counts[0] >= total:
             return None
         trial = insert(TRIALS).values(
-            study_id=self._study_id, number=counts[0], state=TrialState.RUNNING, datetime_start=_now()
+            study_id=self.study_id, number=counts[0], state=TrialState.RUNNING, datetime_start=_now()
         )
         key = connection.execute(trial).inserted_primary_key
         assert key is not None
         trial_id = int(key[0])
         connection.execute(insert(LEASES).values(trial_id=trial_id, key=LEASE, value_json=lease_of(token, 0)))
         return Claim(trial_id, counts[0], token)
-
-    def _lease_if_running(self, connection: Connection, trial_id: int) -> str | None:
-        query = (
-            select(LEASES.c.value_json)
-            .join_from(LEASES, TRIALS, LEASES.c.trial_id == TRIALS.c.trial_id)
-            .where(LEASES.c.trial_id == trial_id, LEASES.c.key == LEASE, TRIALS.c.state == TrialState.RUNNING)
-        )
-        return connection.scalar(query)
 
 
 def _skips_locked(dialect: Dialect) -> bool:
@@ -198,32 +156,8 @@ def _skips_locked(dialect: Dialect) -> bool:
     return (dialect.server_version_info or (0,)) >= ((10, 6) if getattr(dialect, "is_mariadb", False) else (8, 0))
 
 
-def _lock_trial(connection: Connection, trial_id: int) -> TrialState | None:
-    return connection.scalar(select(TRIALS.c.state).where(TRIALS.c.trial_id == trial_id).with_for_update())
-
-
-def _lease(connection: Connection, trial_id: int) -> str | None:
-    return connection.scalar(select(LEASES.c.value_json).where(LEASES.c.trial_id == trial_id, LEASES.c.key == LEASE))
-
-
-def _exchange(connection: Connection, trial_id: int, seen: str | None, lease: str) -> bool:
-    """Put a lease in place of the one that was seen; False if it is another by now.
-
-    Where none was seen we hold the trial's lock, under which alone a first lease is put.
-    """
-    if seen is None:
-        _put_lease(connection, trial_id, lease)
-        return True
-    changed = connection.execute(
-        update(LEASES)
-        .where(LEASES.c.trial_id == trial_id, LEASES.c.key == LEASE, LEASES.c.value_json == seen)
-        .values(value_json=lease)
-    )
-    return changed.rowcount == 1
-
-
 def _put_lease(connection: Connection, trial_id: int, lease: str) -> None:
-    """Write the lease of a trial whose lock we hold, over whatever an earlier owner left."""
+    """Write the lease of a trial whose lock we hold, replacing the one of an earlier owner."""
     there = update(LEASES).where(LEASES.c.trial_id == trial_id, LEASES.c.key == LEASE).values(value_json=lease)
     if connection.execute(there).rowcount == 0:
         connection.execute(insert(LEASES).values(trial_id=trial_id, key=LEASE, value_json=lease))

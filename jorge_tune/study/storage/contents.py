@@ -15,6 +15,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from jorge_tune.study.storage.optuna_private import SECTIONS, trial_id_of
 from jorge_tune.untrusted import is_number, is_shallow, must_be, shown
 
 UNREAD = "jorge:unread"
@@ -57,9 +58,9 @@ class CleanTrials:
         """The trial itself where all of it can be read."""
         if not trial.state.is_finished():
             return cleaned(trial)
-        known = self._known.get(trial._trial_id)
+        known = self._known.get(trial_id_of(trial))
         if known is None or known[0] is not trial:
-            known = self._known[trial._trial_id] = (trial, cleaned(trial))
+            known = self._known[trial_id_of(trial)] = (trial, cleaned(trial))
         return known[1]
 
 
@@ -95,20 +96,13 @@ def unread_of(trial: FrozenTrial) -> list[str]:
 
 def _with_sections(trial: FrozenTrial) -> tuple[FrozenTrial, list[str]]:
     """The trial with a section, empty perhaps, wherever one belongs: a journal's line may hold anything instead."""
-    names = {
-        "_user_attrs": "attributes",
-        "_system_attrs": "system attributes",
-        "_params": "parameters",
-        "_distributions": "distributions",
-        "intermediate_values": "reports",
-    }
-    wrong = [name for name in names if not isinstance(getattr(trial, name), dict)]
+    wrong = [name for name in SECTIONS if not isinstance(getattr(trial, name), dict)]
     if not wrong:
         return trial, []
     whole = copy.copy(trial)
     for name in wrong:
         setattr(whole, name, {})
-    return whole, [f"its {names[name]} must be a section, and are none" for name in wrong]
+    return whole, [f"its {SECTIONS[name]} must be a section, and are none" for name in wrong]
 
 
 def _unread(trial: FrozenTrial) -> list[str]:

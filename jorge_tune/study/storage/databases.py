@@ -1,7 +1,7 @@
-"""Optuna's storage in a database, with three of its habits taken away.
+"""Optuna's storage in a database, changed in three ways.
 
-The third: one attribute, parameter or value that cannot be read makes the whole study unreadable. Here it is that
-one alone, see `contents.py`.
+It closes its connections when it cannot be opened, creates a trial in one attempt, and reads a study that holds an
+attribute, parameter or value that cannot be read: only that one is left out, see `contents.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,16 @@ from sqlalchemy.pool import NullPool
 from jorge_tune.errors import InputError
 from jorge_tune.study.storage.address import Address, network_file_system
 from jorge_tune.study.storage.contents import UNREAD, faults_in, parse_json, read_json
-from jorge_tune.study.storage.optuna_private import FrozenStudy, create_scoped_session, models
+from jorge_tune.study.storage.optuna_private import (
+    FrozenStudy,
+    add_trial_row,
+    contains_internally,
+    create_scoped_session,
+    models,
+    read_database_trials,
+    set_identity,
+    trial_id_of,
+)
 from jorge_tune.study.storage.retry import NO_HEADER, Cause, Patience, StorageFault, of_sqlite, one_line
 from jorge_tune.untrusted import shown
 
@@ -60,8 +69,8 @@ class Database(RDBStorage):
             models.StudyModel.find_or_raise_by_id(
                 study_id, session, for_update=True
             )  # the lock under which trials are counted
-            row = self._get_prepared_new_trial(study_id, trial, session)
-            trial.number, trial._trial_id = int(row.number), int(row.trial_id)
+            row = add_trial_row(self, study_id, trial, session)
+            set_identity(trial, int(row.trial_id), int(row.number))
             trial.datetime_start = row.datetime_start
         return trial
 
@@ -74,7 +83,7 @@ class Database(RDBStorage):
         return self._attributes_of(models.StudySystemAttributeModel, study_id)
 
     def get_all_studies(self) -> list[FrozenStudy]:
-        """All studies, whatever their attributes hold."""
+        """All studies, also those with attributes that cannot be read."""
         attributes: dict[Any, dict[Any, dict[str, Any]]] = {}
         with create_scoped_session(self.scoped_session) as session:
             names = (
@@ -115,7 +124,7 @@ class Database(RDBStorage):
         trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
         try:
-            return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
+            return read_database_trials(self, study_id, states, included_trial_ids, trial_id_greater_than)
         except (LookupError, TypeError, ValueError) as error:
             if isinstance(error, KeyError):  # there is no such study
                 raise
@@ -124,11 +133,11 @@ class Database(RDBStorage):
             trial
             for trial in trials
             if (states is None or trial.state in states)
-            and (trial._trial_id in included_trial_ids or trial._trial_id > trial_id_greater_than)
+            and (trial_id_of(trial) in included_trial_ids or trial_id_of(trial) > trial_id_greater_than)
         ]
 
     def _one_by_one(self, study_id: int) -> list[FrozenTrial]:
-        """Every trial, where the row of one cannot be read; that one has failed, as far as anybody here can tell."""
+        """Read the trials one by one, because the row of one cannot be read; that trial counts as failed."""
         identity, number = type_coerce(_TRIALS.c.trial_id, Integer), type_coerce(_TRIALS.c.number, String)
         with self.engine.begin() as connection:
             query = select(identity, number).where(_TRIALS.c.study_id == study_id).order_by(_TRIALS.c.trial_id)
@@ -138,14 +147,13 @@ class Database(RDBStorage):
             try:
                 trials.append(self.get_trial(trial_id))
             except (LookupError, TypeError, ValueError) as error:
-                failed = create_trial(state=TrialState.FAIL)
-                failed._trial_id, failed.number = trial_id, int(numbered)
+                failed = set_identity(create_trial(state=TrialState.FAIL), trial_id, int(numbered))
                 failed.system_attrs = {UNREAD: [f"its row cannot be read ({_first_line(error)})"]}
                 trials.append(failed)
         return trials
 
     def _build_frozen_trial_from_trial_model(self, trial: Any) -> FrozenTrial:
-        """The trial, piece by piece; what cannot be read is left out, and told in its attribute `UNREAD`."""
+        """The trial, piece by piece; what cannot be read is left out and named in its attribute `UNREAD`."""
         faults: list[str] = []
 
         def read(what: str, pieces: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,8 +173,8 @@ class Database(RDBStorage):
         reports = read("report", {str(row.step): _report(row) for row in trial.intermediate_values})
         user = read("attribute", {row.key: partial(parse_json, row.value_json) for row in trial.user_attributes})
         system = read("attribute", {row.key: partial(parse_json, row.value_json) for row in trial.system_attributes})
-        made = create_trial(state=TrialState.WAITING)
-        made.number, made._trial_id, made.state = trial.number, trial.trial_id, trial.state
+        made = set_identity(create_trial(state=TrialState.WAITING), trial.trial_id, trial.number)
+        made.state = trial.state
         made.values = list(values.values()) or None
         made.datetime_start, made.datetime_complete = trial.datetime_start, trial.datetime_complete
         made.params, made.distributions = internal, {name: distributions[name] for name in internal}
@@ -182,7 +190,7 @@ def _distribution(row: Any) -> Any:
 def _external(distribution: Any, value: Any) -> Any:
     def read() -> Any:
         external = distribution.to_external_repr(float(value))
-        if not distribution._contains(distribution.to_internal_repr(external)):
+        if not contains_internally(distribution, distribution.to_internal_repr(external)):
             raise ValueError(f"{shown(value)} is outside {distribution}")
         return external
 
@@ -206,7 +214,7 @@ def _first_line(error: BaseException) -> str:
 
 
 BUSY_SECONDS = 60.0
-"""How long a transaction waits for another's."""
+"""How long a transaction waits for another one."""
 ELSEWHERE = "give another --storage, or change that"
 """The way out where a file cannot be opened."""
 CHECKED_BYTES = 64 << 20
@@ -246,8 +254,8 @@ def prepare(address: Address, patience: Patience, *, create: bool) -> None:
 
 
 def _why_not_written(path: Path) -> str | None:
-    """What is known to keep SQLite from writing a file, or beside it, which it does even to read; None: nothing."""
-    path = path.resolve()  # SQLite follows a link, and writes beside what it leads to
+    """The reason why SQLite cannot write a file or its directory, which it does even to read; None: none is known."""
+    path = path.resolve()  # SQLite follows a link, and writes next to the target
     if os.statvfs(path.parent).f_flag & os.ST_RDONLY:
         return "its file system is read-only"
     if not os.access(path.parent, os.W_OK | os.X_OK):
@@ -363,7 +371,7 @@ def server_arguments(address: Address) -> dict[str, Any]:
     """What Optuna passes to SQLAlchemy's `create_engine`; what the address itself says goes first.
 
     At READ COMMITTED each statement sees what was committed before it, and InnoDB locks no gaps. A connection is not
-    tried out before each use, which would cost a round trip: one that was lost is noticed, and patience goes on.
+    tried out before each use, which would cost a round trip: a lost one is noticed, and `Patience` connects again.
     """
     url = make_url(address.url)
     options = _OPTIONS.get(url.get_driver_name(), {})
@@ -387,12 +395,12 @@ def check_tables(address: Address) -> None:
 
 
 def is_hopeless(fault: StorageFault) -> bool:
-    """Whether waiting is in vain: the server will not let this user or this database in, or its name is nobody's."""
+    """Whether waiting cannot help: the server refuses this user or database, or no host has this name."""
     return any(re.search(pattern, fault.text) for pattern in (*(pattern for pattern, _ in _REFUSED), _NO_NAME))
 
 
 def advice(address: Address, fault: StorageFault) -> str:
-    """Why a server cannot be used, and what to look at; without the password."""
+    """Why a server cannot be used, and what to check; without the password."""
     text = address.scrub(fault.text)
     hint = next((f"; {hint}" for pattern, hint in _REFUSED + _ABSENT if re.search(pattern, text)), "")
     return f"{address}: cannot be opened ({text}){hint}"

@@ -1,7 +1,7 @@
 """Optuna's journal file, with a lock that dies with its holder and a torn last line that is cut off.
 
-The lock is the kernel's, on a file beside the journal: Optuna's own stays behind when its holder is killed and makes
-everybody else wait for 30 seconds. Programs that write to the same journal through Optuna's own backend do not see it;
+The lock is a kernel lock on a second file. Optuna's own lock file remains when its holder is killed, and makes all
+others wait for 30 seconds. Programs that write to the same journal through Optuna's own backend do not see our lock;
 reading (the dashboard, say) needs no lock.
 """
 
@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,16 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from jorge_tune.errors import InputError
-from jorge_tune.study.storage.claims import LEASE, Claim, ClaimedBy, lease_of, new_token, owner_of, returned_lease
-from jorge_tune.study.storage.optuna_private import JournalOperation
+from jorge_tune.study.storage.claims import LEASE, Claim, ClaimedBy, Claims, LeasedTrial, lease_of
+from jorge_tune.study.storage.optuna_private import (
+    JournalOperation,
+    alone_in_journal,
+    append_to_journal,
+    journal_of,
+    replayed_trial,
+    replayed_trials,
+    trial_id_of,
+)
 from jorge_tune.study.storage.retry import DamagedFileError, Patience
 
 LOCK_ENDING = ".writing"
@@ -209,7 +217,7 @@ def _write_all(descriptor: int, content: bytes, offset: int) -> None:
 
 
 class IssuedIds:
-    """The numbers that a journal's entries have given so far; told of each entry once, in the file's order."""
+    """The ids that a journal's entries have issued so far; `take` is called once per entry, in the file's order."""
 
     def __init__(self) -> None:
         self._names: dict[int, str] = {}  # of the studies that are there
@@ -235,7 +243,7 @@ class IssuedIds:
             self._trials += 1
 
 
-class JournalClaims:
+class JournalClaims(Claims[None]):
     """`Claims` of one study in a journal file.
 
     Args:
@@ -245,116 +253,67 @@ class JournalClaims:
     """
 
     def __init__(self, storage: JournalStorage, study_id: int, patience: Patience) -> None:
-        assert isinstance(storage._backend, JournalFile)
-        self._storage, self._backend = storage, storage._backend
-        self._study_id, self._patience = study_id, patience
-
-    def claim(self, worker: str, total: int) -> Claim | None:
-        """See `Claims.claim`."""
-        token = new_token(worker)
-        lease = lease_of(token, 0)
-
-        def step(attempt: int) -> Claim | None:
-            with self._alone():
-                trials = self._trials()
-                ours = next((trial for trial in trials if attempt and _lease(trial) == lease), None)
-                if ours is None:
-                    ours = next((trial for trial in trials if trial.state is TrialState.WAITING), None)
-                    if ours is not None:
-                        self._append(_leased(ours, lease), _with_state(ours, TrialState.RUNNING))
-                    elif len(trials) < total:
-                        ours = self._create(lease)
-                return None if ours is None else Claim(ours._trial_id, ours.number, token)
-
-        return self._patience.run(step)
-
-    def renew(self, claim: Claim) -> bool:
-        """See `Claims.renew`."""
-
-        def step(attempt: int) -> bool:
-            with self._alone():
-                trial = self._storage._replay_result.get_trial(claim.trial_id)
-                token, beat = owner_of(_lease(trial))
-                if trial.state is not TrialState.RUNNING or token != claim.token:
-                    return False
-                self._append(_leased(trial, lease_of(claim.token, beat + 1)))
-                return True
-
-        return self._patience.run(step)
-
-    def hand_back(self, claim: Claim) -> bool:
-        """See `Claims.hand_back`."""
-        return self._let_wait(claim.trial_id, lambda lease: owner_of(lease)[0] == claim.token)
-
-    def finish(self, claim: Claim, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """See `Claims.finish`."""
-
-        def step(attempt: int) -> bool:
-            with self._alone():
-                trial = self._storage._replay_result.get_trial(claim.trial_id)
-                if owner_of(_lease(trial))[0] != claim.token:
-                    return False
-                if trial.state is TrialState.RUNNING:
-                    self._append(_with_state(trial, state, values))
-                    return True
-                return bool(attempt) and trial.state is state
-
-        return self._patience.run(step)
+        super().__init__(study_id, patience)
+        file = journal_of(storage)
+        assert isinstance(file, JournalFile)
+        self._storage, self._file = storage, file
 
     def running(self) -> list[ClaimedBy]:
         """See `Claims.running`."""
-        trials = self._patience.run(
-            lambda attempt: self._storage.get_all_trials(self._study_id, deepcopy=False, states=(TrialState.RUNNING,))
+        trials = self.patience.run(
+            lambda attempt: self._storage.get_all_trials(self.study_id, deepcopy=False, states=(TrialState.RUNNING,))
         )
-        return [ClaimedBy(trial._trial_id, trial.number, _lease(trial)) for trial in trials]
+        return [ClaimedBy(trial_id_of(trial), trial.number, _lease(trial)) for trial in trials]
 
-    def take_back(self, held: ClaimedBy) -> bool:
-        """See `Claims.take_back`."""
-        return self._let_wait(held.trial_id, lambda lease: lease == held.lease)
+    def _transaction(self) -> contextlib.AbstractContextManager[None]:
+        return alone_in_journal(self._storage, self._file.lock)
 
-    def _let_wait(self, trial_id: int, may: Callable[[str | None], bool]) -> bool:
-        mark = returned_lease()
+    def _claimed_before(self, here: None, token: str) -> Claim | None:
+        trials = replayed_trials(self._storage, self.study_id)
+        ours = next((trial for trial in trials if _lease(trial) == lease_of(token, 0)), None)
+        return None if ours is None else Claim(trial_id_of(ours), ours.number, token)
 
-        def step(attempt: int) -> bool:
-            with self._alone():
-                trial = self._storage._replay_result.get_trial(trial_id)
-                if attempt and _lease(trial) == mark:
-                    return True
-                if trial.state is not TrialState.RUNNING or not may(_lease(trial)):
-                    return False
-                self._append(_with_state(trial, TrialState.WAITING), _leased(trial, mark))
-                return True
+    def _take_next(self, here: None, token: str, total: int) -> Claim | None:
+        trials, lease = replayed_trials(self._storage, self.study_id), lease_of(token, 0)
+        ours = next((trial for trial in trials if trial.state is TrialState.WAITING), None)
+        if ours is not None:
+            trial_id = trial_id_of(ours)
+            self._append(_leased(trial_id, lease), _with_state(trial_id, TrialState.RUNNING))
+        elif len(trials) < total:
+            ours = self._create(lease)
+        return None if ours is None else Claim(trial_id_of(ours), ours.number, token)
 
-        return self._patience.run(step)
+    def _look(self, here: None, trial_id: int, *, to_end: bool = True) -> LeasedTrial:
+        trial = replayed_trial(self._storage, trial_id)
+        return LeasedTrial(trial_id, trial.state, _lease(trial))
+
+    def _exchange(self, here: None, seen: LeasedTrial, lease: str) -> bool:
+        self._append(_leased(seen.trial_id, lease))
+        return True
+
+    def _give_up(self, here: None, seen: LeasedTrial, mark: str) -> bool:
+        self._append(_with_state(seen.trial_id, TrialState.WAITING), _leased(seen.trial_id, mark))
+        return True
+
+    def _end(self, here: None, seen: LeasedTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        self._append(_with_state(seen.trial_id, state, values))
 
     def _create(self, lease: str) -> FrozenTrial:
         """The next trial, running and leased in one line of the journal."""
         self._append(
             {
                 "op_code": JournalOperation.CREATE_TRIAL,
-                "study_id": self._study_id,
+                "study_id": self.study_id,
                 "datetime_start": _now(),
                 "state": TrialState.RUNNING,
                 "system_attrs": {LEASE: json.loads(lease)},
             }
         )
-        return self._trials()[-1]
-
-    def _trials(self) -> list[FrozenTrial]:
-        return self._storage._replay_result.get_all_trials(self._study_id, None)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Nobody else writes, and we have read everything."""
-        with self._storage._thread_lock, self._backend.lock:
-            self._storage._sync_with_backend()
-            yield
+        return replayed_trials(self._storage, self.study_id)[-1]
 
     def _append(self, *logs: dict[str, Any]) -> None:
         """Write and read back. Should the write be torn between two, the first alone leaves a trial that comes back."""
-        worker = self._storage._replay_result.worker_id
-        self._backend.append_logs([{"op_code": log["op_code"], "worker_id": worker, **log} for log in logs])
-        self._storage._sync_with_backend()
+        append_to_journal(self._storage, list(logs))
 
 
 def _lease(trial: FrozenTrial) -> str | None:
@@ -363,18 +322,18 @@ def _lease(trial: FrozenTrial) -> str | None:
     return None if lease is None else json.dumps(lease)
 
 
-def _leased(trial: FrozenTrial, lease: str) -> dict[str, Any]:
+def _leased(trial_id: int, lease: str) -> dict[str, Any]:
     return {
         "op_code": JournalOperation.SET_TRIAL_SYSTEM_ATTR,
-        "trial_id": trial._trial_id,
+        "trial_id": trial_id,
         "system_attr": {LEASE: json.loads(lease)},
     }
 
 
-def _with_state(trial: FrozenTrial, state: TrialState, values: Sequence[float] | None = None) -> dict[str, Any]:
+def _with_state(trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> dict[str, Any]:
     log: dict[str, Any] = {
         "op_code": JournalOperation.SET_TRIAL_STATE_VALUES,
-        "trial_id": trial._trial_id,
+        "trial_id": trial_id,
         "state": state,
         "values": values,
     }

@@ -28,6 +28,7 @@ from jorge_tune.study.storage.journal import JournalFile
 from jorge_tune.study.storage.optuna_private import CachedStorage
 from jorge_tune.study.storage.patient import PatientStorage
 from jorge_tune.study.storage.retry import (
+    COMPANIONS,
     FILE_SYSTEM_GONE,
     Cause,
     DamagedFileError,
@@ -158,7 +159,7 @@ _ENDINGS: dict[Kind, tuple[str, ...]] = {
 
 
 def keep_off(address: Address, out: Path) -> None:
-    """Refuse to write to a file of the storage, under whatever name or link, also where it is not there yet.
+    """Refuse to write to a file of the storage, under any name or link, also if the file does not exist yet.
 
     Args:
         address: the storage that a command reads.
@@ -189,9 +190,6 @@ def _is_same(one: Path, other: Path) -> bool:
         return one.resolve() == other.resolve() or one.samefile(other)
     except (OSError, RuntimeError):  # one of them is missing, or a loop of links
         return False
-
-
-_COMPANIONS = ("", "-wal")  # what has not been written back into the file yet is in the second
 
 
 @contextlib.contextmanager
@@ -234,7 +232,7 @@ def can_be_written(address: Address) -> bool:
     """Whether nothing is known that keeps this process from writing; a server says so at the first write alone."""
     if address.path is None or not address.path.is_file():
         return True
-    path = address.path.resolve()  # SQLite follows a link, and writes beside its file even to read it
+    path = address.path.resolve()  # SQLite follows a link, and writes next to its file even to read it
     return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) and not is_full(path)
 
 
@@ -242,7 +240,7 @@ def _copied(address: Address, folder: Path) -> Path:
     assert address.path is not None
     path = address.path
     try:
-        for ending in _COMPANIONS:
+        for ending in ("", *COMPANIONS):
             source = path.with_name(path.name + ending)
             if source.exists():
                 shutil.copyfile(source, folder / source.name)
@@ -256,7 +254,7 @@ def _copied(address: Address, folder: Path) -> Path:
     return folder / path.name
 
 
-def claims_for(storage: BaseStorage, study_id: int) -> Claims:
+def claims_for(storage: BaseStorage, study_id: int) -> Claims[Any]:
     """The claims of one study in a storage that `open_storage` opened."""
     from optuna.storages import JournalStorage
 

@@ -1,6 +1,6 @@
 """Optuna's storage with patience: every call waits for a storage that is gone for a while.
 
-What must not happen twice looks first whether the call before, whose answer was lost, arrived after all.
+An operation that must not happen twice first checks whether an earlier call, whose answer was lost, has arrived.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from jorge_tune.errors import InputError
 from jorge_tune.study.storage.contents import CleanTrials
-from jorge_tune.study.storage.optuna_private import CachedStorage, FrozenStudy
+from jorge_tune.study.storage.optuna_private import CachedStorage, FrozenStudy, database_of, trial_id_of
 from jorge_tune.study.storage.retry import Patience
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class PatientStorage(BaseStorage):
         self._clean = CleanTrials()
         self._close: Callable[[], object] = lambda: None
         if isinstance(inner, CachedStorage):  # a driver warns of connections that are left to the garbage collector
-            self._close = weakref.finalize(self, _close, inner._backend)
+            self._close = weakref.finalize(self, _close, database_of(inner))
 
     def impatient(self) -> PatientStorage:
         """The same storage for something that must not wait, such as a display; closed with this one."""
@@ -79,7 +79,7 @@ class PatientStorage(BaseStorage):
         return self._do(lambda: self.inner.create_new_study(directions, study_name))
 
     def delete_study(self, study_id: int) -> None:
-        """Delete a study with all its trials; one that a lost call deleted is no error."""
+        """Delete a study and its trials; not an error if an earlier call, whose answer was lost, has deleted it."""
 
         def call(attempt: int) -> None:
             try:
@@ -132,7 +132,7 @@ class PatientStorage(BaseStorage):
             if attempt:
                 for trial in self.inner.get_all_trials(study_id, deepcopy=False):
                     if trial.system_attrs.get(CREATED) == mark:
-                        return trial._trial_id
+                        return trial_id_of(trial)
             return self.inner.create_new_trial(study_id, template)
 
         return self.patience.run(call)
@@ -148,7 +148,7 @@ class PatientStorage(BaseStorage):
         return self._do(lambda: self.inner.get_trial_id_from_study_id_trial_number(study_id, trial_number))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Set state and values; the same end told again after a lost answer is no error."""
+        """Set state and values; reporting the same end again after a lost answer is not an error."""
 
         def call(attempt: int) -> bool:
             try:
@@ -200,7 +200,7 @@ def _is_of_contents(error: BaseException) -> bool:
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     module = "" if last is None else str(last.tb_frame.f_globals.get("__name__", ""))
-    return not module.startswith("jorge_tune.") or module.endswith((".contents", ".database"))
+    return not module.startswith("jorge_tune.") or module.endswith((".contents", ".databases"))
 
 
 def _close(storage: RDBStorage) -> None:

@@ -58,7 +58,7 @@ class Patience:
     Args:
         address: where it is.
         seconds: how long it may be gone.
-        told: hears, from whichever thread waits, once per outage that we wait and once that the storage is back.
+        told: called, by the thread that waits, once per outage when the wait begins and once when the storage is back.
         unwanted: asked during a wait; True ends it as if time were up.
         clock: seconds; another one in tests.
         sleep: waits for so many seconds; another one in tests.
@@ -189,7 +189,7 @@ SQLITE_TEXTS = {
 
 
 def is_full(path: Path) -> bool:
-    """Whether the disk of a file has no room for what SQLite writes beside it."""
+    """Whether the disk has no room for what SQLite writes next to a file."""
     try:
         disk = os.statvfs(path.parent)
     except OSError:
@@ -278,11 +278,11 @@ def _of_file_system(error: OSError) -> StorageFault:
 
 
 COMPANIONS = ("-wal",)
-"""What belongs to an SQLite file beside it: without it, what was committed last is missing."""
+"""Endings of the files that belong to an SQLite file; without them the last commits are missing."""
 
 
 def set_aside(path: Path) -> str:
-    """Copy a damaged file beside itself as `<name>.damaged-1` (or the next free number).
+    """Copy a damaged file to `<name>.damaged-1` (or the next free number) in its directory.
 
     Returns:
         A clause for a message: where the copy is, or why there is none.
