@@ -136,7 +136,7 @@ def test_a_run_that_is_taken_up_again_keeps_its_interval(here, script, capsys):
     assert len(script["opened"]) == 1
     capsys.readouterr()
     assert run("train", "auto.yaml") == 2
-    assert "give --resume" in capsys.readouterr().err
+    assert "--resume" in capsys.readouterr().err
     assert len(script["opened"]) == 1
 
 
