@@ -100,7 +100,7 @@ def test_from_a_checkpoint_with_its_seed_and_a_plot(recipe: Path, capsys: pytest
         (("--points", "4"), "'4' is not one of '3', '5'"),
         (("--batches", "0"), "0 is not in the range"),
         (("--plot", "x.png"), "--plot: must end in .html"),
-        (("--checkpoint", "nowhere"), "nowhere: not a complete run directory"),
+        (("--checkpoint", "nowhere"), "nowhere: not a run directory"),
     ],
 )
 def test_bad_input(recipe: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str) -> None:
