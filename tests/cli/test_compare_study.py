@@ -78,8 +78,9 @@ def has_evaluation(records):
 
 
 def workers_of(pid):
-    """Child processes of the command: its workers."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """The command's workers; its fork server is a child too, and no worker."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(one) for one in children if b"jorge_tune.study.worker" in Path(f"/proc/{one}/cmdline").read_bytes()]
 
 
 def without_seconds(data):
