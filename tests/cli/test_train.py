@@ -74,7 +74,7 @@ def test_a_limit_in_steps_is_no_interruption_and_resumes(recipe: Path, capsys: p
     assert _run("tiny.yaml", "--max-steps", "5") == 0
     assert "interrupted: stopped after 5 steps, as requested" in capsys.readouterr().out
     assert _run("tiny.yaml") == 2
-    assert "give --resume" in capsys.readouterr().err
+    assert "--resume" in capsys.readouterr().err
     assert _run("tiny.yaml", "--resume") == 0
     assert outcome_of(read_records(Path("runs/tiny/seed-0/records.jsonl"))) == "finished"
 
