@@ -231,7 +231,7 @@ def test_missing_data_are_only_missed_with_real_batches(tmp_path):
     cifar = replace(cifar, task=replace(cifar.task, data=DataSection(name="cifar10", root=str(tmp_path))))
     with open_bench(cifar, CPU) as bench:
         assert bench.burst("plain", 1)[0].seconds > 0
-    with pytest.raises(InputError, match="cifar10 is not there"):
+    with pytest.raises(InputError, match="cifar10 is missing"):
         open_bench(cifar, CPU, real_data=True).__enter__()
 
 
