@@ -14,7 +14,7 @@ from jorge_tune.cli.output import clock_time, format_option, print_json, print_t
 
 if TYPE_CHECKING:
     from jorge_tune.recipe.schema import Recipe
-    from jorge_tune.training.runner import RunResult
+    from jorge_tune.runs.run_result import RunResult
 
 _EXIT_DIVERGED = 3
 _EXIT_INTERRUPTED = 130

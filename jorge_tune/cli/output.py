@@ -25,7 +25,7 @@ from jorge_tune.untrusted import visible
 
 if TYPE_CHECKING:
     from jorge_tune.report.parts import Report
-    from jorge_tune.training.run_journal import RunProgress
+    from jorge_tune.runs.run_journal import RunProgress
 
 STDOUT = Path("-")
 """What `-o -` names."""

@@ -13,7 +13,7 @@ from jorge_tune.compare.contest import PairedContest, SeedValues, correct, media
 from jorge_tune.compare.run_directories import Contender, Run, is_control, unpaired_because, worth_a_note
 from jorge_tune.compare.statistics import Spread, spread
 from jorge_tune.errors import InputError
-from jorge_tune.recipe.metrics import is_lower_better, target_fault
+from jorge_tune.recipe.metrics import by_rank, is_lower_better, target_fault
 from jorge_tune.recipe.schema import Gen, SGDSection
 
 
@@ -419,25 +419,21 @@ def _chosen_metric(runs: Sequence[Run], part: str, wanted: str | None) -> str:
     if not common:
         listed = sorted({", ".join(sorted(names)) for names in recorded})
         raise InputError("the runs share no metric: " + " against ".join(listed))
-    return min(common, key=_by_rank)
+    return min(common, key=by_rank)
 
 
 def _metrics_left_out(runs: Sequence[Run], part: str) -> list[str]:
     """A note if some runs lack a metric that is better known than the one compared."""
     recorded = [_recorded(run, part) for run in runs]
     common, known = set.intersection(*recorded), set.union(*recorded)
-    if not common or min(known, key=_by_rank) in common:
+    if not common or min(known, key=by_rank) in common:
         return []
     missing = ", ".join(sorted(known - common))
-    return [f"{min(common, key=_by_rank)} is compared, since not all runs have recorded {missing}"]
+    return [f"{min(common, key=by_rank)} is compared, since not all runs have recorded {missing}"]
 
 
 def _recorded(run: Run, part: str) -> set[str]:
     return {name for reading in run.evaluations[part] for name in reading.metrics}
-
-
-def _by_rank(metric: str) -> tuple[object, ...]:
-    return (metric != "top1", is_lower_better(metric), metric != "loss", metric)
 
 
 def _target_line(first: Contender, runs: Sequence[Run], part: str, metric: str, given: float | None) -> TargetLine:

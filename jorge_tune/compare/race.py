@@ -15,7 +15,7 @@ from jorge_tune.errors import InputError
 from jorge_tune.records import RunDirectory
 
 if TYPE_CHECKING:
-    from jorge_tune.training.run_journal import RunProgress
+    from jorge_tune.runs.run_journal import RunProgress
 
 Stage = Literal["reused", "training", "ended"]
 
@@ -107,8 +107,8 @@ def cpu_threads(threads: int | None) -> Iterator[None]:
 
 def _check(contenders: Sequence[Contender], entrants: Sequence[int], seeds: Sequence[int], out: Path) -> None:
     """Build every model and optimizer once, so that a fault of the last contender is found before the race begins."""
+    from jorge_tune.runs.run_start import inspect_run_directory
     from jorge_tune.training.build import build_model, build_optimizer
-    from jorge_tune.training.runner import inspect_run_directory
 
     taken: dict[Path, str] = {}
     for index in entrants:
@@ -132,7 +132,8 @@ def _one_run(
     report: Callable[[RaceProgress], None],
 ) -> Run:
     """Train one run, resume it, or reuse it if it has ended; `place` is the head of each progress report."""
-    from jorge_tune.training.runner import ResumeState, inspect_run_directory, train
+    from jorge_tune.runs.run_start import ResumeState, inspect_run_directory
+    from jorge_tune.training.runner import train
 
     path, recipe = run_path(out, contender.name, seed), replace(contender.recipe, seed=seed)
     if inspect_run_directory(RunDirectory(path), recipe, resume=True) is ResumeState.ENDED:

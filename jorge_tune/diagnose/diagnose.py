@@ -23,11 +23,13 @@ from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import AdamWSection, Recipe, SGDSection
 from jorge_tune.recipe.schema import JorgeSection as JorgeSection
 from jorge_tune.records import Outcome, Record, RunDirectory, of_kind, read_records
+from jorge_tune.runs.run_journal import ProgressCallback, RunJournal, RunProgress
+from jorge_tune.runs.run_result import RunEnding
+from jorge_tune.runs.stop_request import StopRequest
 from jorge_tune.training.build import build_model, build_optimizer, build_scheduler
 from jorge_tune.training.device import backends_for, choose_device
 from jorge_tune.training.gen_stepper import build_stepper
-from jorge_tune.training.loop import Loop, LoopPlan, RunEnding, StopRequest
-from jorge_tune.training.run_journal import ProgressCallback, RunJournal, RunProgress
+from jorge_tune.training.loop import Loop, LoopPlan
 from jorge_tune.training.tasks import Task, open_task
 
 

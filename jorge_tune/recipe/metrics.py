@@ -28,6 +28,11 @@ def is_lower_better(metric: str) -> bool:
     return metric in _LOWER_IS_BETTER or metric.endswith(("_loss", "_error"))
 
 
+def by_rank(metric: str) -> tuple[object, ...]:
+    """A sort key that puts the best known metric first: top1, other scores, the loss, other losses."""
+    return (metric != "top1", is_lower_better(metric), metric != "loss", metric)
+
+
 def usual_metric(recipe: Recipe) -> str:
     """The metric of the recipe's target, else what suits its task."""
     if recipe.target is not None:

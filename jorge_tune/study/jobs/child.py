@@ -24,9 +24,9 @@ from jorge_tune.files import open_regular
 from jorge_tune.hardware import machine_clock, oom_kills
 from jorge_tune.recipe.recipe_files import parse_recipe
 from jorge_tune.records import RunDirectory
+from jorge_tune.runs.run_journal import RunProgress
+from jorge_tune.runs.stop_request import StopRequest
 from jorge_tune.study.jobs.channel import Channel
-from jorge_tune.training.loop import StopRequest
-from jorge_tune.training.run_journal import RunProgress
 from jorge_tune.training.runner import train
 
 _NO_MEMORY = (  # of errors that have no type of their own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,7 +12,6 @@ from jorge_tune import files
 from jorge_tune.errors import RunDirectoryError
 from jorge_tune.files import open_regular
 from jorge_tune.records import Outcome, RecordWriter, RunDirectory
-from jorge_tune.training.data_summary import DataSummary
 
 Event = Literal["start", "step", "evaluation", "epoch"]
 
@@ -83,11 +82,21 @@ class RunJournal:
         files.let_children_have(self._log.fileno())
         self._log.close()
 
-    def start(self, at: Moment, *, seed: int, resumed: bool, about: str, data: DataSummary) -> None:
-        """A stretch of training begins."""
-        self._record("start", at, {"world_size": 1, "seed": seed, "resumed": resumed, "data": data.to_json()})
+    def start(
+        self,
+        at: Moment,
+        *,
+        seed: int,
+        resumed: bool,
+        about: str,
+        facts: Mapping[str, object],
+        said: Sequence[str] = (),
+    ) -> None:
+        """A stretch of training begins; `facts` are further fields of the record, `said` further lines of log.txt."""
+        self._record("start", at, {"seed": seed, "resumed": resumed, **facts})
         self.say(f"{'resumed' if resumed else 'started'} at step {at.step}: {about}")
-        self.say(data.line())
+        for line in said:
+            self.say(line)
 
     def step(self, at: Moment, values: Mapping[str, object]) -> None:
         """A step whose device values were read."""
