@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jorge_tune.errors import InputError
-from jorge_tune.recipe.checks import check_trainable
+from jorge_tune.recipe.checks import check_has_model, check_trainable
 from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import DataSection, Recipe
 
@@ -73,6 +73,7 @@ def trainable_data(recipe: Recipe) -> DataSection:
     if task is None:
         raise InputError(f"the recipe {recipe.name!r} has no task: there is no iteration to measure")
     check_trainable(recipe)
+    check_has_model(recipe)
     if task.data is None or task.model is None:
         raise InputError(f"task: the recipe {recipe.name!r} names no model or no data, so there is nothing to measure")
     return task.data

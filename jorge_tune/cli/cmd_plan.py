@@ -24,7 +24,7 @@ from jorge_tune.cli.output import (
 )
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.recipe.checks import warnings_of
+from jorge_tune.recipe.checks import check_has_model, warnings_of
 from jorge_tune.recipe.recipe_files import load, override, resolve_recipe
 from jorge_tune.recipe.schema import AdamWSection, Recipe, SGDSection
 
@@ -109,6 +109,7 @@ def _read(argument: str, assignments: tuple[str, ...]) -> Recipe:
         recipe = bootstrap(recipe).recipe
     if assignments:
         recipe = override(recipe, assignments)
+    check_has_model(recipe)
     if recipe.task is None or recipe.task.model is None:
         way_out = "add task.model, as `task: {kind: classification, model: {name: resnet18}}`"
         raise InputError(f"{path}: task.model: the recipe names no model, so there is nothing to plan; {way_out}")

@@ -62,18 +62,19 @@ def train_command(
     ready = settled(wanted, held_by(folder), assignments, device=device, threads=threads)
     if ready is None:
         return EXIT_NO_ANSWER
-    from jorge_tune.training import runner
+    from jorge_tune.one_run import is_command, train_any
 
-    if threads is not None:
+    if threads is not None and not is_command(ready):
         use_threads(threads)
     with training_progress(ready.name) as progress:
-        result = runner.train(
+        result = train_any(
             ready,
             folder,
             device=device,
             resume=resume,
             max_steps=max_steps,
             log_every=log_every,
+            threads=threads,
             progress=progress,
             download=download,
         )

@@ -457,7 +457,9 @@ def training_progress(name: str) -> Iterator[Callable[[RunProgress], None]]:
         def show(progress: RunProgress) -> None:
             if progress.data:
                 console.print(visible(progress.data), markup=False, highlight=False, soft_wrap=True)
-            bar.update(line, completed=progress.step, total=progress.total_steps, numbers=visible(numbers_of(progress)))
+            bar.update(
+                line, completed=progress.step, total=progress.total_steps or None, numbers=visible(numbers_of(progress))
+            )
 
         yield show
 
@@ -467,7 +469,8 @@ def plain_line(progress: RunProgress) -> None:
     if progress.data:
         tell(progress.data)
     if progress.event == "evaluation":
-        where = f"step {progress.step}/{progress.total_steps}  epoch {progress.epoch:.2f}"
+        of_all = f"/{progress.total_steps}" if progress.total_steps else ""
+        where = f"step {progress.step}{of_all}  epoch {progress.epoch:.2f}"
         tell(f"{where}  {numbers_of(progress)}")
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from jorge_tune.compare.run_directories import Contender, Run, read_run
 from jorge_tune.errors import InputError
+from jorge_tune.one_run import is_command, train_any
+from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import RunDirectory
 
 if TYPE_CHECKING:
@@ -68,12 +70,13 @@ def run_race(
         InputError: a recipe cannot be trained, or a directory is taken; that is checked before anything is written.
     """
     entrants = [index for index, contender in enumerate(contenders) if not contender.runs]
-    _check(contenders, entrants, seeds, out)
+    _check(contenders, entrants, seeds, out, settings)
 
     runs: dict[int, list[Run]] = {index: [] for index in entrants}
     total, number = len(entrants) * len(seeds), 0
     interrupted = False
-    with cpu_threads(settings.threads):
+    needs_torch = any(not is_command(contenders[index].recipe) for index in entrants)
+    with cpu_threads(settings.threads) if needs_torch else contextlib.nullcontext():
         for seed, index in itertools.product(seeds, entrants):
             number += 1
             place = (number, total, contenders[index].name, seed)
@@ -105,10 +108,11 @@ def cpu_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _check(contenders: Sequence[Contender], entrants: Sequence[int], seeds: Sequence[int], out: Path) -> None:
+def _check(
+    contenders: Sequence[Contender], entrants: Sequence[int], seeds: Sequence[int], out: Path, settings: RaceSettings
+) -> None:
     """Build every model and optimizer once, so that a fault of the last contender is found before the race begins."""
     from jorge_tune.runs.run_start import inspect_run_directory
-    from jorge_tune.training.build import build_model, build_optimizer
 
     taken: dict[Path, str] = {}
     for index in entrants:
@@ -120,7 +124,19 @@ def _check(contenders: Sequence[Contender], entrants: Sequence[int], seeds: Sequ
 
         for seed in seeds:
             inspect_run_directory(RunDirectory(run_path(out, name, seed)), replace(recipe, seed=seed), resume=True)
-        build_optimizer(recipe.optimizer, build_model(recipe))
+        _build(recipe, settings)
+
+
+def _build(recipe: Recipe, settings: RaceSettings) -> None:
+    """Build what can be built of a recipe before it trains; of a command, look for its program."""
+    if is_command(recipe):
+        from jorge_tune.command.run_command import check_startable
+
+        check_startable(recipe, settings.device)
+        return
+    from jorge_tune.training.build import build_model, build_optimizer
+
+    build_optimizer(recipe.optimizer, build_model(recipe))
 
 
 def _one_run(
@@ -133,7 +149,6 @@ def _one_run(
 ) -> Run:
     """Train one run, resume it, or reuse it if it has ended; `place` is the head of each progress report."""
     from jorge_tune.runs.run_start import ResumeState, inspect_run_directory
-    from jorge_tune.training.runner import train
 
     path, recipe = run_path(out, contender.name, seed), replace(contender.recipe, seed=seed)
     if inspect_run_directory(RunDirectory(path), recipe, resume=True) is ResumeState.ENDED:
@@ -142,10 +157,11 @@ def _one_run(
         return run
 
     report(RaceProgress("training", *place))
-    train(
+    train_any(
         recipe,
         path,
         device=settings.device,
+        threads=settings.threads,
         download=settings.download,
         resume=True,
         progress=lambda progress: report(RaceProgress("training", *place, run=progress)),

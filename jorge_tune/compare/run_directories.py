@@ -210,6 +210,7 @@ def _natural(path: Path) -> list[tuple[str, int]]:
 
 
 _NOTED = ("epochs", "steps", "batch_size", "precision")
+_NOT_PAIRING = ("metrics", "grace_seconds", "silence_seconds")  # how a command is read does not change what it does
 
 
 def unpaired_because(recipe: Recipe, other: Recipe) -> str | None:
@@ -219,6 +220,8 @@ def unpaired_because(recipe: Recipe, other: Recipe) -> str | None:
         return None if task == other_task else "only one has a task"
 
     for part in fields(TaskSection):
+        if part.name in _NOT_PAIRING:
+            continue
         mine, theirs = getattr(task, part.name), getattr(other_task, part.name)
         if part.name == "data":
             mine, theirs = _examples_of(mine), _examples_of(theirs)

@@ -113,15 +113,17 @@ def _is_of_a_beginning(path: Path, run_directory: RunDirectory) -> bool:
     return path.name.startswith(f".{run_directory.recipe.name}.") and path.suffix == ".partial"
 
 
-def _without_places(recipe: Recipe) -> Recipe:
-    if recipe.task is None or recipe.task.data is None:
+def without_places(recipe: Recipe) -> Recipe:
+    """The recipe without what does not change its run: the place of its data, loader workers, a command's patience."""
+    task = recipe.task
+    if task is None:
         return recipe
-    data = replace(recipe.task.data, root="", workers=0)
-    return replace(recipe, task=replace(recipe.task, data=data))
+    data = None if task.data is None else replace(task.data, root="", workers=0)
+    return replace(recipe, task=replace(task, data=data, grace_seconds=None, silence_seconds=None))
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
-    return {path: _as_lists(value) for path, value in leaves(asdict(_without_places(recipe))).items()}
+    return {path: _as_lists(value) for path, value in leaves(asdict(without_places(recipe))).items()}
 
 
 def _as_lists(value: Any) -> Any:

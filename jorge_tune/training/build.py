@@ -26,7 +26,7 @@ from jorge_tune.optim import (
     param_groups,
 )
 from jorge_tune.recipe import schema
-from jorge_tune.recipe.checks import check_trainable
+from jorge_tune.recipe.checks import check_has_model, check_trainable
 from jorge_tune.recipe.recipe_files import read_recipe
 from jorge_tune.recipe.schedule import lr_factor
 from jorge_tune.training.models import OWN_MODELS
@@ -41,6 +41,7 @@ def build_model(recipe: schema.Recipe) -> nn.Module:
         InputError: a kind of task that cannot be trained, no model, an unknown one, or arguments it does not take.
     """
     check_trainable(recipe)
+    check_has_model(recipe)
     if recipe.task is None or recipe.task.model is None:
         raise InputError(f"task.model: the recipe {recipe.name!r} names no model, so it cannot be trained")
     model = recipe.task.model

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from jorge_tune.errors import InputError
-from jorge_tune.recipe.checks import check_trainable
+from jorge_tune.recipe.checks import check_has_model, check_trainable
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.training.data_summary import DataSummary
 from jorge_tune.training.datasets import PartName
@@ -84,6 +84,7 @@ def open_task(recipe: Recipe, device: torch.device, *, download: bool = False) -
     if recipe.task is None:
         raise InputError(f"the recipe {recipe.name!r} has no task: it can be bootstrapped, but not trained")
     check_trainable(recipe)
+    check_has_model(recipe)
     from jorge_tune.training.tasks.classification import Classification
 
     return Classification(recipe, device, download=download)
