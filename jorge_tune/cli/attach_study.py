@@ -89,8 +89,8 @@ def attach_to_study(
 
 def _page(opened: OpenStudy, attachments: Attachments, twin: Twin) -> list[Artifact]:
     """The report's verdict as the note, some of its figures as plots, and itself as a file."""
-    from jorge_tune.report.page import figure_for_picture, report_page
-    from jorge_tune.report.parts import figures_of
+    from jorge_tune.reports.page import figure_for_picture, report_page
+    from jorge_tune.reports.parts import figures_of
     from jorge_tune.study.confirm import in_words
     from jorge_tune.study.dashboard.attachments import Artifact, has_package
     from jorge_tune.study.dashboard.notes import bare_note, study_note

@@ -30,7 +30,7 @@ from jorge_tune.untrusted import parse_json, shown
 if TYPE_CHECKING:
     from jorge_tune.compare.comparison import Comparison
     from jorge_tune.compare.run_directories import Contender
-    from jorge_tune.report.parts import Report
+    from jorge_tune.reports.parts import Report
     from jorge_tune.study.report_data import CollectedRuns, ShownRuns
 
 _DEFAULT_OUT = Path("report.html")
@@ -148,7 +148,7 @@ def _check_out(out: Path | None, force: bool) -> Path | None:
 
 
 def _write(twin: dict[str, Any], out: Path, twin_path: Path | None, force: bool) -> None:
-    from jorge_tune.report.page import report_page
+    from jorge_tune.reports.page import report_page
 
     write_out(out, report_page(twin), force=force, make_folders=True)
     if twin_path is not None:
@@ -158,9 +158,9 @@ def _write(twin: dict[str, Any], out: Path, twin_path: Path | None, force: bool)
 
 def _draw(twin: dict[str, Any], folder: Path, force: bool) -> None:
     """Every figure that is not empty, or a word why not."""
-    from jorge_tune.report.page import figure_for_picture
-    from jorge_tune.report.parts import figures_of
-    from jorge_tune.report.png import write_pngs
+    from jorge_tune.reports.page import figure_for_picture
+    from jorge_tune.reports.parts import figures_of
+    from jorge_tune.reports.png import write_pngs
 
     figures = [figure for figure in figures_of(twin) if figure["series"]]
     paths = {figure["key"]: folder / f"{figure['key']}.png" for figure in figures}
@@ -213,7 +213,7 @@ def report_of_runs(
     """
     from jorge_tune.compare.comparison import compare, reference_first
     from jorge_tune.compare.run_directories import read_contenders
-    from jorge_tune.report.report import runs_report
+    from jorge_tune.reports.report import runs_report
 
     damaged: list[str] = []
     contenders, chosen = reference_first(read_contenders(folders, damaged.append), reference)
@@ -251,7 +251,7 @@ def report_of_study(
             comparison's runs is seen here.
     """
     from jorge_tune.cli.study_options import folders, patience_of, warn_of_password
-    from jorge_tune.report.report import study_report
+    from jorge_tune.reports.report import study_report
     from jorge_tune.study.confirm import RecordedValues, gather
     from jorge_tune.study.plan import is_comparison
     from jorge_tune.study.report_data import collect, recipes_of, run_places, study_data
@@ -284,7 +284,7 @@ def _of_comparison(
     name: str, collected: CollectedRuns, wanted: tuple[str | None, float | None], measured: dict[str, object]
 ) -> Report:
     from jorge_tune.compare.comparison import compare
-    from jorge_tune.report.report import runs_report
+    from jorge_tune.reports.report import runs_report
 
     if not any(contender.runs for contender in collected.contenders):
         raise InputError(f"study {name}: none of its runs can be shown: {shortened(collected.notes)}")
@@ -324,7 +324,7 @@ def _compared(shown: ShownRuns, study: dict[str, Any]) -> tuple[Comparison | Non
 
 def _measured(folders: Sequence[Path], extra: Sequence[Path], notes: list[str]) -> dict[str, object]:
     """What the files hold that were named, or lie beside the runs; the latter's faults are notes."""
-    from jorge_tune.report.report import measured_sections
+    from jorge_tune.reports.report import measured_sections
 
     found = {str(path): _read(path) for path in extra}
     for path in [folder / name for folder in folders for name in BESIDE]:

@@ -24,7 +24,7 @@ from jorge_tune.records import portable
 from jorge_tune.untrusted import visible
 
 if TYPE_CHECKING:
-    from jorge_tune.report.parts import Report
+    from jorge_tune.reports.parts import Report
     from jorge_tune.runs.run_journal import RunProgress
 
 STDOUT = Path("-")
@@ -135,7 +135,7 @@ def write_out(out: Path, content: str | bytes, *, force: bool = False, make_fold
 def write_plot(report: Report, plot: Path) -> None:
     """Write a report to the file that --plot names: the page, or as `.json` the numbers of the page."""
     from jorge_tune.files import write_whole
-    from jorge_tune.report.page import report_page
+    from jorge_tune.reports.page import report_page
 
     twin = report.to_json()
     content = as_json(twin, indent=1) + "\n" if plot.suffix == ".json" else report_page(twin)

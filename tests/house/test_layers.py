@@ -34,7 +34,7 @@ FLOORS = {
     "calibrate": 9,
     "probe": 9,
     "diagnose": 9,
-    "report": 10,
+    "reports": 10,
     "study": 11,
     "cli": 12,
 }
@@ -46,7 +46,7 @@ FORBIDDEN = {  # third-party packages that a room must not touch at all
     **dict.fromkeys(("recipe", "runs", "logs", "command", "one_run", "reporting"), _LIGHT),
     "optim": _LIGHT - {"torch"} | {"torchvision"},
     **dict.fromkeys(("training", "compare", "calibrate", "probe", "diagnose"), _MEASURING),
-    "report": {"torch", "click", "optuna"},
+    "reports": {"torch", "click", "optuna"},
     "study": {"torch", "click", "plotly"},
 }
 RUNS_THEMSELVES = {"jorge_tune.study.jobs.child", "jorge_tune.study.jobs.fork_server"}  # in processes of their own
