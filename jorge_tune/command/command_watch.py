@@ -32,7 +32,7 @@ class WatchedEnd(NamedTuple):
     fault: str | None
 
 
-class _Request:
+class _EndRequest:
     """A request to end: first by the stop file, then by SIGTERM, then by force."""
 
     def __init__(self, process: GuardedProcess, run: Path, grace_seconds: float) -> None:
@@ -99,7 +99,7 @@ class CommandWatch:
         self._process, self._output, self._reader, self._plan = process, output, reader, plan
         self._course, self._run, self._progress = course, run, progress
         self._silence_seconds, self._max_steps, self._total_steps = silence_seconds, max_steps, total_steps
-        self._request = _Request(process, run, grace_seconds)
+        self._request = _EndRequest(process, run, grace_seconds)
         self._fault: str | None = None
         self._told = 0
         self._started, self._started_wall = time.monotonic(), time.time()
