@@ -62,7 +62,7 @@ class _Decoder:
         if node.value is None and type(None) in members:
             return None
         lists = [member for member in members if typing.get_origin(member) is tuple]
-        if lists and len(members) > 1:
+        if lists and len([member for member in members if member is not type(None)]) > 1:
             return self._items_or_one(lists[0], members, node, place)
         classes = [member for member in members if dataclasses.is_dataclass(member)]
         words = [member for member in members if typing.get_origin(member) is Literal]
