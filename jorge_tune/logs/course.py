@@ -216,7 +216,9 @@ class Course:
         if here.step == 0 and epoch == 0:
             return 0.0
         done = epoch + (1 - (1 if self._first_epoch is None else self._first_epoch))
-        return done if here.has_evaluation else max(0.0, done - 1)  # a training row stands within its epoch
+        is_last_test = here.parts.keys() == {"test"} and "validation" in self.metrics  # Lightning's, after the training
+        stands_within = not here.has_evaluation or is_last_test  # a training row stands within its epoch
+        return max(0.0, done - 1) if stands_within else done
 
     def _facts(self, here: _Pending) -> dict[str, object]:
         facts: dict[str, object] = {}
