@@ -45,6 +45,7 @@ class Run:
     evaluations: Mapping[str, tuple[Evaluation, ...]]  # by part
     device: str | None
     environment: Mapping[str, Any] | None = field(default=None, compare=False)
+    is_wall_clock: bool = False  # its seconds are a process's wall clock, evaluations included
     notes: tuple[str, ...] = ()
 
     @property
@@ -87,7 +88,8 @@ def read_run(path: Path) -> Run:
         evaluations=_evaluations(records),
         device=device if isinstance(device, str) or device is None else json.dumps(device),
         environment=environment,
-        notes=notes,
+        is_wall_clock=bool(starts) and starts[0].get("clock") == "wall",
+        notes=(*notes, *_counting(records)),
     )
 
 
@@ -183,6 +185,12 @@ def _evaluations(records: Sequence[Record]) -> dict[str, tuple[Evaluation, ...]]
         when = record["step"], float(record["epoch"]), float(record["train_seconds"])
         parts.setdefault(record["part"], []).append(Evaluation(*when, record["metrics"]))
     return {part: tuple(readings) for part, readings in parts.items()}
+
+
+def _counting(records: Sequence[Record]) -> tuple[str, ...]:
+    """A note where a log without epochs is counted in steps."""
+    counted = any(record.get("counts") == "steps" for record in of_kind(list(records), "evaluation"))
+    return ("its log has no epochs, so each step counts as one (task.metrics.steps_per_epoch)",) if counted else ()
 
 
 def _environment(path: Path) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
