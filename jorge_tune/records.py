@@ -4,7 +4,7 @@ A run directory holds `recipe.yaml`, `records.jsonl`, `environment.json`, `check
 printed something in a study, `output.txt`. Records:
 
 kind        step epoch train_seconds   and
-start       first step of this stretch  world_size, seed, resumed (bool), data (see below)
+start       first step of this stretch  world_size, seed, resumed (bool), data, clock (see below)
 step        steps done                  loss, lr (a list), forward_seconds, optimizer_seconds, graft_ratio, skipped
 rate        steps done                  lr (a list) of this step and, at GeN's probes, what it found; under `gen` alone
 evaluation  steps done                  part, metrics {loss, top1, ...}, evaluation_seconds
@@ -13,6 +13,8 @@ end         steps done                  outcome (finished | diverged | interrupt
 `step` counts optimizer steps done, `epoch` is a float, `train_seconds` excludes evaluation.
 `data` says what the run found: name, shape, classes, parts {train: {images, classes, of, source}, ...}, left_out {part:
 {reason: files}}, unused {part: images}, remarks {what: images}; older records have none, and empty ones are left out.
+`clock` says what `train_seconds` are: training alone (where it is left out), `wall` for the wall clock of a command,
+evaluations included, `log` as the log has them that the run was read from, `none` where that has none.
 A resumed run starts at its checkpoint's step, so what was recorded after that step is superseded by what follows.
 Reading gives plain data of these types, or an error that names the line: a directory may have been edited or come from
 somebody else, and its disk may have failed.

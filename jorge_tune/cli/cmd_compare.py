@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from jorge_tune.cli.calibration_options import EXIT_NO_ANSWER, held_by, settled
+from jorge_tune.cli.log_options import log_options, read_logs, refuse_log_options
 from jorge_tune.cli.options import check_plot, complete_recipe, device_options, share_the_cores
 from jorge_tune.cli.output import (
     format_option,
@@ -339,6 +340,7 @@ def parse_seeds(ctx: click.Context | None, param: click.Parameter | None, value:
 @runs_option
 @side_by_side_option
 @reference_option
+@log_options
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -359,6 +361,9 @@ def compare_command(
     threads: int | None,
     side_by_side: bool,
     reference: str | None,
+    from_logs: bool,
+    log_format: str | None,
+    log_settings: tuple[str, ...],
     workers: int | None,
     storage: str | None,
     name: str | None,
@@ -379,11 +384,15 @@ def compare_command(
     that is kept: the same command goes on with it, more seeds add what is missing, and other machines join with
     `study worker --name NAME`.
 
+    With --from-logs nothing is trained: logs that other programs wrote are copied into run directories below OUT
+    and compared. The logs of a contender are its seeds, by their names (seed-3) or in the order given.
+
     \b
     Example:
       jorge-tune compare sgd.yaml control.yaml jorge.yaml --seeds 0-4 --plot race.html
       jorge-tune compare digits/cnn-sgd --against control,jorge,shampoo --workers 2
       jorge-tune compare runs/cnn-sgd runs/cnn-jorge --target top1=0.95
+      jorge-tune compare --from-logs sgd=old/results.csv jorge=new/results.csv --metric "mAP50(B)"
     """
     share_the_cores()
     from jorge_tune.compare.comparison import compare, reference_first
@@ -393,7 +402,13 @@ def compare_command(
     check_plot(plot, force, (".html", ".png", ".json"))  # before hours are spent on the race
     engine = Engine(workers, storage, name, runs)
     damaged: list[str] = []
-    entrants, notes = read_arguments(contenders, assignments, against, damaged.append), list[str]()
+    notes = list[str]()
+    if from_logs:
+        _check_logs(engine, assignments, against)
+        entrants = read_logs(contenders, out or _DEFAULT_OUT, log_format, log_settings, metric)
+    else:
+        refuse_log_options(log_format, log_settings)
+        entrants = read_arguments(contenders, assignments, against, damaged.append)
     is_side_by_side = False
     reference_first(entrants, reference)  # a wrong name is refused before hours are spent
     _check_engine(engine, entrants, out)
@@ -416,6 +431,12 @@ def compare_command(
     if plot is not None:
         _draw(comparison, plot)
     return 0
+
+
+def _check_logs(engine: Engine, assignments: Sequence[str], against: Sequence[str]) -> None:
+    """Refuse what only runs that are trained can have."""
+    if engine.is_wanted or assignments or against:
+        raise InputError("--from-logs: trains nothing, so it goes without --set, --against and the options of studies")
 
 
 def parse_target(target: str | None, metric: str | None) -> tuple[str | None, float | None]:

@@ -13,6 +13,7 @@ import click
 
 from jorge_tune.cli.attach_study import BESIDE
 from jorge_tune.cli.cmd_compare import parse_target, reference_option, side_by_side_option
+from jorge_tune.cli.log_options import log_options, read_logs, refuse_log_options
 from jorge_tune.cli.output import (
     format_option_for,
     is_stdout,
@@ -51,6 +52,7 @@ _DEFAULT_OUT = Path("report.html")
 @click.option("--metric", help="What to measure of runs [default: as compare].")
 @side_by_side_option
 @reference_option
+@log_options
 @click.option(
     "--with",
     "extra",
@@ -71,6 +73,9 @@ def report_command(
     metric: str | None,
     side_by_side: bool,
     reference: str | None,
+    from_logs: bool,
+    log_format: str | None,
+    log_settings: tuple[str, ...],
     extra: tuple[Path, ...],
     png: Path | None,
     force: bool,
@@ -85,6 +90,9 @@ def report_command(
     SGD, if there are any, else with the first one named, or the first by name in a directory of them; --reference
     names another.
 
+    With --from-logs the page is that of logs which other programs wrote, as `compare --from-logs` reads them; --runs
+    is where their run directories go.
+
     \b
     Example:
       jorge-tune report digits -o digits.html
@@ -95,7 +103,15 @@ def report_command(
         out = _DEFAULT_OUT
     twin_path = _check_out(out, force)
     writes = [path for path in (out, twin_path) if path is not None and not is_stdout(path)]
-    report = _report(subjects, storage, runs, parse_target(target, metric), extra, side_by_side, reference, writes)
+    wanted = parse_target(target, metric)
+    if from_logs:
+        if storage is not None:
+            raise InputError("--from-logs: reads logs, and --storage is for a study")
+        made = read_logs(subjects, runs or Path("runs"), log_format, log_settings, wanted[0])
+        report = report_of_contenders(made, wanted, extra, is_side_by_side=side_by_side, reference=reference)
+    else:
+        refuse_log_options(log_format, log_settings)
+        report = _report(subjects, storage, runs, wanted, extra, side_by_side, reference, writes)
     twin = report.to_json()
     if out is not None:
         _write(twin, out, twin_path, force)
@@ -211,12 +227,44 @@ def report_of_runs(
     Raises:
         InputError: nothing there can be compared; the message says why for each.
     """
-    from jorge_tune.compare.comparison import compare, reference_first
     from jorge_tune.compare.run_directories import read_contenders
-    from jorge_tune.reports.report import runs_report
 
     damaged: list[str] = []
-    contenders, chosen = reference_first(read_contenders(folders, damaged.append), reference)
+    contenders = read_contenders(folders, damaged.append)
+    return report_of_contenders(
+        contenders, wanted, extra, folders, damaged, is_side_by_side=is_side_by_side, reference=reference
+    )
+
+
+def report_of_contenders(
+    contenders: Sequence[Contender],
+    wanted: tuple[str | None, float | None],
+    extra: Sequence[Path],
+    folders: Sequence[Path] = (),
+    damaged: Sequence[str] = (),
+    *,
+    is_side_by_side: bool = False,
+    reference: str | None = None,
+) -> Report:
+    """The report of contenders whose runs are read; else as `report_of_runs`.
+
+    Args:
+        contenders: with their runs.
+        wanted: metric and target.
+        extra: files with further measurements.
+        folders: where measurements may lie beside the runs.
+        damaged: what is to be said of runs that were left out.
+        is_side_by_side: they shared a machine while they trained.
+        reference: the contender that the others are compared with; None: SGD, else the first.
+
+    Raises:
+        InputError: nothing there can be compared.
+    """
+    from jorge_tune.compare.comparison import compare, reference_first
+    from jorge_tune.reports.report import runs_report
+
+    damaged = list(damaged)
+    contenders, chosen = reference_first(contenders, reference)
     metric, value = wanted
     comparison = compare(contenders, metric=metric, target=value)
     places = {run.folder for contender in contenders for run in contender.runs}

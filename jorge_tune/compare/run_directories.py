@@ -45,7 +45,7 @@ class Run:
     evaluations: Mapping[str, tuple[Evaluation, ...]]  # by part
     device: str | None
     environment: Mapping[str, Any] | None = field(default=None, compare=False)
-    is_wall_clock: bool = False  # its seconds are a process's wall clock, evaluations included
+    clock: str = "training"  # what its seconds are: see `records`
     notes: tuple[str, ...] = ()
 
     @property
@@ -88,7 +88,7 @@ def read_run(path: Path) -> Run:
         evaluations=_evaluations(records),
         device=device if isinstance(device, str) or device is None else json.dumps(device),
         environment=environment,
-        is_wall_clock=bool(starts) and starts[0].get("clock") == "wall",
+        clock=str(starts[0].get("clock", "training")) if starts else "training",
         notes=(*notes, *_counting(records)),
     )
 

@@ -1,7 +1,8 @@
 """From the columns of a log to readings: which is the epoch, the step, the seconds, the part, and which are metrics.
 
 What `task.metrics.columns` names is taken as named. Of the rest, names speak for themselves: `val_loss`, `eval/top1`,
-`loss/test`, `train_loss`. A name without a part is the training's, unless it is the recipe's metric (and no loss).
+`loss/test`, `train_loss`. A name without a part is the training's, unless it is the recipe's metric (and no loss), or a
+group of an expression for printed lines.
 """
 
 from __future__ import annotations
@@ -146,7 +147,8 @@ class ColumnPlan:
                 of_part, name = "train", "lr"
             if of_part is None:
                 is_judged = name == self.metric and not is_lower_better(name)
-                of_part = "validation" if is_judged else "train"
+                is_meant = self.section.from_ == "stdout"  # whoever writes an expression names what to judge by
+                of_part = "validation" if is_judged or is_meant else "train"
             if row.part is not None or not _NO_METRIC.fullmatch(name):
                 self._add(found, of_part, name, value, row)
         return found

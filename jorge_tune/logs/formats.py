@@ -6,6 +6,7 @@ import glob
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,9 @@ USUAL_FILES: Final[dict[LogFormat, tuple[str, ...]]] = {
 COUNTS_DONE: Final = ("trainer_state", "mmengine")
 """Formats whose epochs count those that are done."""
 
+_ONLY: Final[dict[LogFormat, str]] = {"csv": "**/*.csv"}
+"""Files of any name, which count where there is but one of them."""
+
 _OURS = frozenset({REPORTS, RECORDS})
 _SEARCH_SECONDS = 1.0  # between two searches for a file, and more where a search takes long
 _SEARCH_SHARE = 0.005  # of a core
@@ -47,10 +51,10 @@ class NewestFile:
     """The newest file that matches one of some patterns; looked for again now and then, since a new one may come.
 
     Args:
-        patterns: of `glob`, absolute.
+        patterns: gives patterns of `glob`, absolute.
     """
 
-    def __init__(self, patterns: Sequence[str]) -> None:
+    def __init__(self, patterns: Callable[[], Sequence[str]]) -> None:
         self._patterns = patterns
         self._found: Path | None = None
         self._again_at = 0.0
@@ -59,18 +63,35 @@ class NewestFile:
         """The file; None where there is none yet."""
         started = time.monotonic()
         if started >= self._again_at:
-            found = newest(self._patterns)
+            found = newest(self._patterns())
             self._found = self._found if found is None else found
             spent = time.monotonic() - started
             self._again_at = started + max(_SEARCH_SECONDS, spent / _SEARCH_SHARE)
         return self._found
 
 
+def usual_patterns(root: Path, kind: LogFormat) -> list[str]:
+    """Where a format's files lie below a directory."""
+    names = USUAL_FILES[kind]
+    only = _ONLY.get(kind)
+    if only is not None and not _matches([_below(root, name) for name in names]):
+        found = _matches([_below(root, only)])
+        names = (only,) if len(found) == 1 else names
+    return [_below(root, name) for name in names]
+
+
+def _below(root: Path, pattern: str) -> str:
+    return os.path.join(glob.escape(str(root)), pattern)
+
+
+def _matches(patterns: Sequence[str]) -> list[Path]:
+    found = [Path(name) for pattern in patterns for name in glob.glob(pattern, recursive=True)]
+    return [path for path in found if path.name not in _OURS and path.is_file()]
+
+
 def newest(patterns: Sequence[str]) -> Path | None:
     """The file that was changed last, of those that match; our own files do not count."""
-    found = [Path(name) for pattern in patterns for name in glob.glob(pattern, recursive=True)]
-    files = [path for path in found if path.name not in _OURS and path.is_file()]
-    return max(files, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+    return max(_matches(patterns), key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
 
 
 def open_log(section: MetricsSection, run: Path, path: str | None) -> LogReader:
@@ -90,9 +111,9 @@ def open_log(section: MetricsSection, run: Path, path: str | None) -> LogReader:
         return stdout_log(section)
     if section.from_ == "tensorboard":
         return TensorBoardLog(run if path is None else run / path)
-    patterns = [path] if path is not None else USUAL_FILES[section.from_]
-    whole = [os.path.join(glob.escape(str(run)), pattern) for pattern in patterns]
-    return reader_of(section.from_, NewestFile(whole), " or ".join(str(run / pattern) for pattern in patterns))
+    kind, names = section.from_, (path,) if path is not None else USUAL_FILES[section.from_]
+    patterns = partial(usual_patterns, run, kind) if path is None else lambda: [_below(run, path)]
+    return reader_of(kind, NewestFile(patterns), " or ".join(str(run / name) for name in names))
 
 
 def reader_of(kind: LogFormat, find: Callable[[], Path | None], expected: str) -> LogReader:
@@ -108,10 +129,10 @@ def reader_of(kind: LogFormat, find: Callable[[], Path | None], expected: str) -
             return JsonLinesLog(find, expected)
 
 
-def stdout_log(section: MetricsSection) -> StdoutLog:
-    """The reader of what a script prints."""
+def stdout_log(section: MetricsSection, name: str = "its output") -> StdoutLog:
+    """The reader of what a script prints, or of a file that holds it."""
     named = [section.columns[place] for place in ("epoch", "step", "seconds", "part") if place in section.columns]
-    return StdoutLog(patterns_of(section), ("epoch", "step", "seconds", "part", *named))
+    return StdoutLog(patterns_of(section), ("epoch", "step", "seconds", "part", *named), name)
 
 
 def format_of(place: Path) -> tuple[LogFormat, Path]:
@@ -121,8 +142,8 @@ def format_of(place: Path) -> tuple[LogFormat, Path]:
         LogError: there is none, or it has none of the formats.
     """
     if place.is_dir():
-        for kind, patterns in USUAL_FILES.items():
-            file = newest([os.path.join(glob.escape(str(place)), pattern) for pattern in patterns])
+        for kind in USUAL_FILES:
+            file = newest(usual_patterns(place, kind))
             if file is not None:
                 return kind, place if kind == "tensorboard" else file
         usual = [pattern.removeprefix("**/") for patterns in USUAL_FILES.values() for pattern in patterns]

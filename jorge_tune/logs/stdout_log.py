@@ -19,10 +19,12 @@ class StdoutLog:
 
     Args:
         patterns: regular expressions with named groups.
+        name: of what is read, in words.
         places: the groups that name an epoch, a step, seconds or a part; later rows keep them until they change.
     """
 
-    def __init__(self, patterns: Sequence[str], places: Sequence[str] = _PLACES) -> None:
+    def __init__(self, patterns: Sequence[str], places: Sequence[str] = _PLACES, name: str = "its output") -> None:
+        self._name = name
         self._patterns = [re.compile(pattern) for pattern in patterns]
         self._places = frozenset(places)
         self._place: dict[str, object] = {}
@@ -33,7 +35,7 @@ class StdoutLog:
 
     def source(self) -> str:
         """The file that is read, or where it is looked for."""
-        return "its output"
+        return self._name
 
     def skip(self) -> None:
         """Output is never an earlier stretch's."""

@@ -100,7 +100,8 @@ class MetricsSection:
             files the newest counts. Unset looks for the format's usual names in the run directory.
         columns: Which column is what: keys `epoch`, `step`, `seconds` and `part`, or the name of a metric
             (`train/loss` or `test/top1` for another part than validation), each with the name that the log has.
-        pattern: For `stdout`, regular expressions whose named groups are columns, searched in each line.
+        pattern: For `stdout`, regular expressions whose named groups are columns, searched in each line. A place
+            (`epoch`, `step`) holds for the lines that follow it; `train_loss` is the training's, `top1` validation's.
         scale: Factors by metric, such as `{top1: 0.01}` for a log in percent.
         first_epoch: The number that the log gives to the first epoch; unset takes the first number that appears.
         steps_per_epoch: Optimizer steps in an epoch, for logs that have only steps or only epochs.

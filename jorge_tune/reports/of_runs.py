@@ -115,7 +115,8 @@ def curve_figures(comparison: Comparison) -> list[Figure]:
 
     title = f"{comparison.metric} ({comparison.part})"
     unread = not_finite(comparison)
-    shared = [] if comparison.compares_seconds else ["Seconds do not compare: the runs were not alone on one device."]
+    why = comparison.clock_fault or "the runs were not alone on one device"
+    shared = [] if comparison.compares_seconds else [f"Seconds do not compare: {why}."]
     shows_seeds = sum(len(contender.runs) for contender in curves) <= _MOST_SEED_LINES
 
     figures = []
