@@ -8,6 +8,7 @@ the length at which the loss was read.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -94,8 +95,8 @@ class ShadowResult:
     def ratio(self, length: float = 1.0) -> Ratio | None:
         """The recipe's total decrease over the run's own at one length; None where the run's own is not positive.
 
-        The interval holds the middle 95 % of ratios over readings drawn again with replacement. It is left out below
-        five readings, and where a draw has no positive decrease of the run's own.
+        The interval holds the middle 95 % of ratios over readings drawn again with replacement; it is left out below
+        five readings. A draw in which the run's own steps lower nothing counts as infinite, so `high` may be None.
         """
         pairs = [(d.run, d.recipe) for reading in self.usable for d in reading.decreases if d.length == length]
         value = _ratio_of(pairs)
@@ -124,7 +125,8 @@ class ShadowResult:
                 f"On {_count(count, 'reading')} the run's own steps did not lower the loss of fresh batches on the "
                 "whole, so there is nothing to compare with: the rate may be too high, or the batches too small."
             )
-        span = "" if ratio.low is None else f" [95 %: {ratio.low:.2f} to {ratio.high:.2f}]"
+        top = "without an upper bound" if ratio.high is None else f"to {ratio.high:.2f}"
+        span = "" if ratio.low is None else f" [95 %: {ratio.low:.2f} {top}]"
         return (
             f"A step of {self.proposed}, as long as {self.stepped}'s own, lowered the loss of fresh batches "
             f"{ratio.value:.2f} times as far{span}; it was ahead on {ratio.ahead} of {_count(count, 'reading')}."
@@ -155,11 +157,10 @@ def _interval_of(pairs: Sequence[tuple[float, float]]) -> tuple[float | None, fl
         return None, None
     generator = random.Random(0)
     drawn = [_ratio_of(generator.choices(pairs, k=len(pairs))) for _ in range(RESAMPLES)]
-    ratios = sorted(ratio for ratio in drawn if ratio is not None)
-    if len(ratios) < RESAMPLES:
-        return None, None
+    ratios = sorted(math.inf if ratio is None else ratio for ratio in drawn)
     tail = int((1 - CONFIDENCE) / 2 * RESAMPLES)
-    return ratios[tail], ratios[-1 - tail]
+    low, high = (ratio if math.isfinite(ratio) else None for ratio in (ratios[tail], ratios[-1 - tail]))
+    return low, high
 
 
 def _cells(reading: ShadowReading, width: int) -> list[str]:
