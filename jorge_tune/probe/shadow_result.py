@@ -125,11 +125,13 @@ class ShadowResult:
                 f"On {_count(count, 'reading')} the run's own steps did not lower the loss of fresh batches on the "
                 "whole, so there is nothing to compare with: the rate may be too high, or the batches too small."
             )
-        top = "without an upper bound" if ratio.high is None else f"to {ratio.high:.2f}"
-        span = "" if ratio.low is None else f" [95 %: {ratio.low:.2f} {top}]"
+        top = "no upper bound" if ratio.high is None else f"{ratio.high:.2f}"
+        span = "" if ratio.low is None else f" [95 %: {ratio.low:.2f} to {top}]"
+        even = (ratio.low or 0.0) <= 1 <= (ratio.high or math.inf)
+        doubt = ", so the readings cannot tell the two apart" if even else ""
         return (
             f"A step of {self.proposed}, as long as {self.stepped}'s own, lowered the loss of fresh batches "
-            f"{ratio.value:.2f} times as far{span}; it was ahead on {ratio.ahead} of {_count(count, 'reading')}."
+            f"{ratio.value:.2f} times as far{span}; it was ahead on {ratio.ahead} of {_count(count, 'reading')}{doubt}."
         )
 
     def to_json(self) -> dict[str, Any]:

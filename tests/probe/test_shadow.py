@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import jorge_tune
+from jorge_tune.cli import main
 from jorge_tune.errors import InputError
 from jorge_tune.optim import Jorge
 from jorge_tune.probe.shadow import Shadow
@@ -273,3 +276,26 @@ def _loss_at(model: nn.Module, weights: dict[str, Tensor], x: Tensor, y: Tensor)
     other.load_state_dict({**other.state_dict(), **weights})
     with torch.no_grad():
         return float(functional.cross_entropy(other(x), y))
+
+
+def test_a_saved_result_becomes_a_page_and_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved, page = tmp_path / "shadow.json", tmp_path / "page.html"
+    _result([(0.1, 0.2)] * 6).save(saved)
+    before = saved.read_bytes()
+
+    assert _report(saved, "-o", str(saved.with_suffix(".html")), "--force") == 2
+    assert "overwrite" in capsys.readouterr().err
+    assert saved.read_bytes() == before
+
+    assert _report(saved, "-o", str(page)) == 0
+    twin = json.loads(page.with_suffix(".json").read_text())
+    assert "2.00 times as far" in twin["verdict"][0]["text"]
+    assert [figure["key"] for figure in twin["sections"][0]["figures"]] == ["shadow-1-0", "shadow-1-cosines"]
+
+
+def _report(*arguments: object) -> object:
+    with pytest.raises(SystemExit) as ended:
+        main(["report", *map(str, arguments)])
+    return ended.value.code
