@@ -31,6 +31,7 @@ from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.recipe.recipe_files import read_recipe, resolve_recipe
 from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import Recipe
+from jorge_tune.records import portable
 from jorge_tune.training.build import build_scheduler
 from jorge_tune.training.device import choose_device, describe_environment
 from jorge_tune.training.runner import own_random_state, set_up_training
@@ -132,7 +133,7 @@ def main() -> None:
     result = {"environment": describe_environment(torch.device("cpu")), "rows": rows, "summary": summary(rows)}
     print(json.dumps(result["summary"], indent=1))
     if arguments.out:
-        write_whole(arguments.out, json.dumps(result, indent=1) + "\n", force=True)
+        write_whole(arguments.out, json.dumps(portable(result), indent=1, allow_nan=False) + "\n", force=True)
 
 
 if __name__ == "__main__":

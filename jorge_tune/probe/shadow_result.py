@@ -21,6 +21,10 @@ from jorge_tune.records import portable
 
 RESAMPLES: Final = 2000
 CONFIDENCE: Final = 0.95
+CAUTION: Final = (
+    "This is no forecast: over 11 pairs of a model and a rate on the digits the ratio did not predict the race (rank "
+    "correlation with the ratio of epochs to the target -0.02, 10 pairs; studies/shadow)."
+)
 MIN_READINGS: Final = 5  # fewer give an interval that resampling cannot support
 
 
@@ -141,7 +145,7 @@ class ShadowResult:
             for reading in self.readings
         ]
         ratios = {f"{length:g}": ratio._asdict() if (ratio := self.ratio(length)) else None for length in self.lengths}
-        data = {**asdict(self), "readings": readings, "ratios": ratios, "sentence": self.sentence()}
+        data = {**asdict(self), "readings": readings, "ratios": ratios, "sentence": self.sentence(), "caution": CAUTION}
         return {"shadow": portable(data)}
 
     def save(self, path: str | Path) -> None:

@@ -25,7 +25,7 @@ def shadow_section(data: Mapping[str, Any], name: str) -> Section:
         title=f"Shadow probe: {data['proposed']}'s steps in a run of {data['stepped']}",
         text="At each reading both steps start from the same weights and have the same length. A decrease says how "
         "much a step lowers the mean loss of batches that neither step has seen.",
-        lines=[data["sentence"]],
+        lines=[data["sentence"], data["caution"]],
         figures=[*figures, _noise(readings, name)],
         tables=[("", _ratios(data))],
     )

@@ -199,8 +199,8 @@ def measured_report(source: str, data: object) -> Report:
         kind="measurements",
         title=sections[0].title,
         lead=f"What {source} holds.",
-        verdict=[Sentence(_as_sentence(line)) for line in sections[0].lines[:1]],
-        sections=[replace(sections[0], lines=sections[0].lines[1:]), *sections[1:]],
+        verdict=[Sentence(_as_sentence(line)) for line in sections[0].lines[:2]],
+        sections=[replace(sections[0], lines=sections[0].lines[2:]), *sections[1:]],
         made_by=_MADE_BY,
         data={"measured": {source: data}},
     )
