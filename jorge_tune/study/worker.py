@@ -277,7 +277,7 @@ class Worker:
         if end.kind == "unusable":
             self._stop_the_study(end.reason, end.exit_code)
         elif self._broken >= _MOST_BROKEN:
-            self._stop_the_study(f"{_MOST_BROKEN} trials in a row broke off; the last: {end.reason}", 1)
+            self._stop_the_study(f"{_MOST_BROKEN} trials in a row failed; the last: {end.reason}", 1)
 
     def _attach(self, trial: ClaimedTrial, lease: Lease, state: Ending, value: float | None) -> None:
         """Attach the trial's files and note; say once what cannot be attached."""
