@@ -404,9 +404,9 @@ def _check_target(metric: str | None, value: float | None, entrants: Sequence[Co
     new = [contender.recipe for contender in entrants if not contender.runs]
     wrong_metric = [what for recipe in new if metric and (what := metric_fault(recipe, metric)) is not None]
     if wrong_metric:
-        raise InputError(f"--metric: {wrong_metric[0]}")
+        raise InputError(f"--metric {wrong_metric[0]}")
     if new and value is not None and (what := target_fault(metric or usual_metric(entrants[0].recipe), value)):
-        raise InputError(f"--target: {what}")
+        raise InputError(f"--target {what}")
 
 
 def print_comparison(comparison: Comparison, output_format: str) -> None:
