@@ -246,7 +246,7 @@ def _steps_to_read(at: tuple[int, ...] | None, snapshot: Snapshot) -> tuple[list
 
 
 def _fresh_batches(snapshot: Snapshot, count: int) -> list[Batch]:
-    """Training batches in an order and with an augmentation that the training never uses; full ones if there are any."""
+    """Training batches in an order and with an augmentation that the training never uses; full ones if possible."""
     train = snapshot.task.train
     unused_epoch = -(-snapshot.total_steps // len(train)) + 1
     full: list[Batch] = []

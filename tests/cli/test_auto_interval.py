@@ -63,7 +63,7 @@ def test_bootstrap_writes_the_measured_interval_with_its_reason(here, capsys):
     shown = capsys.readouterr()
     assert f"refresh_interval {interval}: the smallest" in shown.out
     assert run("calibrate-freq", "jorge.yaml") == 0  # its fingerprint is that of the written recipe
-    assert "answered from the cache" in capsys.readouterr().out
+    assert "from the cache" in capsys.readouterr().out
 
 
 def test_bootstrap_without_an_answer_still_writes_the_recipe(here, script, capsys):

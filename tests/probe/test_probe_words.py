@@ -72,7 +72,7 @@ def test_words_say_what_follows_and_what_does_not() -> None:
     assert told[3].startswith("What follows: no reading shows beyond doubt")
     assert told[3].endswith("This rests on step 100.")
     assert told[4].startswith("Left out of it: step 0: lr is 0")
-    assert "no reason to lower it" in told[6]
+    assert "no reason to lower the rate" in told[6]
 
 
 def test_where_rounding_hides_the_curvature_the_optimum_is_said_to_be_a_bound() -> None:
