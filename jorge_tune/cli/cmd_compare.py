@@ -33,6 +33,7 @@ from jorge_tune.cli.study_options import (
     runs_option,
     storage_option,
 )
+from jorge_tune.config.ranges import LARGEST_SEED
 from jorge_tune.errors import InputError, JorgeTuneError
 from jorge_tune.recipe.metrics import metric_fault, target_fault, usual_metric
 
@@ -293,6 +294,7 @@ def _derived(contenders: Sequence[Contender], against: Sequence[str]) -> list[Co
 
 _DEFAULT_OUT = Path("runs")
 _MOST_SEEDS = 1000
+_LONGEST_SEED = 1000  # digits; Python refuses to read far more
 
 
 def parse_seeds(ctx: click.Context | None, param: click.Parameter | None, value: str) -> tuple[int, ...]:
@@ -302,9 +304,11 @@ def parse_seeds(ctx: click.Context | None, param: click.Parameter | None, value:
         first, dash, last = piece.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise click.BadParameter(f"{value!r} is no list of seeds; write 0-4 or 0,2,7", ctx, param)
-        low, high = int(first), int(last or first)
-        if high < low or high - low >= _MOST_SEEDS or high >= 2**63:
-            rule = f"must go upwards, over at most {_MOST_SEEDS} seeds below 2**63"
+        low, high = (
+            int(number) if len(number) < _LONGEST_SEED else LARGEST_SEED + 1 for number in (first, last or first)
+        )
+        if high < low or high - low >= _MOST_SEEDS or high > LARGEST_SEED:
+            rule = f"must go upwards, over at most {_MOST_SEEDS} seeds up to {LARGEST_SEED}"
             raise click.BadParameter(f"{piece.strip()!r} {rule}", ctx, param)
         seeds += range(low, high + 1)
     if len(set(seeds)) < len(seeds):

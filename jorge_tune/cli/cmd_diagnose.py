@@ -21,6 +21,7 @@ from jorge_tune.cli.output import (
     training_progress,
     write_plot,
 )
+from jorge_tune.config.ranges import LARGEST_SEED
 from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ _EXIT_CODES = {"finished": 0, "diverged": 3, "interrupted": 130}
     help="Length of the convex quadratics; 0 leaves them out.",
 )
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Replace a value of the Jorge recipe.")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of the run [default: the recipe's].")
+@click.option("--seed", type=click.IntRange(0, LARGEST_SEED), help="Seed of the run [default: the recipe's].")
 @device_options()
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice].")
 @click.option("--download", is_flag=True, help="Fetch a torchvision data set that is not there.")

@@ -13,6 +13,7 @@ from jorge_tune.cli.calibration_options import EXIT_NO_ANSWER
 from jorge_tune.cli.cmd_train import read_with_overrides, use_threads
 from jorge_tune.cli.options import check_plot, complete_recipe, device_options, share_the_cores
 from jorge_tune.cli.output import format_option, print_json, print_table, print_text, say, training_progress, write_plot
+from jorge_tune.config.ranges import LARGEST_SEED
 
 if TYPE_CHECKING:
     from jorge_tune.probe.probe_result import ProbeResult
@@ -52,7 +53,7 @@ def parse_steps(context: click.Context, option: click.Parameter, text: str | Non
 @click.option("--batches", type=click.IntRange(min=1), default=8, show_default=True, help="Fresh batches.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Replace a value; may be repeated.")
 @click.option(
-    "--seed", type=click.IntRange(min=0), help="Seed of the run [default: the recipe's, or the checkpoint's]."
+    "--seed", type=click.IntRange(0, LARGEST_SEED), help="Seed of the run [default: the recipe's, or the checkpoint's]."
 )
 @device_options()
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice].")

@@ -11,6 +11,7 @@ import click
 from jorge_tune.cli.calibration_options import EXIT_NO_ANSWER, held_by, settled
 from jorge_tune.cli.options import complete_recipe, device_options, share_the_cores
 from jorge_tune.cli.output import clock_time, format_option, print_json, print_table, tell, training_progress
+from jorge_tune.config.ranges import LARGEST_SEED
 
 if TYPE_CHECKING:
     from jorge_tune.recipe.schema import Recipe
@@ -25,7 +26,7 @@ _EXIT_INTERRUPTED = 130
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory [default: runs/<name>/seed-<n>].")
 @click.option("--resume", is_flag=True, help="Continue the run that the directory holds.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Replace a value; may be repeated.")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of the run [default: the recipe's].")
+@click.option("--seed", type=click.IntRange(0, LARGEST_SEED), help="Seed of the run [default: the recipe's].")
 @device_options()
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop after that many steps in all; --resume goes on.")
 @click.option("--log-every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps between readings.")
