@@ -93,6 +93,8 @@ def test_divergence_exits_with_3(recipe: Path, capsys: pytest.CaptureFixture[str
         (["tiny.yaml", "--set", "task.data.name=cifar10"], "train --download"),
         (["tiny.yaml", "--device", "cuda:99"], "device: 'cuda:99' cannot be used here"),
         (["tiny.yaml", "--seed", "-1"], "--seed"),
+        (["tiny.yaml", "--seed", "4294967296"], "--seed"),
+        (["tiny.yaml", "--seed", "9" * 400], "--seed"),
         (["tiny.yaml", "--out", "tiny.yaml"], "tiny.yaml: is a file"),
     ],
 )
