@@ -96,10 +96,11 @@ def plan_command(
     if plan.interval_is_assumed:
         tell(f"refresh_interval is not set; the plan assumes {plan.refresh_interval} steps")
     for head in plan.long_heads:
+        rule = f"{{pattern: '^{re.escape(head.name)}$', precondition: false}}"
         warn(
             f"{head.name} has {head.shape[0]} rows, like an output layer over a vocabulary, and its L and R take "
-            f"{show_bytes(head.preconditioner_bytes)}; tie it to the embedding, or use a parameter group with "
-            "precondition=False in your own training loop"
+            f"{show_bytes(head.preconditioner_bytes)}; tie it to the embedding, or leave it out by adding {rule} to "
+            "optimizer.groups"
         )
     if output_format == "json":
         print_json(_as_data(planned.name, plan))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from jorge_tune.config.ranges import LARGEST_SEED
 from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def set_option(
 
 def seed_option(default: str = "the recipe's") -> Callable[[F], F]:
     """Add `--seed N`; the command receives it as `seed`, None where it was not given."""
-    return click.option("--seed", type=click.IntRange(min=0), help=f"Seed of the run [default: {default}].")
+    return click.option("--seed", type=click.IntRange(0, LARGEST_SEED), help=f"Seed of the run [default: {default}].")
 
 
 def seeds_option(default: str) -> Callable[[F], F]:
@@ -86,14 +87,19 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise InputError(f"must be a list of seeds, got {text!r}; write 0-4 or 0,2,7")
 
-        low, high = int(first), int(last or first)
-        if high < low or high - low >= _MOST_SEEDS or high >= 2**63:
-            rule = f"must go up, and span at most {_MOST_SEEDS} seeds below 2**63"
+        low, high = (_seed(digits) for digits in (first, last or first))
+        if high < low or high - low >= _MOST_SEEDS or high > LARGEST_SEED:
+            rule = f"must go up, and span at most {_MOST_SEEDS} seeds up to {LARGEST_SEED}"
             raise InputError(f"each range {rule}, got {piece.strip()!r}")
         seeds += range(low, high + 1)
     if len(set(seeds)) < len(seeds):
         raise InputError(f"must name each seed once, got {text!r}")
     return tuple(seeds)
+
+
+def _seed(digits: str) -> int:
+    """The number, or one that is too large; Python refuses to read thousands of digits."""
+    return int(digits) if len(digits) <= len(str(LARGEST_SEED)) + 100 else LARGEST_SEED + 1
 
 
 def target_options(otherwise: str = "see above") -> Callable[[F], F]:

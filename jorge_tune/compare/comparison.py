@@ -1,4 +1,4 @@
-"""A comparison: run directories measured against one target and set against each other, as values."""
+"""A comparison as values: runs measured against one target, and contenders compared in pairs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jorge_tune.recipe.schema import Gen, SGDSection
 
 @dataclass(frozen=True)
 class TargetLine:
-    """The value a race is measured against, and where it comes from, in words."""
+    """The value that a run has to reach, and where it comes from, in words."""
 
     value: float
     origin: str
@@ -47,8 +47,9 @@ class RaceScore:
 class RaceContest:
     """A contender against another on the seeds that both have, in each quantity of a race.
 
-    The ratios are medians over the pairs, and below 1 they speak for the contender. A pair in which neither reached the
-    target has no ratio, and there is none where as many pairs are won as lost because one did not reach it.
+    The ratios are medians over the pairs; a ratio below 1 speaks for the contender. A pair in which neither run reached
+    the target has no ratio. There is no median ratio if as many pairs are won as are lost because one run did not reach
+    the target.
     """
 
     epochs: PairedContest
@@ -268,7 +269,7 @@ def reference_first(contenders: Sequence[Contender], named: str | None = None) -
 
 
 def race_contest(standing: Standing, other: Standing, *, lower_is_better: bool) -> RaceContest | None:
-    """Set a standing against another on their common seeds; None if seeds do not pair them."""
+    """Compare a standing with another on their common seeds; None if seeds do not pair them."""
     if unpaired_because(other.contender.recipe, standing.contender.recipe) is not None:
         return None
 

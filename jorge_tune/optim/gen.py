@@ -381,7 +381,7 @@ def check_own_state(state_dict: Any, keys: set[str]) -> None:
     require(keys_given == ["gen", "optimizer"], "state_dict", "be GeN's own, not the optimizer's", keys_given)
     own = state_dict["gen"]
     form = isinstance(own, Mapping) and own.keys() == keys
-    require(form, "state_dict['gen']", "be GeN's own", sorted(own) if isinstance(own, Mapping) else own)
+    require(form, "state_dict['gen']", "be GeN's own", sorted(map(str, own)) if isinstance(own, Mapping) else own)
     sound = is_number(own["scale"]) and own["scale"] > 0
     require(sound, "state_dict['gen']['scale']", "be a finite number > 0", own["scale"])
     require(is_count(own["steps"], 0), "state_dict['gen']['steps']", "be an int >= 0", own["steps"])

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import jorge_tune
+from jorge_tune.config.ranges import LARGEST_SEED
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.checks import check_trainable
 from jorge_tune.recipe.derivation import Derivation
@@ -96,8 +97,6 @@ BASELINE_SUFFIX, CONFIRM_SUFFIX = ".sgd", ".confirm"
 CONTENDER, SEED = "contender", "seed"
 BASELINE, SEARCH = "baseline", "search"  # the values of a trial's contender
 
-_LARGEST_SEED = 2**32 - 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class SeedParameter:
@@ -107,7 +106,7 @@ class SeedParameter:
     path: str = SEED
     bootstrap: int = 0  # the seed of trial 0
     low: int = 0
-    high: int = _LARGEST_SEED
+    high: int = LARGEST_SEED
     labels: tuple[int, ...] = ()  # empty: a seed is not chosen from a list
     values: tuple[int, ...] = ()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from jorge_tune.compare.run_directories import unpaired_because, worth_a_note
 from jorge_tune.config.decode import decode, parse, text_of
+from jorge_tune.config.ranges import LARGEST_SEED
 from jorge_tune.config.tree import node_of, read_tree
 from jorge_tune.config.unknown_keys import hints_of
 from jorge_tune.errors import Fault, FaultyFileError, Finding, InputError
@@ -227,7 +228,6 @@ WILCOXON_SEEDS = 4  # with fewer pairs, no one-sided signed-rank test has a p-va
 HALVING_EVALUATIONS = 3  # the first rung and one reading beyond it
 _LARGEST_GRID = 100_000
 _DEFAULT_TRIALS = 40
-_LAST_SEED = 2**32 - 1
 
 
 def build_plan(
@@ -289,7 +289,7 @@ def centre_of(recipe: Recipe) -> tuple[Recipe, Recipe | None, tuple[Derivation, 
 
 def confirmation_seeds(seeds: Sequence[int], count: int) -> tuple[int, ...]:
     """The next seeds after the largest one of the search, without those that the search has."""
-    after = itertools.chain(range(max(seeds) + 1, _LAST_SEED + 1), range(max(seeds)))
+    after = itertools.chain(range(max(seeds) + 1, LARGEST_SEED + 1), range(max(seeds)))
     free = (seed for seed in after if seed not in seeds)
     return tuple(itertools.islice(free, count))
 

@@ -189,6 +189,8 @@ def test_a_png_is_written_or_missed_with_a_reason(folders, tmp_path, capsys):
         (["RUNS", "--seeds", "0,0"], "must name each seed once"),
         (["RUNS", "--seeds", "a"], "must be a list of seeds"),
         (["RUNS", "--seeds", "0-99999999999"], "at most 1000 seeds"),
+        (["digits/mlp-sgd", "--seeds", "4294967296"], "up to 4294967295"),
+        (["RUNS", "--seeds", "9" * 5000], "up to 4294967295"),
         (["EMPTY"], "no run directory here or below"),
         (["digits/mlp-sgd", "digits/mlp-sgd", "--set", "optimizer.lr=none"], "--set 'optimizer.lr=none'"),
         ([], "A B..."),

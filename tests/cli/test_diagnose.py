@@ -123,7 +123,7 @@ def test_ctrl_c_in_the_quadratics_keeps_the_run_and_the_plot(
     out, err = capsys.readouterr()
     sentence = "The diagnosis was interrupted: stopped by SIGINT in the convex quadratics, after the whole run."
     assert err == f"{_DATA}tiny-jorge: {sentence}\nwrote d.html\n"
-    assert f"{sentence} What follows was read before." in out
+    assert f"{sentence} The readings below were made before." in out
     assert "Directions: " in out
     assert "6 steps, 3 of them read on 2 blocks" in out
     assert out.rstrip().endswith("Note: 2 of 2 convex quadratics are left out: interrupted by Ctrl-C")

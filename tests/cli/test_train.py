@@ -94,6 +94,8 @@ def test_divergence_exits_with_3(recipe: Path, capsys: pytest.CaptureFixture[str
         (["tiny.yaml", "--device", "cuda:99"], "device: 'cuda:99' cannot be used here"),
         (["coco/maskrcnn-sgd"], "task.kind: this version cannot train a detection task"),
         (["tiny.yaml", "--seed", "-1"], "--seed"),
+        (["tiny.yaml", "--seed", "4294967296"], "--seed"),
+        (["tiny.yaml", "--seed", "9" * 400], "--seed"),
         (["tiny.yaml", "--out", "tiny.yaml"], "tiny.yaml: is a file"),
     ],
 )
