@@ -31,8 +31,8 @@ _HOMES = {
 def study_command() -> None:
     """Search around a bootstrapped recipe, and judge whether the bootstrap alone was enough.
 
-    The search uses Optuna. A storage keeps the study; by default it is an SQLite file. If a worker is interrupted, killed or cut off, the same
-    command or another worker resumes the study.
+    The search uses Optuna. A storage keeps the study; by default it is an SQLite file. If a worker is interrupted,
+    killed or cut off, the same command or another worker resumes the study.
 
     \b
     Example:
