@@ -52,7 +52,9 @@ _INTERVAL = "optimizer.refresh_interval"
 
 @click.command()
 @click.argument("recipe", metavar="SGD", shell_complete=complete_recipe)
-@out_option("File to write; - is stdout [default: the name of SGD with jorge in place of sgd, here].")
+@out_option(
+    "File to write; - is stdout [default: SGD's file name with jorge in place of sgd, in the current directory]."
+)
 @click.option(
     "--schedule",
     type=click.Choice(["step", "keep"]),
@@ -79,11 +81,11 @@ def bootstrap_command(
     force: bool,
     output_format: str,
 ) -> int:
-    """Derive a Jorge recipe from SGD, a tuned SGD or AdamW recipe (a file or a shipped name).
+    """Derive a Jorge recipe from a tuned SGD or AdamW recipe.
 
-    The table shows each changed value and the reason for it. With -o -, the recipe goes to stdout and everything else
-    goes to stderr. --study runs the search also if --calibrate finds no interval; the search then has no limit on the
-    step time.
+    The argument SGD is the tuned recipe, a file or a shipped name. The table shows each changed value and the reason
+    for it. With -o -, the recipe goes to stdout and everything else goes to stderr. --study runs the search also if
+    --calibrate finds no interval; the search then has no limit on the step time.
 
     Exit codes: 4 if --calibrate finds no interval, or if --probe or --study gives no answer.
 

@@ -312,7 +312,7 @@ _DEFAULT_OUT = Path("runs")
 @set_option("Replace a value of every recipe.")
 @device_options()
 @download_option
-@threads_option("all cores, divided among the runs")
+@threads_option("all cores, divided among the runs", "CPU threads of each run")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -346,14 +346,14 @@ def compare_command(
     force: bool,
     output_format: str,
 ) -> int:
-    """Race A against B and others: which one reaches the target first, in epochs and in seconds?
+    """Race A against B and others to a target, in epochs and in seconds.
 
     A recipe (a file or a shipped name) is trained on every seed. A run directory, or a directory of several, is only
     read. Runs with the same seed share the initial weights and the order of the data.
 
-    The others are compared with the reference. It is the first argument; among run directories alone it is SGD, if
-    they contain SGD. The default target is the target of the reference's recipe, else the median of the reference's
-    final values. --against derives further contenders from the first recipe.
+    The others are compared with the reference. It is the first argument; if the arguments are run directories only,
+    it is SGD, if SGD is among them. The default target is the target of the reference's recipe, else the median of
+    the reference's final values. --against derives further contenders from the first recipe.
 
     With --workers, --storage, --name or --runs, the race is kept as a study: the same command resumes it, further
     seeds add only the missing runs, and other machines join with `study worker --name NAME`.

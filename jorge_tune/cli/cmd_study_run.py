@@ -69,7 +69,9 @@ _ONLY_AT_THE_START = ("objective", "target", "seeds", "sampler", "pruner", "cons
     help="Seeds of every trial, as 0-2 or 0,4 [default: 0].",
 )
 @click.option(
-    "--confirm-seeds", type=click.IntRange(min=0), help="Number of confirmation seeds; 0 skips it [default: 6]."
+    "--confirm-seeds",
+    type=click.IntRange(min=0),
+    help="Number of confirmation seeds; 0 skips the confirmation [default: 6].",
 )
 @click.option("--sampler", type=click.Choice(_SAMPLERS), help="Sampler, which chooses the points [default: tpe].")
 @click.option(
@@ -85,23 +87,24 @@ _ONLY_AT_THE_START = ("objective", "target", "seeds", "sampler", "pruner", "cons
 @click.option("--no-constraint", is_flag=True, help="Do not limit the step time, and do not calibrate.")
 @click.option("--branch", is_flag=True, help="If another study has this name, use NAME-2.")
 @device_options(default=None)
-@threads_option("all cores, divided among the runs")
+@threads_option("all cores, divided among the runs", "CPU threads of each run")
 @download_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and an estimate of its time, and run nothing.")
 @format_option
 def study_run_command(
     source: str | None, name: str | None, workers: int, runs: Path | None, output_format: str, **options: Any
 ) -> int:
-    """Search around a bootstrapped recipe, confirm the best trial, and judge the single shot.
+    """Search around a bootstrapped recipe, confirm the best trial, and judge the bootstrap.
 
     The argument is a study file or a recipe; an SGD or AdamW recipe is bootstrapped first. The search varies the rate,
     the decay, the refresh interval and the schedule. Options override the study file. Trial 0 is the bootstrap. The
     baseline, the original SGD recipe, runs as the companion study NAME.sgd. At the end, baseline, bootstrap and best
-    trial run on new seeds as the companion study NAME.confirm.
+    trial run on new seeds as the companion study NAME.confirm. The verdict says whether single-shot tuning, which is
+    the bootstrap alone, was enough.
 
     Ctrl-C writes a checkpoint of every run. The same command resumes the study, and so does `study run --name NAME`.
 
-    Exit codes: 4 if no trial is the best one, 130 if you interrupted the study.
+    Exit codes: 4 if the study has no best trial, 130 if you interrupted the study.
 
     \b
     Example:
@@ -288,7 +291,7 @@ def _as_data(plan: StudyPlan, workers: int, runs: Path, address: Address, found:
 @click.option("--confirm-seeds", type=click.IntRange(min=1), help="Number of seeds [default: the plan's, else 6].")
 @workers_option
 @device_options(default=None)
-@threads_option("all cores, divided among the runs")
+@threads_option("all cores, divided among the runs", "CPU threads of each run")
 @download_option
 @format_option
 def study_confirm_command(
@@ -302,13 +305,13 @@ def study_confirm_command(
     download: bool,
     output_format: str,
 ) -> int:
-    """Run baseline, bootstrap and best trial on new seeds, and judge the single shot again.
+    """Run baseline, bootstrap and best trial on new seeds, and judge the bootstrap again.
 
     `study run` does this at its end. Finished runs are kept: if you ask for further seeds, or if another trial is now
     the best, only the missing runs are trained. The runs are the companion study NAME.confirm, which other machines
     can join with `study worker`.
 
-    Exit codes: 4 if no trial is the best one, 130 if you interrupted the runs.
+    Exit codes: 4 if the study has no best trial, 130 if you interrupted the runs.
 
     \b
     Example:

@@ -19,7 +19,7 @@ from jorge_tune.errors import EXIT_INTERRUPTED, InputError
 @storage_option
 @runs_option
 @device_options(default=None)
-@threads_option("the study's")
+@threads_option("the study's", "CPU threads of each run")
 @download_option
 def study_worker_command(
     name: str | None,
