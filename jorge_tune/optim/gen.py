@@ -70,7 +70,7 @@ class GeN:
         optimizer: Any torch optimizer whose groups have an `lr`.
         interval: Steps between two probes, Phi >= 1.
         smoothing: gamma in [0, 1].
-        points: 3 (x = -1, 0, 1) or 5 (-2 to 2). Three points cannot tell a parabola from noise; five can, and do.
+        points: 3 (x = -1, 0, 1) or 5 (-2 to 2). Three points cannot separate a parabola from noise; five can, and do.
         clamp: Most that s may change by at one probe, >= 1.
         initial_lr: "given", or "search": the first step takes the best rate of a grid from 1e-6 to 1e2, refined by
             one parabola; it stands for the first group's rate before any schedule, the groups' ratios kept (C.4.2).

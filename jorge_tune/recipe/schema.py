@@ -224,7 +224,7 @@ class JorgeSection(KroneckerFields):
         series_terms: The highest power in the series.
         form: `series` is the paper's; `congruence` is a symmetric form that keeps its accuracy over many refreshes.
         product_precision: The arithmetic of the products that correct a preconditioner.
-        preset: `paper` takes the paper's algorithm to the letter; values given beside it win.
+        preset: `paper` takes the paper's algorithm to the letter; fields that you set override it.
     """
 
     name: Literal["jorge"] = "jorge"
@@ -427,7 +427,7 @@ class Gen:
     Attributes:
         interval: Steps between two probes of the loss.
         smoothing: How much of the present factor a probe keeps; 0 takes the new value, 1 never changes.
-        points: Points at which the loss is read; 3 cannot tell a parabola from noise, 5 can.
+        points: Points at which the loss is read; 3 points cannot separate a parabola from noise; 5 can.
         initial_lr: `given` starts from `optimizer.lr`; `search` lets the first step look for the rate.
         earlier_batches: How many earlier batches the loss is read on; 0 reads it on the step's own batch, as the
             paper does. More batches give lower rates and cost points x batches forward passes.

@@ -346,7 +346,7 @@ def _cost(answer_text: str, log: str) -> Cost:
     try:
         answer = json.loads(answer_text)
     except ValueError:
-        raise JorgeTuneError(f"the calibration broke off: {log.strip().splitlines()[-1]}") from None
+        raise JorgeTuneError(f"the calibration failed: {log.strip().splitlines()[-1]}") from None
     if "input_error" in answer:
         raise InputError(answer["input_error"])
     return Cost(**answer)

@@ -202,7 +202,7 @@ class TrialRun:
         return None
 
     def _note_memory(self, seed: int) -> None:
-        again = "it runs again, in a fresh process and with no other run of the study beside it"
+        again = "it runs again in a fresh process, while no other run of the study runs"
         change = f"seed {seed} ran out of memory: {again}"
         changes = (*self._starts.changes, change)
         self._starts = replace(self._starts, out_of_memory=self._starts.out_of_memory + 1, changes=changes)

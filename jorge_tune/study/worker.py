@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from jorge_tune.errors import InputError, JorgeTuneError
+from jorge_tune.errors import EXIT_INTERRUPTED, InputError, JorgeTuneError
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import portable
 from jorge_tune.study.claimed_trial import ClaimedTrial, Ending, UnreadTrialError, report_end
@@ -33,7 +33,7 @@ from jorge_tune.study.jobs.job import Machine, RunFollower, Runs
 from jorge_tune.study.leases import Lease, LeaseTimes, Reaper, Sweep, owners_clock
 from jorge_tune.study.runs_directory import Presence, RunsDirectory
 from jorge_tune.study.samplers import build_pruner, build_sampler
-from jorge_tune.study.stop import EXIT_INTERRUPTED, WorkerStops
+from jorge_tune.study.stop import WorkerStops
 from jorge_tune.study.storage.claims import Claim
 from jorge_tune.study.study import OpenStudy, StudyStopRequest
 from jorge_tune.study.trial import TrialContext, TrialEnd, TrialRun
@@ -277,7 +277,7 @@ class Worker:
         if end.kind == "unusable":
             self._stop_the_study(end.reason, end.exit_code)
         elif self._broken >= _MOST_BROKEN:
-            self._stop_the_study(f"{_MOST_BROKEN} trials in a row broke off; the last: {end.reason}", 1)
+            self._stop_the_study(f"{_MOST_BROKEN} trials in a row failed; the last: {end.reason}", 1)
 
     def _attach(self, trial: ClaimedTrial, lease: Lease, state: Ending, value: float | None) -> None:
         """Attach the trial's files and note; say once what cannot be attached."""

@@ -158,7 +158,7 @@ def test_the_curve_as_a_page(here, capsys):
 def test_without_a_recipe_a_built_in_one_is_measured(capsys):
     assert run() == 0
     shown = capsys.readouterr()
-    assert "no RECIPE given: cifar10/resnet-small-sgd is measured" in shown.err
+    assert "no RECIPE given; measuring cifar10/resnet-small-sgd" in shown.err
     assert "refresh_interval" in shown.out
     assert "assumed" not in shown.out
     assert run("cifar10/resnet-small-sgd") == 0
@@ -169,7 +169,7 @@ def test_without_a_recipe_a_built_in_one_is_measured(capsys):
 def test_an_sgd_recipe_is_bootstrapped_first(here, capsys):
     (here / "sgd.yaml").write_text(RECIPE.replace("name: jorge", "name: sgd"))
     assert run("sgd.yaml") == 0
-    assert "sgd.yaml: trains with sgd; its Jorge recipe is measured" in capsys.readouterr().err
+    assert "sgd.yaml: trains with sgd; measuring the Jorge recipe" in capsys.readouterr().err
     assert run("sgd.yaml", "--write") == 2
     assert "`jorge-tune bootstrap sgd.yaml --calibrate`" in capsys.readouterr().err
 
@@ -179,14 +179,14 @@ BAD_INPUT = {
     "a contradiction": (["tiny.yaml", "--gpu"], "--gpu and --device cpu contradict each other"),
     "no overhead": (["tiny.yaml", "--overhead", "0"], "must be greater than 0"),
     "a negative overhead": (["tiny.yaml", "--overhead", "-5%"], "must be greater than 0"),
-    "a word": (["tiny.yaml", "--overhead", "some"], "written as 10% or 0.1"),
-    "ten or ten percent": (["tiny.yaml", "--overhead", "10"], "'10' is 1000 %; write 10% if that is not meant"),
+    "a word": (["tiny.yaml", "--overhead", "some"], "write 10% or 0.1"),
+    "ten or ten percent": (["tiny.yaml", "--overhead", "10"], "'10' means 1000 %; write 10%"),
     "nothing to write": (["--write"], "--write needs a RECIPE"),
     "nothing to check": (["--check"], "--check needs a RECIPE"),
     "both": (["tiny.yaml", "--write", "--check"], "--write and --check contradict"),
     "a plot": (["tiny.yaml", "--plot", "curve.pdf"], "must end in .html or .png"),
     "no such recipe": (["no-such-recipe"], "neither a file nor a shipped recipe"),
-    "a shipped one": (["imagenet/resnet50-256-jorge", "--write"], "is a shipped recipe; copy it first"),
+    "a shipped one": (["imagenet/resnet50-256-jorge", "--write"], "recipes cp imagenet/resnet50-256-jorge"),
     "another kind": (["coco/deeplabv3-jorge"], "this version cannot train a segmentation task"),
 }
 

@@ -94,12 +94,12 @@ def test_from_a_checkpoint_with_its_seed_and_a_plot(recipe: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--at", "1,x"), "must be numbers of steps, 0 or more, with commas between"),
-        (("--at", "-3"), "must be numbers of steps, 0 or more"),
+        (("--at", "1,x"), "must be step numbers"),
+        (("--at", "-3"), "must be step numbers"),
         (("--at", "99"), "at must name steps from 0 to 17"),
         (("--points", "4"), "'4' is not one of '3', '5'"),
         (("--batches", "0"), "0 is not in the range"),
-        (("--plot", "x.png"), "--plot: must end in .html"),
+        (("--plot", "x.png"), "--plot must end in .html"),
         (("--checkpoint", "nowhere"), "nowhere: not a run directory"),
     ],
 )

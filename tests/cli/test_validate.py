@@ -45,7 +45,7 @@ def test_all_faults_of_all_files_are_reported(files, capsys):
 def test_a_warning_is_told_and_passes(files, capsys):
     assert run("late.yaml") == 0
     assert capsys.readouterr().out.splitlines() == [
-        "late.yaml:5:24: schedule.milestones: not reached: 5; training ends after epoch 3 (warning)",
+        "warning: late.yaml:5:24: schedule.milestones: not reached: 5; training ends after epoch 3",
         "late.yaml: fine, with warnings",
     ]
 

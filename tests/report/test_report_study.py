@@ -209,7 +209,7 @@ def test_a_study_without_a_finished_trial_is_an_honest_page(trials):
     page = report_page(twin)
     assert_figures_equal_the_twin(page, twin)
     assert "Nothing to draw: no trial has completed with a value." in page
-    assert "not enough to tell: 0 of at least 15 completed trials with a value" in page
+    assert "importance is not known: 0 of at least 15 completed trials with a value" in page
     assert "? undecided" in page
 
 

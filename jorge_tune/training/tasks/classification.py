@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,11 @@ from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy
 
 from jorge_tune.errors import InputError, first_line
-from jorge_tune.recipe.schema import Recipe
+from jorge_tune.recipe.schema import ModelSection, Recipe
 from jorge_tune.training.datasets import PartName, load_splits
 from jorge_tune.training.images import Examples
 from jorge_tune.training.loader import Batch, Batches
+from jorge_tune.training.models import MLP_FEATURES
 
 _MANY_CLASSES = 20  # from here on top5 says something that top1 does not
 
@@ -27,6 +29,7 @@ class Classification:
         if data is None:
             raise InputError(f"task.data: the recipe {recipe.name!r} names no data, so it cannot be trained")
         self._device, self._data, self._batch_size = device, data, recipe.batch_size
+        self._model = recipe.task.model
         splits = load_splits(data, download=download)
         self.classes, self.summary = splits.classes, splits.summary
         top_names = ("top1", "top5") if len(splits.classes) >= _MANY_CLASSES else ("top1",)
@@ -123,6 +126,7 @@ class Classification:
             shape = tuple(images.shape[1:])
             raise InputError(
                 f"task.model: the model does not accept images of shape {shape} ({first_line(error)})"
+                f"{_inputs_to_set(self._model, shape)}"
             ) from error
 
     def close(self) -> None:
@@ -133,6 +137,14 @@ class Classification:
 
     def _read_in_order(self, examples: Examples) -> Batches:
         return Batches(examples, self._batch_size, self._device, workers=self._data.workers)
+
+
+def _inputs_to_set(model: ModelSection | None, shape: tuple[int, ...]) -> str:
+    """The way out for our own `mlp`, which must know the number of values of an image; empty for other models."""
+    values = math.prod(shape)
+    if model is None or model.name != "mlp" or model.args.get("in_features", MLP_FEATURES) == values:
+        return ""
+    return f"; set task.model.args.in_features to {values}"
 
 
 class ClassificationMeter:
