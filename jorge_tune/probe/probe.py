@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jorge_tune.errors import InputError
 from jorge_tune.optim.gen_line import ProbeState, StepLine
@@ -24,7 +24,6 @@ from jorge_tune.training.loader import Batch
 from jorge_tune.training.loop import StopRequest
 from jorge_tune.training.run_journal import ProgressCallback
 from jorge_tune.training.snapshot import Snapshot, open_snapshot
-from jorge_tune.training.tasks import Task
 
 DEFAULT_STEPS = (0, 100, 1000)
 """Steps ahead of where a probe starts, if none are named."""
@@ -197,14 +196,9 @@ class _Reader:
 
 def _sample_losses(snapshot: Snapshot, batch: Batch) -> Tensor:
     """The training loss of each sample of a batch that is forwarded whole, in float64 on the CPU."""
-    task: Task = snapshot.task
-    model: nn.Module = snapshot.model
     with autocast(snapshot.recipe.precision, snapshot.device):
-        outputs = model(batch[0])
-        losses = [
-            task.loss(outputs[i : i + 1], (batch[0][i : i + 1], batch[1][i : i + 1])) for i in range(len(batch[1]))
-        ]
-    return torch.stack(losses).float().cpu().double()
+        losses = snapshot.task.sample_losses(snapshot.model, batch)
+    return losses.float().cpu().double()
 
 
 def _asked(at: tuple[int, ...] | None, snapshot: Snapshot) -> tuple[list[int], list[str]]:
@@ -232,7 +226,7 @@ def _fresh_batches(snapshot: Snapshot, count: int) -> list[Batch]:
     rest: list[Batch] = []
     with contextlib.closing(train.epoch(never)) as batches:
         for batch in batches:
-            (full if len(batch[1]) == train.batch_size else rest).append(batch)
+            (full if train.is_full(batch) else rest).append(batch)
             if len(full) == count:
                 break
     return full or rest
