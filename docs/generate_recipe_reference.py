@@ -130,6 +130,7 @@ optimizer:
   lr: 0.1
   groups:
     - {pattern: "^backbone[.]", lr_scale: 0.1, weight_decay_scale: 0.5}
+    - {pattern: "^head[.]weight$", precondition: false}
 """,
     ),
     Section(

@@ -91,11 +91,11 @@ def diagnose_command(
     given = read_with_overrides(recipe, (), seed)
     share_the_cores()
     from jorge_tune.diagnose.diagnose import DiagnosisSettings, as_jorge, diagnose
-    from jorge_tune.diagnose.observe import WatchedBlocks
+    from jorge_tune.diagnose.observe import BlockChoice
 
     if threads is not None:
         use_threads(threads)
-    choice = WatchedBlocks(max_side, _pattern(parameters))
+    choice = BlockChoice(max_side, _pattern(parameters))
     settings = DiagnosisSettings(
         steps=steps, every=every, refreshes=refreshes, choice=choice, device=device, download=download
     )

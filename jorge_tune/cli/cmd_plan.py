@@ -88,7 +88,8 @@ def plan_command(
     if plan.interval_is_assumed:
         tell(f"refresh_interval is not set: means are taken over {plan.refresh_interval} steps")
     for head in plan.long_heads:
-        way_out = "tie it to the embedding, or put it into a group with precondition=False in a loop of your own"
+        rule = f"{{pattern: '^{re.escape(head.name)}$', precondition: false}}"
+        way_out = f"tie it to the embedding, or leave it out by adding {rule} to optimizer.groups"
         tell(
             f"{head.name} has {head.shape[0]} rows, as an output layer over a vocabulary, and its L and R take "
             f"{show_bytes(head.preconditioner_bytes)}: {way_out} (warning)"

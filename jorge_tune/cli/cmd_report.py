@@ -126,6 +126,8 @@ def _report(
     if is_study:
         runs = runs or (folders[0] if held else None)
         return report_of_study(held or subjects[0], storage, runs, wanted, extra, writes)
+    if len(folders) == 1 and folders[0].is_file():
+        return report_of_file(folders[0], writes)
     missing = [subject for subject, folder in zip(subjects, folders, strict=True) if not folder.is_dir()]
     if missing:
         raise InputError(f"{missing[0]}: no directory here; give directories of runs, or one study by its name")
@@ -189,6 +191,24 @@ def study_at(folder: Path) -> str | None:
     if folder.is_dir() and not isinstance(name, str):
         raise InputError(f"{marker}: must hold the name of a study, got {shown(name)}")
     return name
+
+
+def report_of_file(path: Path, writes: Sequence[Path] = ()) -> Report:
+    """The report of a file of measurements: what calibrate-freq or probe printed, or a shadow probe saved.
+
+    Args:
+        path: The file.
+        writes: What will be written, which must not be the file.
+
+    Raises:
+        InputError: the file cannot be read, holds something else, or would be overwritten.
+    """
+    from jorge_tune.report.report import measured_report
+
+    if any(other.exists() and other.samefile(path) for other in writes):
+        raise InputError(f"{path}: the report would overwrite the file that it is made from; give another --out")
+
+    return measured_report(str(path), _read(path))
 
 
 def report_of_runs(

@@ -136,17 +136,20 @@ Rank = Annotated[int, at_least(2)]
 
 @dataclass(frozen=True, kw_only=True)
 class GroupSection:
-    """Parameters whose name matches `pattern` get a scaled rate and decay; the first rule that matches counts.
+    """A rule for the parameters whose name matches `pattern`; a parameter takes the first rule that matches.
 
     Attributes:
         pattern: A regular expression that is searched for in the parameter's name.
         lr_scale: The factor on the learning rate.
         weight_decay_scale: The factor on the weight decay.
+        precondition: `false` leaves these parameters without preconditioners, as a large output head may need;
+            embeddings never have any. It has no effect on `sgd` and `adamw`, and `bootstrap` carries it over.
     """
 
     pattern: Annotated[str, REGULAR_EXPRESSION]
     lr_scale: NotNegative = 1.0
     weight_decay_scale: NotNegative = 1.0
+    precondition: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +161,7 @@ class OptimizerFields:
         lr: The learning rate before the schedule.
         weight_decay: The weight decay: in the gradient for `sgd`, decoupled for `adamw` and for our own optimizers.
         no_decay: Classes of parameters without decay: normalisation layers, biases, all one-dimensional ones.
-        groups: Rules that scale rate and decay for parameters by name.
+        groups: Rules for parameters by name: factors on rate and decay, and whether to precondition.
     """
 
     name: str

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from jorge_tune.errors import shortened
-from jorge_tune.training.image_listing import in_words
+from jorge_tune.image_listing import in_words
 
 _IDENTITY = ("name", "shape", "classes", "parts")  # what decides which images a step sees
 

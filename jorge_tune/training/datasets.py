@@ -23,16 +23,18 @@ import torch
 from jorge_tune.config.unknown_keys import suggestion
 from jorge_tune.errors import InputError
 from jorge_tune.hardware import usable_cores
-from jorge_tune.recipe.schema import DataSection
-from jorge_tune.training.data_summary import DataSummary, PartSummary
-from jorge_tune.training.image_listing import (
+from jorge_tune.image_listing import (
     ENDINGS,
+    SMALL_SIDE,
     LeftOut,
     class_names,
     files_beside_classes,
     images_of_class,
     in_words,
+    side_from,
 )
+from jorge_tune.recipe.schema import DataSection
+from jorge_tune.training.data_summary import DataSummary, PartSummary
 from jorge_tune.training.images import (
     Examples,
     ImageFiles,
@@ -58,8 +60,6 @@ _DIGITS_SPLIT_SEED = 0  # the 60/20/20 split never changes
 _VALIDATION_SEED = 1  # fixed: the held-out fraction is the same for every run and seed
 _PART_NAMES = ("train", "val", "valid", "validation", "test")
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_SMALL_SIZE = 64  # images up to this size are shifted, not cropped and resized, and kept in memory
-_LARGE_DEFAULT_SIZE = 224
 _MEMORY_LIMIT_BYTES = 2 * 10**9
 _HEADERS_CHECKED = 100_000  # of files too large to decode beforehand; a header takes 80 microseconds, over NFS more
 
@@ -252,7 +252,7 @@ def _open_image_directory(data: DataSection) -> Source:
     for name in _PART_NAMES:  # train is the first
         if (root / name).is_dir():
             paths, labels, left_out[name] = _list_part(root / name, classes)
-            size = size or _default_size(paths[0])
+            size = size or side_from(max(image_size(paths[0])))
             choose = partial(_choose, paths, labels, options.scaling, size, data.augment == "standard")
             parts[name] = Part(labels, choose)
     if len(parts) == 1:
@@ -440,7 +440,7 @@ def _choose(
 ) -> Examples:
     chosen = [paths[index] for index in indices]
     targets = torch.from_numpy(labels[indices])
-    if size <= _SMALL_SIZE and len(chosen) * 3 * size**2 <= _MEMORY_LIMIT_BYTES:
+    if size <= SMALL_SIDE and len(chosen) * 3 * size**2 <= _MEMORY_LIMIT_BYTES:
         shift = ShiftFlip(size // 8, True) if standard and augment else None
         images, remarks = decode_all(chosen, size)
         return ImagesInMemory(images, targets, scaling, shift, remarks)
@@ -449,12 +449,6 @@ def _choose(
     if stride > 1:
         remarks["header not read before the first epoch"] = len(chosen) - len(chosen[::stride])
     return ImageFiles(chosen, targets, scaling, size, standard and augment, remarks)
-
-
-def _default_size(path: Path) -> int:
-    """The images' own size where it is small, else the usual 224."""
-    longest = max(image_size(path))
-    return longest if longest <= _SMALL_SIZE else _LARGE_DEFAULT_SIZE
 
 
 class _Options(NamedTuple):

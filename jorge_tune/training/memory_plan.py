@@ -183,7 +183,7 @@ def _costs(section: schema.Optimizer, model: nn.Module) -> tuple[ParameterCost, 
 
 
 def _rivals(section: Planned, model: nn.Module, group: Mapping[str, Any]) -> Iterator[Rival]:
-    common: dict[str, Any] = {"lr": section.lr}
+    common: dict[str, Any] = {"lr": section.lr, "groups": section.groups}
     shared = _shared(section, group)
     ranks = sorted({*RANKS, getattr(section, "rank", RANKS[0])})
     sections: list[schema.Optimizer] = [
@@ -200,8 +200,11 @@ def _rivals(section: Planned, model: nn.Module, group: Mapping[str, Any]) -> Ite
 
 
 def _shared(section: Planned, group: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that all members of the family have, a preset's values included."""
-    return {"lr": section.lr, **{name: group[name] for name in _SHARED}}
+    """The fields that all members of the family have, a preset's values included.
+
+    The groups are among them, so that what the recipe leaves unpreconditioned stays so under the other optimizers.
+    """
+    return {"lr": section.lr, "groups": section.groups, **{name: group[name] for name in _SHARED}}
 
 
 def _least_sketch(section: Planned, model: nn.Module, group: Mapping[str, Any]) -> Rival:

@@ -132,7 +132,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(benches, tmp_path):
     (tmp_path / "file").write_text("")
     found = calibrate_recipe(JORGE, request(tmp_path / "file"))
     assert found.choice.outcome == "interval"
-    assert "not kept for the next time" in found.warnings[-1]
+    assert "not stored for the next time" in found.warnings[-1]
 
 
 def test_a_gpu_that_torch_cannot_use_is_given_up_for_auto_only(benches, tmp_path, monkeypatch):
@@ -155,7 +155,9 @@ def test_the_answer_goes_into_the_recipe_and_is_known_to_be_of_here(benches, tmp
         fingerprint=found.fingerprint, device="a scripted device", overhead=0.1
     )
     assert measured_elsewhere(made, "cpu") is None
-    assert "was measured elsewhere (on a scripted device" in measured_elsewhere(replace(made, batch_size=3), "cpu")
+    assert "was measured under other conditions: on a scripted device" in measured_elsewhere(
+        replace(made, batch_size=3), "cpu"
+    )
     assert measured_elsewhere(made, "cpu", threads=31) is not None
     assert measured_elsewhere(made, "cuda:99") is None  # training refuses that itself
     assert measured_elsewhere(JORGE, "cpu") is None
@@ -172,7 +174,7 @@ def test_checking_measures_every_time(benches, tmp_path):
         found = check_recipe(recipe, request(tmp_path))
         assert (found.checked.judgement.outcome, found.interval) == (outcome, interval or 10)
     assert len(opened) == 3
-    with pytest.raises(InputError, match="'auto' is no interval to check"):
+    with pytest.raises(InputError, match="must be a number, got 'auto'"):
         check_recipe(replace(JORGE, optimizer=JorgeSection(lr=0.1, refresh_interval="auto")), request(tmp_path))
 
 

@@ -162,7 +162,7 @@ def test_without_a_recipe_a_built_in_one_is_measured(capsys):
     assert "refresh_interval" in shown.out
     assert "assumed" not in shown.out
     assert run("cifar10/resnet-small-sgd") == 0
-    assert "Note: data/cifar10 is not there, so 32 pixels are assumed" in capsys.readouterr().out
+    assert "Note: no image can be read below data/cifar10/train: 32 pixels are assumed" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("script")
@@ -204,10 +204,10 @@ def test_bad_input_is_one_message_and_writes_nothing(here, capsys, arguments, to
 def test_recipes_that_have_no_iteration(here, capsys):
     (here / "bare.yaml").write_text("name: bare\noptimizer: {name: jorge, lr: 1}\nepochs: 3\nbatch_size: 1\n")
     assert run("bare.yaml") == 2
-    assert "the recipe 'bare' has no task" in capsys.readouterr().err
+    assert "recipe bare: has no task" in capsys.readouterr().err
     (here / "auto.yaml").write_text(RECIPE.replace("lr: 0.1", "lr: 0.1\n  refresh_interval: auto"))
     assert run("auto.yaml", "--check") == 2
-    assert "'auto' is no interval to check" in capsys.readouterr().err
+    assert "must be a number, got 'auto'" in capsys.readouterr().err
     (here / "wrong.yaml").write_text(RECIPE.replace("hidden: [16]", "in_features: 63"))
     assert run("wrong.yaml") == 2
     assert "task.model: its forward fails on images of shape 1x8x8" in capsys.readouterr().err
@@ -218,7 +218,7 @@ def test_without_a_gpu_the_devices_there_are_are_named(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["calibrate-freq", "tiny.yaml", "--gpu"])
     assert ended.value.code == 2
-    assert re.search(r"'cuda' cannot be used here \(.*\); there is cpu \(", capsys.readouterr().err)
+    assert re.search(r"'cuda' cannot be used here \(.*\); usable here: cpu \(", capsys.readouterr().err)
 
 
 @pytest.mark.usefixtures("script")

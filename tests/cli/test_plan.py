@@ -62,7 +62,10 @@ def test_a_long_output_layer_is_warned_of_beside_the_tables(capsys, monkeypatch)
     assert run("digits/mlp-sgd") == 0
     err = capsys.readouterr().err
     assert "1.weight has 9000 rows, as an output layer over a vocabulary, and its L and R take 34" in err
-    assert "put it into a group with precondition=False" in err
+    assert r"adding {pattern: '^1\.weight$', precondition: false} to optimizer.groups" in " ".join(err.split())
+    way_out = r"optimizer.groups=[{pattern: '^1\.weight$', precondition: false}]"
+    assert run("digits/mlp-sgd", "--set", way_out) == 0
+    assert "vocabulary" not in capsys.readouterr().err
     assert run("digits/cnn-sgd") == 0
     assert "vocabulary" not in capsys.readouterr().err
 

@@ -60,7 +60,7 @@ def test_a_table_words_and_nothing_written(recipe: Path, capsys: pytest.CaptureF
 
 def test_no_suggestion_is_an_exit_code_with_its_reason(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("probe", "tiny.yaml", "--at", "0", *_SHORT) == 4
-    assert "No suggestion: no reading supports one (step 0: the warm-up is not over" in capsys.readouterr().out
+    assert "No suggestion: no reading supports a suggestion (step 0: the warm-up is not over" in capsys.readouterr().out
 
 
 def test_a_rate_far_too_low(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import click
 
 from jorge_tune.cli import _COMMANDS, _group
 
-REFERENCE = Path(__file__).parents[2] / "docs" / "cli.md"
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "cli.md"
 
 
 def help_of(command: click.Command, name: str) -> list[str]:
@@ -24,6 +27,7 @@ def help_of(command: click.Command, name: str) -> list[str]:
 
 
 def reference() -> str:
+    """The reference; of a fresh process only, since click keeps the help option of a command's first call."""
     lines = ["# Command line", "", "Written from the commands' own `--help`.", "", *help_of(_group, "jorge-tune")]
     context = click.Context(_group)
     for name in sorted(_COMMANDS):
@@ -34,7 +38,9 @@ def reference() -> str:
 
 
 def test_the_reference_is_up_to_date():
-    assert REFERENCE.read_text() == reference()
+    printed = [sys.executable, "-m", "tests.house.test_cli_reference", "-"]
+    fresh = subprocess.run(printed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert REFERENCE.read_text() == fresh
 
 
 def test_every_command_is_in_it():
@@ -43,4 +49,7 @@ def test_every_command_is_in_it():
 
 
 if __name__ == "__main__":
-    REFERENCE.write_text(reference())
+    if sys.argv[1:] == ["-"]:
+        sys.stdout.write(reference())
+    else:
+        REFERENCE.write_text(reference())

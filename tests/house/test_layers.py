@@ -20,6 +20,7 @@ FLOORS = {
     "errors": 0,
     "hardware": 1,
     "files": 1,
+    "image_listing": 1,
     "records": 2,
     "optim": 0,
     "config": 2,
@@ -36,7 +37,7 @@ FLOORS = {
 _LIGHT = frozenset({"torch", "numpy", "yaml", "click", "rich", "optuna", "plotly"})
 _MEASURING = frozenset({"click", "optuna", "plotly"})
 FORBIDDEN = {  # third-party packages that a room must not touch at all
-    **dict.fromkeys(("errors", "files", "hardware", "records", "untrusted"), _LIGHT),
+    **dict.fromkeys(("errors", "files", "hardware", "image_listing", "records", "untrusted"), _LIGHT),
     "config": _LIGHT - {"yaml"},
     "recipe": _LIGHT,
     "optim": _LIGHT - {"torch"} | {"torchvision"},

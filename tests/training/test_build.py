@@ -132,6 +132,19 @@ def test_group_rules_and_exemptions_reach_the_groups() -> None:
     ]
 
 
+def test_a_rule_without_preconditioner_reaches_jorge_and_changes_nothing_for_sgd() -> None:
+    rules = (schema.GroupSection(pattern=r"^2\.weight$", precondition=False),)
+    model = _model()
+    jorge = build_optimizer(schema.JorgeSection(lr=0.5, groups=rules), model)
+    model(torch.randn(5, 4)).square().sum().backward()
+    jorge.step()
+    sides = {name: any(key.startswith("left") for key in jorge.state[p]) for name, p in model.named_parameters()}
+    assert sides["0.weight"]
+    assert not sides["2.weight"]
+    sgd = build_optimizer(schema.SGDSection(lr=0.5, groups=rules), model)
+    assert not any("precondition" in group for group in sgd.param_groups)
+
+
 @pytest.mark.parametrize(
     ("section", "message"),
     [
