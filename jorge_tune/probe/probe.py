@@ -199,15 +199,27 @@ class _Reader:
         """The losses of all samples at each point of the line; every evaluation starts from the same state."""
         half = self.points // 2
         multipliers = range(-half, half + 1)
-        columns = []
+        points = []
         for x in multipliers:
             line.go_to(x)
             losses = []
             for batch in batches:
                 losses.append(_sample_losses(self.snapshot, batch))
                 around.renew()
-            columns.append(torch.cat(losses))
-        return read_line([float(x) for x in multipliers], torch.stack(columns, dim=1), batches=len(batches))
+            points.append(losses)
+        return read_line([float(x) for x in multipliers], _rows_alike(points), batches=len(batches))
+
+
+def _rows_alike(points: list[list[Tensor]]) -> Tensor:
+    """The losses as a table: of samples, or of whole batches if some batch could not be divided at some point.
+
+    Shape:
+        points: for each point, for each batch, (samples,) or (1,) -> (samples or batches, points).
+    """
+    counts = [{len(losses) for losses in of_batch} for of_batch in zip(*points, strict=True)]
+    if any(len(count) > 1 for count in counts) or {1} in counts:
+        points = [[losses.mean()[None] for losses in of_point] for of_point in points]
+    return torch.stack([torch.cat(of_point) for of_point in points], dim=1)
 
 
 def _sample_losses(snapshot: Snapshot, batch: Batch) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 
 from jorge_tune.errors import InputError, JorgeTuneError, TrainingError
 from jorge_tune.recipe.user_code import load_object, where_raised
+from jorge_tune.training.device import is_out_of_memory
 from jorge_tune.training.random_stream import RandomStream
 
 
@@ -49,9 +50,11 @@ def in_words(what: str, kind: type[JorgeTuneError] = TrainingError) -> Iterator[
     """
     try:
         yield
-    except (JorgeTuneError, MemoryError, torch.OutOfMemoryError):
+    except JorgeTuneError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise kind(f"{what} failed: {where_raised(error)}") from error
 
 

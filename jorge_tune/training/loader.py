@@ -25,6 +25,7 @@ class TaskBatches(Protocol):
     """The batches of one part, epoch by epoch, on the device of the run."""
 
     batch_size: int
+    workers: int
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -37,6 +38,9 @@ class TaskBatches(Protocol):
 
     def is_full(self, batch: Batch) -> bool:
         """Whether a batch is not a smaller last one."""
+
+    def is_smaller(self, batch: Batch, other: Batch) -> bool:
+        """Whether a batch has fewer samples than another one."""
 
     def close(self) -> None:
         """End the loader's processes; the batches cannot be read any more."""
@@ -68,7 +72,7 @@ class Batches:
         workers: int = 0,
     ) -> None:
         self._examples = examples if workers else examples.to(device)
-        self.batch_size, self._device = batch_size, device
+        self.batch_size, self.workers, self._device = batch_size, workers, device
         self._seed, self._drop_last = seed, drop_last
         self._requests = _Requests()
         self._loader: DataLoader[Any] | None = None
@@ -92,6 +96,10 @@ class Batches:
     def is_full(self, batch: ImageBatch) -> bool:
         """Whether a batch has as many images as all but the last."""
         return len(batch[1]) == self.batch_size
+
+    def is_smaller(self, batch: ImageBatch, other: ImageBatch) -> bool:
+        """Whether a batch has fewer images than another one."""
+        return len(batch[1]) < len(other[1])
 
     @property
     def smallest(self) -> int:

@@ -45,9 +45,10 @@ class UserBatches:
         self._batches, self._name, self._move, self._seed = batches, name, move, seed
         self.batch_size, self._samples = batch_size, samples
         self._length = _length_of(batches, name)
+        self.workers: int = getattr(batches, "num_workers", 0) if isinstance(batches, DataLoader) else 0
         self.is_stateful = isinstance(batches, Iterator)
         self._looked_at: list[Any] = []  # of an iterator, before the first epoch
-        if isinstance(batches, DataLoader) and batches.num_workers:
+        if isinstance(batches, DataLoader) and self.workers:
             batches.worker_init_fn = _WorkerStart(batches.worker_init_fn)
 
     def __len__(self) -> int:
@@ -56,17 +57,17 @@ class UserBatches:
     @property
     def remembers_draws(self) -> bool:
         """Whether what a batch holds may depend on the epochs that this process has read before."""
-        workers = isinstance(self._batches, DataLoader) and self._batches.num_workers > 0
-        return self.is_stateful or (workers and bool(getattr(self._batches, "persistent_workers", False)))
-
-    def samples_of(self, batch: Any) -> int | None:
-        """How many samples a batch has, where that is known."""
-        return self._samples(batch)
+        return self.is_stateful or (self.workers > 0 and bool(getattr(self._batches, "persistent_workers", False)))
 
     def is_full(self, batch: Any) -> bool:
-        """Whether a batch is as large as the first one of the epoch usually is, as far as can be told."""
+        """Whether a batch has as many samples as the recipe says, as far as can be told."""
         size = self._samples(batch)
         return size is None or size >= self.batch_size
+
+    def is_smaller(self, batch: Any, other: Any) -> bool:
+        """Whether a batch has fewer samples than another one, as far as can be told."""
+        size, than = self._samples(batch), self._samples(other)
+        return size is not None and than is not None and size < than
 
     def epoch(self, number: int = 0, start: int = 0) -> Generator[Any, None, None]:
         """The batches of epoch `number` from batch `start` on; those before it are read and left out.
