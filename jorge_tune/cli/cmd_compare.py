@@ -444,7 +444,8 @@ def _check_target(metric: str | None, value: float | None, entrants: Sequence[Co
     wrong_metric = [what for recipe in new if metric and (what := metric_fault(recipe, metric)) is not None]
     if wrong_metric:
         raise InputError(f"--metric: {wrong_metric[0]}")
-    if new and value is not None and (what := target_fault(metric or usual_metric(entrants[0].recipe), value)):
+    first = entrants[0].recipe
+    if new and value is not None and (what := target_fault(metric or usual_metric(first), value, first)):
         raise InputError(f"--target: {what}")
 
 

@@ -34,6 +34,15 @@ def is_lower_better(metric: str, recipe: Recipe | None = None) -> bool:
     return metric in _LOWER_IS_BETTER or metric.endswith(("_loss", "_error"))
 
 
+def by_rank(metric: str, recipe: Recipe | None = None) -> tuple[object, ...]:
+    """A sort key that puts the best known metric first: top1, other scores, the loss, other losses.
+
+    Of a task of the user's own, what nobody has told the direction of comes last.
+    """
+    unclear = recipe is not None and is_own_task(recipe) and not is_direction_known(metric, recipe)
+    return (metric != "top1", unclear, is_lower_better(metric, recipe), metric != "loss", metric)
+
+
 def is_direction_known(metric: str, recipe: Recipe) -> bool:
     """Whether the recipe, or a name that the package knows, says which values of the metric are better."""
     is_stated = recipe.task is not None and metric in recipe.task.higher_is_better

@@ -286,6 +286,8 @@ def comparison_plan(
     if not all(seed.contains(one) for one in seeds):
         raise InputError(f"--seeds: must be between {seed.low} and {seed.high}, got {max(seeds)}")
 
+    judged_by = metric or usual_metric(known)
+    stated = None if known.task is None else known.task.higher_is_better.get(judged_by)
     labels = tuple(sorted(contenders))
     texts = tuple(render_recipe(replace(contenders[label], seed=0)) for label in labels)
     contender_of = ChoiceParameter(name=CONTENDER, path=CONTENDER, labels=labels, values=texts, bootstrap=first)
@@ -296,7 +298,7 @@ def comparison_plan(
         recipe=recipe,
         baseline=None,
         space=ComparisonSpace(recipe, (contender_of, seed)),  # type: ignore[arg-type]
-        objective=Objective(kind="final", metric=metric or usual_metric(known)),
+        objective=Objective(kind="final", metric=judged_by, higher_is_better=stated),
         sampler="random",
         seeds=(),
         overhead=None,
