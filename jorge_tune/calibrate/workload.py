@@ -16,7 +16,7 @@ from jorge_tune.calibrate.input_shapes import InputShape, input_shape, needs_own
 from jorge_tune.errors import InputError
 from jorge_tune.hardware import Scheduling, scheduling
 from jorge_tune.recipe.schema import Recipe
-from jorge_tune.recipe.user_code import user_code
+from jorge_tune.recipe.user_imports import user_code
 from jorge_tune.training.build import build_model
 from jorge_tune.training.device import is_out_of_memory
 from jorge_tune.training.loader import Batch, ImageBatch

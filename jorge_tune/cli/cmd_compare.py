@@ -94,6 +94,7 @@ def race_as_study(
         JorgeTuneError: no run came to its end, or the storage stayed away.
     """
     from jorge_tune.cli.attach_study import attach_conclusion
+    from jorge_tune.recipe.user_code import places_of
     from jorge_tune.study.plan import comparison_plan
     from jorge_tune.study.report_data import collect, open_comparison
     from jorge_tune.study.run_study import Crew, compare_whole
@@ -115,6 +116,7 @@ def race_as_study(
         device=where.device,
         threads=where.threads,
         download=where.download,
+        code=places_of(recipes.values()),
         last_word=last_word(_GOES_ON),
     )
     with watching(found) as watch:

@@ -16,6 +16,8 @@ from jorge_tune.cli.output import clock_time, format_option, print_json, print_t
 from jorge_tune.cli.study_display import run, show_end
 from jorge_tune.cli.study_options import (
     FoundStudy,
+    code_option,
+    code_places,
     find_search,
     folders,
     goes_on,
@@ -24,13 +26,11 @@ from jorge_tune.cli.study_options import (
     runs_option,
     storage_option,
 )
-from jorge_tune.config.ranges import IMPORTABLE
 from jorge_tune.errors import InputError
-from jorge_tune.recipe.render import leaves, recipe_to_dict, scalar
+from jorge_tune.recipe.render import scalar
 
 if TYPE_CHECKING:
     from jorge_tune.compare.pace import Pace
-    from jorge_tune.recipe.schema import Recipe
     from jorge_tune.study.estimate import StudyEstimate
     from jorge_tune.study.plan import StudyPlan
     from jorge_tune.study.storage.address import Address
@@ -63,6 +63,7 @@ _STARTING = ("objective", "target", "seeds", "sampler", "pruner", "constraint", 
 @device_options(default=None)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run [default: the cores, shared out].")
 @click.option("--download", is_flag=True, help="Fetch a torchvision data set that is not there.")
+@code_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and what it may take; run nothing.")
 @format_option
 def study_run_command(
@@ -88,11 +89,12 @@ def study_run_command(
     if options["dry_run"]:
         return _dry_run(plan or _stored_plan(options, name), workers, runs, options["storage"], output_format)
     found = _found(plan, name, runs, options)
-    end = run(found, workers=workers, hours=options["hours"], download=options["download"])
-    code = show_end(found, end, output_format)
+    code = code_places(options["code"], plan)
+    end = run(found, workers=workers, hours=options["hours"], download=options["download"], code=code)
+    exit_code = show_end(found, end, output_format)
     if end.verdict is not None:
         attach_verdict(found)
-    return code
+    return exit_code
 
 
 def _found(plan: StudyPlan | None, name: str | None, runs: Path | None, options: dict[str, Any]) -> FoundStudy:
@@ -173,8 +175,6 @@ def show_plan(plan: StudyPlan, workers: int, runs: Path, address: Address, outpu
     """
     from jorge_tune.study.estimate import estimate
 
-    imported = ", ".join(_classes_of(plan.recipe))
-    tell("a few steps are timed" + (f", which imports and runs {imported}" if imported else ""))
     pace = _pace(plan, workers)
     known: dict[str, Any] = {}
     if pace is not None:
@@ -195,13 +195,16 @@ def show_plan(plan: StudyPlan, workers: int, runs: Path, address: Address, outpu
     print_table(["runs", "number", "at most"], _costs(found))
 
 
-def _classes_of(recipe: Recipe) -> list[str]:
-    """What of a recipe is code of somebody's own, as `module:Class`."""
-    named = {path: value for path, value in leaves(recipe_to_dict(recipe)).items() if path.endswith(".name")}
-    return sorted({value for value in named.values() if isinstance(value, str) and IMPORTABLE.holds(value)})
-
-
 def _pace(plan: StudyPlan, workers: int) -> Pace | None:
+    """The pace of a few steps; None where these would run code of the user's own."""
+    from jorge_tune.recipe.user_code import check_findable, named_modules
+
+    check_findable(plan.recipe)
+    if named := named_modules(plan.recipe):
+        imported = ", ".join(map(str, named))
+        tell(f"no step is timed: the study imports {imported}, and a dry run imports nothing")
+        return None
+    tell("a few steps are timed")
     share_the_cores()
     from jorge_tune.compare.pace import pace
     from jorge_tune.study.supervisor import shares
@@ -264,6 +267,7 @@ def _as_data(plan: StudyPlan, workers: int, runs: Path, address: Address, found:
 @device_options(default=None)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run [default: the cores, shared out].")
 @click.option("--download", is_flag=True, help="Fetch a torchvision data set that is not there.")
+@code_option
 @format_option
 def study_confirm_command(
     name: str | None,
@@ -274,6 +278,7 @@ def study_confirm_command(
     device: str | None,
     threads: int | None,
     download: bool,
+    code: tuple[str, ...],
     output_format: str,
 ) -> int:
     """Run baseline, bootstrap and the best trial so far on seeds that the search did not see, and judge anew.
@@ -302,6 +307,7 @@ def study_confirm_command(
         device=device or plan.device,
         threads=threads or plan.threads,
         download=download,
+        code=code_places(code),
         last_word=last_word(goes_on(found)),
     )
     with watching(found) as watch:
@@ -309,7 +315,7 @@ def study_confirm_command(
     if end is None:
         tell(f"study {found.name} has nothing to confirm: no trial has a value to be the best by")
         return EXIT_NO_ANSWER
-    code = show_end(found, end, output_format)
+    exit_code = show_end(found, end, output_format)
     if end.verdict is not None:
         attach_verdict(found)
-    return code
+    return exit_code

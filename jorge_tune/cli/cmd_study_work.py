@@ -10,7 +10,17 @@ import click
 
 from jorge_tune.cli.options import device_options
 from jorge_tune.cli.output import format_option, print_json, say, tell
-from jorge_tune.cli.study_options import EXIT_INTERRUPTED, find_study, goes_on, name_option, runs_option, storage_option
+from jorge_tune.cli.study_options import (
+    EXIT_INTERRUPTED,
+    FoundStudy,
+    code_option,
+    code_places,
+    find_study,
+    goes_on,
+    name_option,
+    runs_option,
+    storage_option,
+)
 from jorge_tune.errors import InputError
 
 
@@ -21,6 +31,7 @@ from jorge_tune.errors import InputError
 @device_options(default=None)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run [default: the study's].")
 @click.option("--download", is_flag=True, help="Fetch a torchvision data set that is not there.")
+@code_option
 def study_worker_command(
     name: str | None,
     storage: str | None,
@@ -28,11 +39,13 @@ def study_worker_command(
     device: str | None,
     threads: int | None,
     download: bool,
+    code: tuple[str, ...],
 ) -> int:
     """Join a study by its name and work until no trial is left, as one of any number of workers on any machines.
 
-    The plan is in the storage; nothing else is needed here. Where --runs is on a disk that all workers see, a trial
-    lost by one is resumed by another, else it starts anew. The study's hours count from here. NAME.sgd and
+    The plan is in the storage; nothing else is needed here, unless its recipes name code of your own: then start the
+    worker in the folder of that code, and read what it says that it imports. Where --runs is on a disk that all workers
+    see, a trial lost by one is resumed by another, else it starts anew. The study's hours count from here. NAME.sgd and
     NAME.confirm can be joined the same way.
 
     \b
@@ -50,6 +63,7 @@ def study_worker_command(
         device=device or plan.device,
         threads=threads or plan.threads,
         download=download,
+        code=code_places(code),
         deadline=None if plan.hours is None else time.time() + 3600 * plan.hours,
     )
     seen = found.opened.for_display()
@@ -100,6 +114,8 @@ def study_launch_command(
         f"jorge-tune study worker --name {shlex.quote(found.name)} --runs {shlex.quote(str(found.folder.absolute()))}"
     )
     lines = _slurm(line, found.name, workers) if slurm else _lines(line, hosts, workers)
+    for module in sorted(_own_modules(found)):
+        tell(f"the runs import {module}: start the workers in its folder, or add --code DIR to the lines")
     where = f"JORGE_TUNE_STORAGE, set there to {found.address}" + (
         " with its password" if found.address.secrets() else ""
     )
@@ -115,6 +131,15 @@ def study_launch_command(
             else [f"# workers find the storage in {where}", *lines]
         )
     )
+
+
+def _own_modules(found: FoundStudy) -> set[str]:
+    """The modules of the user's own that the study's recipes name."""
+    from jorge_tune.recipe.user_code import references
+    from jorge_tune.study.plan import recipes_of
+
+    named = [references(recipe) for recipe in recipes_of(found.opened.plan)]
+    return {text.partition(":")[0] for texts in named for path, text in texts.items() if path.startswith("task.")}
 
 
 def _lines(line: str, hosts: tuple[str, ...], workers: int) -> list[str]:

@@ -18,6 +18,7 @@ from jorge_tune.untrusted import visible
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from jorge_tune.recipe.user_code import CodePlaces
     from jorge_tune.study.run_study import Stage, StudyEnd
     from jorge_tune.study.status import RunningTrial, StudyStatus
     from jorge_tune.study.study import OpenStudy
@@ -190,8 +191,11 @@ def watching(found: FoundStudy) -> Iterator[Watch]:
         yield watch
 
 
-def run(found: FoundStudy, *, workers: int, hours: float | None, download: bool) -> StudyEnd:
-    """Work on a study on this machine, to its verdict or until there is a reason to leave; told on stderr."""
+def run(found: FoundStudy, *, workers: int, hours: float | None, download: bool, code: CodePlaces) -> StudyEnd:
+    """Work on a study on this machine, to its verdict or until there is a reason to leave; told on stderr.
+
+    `code` is where runs take the code from that recipes name.
+    """
     from jorge_tune.study.run_study import Crew, run_whole
 
     plan = found.opened.plan
@@ -201,6 +205,7 @@ def run(found: FoundStudy, *, workers: int, hours: float | None, download: bool)
         threads=plan.threads,
         download=download,
         hours=plan.hours if hours is None else hours,
+        code=code,
         last_word=last_word(goes_on(found)),
     )
     with watching(found) as watch:

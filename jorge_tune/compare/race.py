@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from jorge_tune.compare.run_directories import Contender, Run, read_run
 from jorge_tune.errors import InputError
-from jorge_tune.recipe.user_code import code_folders, user_code
+from jorge_tune.recipe.user_code import code_folders
+from jorge_tune.recipe.user_imports import user_code
 from jorge_tune.records import RunDirectory
 
 if TYPE_CHECKING:

@@ -307,6 +307,13 @@ def comparison_plan(
     )
 
 
+def recipes_of(plan: StudyPlan) -> list[Recipe]:
+    """The recipes whose code the runs of a study need; points of its space change no code."""
+    if isinstance(plan.space, ComparisonSpace):
+        return list(plan.space.recipes().values())
+    return [plan.recipe] + ([] if plan.baseline is None else [plan.baseline])
+
+
 def comparison_points(contenders: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Value]]:
     """Every contender on every seed, seed by seed, so that the runs are paired at any time."""
     return [{CONTENDER: contender, SEED: seed} for seed in seeds for contender in contenders]

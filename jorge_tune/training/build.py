@@ -28,7 +28,7 @@ from jorge_tune.recipe import schema
 from jorge_tune.recipe.checks import check_trainable
 from jorge_tune.recipe.recipe_files import read_recipe
 from jorge_tune.recipe.schedule import lr_factor
-from jorge_tune.recipe.user_code import load_object, user_code
+from jorge_tune.recipe.user_imports import load_object, user_code
 from jorge_tune.training.factories import call_factory
 from jorge_tune.training.models import OWN_MODELS
 from jorge_tune.training.python_task import check_has_parameters, make_task

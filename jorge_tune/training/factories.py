@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from jorge_tune.errors import InputError, JorgeTuneError, TrainingError
-from jorge_tune.recipe.user_code import load_object, where_raised
+from jorge_tune.recipe.user_imports import load_object, where_raised
 from jorge_tune.training.device import is_out_of_memory
 from jorge_tune.training.random_stream import RandomStream
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.schema import Recipe
-from jorge_tune.recipe.user_code import user_code
+from jorge_tune.recipe.user_imports import user_code
 from jorge_tune.training.factories import call_factory
 
 

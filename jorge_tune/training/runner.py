@@ -26,7 +26,7 @@ from jorge_tune.recipe.recipe_files import recipe_of_run, write_recipe
 from jorge_tune.recipe.render import leaves
 from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import Recipe, evaluate_every
-from jorge_tune.recipe.user_code import user_code
+from jorge_tune.recipe.user_imports import user_code
 from jorge_tune.records import Outcome, RunDirectory, of_kind, outcome_of, read_records
 from jorge_tune.training.build import build_model, build_optimizer, build_scheduler
 from jorge_tune.training.checkpoint import Best, Checkpoint, better, load_checkpoint, save_checkpoint

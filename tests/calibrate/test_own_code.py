@@ -96,7 +96,7 @@ def test_a_calibration_is_answered_from_the_cache_until_the_code_changes(tmp_pat
     assert [row[0] for row in part_table(found).rows][:3] == ["forward", "backward", "optimizer"]
     assert as_data(found)["input"] == "batches of own_code:Task"
     if found.choice.outcome == "interval":  # an unstable one is kept nowhere
-        monkeypatch.setattr("jorge_tune.recipe.user_code.importlib.import_module", None)
+        monkeypatch.setattr("jorge_tune.recipe.user_imports.importlib.import_module", None)
         again = calibrate_recipe(recipe, request)
         assert again.from_cache
         assert again.choice == found.choice

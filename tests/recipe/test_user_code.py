@@ -17,12 +17,11 @@ from jorge_tune.recipe.user_code import (
     bound_to,
     check_findable,
     code_folders,
-    load_object,
     named_modules,
     names_own_task,
     source_digest,
-    user_code,
 )
+from jorge_tune.recipe.user_imports import load_object, user_code
 
 RECIPE = """
 name: own

@@ -14,7 +14,7 @@ from torch.nn import functional
 from jorge_tune.errors import InputError, TrainingError
 from jorge_tune.recipe.recipe_files import override
 from jorge_tune.recipe.schema import Cosine, Gen, JorgeSection, Target
-from jorge_tune.recipe.user_code import user_code
+from jorge_tune.recipe.user_imports import user_code
 from jorge_tune.records import RunDirectory, of_kind, read_records
 from jorge_tune.training import train
 from jorge_tune.training.checkpoint import load_checkpoint

@@ -12,7 +12,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from jorge_tune.errors import InputError, first_line
 from jorge_tune.recipe.schema import Recipe
-from jorge_tune.recipe.user_code import names_own_task, source_digest, user_code
+from jorge_tune.recipe.user_code import names_own_task, source_digest
+from jorge_tune.recipe.user_imports import user_code
 from jorge_tune.training.data_summary import RunSummary
 from jorge_tune.training.datasets import PartName, load_splits
 from jorge_tune.training.images import Examples
