@@ -68,8 +68,13 @@ task:
   kind: classification
   model: {name: small_cnn, args: {batch_norm: false}}
   data: {name: digits}
-# factory: my_package.tasks:make     # kind python
-# command: [python, train.py]        # kind command
+# kind python
+# factory: my_package.tasks:make
+# args: {width: 64}
+# evaluate_every: 2
+# higher_is_better: {fid: false}
+# kind command
+# command: [python, train.py]
 """,
     ),
     Section(
@@ -79,7 +84,7 @@ task:
 task:
   kind: classification
   model:
-    name: resnet50
+    name: resnet50            # or factory: my_module:Net
     args: {num_classes: 100}
   data: {name: cifar100}
 """,
@@ -92,7 +97,7 @@ task:
   kind: classification
   model: {name: resnet50, args: {num_classes: 1000}}
   data:
-    name: imagefolder        # root/train/<class>/<image>, and test/ or val/ beside train/
+    name: imagefolder        # root/train/<class>/<image>, and test/ or val/ beside train/; or factory: my_module:make
     root: data/imagenet
     validation: 0.1
     augment: standard

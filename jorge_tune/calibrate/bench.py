@@ -10,32 +10,37 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import itertools
 import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Optimizer
 
 from jorge_tune.calibrate.cache import Calibratable, calibrated_section
-from jorge_tune.calibrate.input_shapes import InputShape, input_shape, trainable_data
+from jorge_tune.calibrate.input_shapes import needs_own_batches
 from jorge_tune.calibrate.timings import Iteration, Kind, Memory
+from jorge_tune.calibrate.workload import Workload, open_workload
 from jorge_tune.errors import InputError
-from jorge_tune.hardware import Scheduling, scheduling
 from jorge_tune.optim import Jorge, param_groups
 from jorge_tune.recipe.schema import Recipe
-from jorge_tune.training.build import build_model, build_optimizer
-from jorge_tune.training.device import Clock, LapTimer, autocast, backends_for, device_name, grad_scaler, synchronize
-from jorge_tune.training.loader import Batch
-from jorge_tune.training.tasks import Task, open_task
+from jorge_tune.training.build import build_optimizer
+from jorge_tune.training.device import (
+    Clock,
+    LapTimer,
+    autocast,
+    backends_for,
+    device_name,
+    grad_scaler,
+    is_out_of_memory,
+    synchronize,
+)
 
 Result = TypeVar("Result")
 
@@ -43,14 +48,7 @@ _NEVER = 10**9  # a refresh interval, or a number of warm refreshes, that no mea
 _MOST_REFRESHES = 40  # of one optimizer before its preconditioners are set back
 _FIRST_STEPS = 3
 _LAPS = 4  # data, forward, backward, optimizer
-_POOL_BYTES, _LARGEST_POOL = 2**28, 8  # of synthetic batches
 _REFINEMENTS = 3  # halvings of the gap between the largest batch that fits and the smallest that does not
-_OUT_OF_MEMORY = (  # in the messages of the host and of libraries
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "ALLOC_FAILED",
-)
 
 
 def on_bench(
@@ -69,12 +67,12 @@ def on_bench(
         message = str(error).splitlines()[0]
 
     # Only here, once the error and its frames are gone, is the memory of the bench free again.
+    does_not_fit = f"batch_size: {recipe.batch_size} with {recipe.optimizer.name} does not fit on {device_name(device)}"
+    if needs_own_batches(recipe):  # whether a smaller size makes smaller batches, only the user's code knows
+        raise InputError(f"{does_not_fit}: let the factory make smaller batches, or try a smaller model ({message})")
     largest = largest_that_fits(recipe.batch_size, lambda size: fits(replace(recipe, batch_size=size), device))
     way_out = f"about {largest} does" if largest else "not even one image does; try a smaller model or block_size"
-    raise InputError(
-        f"batch_size: {recipe.batch_size} with {recipe.optimizer.name} does not fit on {device_name(device)}: "
-        f"{way_out} ({message})"
-    )
+    raise InputError(f"{does_not_fit}: {way_out} ({message})")
 
 
 def _work_on_bench(
@@ -93,7 +91,7 @@ def open_bench(
     Args:
         recipe: A recipe with a refresh interval.
         device: Where to measure.
-        real_data: Take batches from the recipe's loader, and count its time; else use synthetic batches.
+        real_data: Take batches from the recipe's loader, and count its time; else use batches on the device.
         clock: Reads seconds.
 
     Raises:
@@ -102,21 +100,8 @@ def open_bench(
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), backends_for(recipe.precision), contextlib.ExitStack() as stack:
         torch.manual_seed(recipe.seed)
-        model = build_model(recipe).to(device).train()
-
-        batches: Iterator[Batch]
-        read_scheduling = scheduling
-        if real_data:
-            task = open_task(recipe, device)
-            stack.callback(task.close)
-            task.check_model(model)
-            batches = loader_batches(task)
-            if trainable_data(recipe).workers:  # loader processes compete for the cores by design
-                read_scheduling = _unknown
-        else:
-            batches = itertools.cycle(synthetic_batches(model, input_shape(recipe), recipe.batch_size, device))
-
-        bench = TrainingBench(recipe, model, batches, device, clock, read_scheduling)
+        workload = stack.enter_context(open_workload(recipe, device, real_data=real_data))
+        bench = TrainingBench(recipe, workload, device, clock)
         bench.start()
         yield bench
 
@@ -127,14 +112,13 @@ class TrainingBench:
     def __init__(
         self,
         recipe: Recipe,
-        model: nn.Module,
-        batches: Iterator[Batch],
+        workload: Workload,
         device: torch.device,
         clock: Clock = time.perf_counter,
-        read_scheduling: Callable[[], Scheduling | None] = scheduling,
     ) -> None:
-        self._recipe, self._model, self._batches, self._device = recipe, model, batches, device
-        self.scheduling = read_scheduling
+        self._recipe, self._device = recipe, device
+        self._model, self._batches, self._loss_of = workload.model, workload.batches, workload.loss_of
+        self.scheduling = workload.read_scheduling
         """Seconds that the process has run, and has waited for a core, so far."""
         self._section = calibrated_section(recipe)
         self._laps = LapTimer(device, clock)
@@ -247,10 +231,10 @@ class TrainingBench:
 
     def _iterate(self, contestant: _Contestant) -> Tensor:
         """One iteration, done as training does it, in four laps."""
-        images, labels = next(self._batches)
+        batch = next(self._batches)
         self._laps.mark()
         with autocast(self._recipe.precision, self._device):
-            loss = functional.cross_entropy(self._model(images), labels)
+            loss = self._loss_of(batch)
         self._laps.mark()
         contestant.optimizer.zero_grad(set_to_none=True)
         contestant.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -313,62 +297,6 @@ def baseline_optimizer(section: Calibratable, model: nn.Module) -> Optimizer:
     )
 
 
-def synthetic_batches(model: nn.Module, shape: InputShape, batch_size: int, device: torch.device) -> list[Batch]:
-    """Different batches of normal noise with random labels, on the device and in the layout of a loader's batches.
-
-    Raises:
-        InputError: the model does not accept such images, or gives no class scores.
-    """
-    classes = _class_count(model, shape, device)
-    size = batch_size * shape.channels * shape.height * shape.width * 4
-    number = min(max(_POOL_BYTES // size, 2), _LARGEST_POOL)
-    layout = torch.channels_last if device.type == "cpu" else torch.preserve_format
-
-    batches = []
-    for _ in range(number):
-        images = torch.randn(batch_size, shape.channels, shape.height, shape.width, device=device)
-        labels = torch.randint(classes, (batch_size,), device=device)
-        batches.append((images.contiguous(memory_format=layout), labels))
-    return batches
-
-
-def loader_batches(task: Task) -> Iterator[Batch]:
-    """The task's training batches, epoch after epoch, without an epoch's smaller last batch."""
-    full: int | None = None
-    epoch = 0
-    while True:
-        for batch in task.train.epoch(epoch):
-            full = full or len(batch[1])
-            if len(batch[1]) == full:
-                yield batch
-        epoch += 1
-
-
-def _class_count(model: nn.Module, shape: InputShape, device: torch.device) -> int:
-    """The number of scores per image, found by running two images in evaluation mode.
-
-    Raises:
-        InputError: the model does not accept the images, or gives no class scores.
-    """
-    model.eval()
-    try:
-        with torch.no_grad():
-            outputs = model(torch.randn(2, shape.channels, shape.height, shape.width, device=device))
-    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
-        if is_out_of_memory(error):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        note = f" ({shape.assumed})" if shape.assumed else ""
-        raise InputError(f"task.model: its forward fails on images of shape {shape}{note}: {reason}") from error
-    finally:
-        model.train()
-
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-        got = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise InputError(f"task.model must give one score per class and image, got {got}")
-    return outputs.shape[1]
-
-
 def fits(recipe: Recipe, device: torch.device) -> bool:
     """Whether the recipe's first iterations, which refresh everything, fit into memory."""
     _give_back(device)
@@ -397,15 +325,6 @@ def largest_that_fits(batch_size: int, fits: Callable[[int], bool]) -> int:
             break
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error of torch says that the device or the host is out of memory."""
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
-
-
-def _unknown() -> None:
-    """The scheduling is not known, or says nothing about other programs."""
 
 
 def _peak_bytes(device: torch.device) -> int:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jorge_tune
-from jorge_tune.calibrate.input_shapes import input_shape, trainable_data
+from jorge_tune.calibrate.input_shapes import input_in_words, needs_own_batches, trainable_data
 from jorge_tune.calibrate.timings import (
     Measurements,
     Profile,
@@ -33,6 +33,7 @@ from jorge_tune.errors import InputError
 from jorge_tune.files import write_whole
 from jorge_tune.hardware import Nvidia, cpu_name, nvidia, torch_cuda_build, usable_cores, visible_gpus
 from jorge_tune.recipe.schema import JorgeSection, Recipe, ShampooSection, SketchyShampooSection
+from jorge_tune.recipe.user_code import names_own_task, source_digest
 
 _FORMAT = 3
 _LARGEST_BYTES = 10_000_000
@@ -191,12 +192,16 @@ def facts_of(recipe: Recipe, device: str, *, threads: int | None = None, real_da
     Raises:
         InputError: the recipe cannot be calibrated.
     """
+    facts = machine_facts(recipe, device, threads=threads) | _task_facts(recipe, real_data=real_data)
+    plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))  # as they are when they are read back
+    return plain
+
+
+def machine_facts(recipe: Recipe, device: str, *, threads: int | None = None) -> dict[str, Any]:
+    """What the timings of an iteration depend on besides its model and its batches. Arguments as `facts_of`."""
     section = calibrated_section(recipe)
-    data = trainable_data(recipe)
-    assert recipe.task is not None
-    assert recipe.task.model is not None
     work = {k: v for k, v in dataclasses.asdict(section).items() if k not in _WITHOUT_COST}
-    facts = {
+    return {
         "device": _device_facts(device),
         "cpu": cpu_name(),
         "cores": _ranges(usable_cores()),
@@ -206,13 +211,26 @@ def facts_of(recipe: Recipe, device: str, *, threads: int | None = None, real_da
         | {"jorge-tune": jorge_tune.__version__, "optimizers": _optimizer_sources()},
         "precision": recipe.precision,
         "batch_size": recipe.batch_size,
-        "model": {"name": recipe.task.model.name, "args": dict(recipe.task.model.args)},
-        "input": str(input_shape(recipe)),
-        "data": _loader_facts(data) if real_data else "synthetic",
         "optimizer": {**work, "decays": section.weight_decay > 0},
     }
-    plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))  # as they are when they are read back
-    return plain
+
+
+def _task_facts(recipe: Recipe, *, real_data: bool) -> dict[str, Any]:
+    """The model and its batches; of code of the user's own, a digest too."""
+    task = recipe.task
+    if needs_own_batches(recipe) and not real_data:
+        data: Any = "kept"
+    else:
+        data = _loader_facts(recipe) if real_data else "synthetic"
+    facts: dict[str, Any] = {"input": input_in_words(recipe), "data": data}
+    assert task is not None
+    if task.kind == "python":
+        facts["model"] = {"factory": task.factory, "args": dict(task.args)}
+    else:
+        assert task.model is not None
+        named = {"name": task.model.name} if task.model.factory is None else {"factory": task.model.factory}
+        facts["model"] = {**named, "args": dict(task.model.args)}
+    return facts | ({"code": source_digest(recipe)} if names_own_task(recipe) else {})
 
 
 def fingerprint_of(facts: Mapping[str, Any]) -> str:
@@ -262,8 +280,13 @@ def _threads_asked(environment: Mapping[str, str]) -> int | None:
     return None
 
 
-def _loader_facts(data: Any) -> dict[str, Any]:
-    return {"name": data.name, "augment": data.augment, "workers": data.workers, "args": dict(data.args)}
+def _loader_facts(recipe: Recipe) -> dict[str, Any]:
+    """What the time of a loader depends on."""
+    if recipe.task is not None and recipe.task.kind == "python":
+        return {"factory": recipe.task.factory}
+    data = trainable_data(recipe)
+    named = {"name": data.name} if data.factory is None else {"factory": data.factory}
+    return {**named, "augment": data.augment, "workers": data.workers, "args": dict(data.args)}
 
 
 def _waiting(name: str) -> str | None:

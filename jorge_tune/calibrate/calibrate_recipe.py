@@ -23,7 +23,7 @@ from jorge_tune.calibrate.cache import (
     today,
 )
 from jorge_tune.calibrate.choose_interval import IntervalChoice, choose_interval
-from jorge_tune.calibrate.input_shapes import input_shape, training_steps
+from jorge_tune.calibrate.input_shapes import input_in_words, training_steps
 from jorge_tune.calibrate.measure import (
     DEFAULT_EFFORT,
     Calibration,
@@ -36,7 +36,8 @@ from jorge_tune.calibrate.measure import (
 from jorge_tune.calibrate.timings import Iteration, Measurements, Profile
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.recipe.schema import AdamWSection, CalibrationSection, Recipe, SGDSection
+from jorge_tune.recipe.checks import untrainable_because
+from jorge_tune.recipe.schema import AdamWSection, CalibrationSection, Recipe, SGDSection, has_model
 
 if TYPE_CHECKING:
     from jorge_tune.calibrate.bench import TrainingBench
@@ -118,7 +119,7 @@ def calibrate_recipe(
     Raises:
         InputError: the recipe cannot be calibrated, there is no such device, or the batch does not fit.
     """
-    _check_overhead(request.overhead)
+    check_overhead(request.overhead)
     device = resolve_device(request.device)
     facts = facts_of(recipe, device, threads=request.threads, real_data=request.real_data)
     fingerprint = fingerprint_of(facts)
@@ -152,13 +153,13 @@ def check_recipe(recipe: Recipe, request: CalibrationRequest, *, report: Report 
     Raises:
         InputError: as `calibrate_recipe`, or the recipe has no interval yet (`auto`).
     """
-    _check_overhead(request.overhead)
+    check_overhead(request.overhead)
     section = calibrated_section(recipe)
     if section.refresh_interval == "auto":
         raise InputError(
             "optimizer.refresh_interval must be a number, got 'auto'; run calibrate-freq with --write first"
         )
-    input_shape(recipe)  # refuses a recipe without an iteration, before torch is loaded
+    input_in_words(recipe)  # refuses a recipe without an iteration, before torch is loaded
 
     def work(bench: TrainingBench) -> RecipeCheck:
         interval = bench.interval
@@ -188,7 +189,7 @@ def measured_elsewhere(recipe: Recipe, device: str = "auto", threads: int | None
         return None
 
     interval = recipe.optimizer.refresh_interval
-    if not isinstance(interval, int) or recipe.task is None or recipe.task.kind != "classification":
+    if not isinstance(interval, int) or not has_model(recipe) or untrainable_because(recipe) is not None:
         return None
     try:
         here = resolve_device(device)
@@ -205,7 +206,12 @@ def measured_elsewhere(recipe: Recipe, device: str = "auto", threads: int | None
     )
 
 
-def _check_overhead(overhead: float) -> None:
+def check_overhead(overhead: float) -> None:
+    """Refuse a budget of nothing.
+
+    Raises:
+        InputError: it is not greater than 0.
+    """
     if not overhead > 0:
         raise InputError(f"overhead must be greater than 0, got {overhead!r}")
 
@@ -259,4 +265,4 @@ def _on_bench(
 
 
 def _profile(recipe: Recipe, bench: TrainingBench, parts: Mapping[str, Iteration]) -> Profile:
-    return Profile(parts, bench.memory, bench.device, str(input_shape(recipe)))
+    return Profile(parts, bench.memory, bench.device, input_in_words(recipe))

@@ -20,7 +20,7 @@ from jorge_tune.calibrate.choose_interval import (
     step_cost,
     whole_estimate,
 )
-from jorge_tune.calibrate.input_shapes import input_shape
+from jorge_tune.calibrate.input_shapes import OWN_BATCHES, input_shape
 from jorge_tune.calibrate.timings import CarryOver, Iteration, Memory, Verification
 from jorge_tune.compare.verdict import Table
 from jorge_tune.recipe.schema import JorgeSection, SketchyShampooSection
@@ -37,6 +37,8 @@ POOLED = (
 WHOLE = (
     "whole iterations are compared: the host runs ahead of a GPU, so the launches of one part can delay the next part"
 )
+ON_DEVICE = ("synthetic", "kept", "given")
+"""Where batches come from that need no loader."""
 PAPER = {"warm_refreshes": 0, "block_size": None}
 """Those values of the preset that are shown here; the optimizer's own table would load torch."""
 _SMALL_BLOCK = 256  # smaller blocks would save nothing worth naming
@@ -88,13 +90,9 @@ def advice(calibrated: RecipeCalibration) -> list[str]:
 def notes(calibrated: RecipeCalibration) -> list[str]:
     """What a reader of the numbers must know."""
     facts = calibrated.facts
-    data = "synthetic" if facts.get("data") == "synthetic" else "loaded"
     threads = f", threads {facts['threads']}" if facts["device"]["kind"] == "cpu" else ""
-    where = (
-        f"{calibrated.profile.device}{threads}, batch {calibrated.recipe.batch_size} of {data} "
-        f"{calibrated.profile.input} images, {calibrated.recipe.precision}"
-    )
-    assumed = input_shape(calibrated.recipe).assumed
+    where = f"{calibrated.profile.device}{threads}, {_batches_in_words(calibrated)}, {calibrated.recipe.precision}"
+    assumed = "" if has_own_batches(calibrated) else input_shape(calibrated.recipe).assumed
     how = POOLED if calibrated.measurements.pools else WHOLE
     lines = [where, *([assumed] if assumed else []), how, ONE_DEVICE]
 
@@ -148,6 +146,19 @@ def time_table(calibrated: RecipeCalibration) -> Table:
     return Table(headings, rows, headings[1:])
 
 
+def has_own_batches(calibrated: RecipeCalibration) -> bool:
+    """Whether the batches were made by code of the user's own, so that no shape of an image is known."""
+    return calibrated.profile.input.startswith(OWN_BATCHES)
+
+
+def _batches_in_words(calibrated: RecipeCalibration) -> str:
+    """`batch 128 of synthetic 3x32x32 images`, or whose batches they are."""
+    data, size = calibrated.facts.get("data"), calibrated.recipe.batch_size
+    if has_own_batches(calibrated):
+        return f"batch {size}, {calibrated.profile.input}"
+    return f"batch {size} of {'synthetic' if data == 'synthetic' else 'loaded'} {calibrated.profile.input} images"
+
+
 def part_table(calibrated: RecipeCalibration) -> Table:
     """The time of each part of an iteration, and the memory."""
     parts, memory = calibrated.profile.parts, calibrated.profile.memory
@@ -156,7 +167,7 @@ def part_table(calibrated: RecipeCalibration) -> Table:
     rows = [
         [part, *(show_seconds(getattr(parts[kind], part)) for kind in kinds)]
         for part in Iteration._fields
-        if part != "data" or calibrated.facts.get("data") != "synthetic"
+        if part != "data" or calibrated.facts.get("data") not in ON_DEVICE
     ]
 
     owners = ("baseline", "optimizer", "optimizer")

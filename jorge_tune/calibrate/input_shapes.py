@@ -24,6 +24,9 @@ _USUAL_SIDE = 224
 _MOST_FILES = 200_000  # counting more takes long enough to be noticed
 
 
+OWN_BATCHES = "batches"  # how words for batches begin of which no shape is known
+
+
 class InputShape(NamedTuple):
     """The shape of one image. `assumed` gives the reason if neither the recipe nor the files say it."""
 
@@ -59,15 +62,36 @@ def input_shape(recipe: Recipe) -> InputShape:
 
     assert recipe.task is not None
     assert recipe.task.model is not None
-    side = _SIDES.get(recipe.task.model.name, _USUAL_SIDE)
+    side = _SIDES.get(recipe.task.model.name or "", _USUAL_SIDE)
     assumed = f"no image can be read below {_train_part(data)}: {side} pixels are assumed; set task.data.args.size"
     return InputShape(3, side, side, assumed)
+
+
+def needs_own_batches(recipe: Recipe) -> bool:
+    """Whether only code of the user's own knows what a batch looks like."""
+    task = recipe.task
+    return task is not None and (task.kind == "python" or (task.data is not None and task.data.factory is not None))
+
+
+def input_in_words(recipe: Recipe) -> str:
+    """What the batches of a calibration hold: the shape of an image, or whose batches they are.
+
+    Raises:
+        InputError: the recipe has no task, or its kind of task cannot be calibrated.
+    """
+    if not needs_own_batches(recipe):
+        return str(input_shape(recipe))
+    check_trainable(recipe)
+    assert recipe.task is not None
+    return f"{OWN_BATCHES} of {recipe.task.factory or (recipe.task.data and recipe.task.data.factory)}"
 
 
 def training_steps(recipe: Recipe) -> int | None:
     """The optimizer steps of the whole training; None if the number of images is not known."""
     if recipe.steps is not None:
         return recipe.steps
+    if needs_own_batches(recipe):
+        return None
 
     data = trainable_data(recipe)
     count = _training_images(data)

@@ -171,13 +171,13 @@ def _search(
 ) -> tuple[int, dict[str, Any] | None]:
     from jorge_tune.cli.cmd_dashboard import attach_verdict
     from jorge_tune.cli.study_display import exit_code, run, show_end
-    from jorge_tune.cli.study_options import make_study
+    from jorge_tune.cli.study_options import code_places, make_study
     from jorge_tune.study.confirm import stored_form
     from jorge_tune.study.study_file import study_around
 
     plan = study_around(made.recipe, before, made.derivations, recipe=source, **settings)
     context = make_study(plan, None, branch=True)
-    end = run(context, workers=1, hours=None, download=False)
+    end = run(context, workers=1, hours=None, download=False, code=code_places((), plan))
     code = exit_code(context, end) if output_format == "json" else show_end(context, end, output_format)
     if end.verdict is not None:
         attach_verdict(context)

@@ -103,6 +103,7 @@ def race_as_study(
         JorgeTuneError: No run finished, or the storage did not come back.
     """
     from jorge_tune.cli.attach_study import attach_conclusion
+    from jorge_tune.recipe.user_code import places_of
     from jorge_tune.study.plan import comparison_plan
     from jorge_tune.study.report_data import collect, open_comparison
     from jorge_tune.study.run_study import Crew, compare_whole
@@ -124,6 +125,7 @@ def race_as_study(
         device=where.device,
         threads=where.threads,
         download=where.download,
+        code=places_of(recipes.values()),
         last_word=last_word(_RESUMES),
     )
     with watching(context) as watch:
@@ -405,7 +407,8 @@ def _check_target(metric: str | None, value: float | None, entrants: Sequence[Co
     wrong_metric = [what for recipe in new if metric and (what := metric_fault(recipe, metric)) is not None]
     if wrong_metric:
         raise InputError(f"--metric {wrong_metric[0]}")
-    if new and value is not None and (what := target_fault(metric or usual_metric(entrants[0].recipe), value)):
+    first = entrants[0].recipe
+    if new and value is not None and (what := target_fault(metric or usual_metric(first), value, first)):
         raise InputError(f"--target {what}")
 
 

@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Literal
 
 from jorge_tune.compare.run_directories import Contender, Run, read_run
 from jorge_tune.errors import InputError
+from jorge_tune.recipe.user_code import code_folders
+from jorge_tune.recipe.user_imports import user_code
 from jorge_tune.records import RunDirectory
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from jorge_tune.training.run_journal import RunProgress
 
 Stage = Literal["reused", "training", "ended"]
@@ -111,6 +115,7 @@ def _check(contenders: Sequence[Contender], entrants: Sequence[int], seeds: Sequ
     from jorge_tune.training.runner import inspect_run_directory
 
     taken: dict[Path, str] = {}
+    made: tuple[str, nn.Module] | None = None  # contenders of one task share the model, which may come with its data
     for index in entrants:
         name, recipe = contenders[index].name, contenders[index].recipe
         directory = run_path(out, name, 0).parent
@@ -120,7 +125,11 @@ def _check(contenders: Sequence[Contender], entrants: Sequence[int], seeds: Sequ
 
         for seed in seeds:
             inspect_run_directory(RunDirectory(run_path(out, name, seed)), replace(recipe, seed=seed), resume=True)
-        build_optimizer(recipe.optimizer, build_model(recipe))
+        with user_code(recipe):
+            made_of = repr((recipe.task, recipe.batch_size, code_folders(recipe)))
+            if made is None or made[0] != made_of:
+                made = (made_of, build_model(recipe))
+            build_optimizer(recipe.optimizer, made[1])
 
 
 def _one_run(

@@ -95,7 +95,7 @@ def _plain(section: Any, path: str, kept: frozenset[str]) -> dict[str, Any]:
         below = f"{path}.{field.name}" if path else field.name
         value = getattr(section, field.name)
         asked_for = value is not None and any(keep == below or keep.startswith(below + ".") for keep in kept)
-        always = is_required(field) or field.name in ("name", "version", "gamma")
+        always = is_required(field) or (field.name in ("name", "version", "gamma") and value is not None)
         if always or asked_for or value != _default(field):
             data[field.name] = _plain_value(value, below, kept)
     if isinstance(section, Warmup) and section.epochs is not None and float(section.epochs).is_integer():

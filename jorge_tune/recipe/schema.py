@@ -44,23 +44,26 @@ Unit = Literal["epoch", "step"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSection:
-    """A model by name, with its constructor's arguments.
+    """A model by name or of your own, with its constructor's arguments; give `name` or `factory`.
 
     Attributes:
         name: `small_cnn`, `mlp`, `cifar_resnet`, or a classification model of torchvision such as `resnet50`.
+        factory: A class or function of your own that makes the model, as `my_module:Net`.
         args: Arguments of the model's constructor, such as `{num_classes: 100}`.
     """
 
-    name: Text
+    name: Text | None = None
+    factory: Annotated[str, IMPORTABLE] | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSection:
-    """A data set, what is held out of it, and how it is augmented.
+    """A data set by name or of your own, what is held out of it, and how it is augmented; give `name` or `factory`.
 
     Attributes:
         name: `digits`, `cifar10`, `cifar100`, `fashion_mnist`, or `imagefolder` for a directory of your own images.
+        factory: A function of your own that makes the parts of the data set, as `my_module:make_data`.
         root: The directory where the files lie; `digits` needs none.
         validation: What selects the best state: a fraction of the training part, a part's name, or unset, in which
             case the test part is evaluated (`digits` has a fixed validation part).
@@ -71,10 +74,12 @@ class DataSection:
         workers: Processes that load images; 0 loads them in the training process.
         drop_last: Leave out the last batch of an epoch where it is smaller than the others.
         evaluate_every: Epochs between two evaluations.
-        args: Arguments of an `imagefolder`: `size` in pixels, `mean` and `std` of the three colours.
+        args: Arguments of an `imagefolder`: `size` in pixels, `mean` and `std` of the three colours; or the arguments
+            of the factory.
     """
 
-    name: Text
+    name: Text | None = None
+    factory: Annotated[str, IMPORTABLE] | None = None
     root: Text = "data"
     validation: Annotated[float, INSIDE_ONE] | Annotated[str, SPLIT] | None = None
     augment: Text = "standard"
@@ -90,10 +95,14 @@ class TaskSection:
     """What is trained on what.
 
     Attributes:
-        kind: The kind of task; this version trains `classification`, the others can be bootstrapped but not trained.
+        kind: The kind of task; this version trains `classification` and `python`, the others can be bootstrapped but
+            not trained.
         model: The model; tasks of kind classification, segmentation, detection and language need it.
         data: The data set; the same tasks need it.
-        factory: For kind python: the function that makes the task.
+        factory: For kind python: the class or function of your own that makes the task, as `my_module:make_task`.
+        args: For kind python: arguments of the factory.
+        evaluate_every: For kind python: epochs between two evaluations; unset is 1.
+        higher_is_better: For metrics of your own whose names do not tell it, such as `{fid: false}`.
         command: For kind command: the program and its arguments.
     """
 
@@ -101,7 +110,23 @@ class TaskSection:
     model: ModelSection | None = None
     data: DataSection | None = None
     factory: Annotated[str, IMPORTABLE] | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+    evaluate_every: Count | None = None
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
     command: tuple[Text, ...] = ()
+
+
+def has_model(recipe: Recipe) -> bool:
+    """Whether a model can be made of the recipe alone: it names one, or a factory that brings one."""
+    task = recipe.task
+    return task is not None and (task.model is not None or task.kind == "python")
+
+
+def evaluate_every(recipe: Recipe) -> int:
+    """Epochs between two evaluations; 1 where the recipe does not say it."""
+    task = recipe.task
+    every = None if task is None else task.data.evaluate_every if task.data is not None else task.evaluate_every
+    return every or 1
 
 
 NoDecayClass = Literal["norm", "bias", "one_dimensional"]

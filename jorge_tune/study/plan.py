@@ -285,6 +285,8 @@ def comparison_plan(
     if not all(seed.contains(one) for one in seeds):
         raise InputError(f"--seeds: must be between {seed.low} and {seed.high}, got {max(seeds)}")
 
+    judged_by = metric or usual_metric(known)
+    stated = None if known.task is None else known.task.higher_is_better.get(judged_by)
     labels = tuple(sorted(contenders))
     texts = tuple(render_recipe(replace(contenders[label], seed=0)) for label in labels)
     contender_of = ChoiceParameter(name=CONTENDER, path=CONTENDER, labels=labels, values=texts, bootstrap=first)
@@ -295,13 +297,20 @@ def comparison_plan(
         recipe=recipe,
         baseline=None,
         space=ComparisonSpace(recipe, (contender_of, seed)),  # type: ignore[arg-type]
-        objective=Objective(kind="final", metric=metric or usual_metric(known)),
+        objective=Objective(kind="final", metric=judged_by, higher_is_better=stated),
         sampler="random",
         seeds=(),
         overhead=None,
         device=device,
         threads=threads,
     )
+
+
+def recipes_of(plan: StudyPlan) -> list[Recipe]:
+    """The recipes whose code the runs of a study need; points of its space change no code."""
+    if isinstance(plan.space, ComparisonSpace):
+        return list(plan.space.recipes().values())
+    return [plan.recipe] + ([] if plan.baseline is None else [plan.baseline])
 
 
 def comparison_points(contenders: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Value]]:

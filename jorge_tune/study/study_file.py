@@ -303,14 +303,15 @@ def _objective(file: StudyFile, recipe: Recipe, findings: list[Finding]) -> Obje
     if target is None and of_recipe is not None and of_recipe.metric == metric:
         target = of_recipe.value
 
-    made = Objective(kind=wanted.kind, metric=metric, target=target)
+    stated = None if recipe.task is None else recipe.task.higher_is_better.get(metric)
+    made = Objective(kind=wanted.kind, metric=metric, target=target, higher_is_better=stated)
     if made.needs_target and target is None:
         what = f"{wanted.kind} needs a target: give objective: {{kind: {wanted.kind}, metric: {metric}, target: ...}}"
         findings.append(("objective", f"{what}, or a target for {metric} in the recipe"))
 
     complaints = {
         "objective.metric": metric_fault(recipe, metric),
-        "objective.target": None if target is None else target_fault(metric, target),
+        "objective.target": None if target is None else target_fault(metric, target, recipe),
     }
     findings += [(path, complaint) for path, complaint in complaints.items() if complaint is not None]
     return made

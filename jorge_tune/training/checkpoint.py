@@ -57,9 +57,9 @@ class Best:
     epoch: float
 
 
-def better(best: Best | None, other: Best) -> Best:
-    """The better of two, the earlier one of equals; smaller is better for a loss."""
-    sign = -1 if other.metric == "loss" else 1
+def better(best: Best | None, other: Best, *, is_lower_better: bool) -> Best:
+    """The better of two, the earlier one of equals."""
+    sign = -1 if is_lower_better else 1
     return other if best is None or sign * other.value > sign * best.value else best
 
 

@@ -12,7 +12,7 @@ from jorge_tune import files
 from jorge_tune.errors import RunDirectoryError
 from jorge_tune.files import open_regular
 from jorge_tune.records import Outcome, RecordWriter, RunDirectory
-from jorge_tune.training.data_summary import DataSummary
+from jorge_tune.training.data_summary import RunSummary
 
 Event = Literal["start", "step", "evaluation", "epoch"]
 
@@ -83,7 +83,7 @@ class RunJournal:
         files.let_children_have(self._log.fileno())
         self._log.close()
 
-    def start(self, at: Moment, *, seed: int, resumed: bool, about: str, data: DataSummary) -> None:
+    def start(self, at: Moment, *, seed: int, resumed: bool, about: str, data: RunSummary) -> None:
         """A stretch of training begins."""
         self._record("start", at, {"world_size": 1, "seed": seed, "resumed": resumed, "data": data.to_json()})
         self.say(f"{'resumed' if resumed else 'started'} at step {at.step}: {about}")

@@ -21,14 +21,16 @@ from torch import nn
 
 from jorge_tune.errors import InputError, JorgeTuneError, RunDirectoryError, TrainingError
 from jorge_tune.files import is_disk_full, write_whole
+from jorge_tune.recipe.metrics import is_lower_better, is_own_task, usual_metric
 from jorge_tune.recipe.recipe_files import recipe_of_run, write_recipe
 from jorge_tune.recipe.render import leaves
 from jorge_tune.recipe.schedule import total_steps
-from jorge_tune.recipe.schema import Recipe
+from jorge_tune.recipe.schema import Recipe, evaluate_every
+from jorge_tune.recipe.user_imports import user_code
 from jorge_tune.records import Outcome, RunDirectory, of_kind, outcome_of, read_records
 from jorge_tune.training.build import build_model, build_optimizer, build_scheduler
 from jorge_tune.training.checkpoint import Best, Checkpoint, better, load_checkpoint, save_checkpoint
-from jorge_tune.training.data_summary import DataSummary
+from jorge_tune.training.data_summary import RunSummary
 from jorge_tune.training.datasets import PartName
 from jorge_tune.training.device import backends_for, choose_device, describe_environment
 from jorge_tune.training.gen_stepper import build_stepper
@@ -136,11 +138,12 @@ def read_result(run_directory: RunDirectory, recipe: Recipe) -> RunResult:
     part: PartName = "validation" if judged or not test else "test"
     judged, apart = (judged, test) if part == "validation" else (test, [])
     best: Best | None = None
-    metric = recipe.target.metric if recipe.target else "top1"
+    metric = usual_metric(recipe)
     for record in judged:
         if metric not in record["metrics"]:
             raise RunDirectoryError(f"{run_directory.records}: the evaluation at step {record['step']} has no {metric}")
-        best = better(best, Best(metric, record["metrics"][metric], record["step"], record["epoch"]))
+        reading = Best(metric, record["metrics"][metric], record["step"], record["epoch"])
+        best = better(best, reading, is_lower_better=is_lower_better(metric, recipe))
     return RunResult(
         outcome=end["outcome"],
         reason=end["reason"],
@@ -217,12 +220,16 @@ def set_up_training(recipe: Recipe, device: torch.device, *, download: bool) -> 
     Raises:
         InputError: recipe or data cannot be used, or they do not fit each other.
     """
-    model = build_model(recipe)
-    build_optimizer(recipe.optimizer, model)  # so that faults of the recipe show before the data are read
-    with contextlib.closing(open_task(recipe, device, download=download)) as task:
-        model = model.to(device)
-        task.check_model(model)
-        yield TrainingSetup(task, model, build_optimizer(recipe.optimizer, model))
+    with user_code(recipe):
+        model = None if is_own_task(recipe) else build_model(recipe)
+        if model is not None:
+            build_optimizer(recipe.optimizer, model)  # so that faults of the recipe show before the data are read
+        with contextlib.closing(open_task(recipe, device, download=download)) as task:
+            model = task.own_model if model is None else model
+            assert model is not None
+            model = model.to(device)
+            task.check_model(model)
+            yield TrainingSetup(task, model, build_optimizer(recipe.optimizer, model))
 
 
 @contextlib.contextmanager
@@ -239,7 +246,7 @@ def _run(
     checkpoint: Checkpoint | None,
     recipe: Recipe,
     run_directory: RunDirectory,
-    data: DataSummary,
+    data: RunSummary,
 ) -> None:
     """Train, and record how it ended, whatever happens short of a kill."""
     try:
@@ -273,15 +280,14 @@ def _record_failure(loop: Loop, journal: RunJournal, reason: str) -> None:
 
 
 def _plan(recipe: Recipe, task: Task, max_steps: int | None, log_every: int) -> LoopPlan:
-    assert recipe.task is not None
-    assert recipe.task.data is not None
     total = total_steps(recipe, len(task.train))
     return LoopPlan(
         total_steps=total,
         stop_at=total if max_steps is None else min(total, max_steps),
-        evaluate_every=recipe.task.data.evaluate_every,
+        evaluate_every=evaluate_every(recipe),
         log_every=log_every,
         precision=recipe.precision,
+        is_lower_better=is_lower_better(task.main_metric, recipe),
     )
 
 
