@@ -20,7 +20,10 @@ _HOMES = {
     "gen_from_recipe": "jorge_tune.training",
     "optimizer_from_recipe": "jorge_tune.training",
     "param_groups": "jorge_tune.optim",
+    "report": "jorge_tune.reporting",
+    "run_directory": "jorge_tune.reporting",
     "scheduler_from_recipe": "jorge_tune.training",
+    "should_stop": "jorge_tune.reporting",
 }
 
 __all__ = [
@@ -37,7 +40,10 @@ __all__ = [
     "gen_from_recipe",
     "optimizer_from_recipe",
     "param_groups",
+    "report",
+    "run_directory",
     "scheduler_from_recipe",
+    "should_stop",
 ]
 
 

@@ -37,6 +37,7 @@ from jorge_tune.untrusted import parse_json, shown
 Record = dict[str, Any]
 Outcome = Literal["finished", "diverged", "interrupted", "failed"]
 
+RECORDS = "records.jsonl"
 LONGEST_LINE = 2**20  # bytes; GeN's longest records have less than 2,000
 LARGEST_FILE = 2**30
 _LARGEST_COUNT = 2**53  # a float counts exactly up to here
@@ -57,7 +58,7 @@ class RunDirectory:
     @property
     def records(self) -> Path:
         """The records, one JSON object per line."""
-        return self.root / "records.jsonl"
+        return self.root / RECORDS
 
     @property
     def environment(self) -> Path:

@@ -179,7 +179,7 @@ def _tell_progress(context: StudyContext, contenders: int, seeds: Sequence[int])
 def _report_of(collected: CollectedRuns, metric: str) -> dict[str, Any]:
     """The report of a comparison's runs, as plain data."""
     from jorge_tune.compare.comparison import compare
-    from jorge_tune.report.report import runs_report
+    from jorge_tune.reports.report import runs_report
 
     if not any(contender.runs for contender in collected.contenders):
         raise InputError("none of its runs can be read")
@@ -478,9 +478,9 @@ def _check_study_options(options: StudyOptions, entrants: list[Contender], out: 
 
 
 def _draw(comparison: Comparison, plot: Path) -> None:
-    from jorge_tune.report.of_runs import curve_figures
-    from jorge_tune.report.png import poster, write_pngs
-    from jorge_tune.report.report import runs_report
+    from jorge_tune.reports.of_runs import curve_figures
+    from jorge_tune.reports.png import poster, write_pngs
+    from jorge_tune.reports.report import runs_report
 
     if plot.suffix == ".png":
         missing = write_pngs({plot: poster([figure.to_json() for figure in curve_figures(comparison)])})

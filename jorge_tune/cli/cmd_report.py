@@ -38,7 +38,7 @@ from jorge_tune.untrusted import parse_json, shown
 if TYPE_CHECKING:
     from jorge_tune.compare.comparison import Comparison
     from jorge_tune.compare.run_directories import Contender
-    from jorge_tune.report.parts import Report
+    from jorge_tune.reports.parts import Report
     from jorge_tune.study.report_data import CollectedRuns, ShownRuns
 
 _DEFAULT_OUT = Path("report.html")
@@ -158,7 +158,7 @@ def _check_out(out: Path | None, force: bool) -> Path | None:
 
 
 def _write(twin: dict[str, Any], out: Path, twin_path: Path | None, force: bool) -> None:
-    from jorge_tune.report.page import report_page
+    from jorge_tune.reports.page import report_page
 
     write_out(out, report_page(twin), force=force, make_folders=True)
     if twin_path is not None:
@@ -168,9 +168,9 @@ def _write(twin: dict[str, Any], out: Path, twin_path: Path | None, force: bool)
 
 def _draw(twin: dict[str, Any], folder: Path, force: bool) -> None:
     """Write each figure that is not empty as PNG, or print why this is not possible."""
-    from jorge_tune.report.page import figure_for_picture
-    from jorge_tune.report.parts import figures_of
-    from jorge_tune.report.png import write_pngs
+    from jorge_tune.reports.page import figure_for_picture
+    from jorge_tune.reports.parts import figures_of
+    from jorge_tune.reports.png import write_pngs
 
     figures = [figure for figure in figures_of(twin) if figure["series"]]
     paths = {figure["key"]: folder / f"{figure['key']}.png" for figure in figures}
@@ -210,7 +210,7 @@ def report_of_file(path: Path, writes: Sequence[Path] = ()) -> Report:
     Raises:
         InputError: the file cannot be read, holds something else, or would be overwritten.
     """
-    from jorge_tune.report.report import measured_report
+    from jorge_tune.reports.report import measured_report
 
     if any(other.exists() and other.samefile(path) for other in writes):
         raise InputError(f"{path}: the report would overwrite the file that it is made from; give another --out")
@@ -240,7 +240,7 @@ def report_of_runs(
     """
     from jorge_tune.compare.comparison import compare, reference_first
     from jorge_tune.compare.run_directories import read_contenders
-    from jorge_tune.report.report import runs_report
+    from jorge_tune.reports.report import runs_report
 
     damaged: list[str] = []
     contenders, chosen = reference_first(read_contenders(folders, damaged.append), reference)
@@ -278,7 +278,7 @@ def report_of_study(
             can be read.
     """
     from jorge_tune.cli.study_options import folders, patience_of, warn_of_password
-    from jorge_tune.report.report import study_report
+    from jorge_tune.reports.report import study_report
     from jorge_tune.study.confirm import RecordedValues, gather
     from jorge_tune.study.plan import is_comparison
     from jorge_tune.study.report_data import collect, recipes_of, run_places, study_data
@@ -311,7 +311,7 @@ def _of_comparison(
     name: str, collected: CollectedRuns, wanted: tuple[str | None, float | None], measured: dict[str, object]
 ) -> Report:
     from jorge_tune.compare.comparison import compare
-    from jorge_tune.report.report import runs_report
+    from jorge_tune.reports.report import runs_report
 
     if not any(contender.runs for contender in collected.contenders):
         raise InputError(f"study {name}: none of its runs can be read: {shortened(collected.notes)}")
@@ -351,7 +351,7 @@ def _compared(shown: ShownRuns, study: dict[str, Any]) -> tuple[Comparison | Non
 
 def _measured(folders: Sequence[Path], extra: Sequence[Path], notes: list[str]) -> dict[str, object]:
     """The measurements in the files of --with and in the directories of the runs; a fault in the latter is a note."""
-    from jorge_tune.report.report import measured_sections
+    from jorge_tune.reports.report import measured_sections
 
     found = {str(path): _read(path) for path in extra}
     for path in [folder / name for folder in folders for name in BESIDE]:

@@ -90,20 +90,54 @@ class DataSection:
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
+LogFormat = Literal["report", "jsonl", "csv", "tensorboard", "trainer_state", "mmengine", "stdout"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsSection:
+    """Where the values of a command are read.
+
+    Attributes:
+        from_: `report` reads what the script reports by `jorge_tune.report`. The others read what it writes anyway:
+            JSON lines, CSV, TensorBoard's event files, the `trainer_state.json` of Hugging Face's Trainer, MMEngine's
+            `scalars.json`, or the lines it prints.
+        path: The log file, below the run directory unless it begins with `/`, placeholders and `*` allowed; of several
+            files the newest counts. Unset looks for the format's usual names in the run directory.
+        columns: Which column is what: keys `epoch`, `step`, `seconds` and `part`, or the name of a metric
+            (`train/loss` or `test/top1` for another part than validation), each with the name that the log has.
+        pattern: For `stdout`, regular expressions whose named groups are columns, searched in each line.
+        scale: Factors by metric, such as `{top1: 0.01}` for a log in percent.
+        first_epoch: The number that the log gives to the first epoch; unset takes the first number that appears.
+        steps_per_epoch: Optimizer steps in an epoch, for logs that have only steps or only epochs.
+    """
+
+    from_: LogFormat = "report"
+    path: Text | None = None
+    columns: Mapping[str, Text] = field(default_factory=dict)
+    pattern: tuple[Annotated[str, REGULAR_EXPRESSION], ...] | Annotated[str, REGULAR_EXPRESSION] = ()
+    scale: Mapping[str, Positive] = field(default_factory=dict)
+    first_epoch: Annotated[int, one_of(0, 1)] | None = None
+    steps_per_epoch: Count | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskSection:
     """What is trained on what.
 
     Attributes:
-        kind: The kind of task; this version trains `classification` and `python`, the others can be bootstrapped but
-            not trained.
+        kind: The kind of task; this version trains `classification`, `python` and `command`, the others can be
+            bootstrapped but not trained.
         model: The model; tasks of kind classification, segmentation, detection and language need it.
         data: The data set; the same tasks need it.
         factory: For kind python: the class or function of your own that makes the task, as `my_module:make_task`.
         args: For kind python: arguments of the factory.
         evaluate_every: For kind python: epochs between two evaluations; unset is 1.
         higher_is_better: For metrics of your own whose names do not tell it, such as `{fid: false}`.
-        command: For kind command: the program and its arguments.
+        command: For kind command: the program and its arguments, as a list or as one line with quotes as in a shell.
+            Placeholders: `{recipe}`, `{run}`, `{seed}`, `{device}` and any value of the recipe, as `{optimizer.lr}`.
+        metrics: For kind command: where its values are read; unset reads what it reports by `jorge_tune.report`.
+        grace_seconds: For kind command: seconds that it may take to end once it was asked to; unset uses 30.
+        silence_seconds: For kind command: it is stopped once no value came for so many seconds; unset never stops it.
     """
 
     kind: TaskKind
@@ -113,7 +147,10 @@ class TaskSection:
     args: Mapping[str, Any] = field(default_factory=dict)
     evaluate_every: Count | None = None
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
-    command: tuple[Text, ...] = ()
+    command: tuple[Text, ...] | Text = ()
+    metrics: MetricsSection | None = None
+    grace_seconds: NotNegative | None = None
+    silence_seconds: Positive | None = None
 
 
 def has_model(recipe: Recipe) -> bool:

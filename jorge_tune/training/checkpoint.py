@@ -21,6 +21,7 @@ import torch
 
 from jorge_tune.errors import RunDirectoryError
 from jorge_tune.files import open_regular
+from jorge_tune.runs.run_result import Best
 from jorge_tune.untrusted import shown
 
 _FORMAT = 2
@@ -45,22 +46,6 @@ class Position:
     epoch: int = 0
     step_in_epoch: int = 0
     closed: bool = True
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best value of the metric that the run is judged by, and where it was reached."""
-
-    metric: str
-    value: float
-    step: int
-    epoch: float
-
-
-def better(best: Best | None, other: Best, *, is_lower_better: bool) -> Best:
-    """The better of two, the earlier one of equals."""
-    sign = -1 if is_lower_better else 1
-    return other if best is None or sign * other.value > sign * best.value else best
 
 
 @dataclass(frozen=True)
