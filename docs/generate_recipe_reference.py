@@ -68,8 +68,13 @@ task:
   kind: classification
   model: {name: small_cnn, args: {batch_norm: false}}
   data: {name: digits}
-# factory: my_package.tasks:make     # kind python
-# command: [python, train.py, --config, "{recipe}", --seed, "{seed}", --out, "{run}"]   # kind command, with
+# kind python
+# factory: my_package.tasks:make
+# args: {width: 64}
+# evaluate_every: 2
+# higher_is_better: {fid: false}
+# kind command
+# command: [python, train.py, --config, "{recipe}", --seed, "{seed}", --out, "{run}"]
 # metrics: {from: report}
 # grace_seconds: 30
 # silence_seconds: 3600
@@ -99,7 +104,7 @@ task:
 task:
   kind: classification
   model:
-    name: resnet50
+    name: resnet50            # or factory: my_module:Net
     args: {num_classes: 100}
   data: {name: cifar100}
 """,
@@ -112,7 +117,7 @@ task:
   kind: classification
   model: {name: resnet50, args: {num_classes: 1000}}
   data:
-    name: imagefolder        # root/train/<class>/<image>, and test/ or val/ beside train/
+    name: imagefolder        # root/train/<class>/<image>, and test/ or val/ beside train/; or factory: my_module:make
     root: data/imagenet
     validation: 0.1
     augment: standard
@@ -145,6 +150,7 @@ optimizer:
   lr: 0.1
   groups:
     - {pattern: "^backbone[.]", lr_scale: 0.1, weight_decay_scale: 0.5}
+    - {pattern: "^head[.]weight$", precondition: false}
 """,
     ),
     Section(

@@ -1,1 +1,1 @@
-"""What a step costs on this device, and the refresh interval that keeps it inside the budget."""
+"""What a step costs on this device, and the smallest refresh interval that keeps it within a time budget."""

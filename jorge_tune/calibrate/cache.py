@@ -1,6 +1,7 @@
-"""Measurements kept in JSON files named by their fingerprint; a damaged one is set aside, never trusted.
+"""The cache of calibrations: JSON files, each named by the fingerprint of the facts that its timings depend on.
 
-The directory: `--cache`, else JORGE_TUNE_CACHE, else XDG_CACHE_HOME/jorge-tune, else ~/.cache/jorge-tune.
+The directory is `--cache`, else JORGE_TUNE_CACHE, else XDG_CACHE_HOME/jorge-tune, else ~/.cache/jorge-tune. A damaged
+file is set aside and never trusted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jorge_tune
-from jorge_tune.calibrate.input_shapes import input_shape, trainable_data
+from jorge_tune.calibrate.input_shapes import input_in_words, needs_own_batches, trainable_data
 from jorge_tune.calibrate.timings import (
     Measurements,
     Profile,
@@ -32,6 +33,7 @@ from jorge_tune.errors import InputError
 from jorge_tune.files import write_whole
 from jorge_tune.hardware import Nvidia, cpu_name, nvidia, torch_cuda_build, usable_cores, visible_gpus
 from jorge_tune.recipe.schema import JorgeSection, Recipe, ShampooSection, SketchyShampooSection
+from jorge_tune.recipe.user_code import names_own_task, source_digest
 
 _FORMAT = 3
 _LARGEST_BYTES = 10_000_000
@@ -39,7 +41,7 @@ _LARGEST_BYTES = 10_000_000
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One calibration as it was measured, under the facts that it depends on."""
+    """One calibration as it was measured, with the facts that it depends on."""
 
     fingerprint: str
     facts: Mapping[str, Any]
@@ -49,19 +51,21 @@ class CacheEntry:
 
 
 class Lookup(NamedTuple):
-    """What the cache has, and what there is to say about it."""
+    """The entry of the cache, if there is one, and a warning if its file could not be used."""
 
     entry: CacheEntry | None
     warning: str | None = None
 
 
 def cache_folder(asked: Path | None = None, environment: Mapping[str, str] = os.environ) -> Path:
-    """Where calibrations are kept."""
+    """The directory of the cache."""
     if asked is not None:
         return asked
+
     own = environment.get("JORGE_TUNE_CACHE")
     if own:
         return Path(own).expanduser()
+
     shared = environment.get("XDG_CACHE_HOME")
     return (Path(shared) if shared else Path("~/.cache").expanduser()) / "jorge-tune"
 
@@ -74,8 +78,8 @@ def entry_path(folder: Path, fingerprint: str) -> Path:
 def look_up(folder: Path, fingerprint: str) -> Lookup:
     """Read a calibration.
 
-    A damaged file is renamed to end in `.damaged`, and named in the warning; one in the format of an older version is
-    as good as none.
+    A damaged file is renamed to end in `.damaged`, and the warning names it. A file in the format of an older version
+    is ignored.
     """
     path = entry_path(folder, fingerprint)
     try:
@@ -87,13 +91,13 @@ def look_up(folder: Path, fingerprint: str) -> Lookup:
     except FileNotFoundError:
         return Lookup(None)
     except OSError as error:
-        return Lookup(None, f"{path}: cannot be read ({error.strerror}), so the recipe is measured anew")
+        return Lookup(None, f"{path}: cannot be read ({error.strerror}), so the recipe is measured again")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         return Lookup(None, _set_aside(path, error))
 
 
 def keep(folder: Path, entry: CacheEntry) -> str | None:
-    """Write a calibration; what kept it from being written, if anything did."""
+    """Write a calibration; return the reason if it could not be written, else None."""
     data = {
         "format": _FORMAT,
         "fingerprint": entry.fingerprint,
@@ -106,7 +110,7 @@ def keep(folder: Path, entry: CacheEntry) -> str | None:
     try:
         write_whole(path, json.dumps(data) + "\n", force=True, make_folders=True)
     except InputError as error:
-        return f"not kept for the next time: {error}"
+        return f"the measurements were not stored for the next time: {error}"
     return None
 
 
@@ -118,6 +122,7 @@ def today() -> str:
 def _entry_from_json(data: Any, fingerprint: str) -> CacheEntry:
     if data["format"] != _FORMAT or data["fingerprint"] != fingerprint:
         raise ValueError("another format or fingerprint")
+
     return CacheEntry(
         fingerprint=fingerprint,
         facts=dict(data["facts"]),
@@ -128,6 +133,7 @@ def _entry_from_json(data: Any, fingerprint: str) -> CacheEntry:
 
 
 def _set_aside(path: Path, error: Exception) -> str:
+    """Rename a damaged file; return the warning."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     if isinstance(error, KeyError):
         reason = f"it has no {reason}"
@@ -135,23 +141,25 @@ def _set_aside(path: Path, error: Exception) -> str:
     try:
         path.replace(aside)
     except OSError:
-        return f"{path}: is damaged ({reason}) and cannot be set aside; the recipe is measured anew"
-    return f"{path}: is damaged ({reason}); it was set aside as {aside.name}, and the recipe is measured anew"
+        return f"{path}: is damaged ({reason}) and cannot be renamed, so the recipe is measured again"
+    return f"{path}: is damaged ({reason}); it was renamed to {aside.name}, and the recipe is measured again"
 
 
 Calibratable = JorgeSection | ShampooSection | SketchyShampooSection
 
-_WITHOUT_COST = frozenset({"lr", "weight_decay", "refresh_interval", "warm_refreshes"})  # values, not work
+_WITHOUT_COST = frozenset(
+    {"lr", "weight_decay", "refresh_interval", "warm_refreshes"}
+)  # they do not change the time of an iteration or of a refresh
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _WAITING_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY")
-_COMMANDS_WAIT = "PASSIVE"  # what all commands set where the environment says nothing
+_COMMANDS_WAIT = "PASSIVE"  # all commands set this unless the environment says otherwise
 
 
 def resolve_device(asked: str, nvidia_seen: Nvidia | None = None) -> str:
-    """`cpu` or `cuda:<n>` for auto, cpu, cuda and cuda:<n>, as far as files and NVML tell.
+    """`cpu` or `cuda:<n>` for auto, cpu, cuda and cuda:<n>, according to files and NVML, without torch.
 
     Raises:
-        InputError: another name, or a GPU that is not there; the devices there are, are named.
+        InputError: the name is none of these, or there is no such GPU; the message lists the devices.
     """
     gpus = visible_gpus(nvidia_seen or nvidia()) if torch_cuda_build() else ()
     if asked == "auto":
@@ -160,7 +168,8 @@ def resolve_device(asked: str, nvidia_seen: Nvidia | None = None) -> str:
     if asked == "cpu":
         return "cpu"
     if kind != "cuda" or (colon and not index.isdecimal()):
-        raise InputError(f"device: must be auto, cpu, cuda or cuda:<number>, got {asked!r}")
+        raise InputError(f"device must be auto, cpu, cuda or cuda:<number>, got {asked!r}")
+
     number = int(index or 0)
     if number < len(gpus):
         return f"cuda:{number}"
@@ -168,27 +177,31 @@ def resolve_device(asked: str, nvidia_seen: Nvidia | None = None) -> str:
         reason = "the installed torch is built without CUDA"
     else:
         reason = f"{len(gpus)} found" if gpus else "no GPU found"
-    raise InputError(f"device: {asked!r} cannot be used here ({reason}); there is {_devices(gpus)}")
+    raise InputError(f"device: {asked!r} cannot be used here ({reason}); usable here: {_devices(gpus)}")
 
 
 def facts_of(recipe: Recipe, device: str, *, threads: int | None = None, real_data: bool = False) -> dict[str, Any]:
     """Everything that the timings of a recipe's iteration depend on.
 
     Args:
-        recipe: a jorge, shampoo or sketchy recipe with a task.
-        device: as `resolve_device` gives it.
-        threads: CPU threads asked for; None: the environment's or torch's choice.
-        real_data: whether batches come from the loader.
+        recipe: A jorge, shampoo or sketchy recipe with a task.
+        device: As `resolve_device` returns it.
+        threads: The number of CPU threads that was asked for; None is the environment's or torch's choice.
+        real_data: Whether the batches come from the loader.
 
     Raises:
         InputError: the recipe cannot be calibrated.
     """
+    facts = machine_facts(recipe, device, threads=threads) | _task_facts(recipe, real_data=real_data)
+    plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))  # as they are when they are read back
+    return plain
+
+
+def machine_facts(recipe: Recipe, device: str, *, threads: int | None = None) -> dict[str, Any]:
+    """What the timings of an iteration depend on besides its model and its batches. Arguments as `facts_of`."""
     section = calibrated_section(recipe)
-    data = trainable_data(recipe)
-    assert recipe.task is not None
-    assert recipe.task.model is not None
     work = {k: v for k, v in dataclasses.asdict(section).items() if k not in _WITHOUT_COST}
-    facts = {
+    return {
         "device": _device_facts(device),
         "cpu": cpu_name(),
         "cores": _ranges(usable_cores()),
@@ -198,17 +211,30 @@ def facts_of(recipe: Recipe, device: str, *, threads: int | None = None, real_da
         | {"jorge-tune": jorge_tune.__version__, "optimizers": _optimizer_sources()},
         "precision": recipe.precision,
         "batch_size": recipe.batch_size,
-        "model": {"name": recipe.task.model.name, "args": dict(recipe.task.model.args)},
-        "input": str(input_shape(recipe)),
-        "data": _loader_facts(data) if real_data else "synthetic",
         "optimizer": {**work, "decays": section.weight_decay > 0},
     }
-    plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))  # as they will be read back
-    return plain
+
+
+def _task_facts(recipe: Recipe, *, real_data: bool) -> dict[str, Any]:
+    """The model and its batches; of code of the user's own, a digest too."""
+    task = recipe.task
+    if needs_own_batches(recipe) and not real_data:
+        data: Any = "kept"
+    else:
+        data = _loader_facts(recipe) if real_data else "synthetic"
+    facts: dict[str, Any] = {"input": input_in_words(recipe), "data": data}
+    assert task is not None
+    if task.kind == "python":
+        facts["model"] = {"factory": task.factory, "args": dict(task.args)}
+    else:
+        assert task.model is not None
+        named = {"name": task.model.name} if task.model.factory is None else {"factory": task.model.factory}
+        facts["model"] = {**named, "args": dict(task.model.args)}
+    return facts | ({"code": source_digest(recipe)} if names_own_task(recipe) else {})
 
 
 def fingerprint_of(facts: Mapping[str, Any]) -> str:
-    """Sixteen hexadecimal digits."""
+    """A hash of the facts, sixteen hexadecimal digits."""
     canonical = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -217,35 +243,36 @@ def calibrated_section(recipe: Recipe) -> Calibratable:
     """The optimizer section of a recipe that has a refresh interval.
 
     Raises:
-        InputError: it has none.
+        InputError: the optimizer has no refresh interval.
     """
     section = recipe.optimizer
     if not isinstance(section, Calibratable):
         raise InputError(
-            f"optimizer.name: {section.name} has no refresh interval to calibrate; jorge, shampoo and sketchy have one"
+            f"optimizer.name must be jorge, shampoo or sketchy, got {section.name!r}, which has no refresh interval"
         )
     return section
 
 
 def _device_facts(device: str) -> dict[str, Any]:
-    """Name, driver and CUDA build of a GPU; of a processor, that it is one."""
+    """The kind of device; of a GPU also its name, its driver and the CUDA build of torch."""
     if device == "cpu":
         return {"kind": "cpu"}
     seen = nvidia()
     names = [gpu.name for gpu in visible_gpus(seen)]
     if len(set(names)) == 1:
         name = names[0]
-    else:  # CUDA's order may differ from the bus's, but not from one run to the next
+    else:  # CUDA may order them otherwise than the bus does, but in the same way in each run
         name = f"{device} of {', '.join(names)}"
     return {"kind": "cuda", "name": name, "driver": seen.driver if seen else None, "cuda": torch_cuda_build()}
 
 
 def _devices(gpus: Sequence[Any]) -> str:
-    found = [f"cuda:{index} ({gpu.name})" for index, gpu in enumerate(gpus)]
-    return ", ".join(["cpu (" + cpu_name() + ")", *found])
+    names = [f"cuda:{index} ({gpu.name})" for index, gpu in enumerate(gpus)]
+    return ", ".join([f"cpu ({cpu_name()})", *names])
 
 
 def _threads_asked(environment: Mapping[str, str]) -> int | None:
+    """The number of threads that the environment asks for."""
     for name in _THREAD_VARIABLES:
         value = environment.get(name, "")
         if value.isdecimal() and int(value) > 0:
@@ -253,12 +280,17 @@ def _threads_asked(environment: Mapping[str, str]) -> int | None:
     return None
 
 
-def _loader_facts(data: Any) -> dict[str, Any]:
-    return {"name": data.name, "augment": data.augment, "workers": data.workers, "args": dict(data.args)}
+def _loader_facts(recipe: Recipe) -> dict[str, Any]:
+    """What the time of a loader depends on."""
+    if recipe.task is not None and recipe.task.kind == "python":
+        return {"factory": recipe.task.factory}
+    data = trainable_data(recipe)
+    named = {"name": data.name} if data.factory is None else {"factory": data.factory}
+    return {**named, "augment": data.augment, "workers": data.workers, "args": dict(data.args)}
 
 
 def _waiting(name: str) -> str | None:
-    """What the environment says of how idle threads wait, where that is not what the commands do anyway."""
+    """How the environment makes idle threads wait; None if that is what the commands set anyway."""
     how = os.environ.get(name)
     return None if how is None or how.upper() == _COMMANDS_WAIT else how
 
@@ -281,7 +313,7 @@ def _version(distribution: str) -> str | None:
 
 @functools.cache
 def _optimizer_sources() -> str:
-    """A digest of the optimizers' source, so that a changed optimizer is measured anew."""
+    """A digest of the optimizers' source, so that a changed optimizer is measured again."""
     digest = hashlib.sha256()
     for path in sorted((Path(jorge_tune.__file__).parent / "optim").glob("*.py")):
         digest.update(path.read_bytes())

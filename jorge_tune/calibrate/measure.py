@@ -1,6 +1,6 @@
-"""How a calibration measures: interleaved rounds, a choice, the chosen interval run as it will be, a second look.
+"""How a calibration measures: interleaved rounds, a choice of an interval, and a run of that interval to verify it.
 
-The bench does the iterations and reads the clock; everything here is a plan and can be played on scripted timings.
+The bench runs the iterations and reads the clock. What is here only plans, so tests can play it on scripted timings.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from jorge_tune.hardware import Scheduling
 
 _ROUND: tuple[Kind, ...] = ("baseline", "plain", "refreshing")
 _MOST_ROUNDS = 40
-_WARM_SECONDS, _WARM_ITERATIONS = 0.5, 200  # until either, but at least one burst of each kind
+_WARM_SECONDS, _WARM_ITERATIONS = 0.5, 200  # until one of them is reached, and at least one burst of each kind
 _WARM_BURST = 3
-_PATIENCE = 1.5  # times the seconds that were planned
+_PATIENCE = 1.5  # stop after so many times the planned seconds
 _BURST_SECONDS, _LONGEST_BURST = 0.1, 25
 _SLOW = 1.0  # seconds; iterations this long need no lead-in and no second reading
 _MOST_STEPS = 240  # of a verification, unless one cycle is longer
 _LEAST_STEPS = 12
-_SEGMENTS = 10  # of a verification at least, with the baseline in between; fewer than 8 would count no carry-over
+_SEGMENTS = 10  # of a verification, at least, with the baseline in between; below 8 no carry-over can be counted
 _LONGEST_SEGMENT = 25
 
 
 class CalibrationProgress(NamedTuple):
-    """Where a calibration is; `part` is warming up, measuring or verifying."""
+    """The progress of a calibration; `part` is "warming up", "measuring" or "verifying"."""
 
     part: str
     done: int
@@ -57,18 +57,18 @@ Report = Callable[[CalibrationProgress], None]
 
 
 class Bench(Protocol):
-    """A model, a loss, and the optimizers that are compared on them."""
+    """A model, a loss, and the optimizers that are timed on them."""
 
     @property
     def period(self) -> int:
-        """Steps after which our optimizer's work besides refreshes repeats; 1 where every step has the same."""
+        """Steps after which the work of our optimizer besides refreshes repeats; 1 if it is the same at every step."""
         ...
 
     @property
     def pools(self) -> bool:
-        """Whether the laps before the optimizer's take the same time whatever optimizer steps.
+        """Whether data, forward and backward take the same time whatever optimizer follows, so that they are pooled.
 
-        On a GPU they need not: the host runs ahead, and what an optimizer's launches take shows in the laps after it.
+        On a GPU they need not: the host runs ahead, and the time of an optimizer's launches shows in the laps after it.
         """
         ...
 
@@ -77,17 +77,17 @@ class Bench(Protocol):
         ...
 
     def schedule(self, interval: int) -> None:
-        """Make the optimizer of kind `scheduled` anew, with this interval and no warm refreshes left."""
+        """Make a new optimizer of kind `scheduled`, with this interval and without warm refreshes."""
         ...
 
     def scheduling(self) -> Scheduling | None:
-        """What the process has run and waited for a core so far; None where that is not known."""
+        """Seconds that the process has run, and has waited for a core, so far; None if they are not known."""
         ...
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure, in seconds, after warming up; a slow model takes the least number of rounds."""
+    """How long to measure after the warm-up; a slow model takes longer, since it gets the least number of rounds."""
 
     measure_seconds: float = 20.0
     verify_seconds: float = 10.0
@@ -98,7 +98,7 @@ DEFAULT_EFFORT = Effort()
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured, what it says, and the parts of an iteration by kind."""
+    """The interval that was chosen, what it was chosen from, and the median parts of an iteration by kind."""
 
     choice: IntervalChoice
     measurements: Measurements
@@ -107,7 +107,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class IntervalCheck:
-    """An interval that was run, and whether it keeps inside the budget."""
+    """An interval that was run, and whether it keeps within the budget."""
 
     judgement: Judgement
     verification: Verification
@@ -121,25 +121,27 @@ def calibrate(
     largest: int = LARGEST_INTERVAL,
     report: Report = lambda progress: None,
 ) -> Calibration:
-    """Measure, choose, run what was chosen, and choose again where it ran over the budget.
+    """Measure, choose an interval and run it; choose again if it ran over the budget.
 
     Args:
-        bench: what to measure on.
-        overhead: the budget as a fraction of the baseline's iteration, > 0.
-        effort: how long to measure.
-        largest: the largest interval worth having.
-        report: told about progress.
+        bench: What to measure on.
+        overhead: The budget as a fraction of the baseline's iteration, > 0.
+        effort: How long to measure.
+        largest: The largest interval worth having.
+        report: Called with the progress.
 
     Raises:
-        ValueError: an overhead that is not above 0; nothing was measured.
+        ValueError: the overhead is not above 0; nothing was measured.
     """
     if not overhead > 0:
         raise ValueError(f"overhead must be > 0, got {overhead!r}")
+
     measurements, parts = measure_rounds(bench, effort, report)
     while True:
         choice = choose_interval(measurements, overhead, largest=largest)
         if choice.interval is None or measurements.verified(choice.interval) is not None:
             return Calibration(choice, measurements, parts)
+
         cost = step_cost(measurements.rounds, measurements.pools)
         seconds = cost.base_seconds * cost.at(choice.interval).value
         ran = verify(bench, choice.interval, cost.base_seconds, seconds, effort, report)
@@ -154,13 +156,14 @@ def check(
     effort: Effort = DEFAULT_EFFORT,
     report: Report = lambda progress: None,
 ) -> IntervalCheck:
-    """Run an interval as it is, beside the baseline, and judge it.
+    """Run an interval, with the baseline in between, and judge it.
 
     Raises:
-        ValueError: an overhead that is not above 0; nothing was measured.
+        ValueError: the overhead is not above 0; nothing was measured.
     """
     if not overhead > 0:
         raise ValueError(f"overhead must be > 0, got {overhead!r}")
+
     base = _warm_up(bench, "baseline", report)
     bench.schedule(interval)
     seconds = _warm_up(bench, "scheduled", report)
@@ -171,24 +174,25 @@ def check(
 def measure_rounds(
     bench: Bench, effort: Effort, report: Report = lambda progress: None
 ) -> tuple[Measurements, dict[str, Iteration]]:
-    """Interleaved rounds after a warm-up, the first of them dropped, and each kind's parts of an iteration.
+    """Measure interleaved rounds after a warm-up; also return the median parts of an iteration by kind.
 
-    The order within a round is turned round every time, so that a steady drift meets all kinds alike. The first
-    iteration of a burst is dropped too: it finds the caches full of another optimizer's state.
+    Each round reverses the order of the kinds, so that a steady drift affects all of them alike. The first round is
+    dropped, and so is the first iteration of each burst: it finds the caches full of another optimizer's state.
     """
     seconds = {kind: _warm_up(bench, kind, report) for kind in _ROUND}
     periods = {kind: 1 if kind == "baseline" else bench.period for kind in _ROUND}
     sizes = {kind: periods[kind] * math.ceil(_burst_size(seconds[kind]) / periods[kind]) for kind in _ROUND}
     leads = {kind: _lead_in(seconds[kind]) for kind in _ROUND}
-    of_round = sum((sizes[kind] + leads[kind]) * seconds[kind] for kind in _ROUND)
-    total = min(max(round(effort.measure_seconds / of_round), LEAST_ROUNDS + 2), _MOST_ROUNDS)
+    round_seconds = sum((sizes[kind] + leads[kind]) * seconds[kind] for kind in _ROUND)
+    total = min(max(round(effort.measure_seconds / round_seconds), LEAST_ROUNDS + 2), _MOST_ROUNDS)
+
     rounds: list[Round] = []
     before = bench.scheduling()
     gathered: dict[str, list[Iteration]] = defaultdict(list)
     spent = 0.0
     for number in range(total + 1):
         if number > LEAST_ROUNDS + 2 and spent > _PATIENCE * effort.measure_seconds:
-            break  # everything became slower than it was when the rounds were counted
+            break  # the machine has become slower since the number of rounds was fixed
         report(CalibrationProgress("measuring", number, total + 1))
         readings: dict[str, IterationReading] = {}
         for kind in _ROUND if number % 2 == 0 else reversed(_ROUND):
@@ -200,6 +204,7 @@ def measure_rounds(
                 gathered[kind] += iterations
         if number:
             rounds.append(Round(**readings))
+
     measurements = Measurements(tuple(rounds), pools=bench.pools, waiting=_waiting(before, bench.scheduling()))
     return measurements, {kind: median_parts(iterations) for kind, iterations in gathered.items()}
 
@@ -212,9 +217,10 @@ def verify(
     effort: Effort,
     report: Report = lambda progress: None,
 ) -> Verification:
-    """Run whole cycles of an interval, the baseline in between."""
+    """Run whole cycles of an interval, with the baseline in between."""
     bench.schedule(interval)
-    bench.burst("scheduled", _WARM_BURST)  # the first step refreshes everything; from then on the timetable turns
+    bench.burst("scheduled", _WARM_BURST)  # the first step refreshes everything; after it the interval decides
+
     cycle = math.lcm(interval, bench.period)
     total = cycle * _cycles(cycle, step_seconds, effort.verify_seconds)
     segment = min(max(total // _SEGMENTS, 1), _LONGEST_SEGMENT)
@@ -237,7 +243,7 @@ def verify(
 
 
 def _warm_up(bench: Bench, kind: Kind, report: Report) -> float:
-    """Seconds of an iteration once the libraries have chosen their ways and the memory is there."""
+    """The seconds of an iteration, once the libraries have chosen their algorithms and memory is allocated."""
     done, spent = 0, 0.0
     while True:
         report(CalibrationProgress("warming up", done, 0))
@@ -248,14 +254,14 @@ def _warm_up(bench: Bench, kind: Kind, report: Report) -> float:
 
 
 def _reading(iterations: Sequence[Iteration], period: int) -> IterationReading:
-    """An iteration's two parts, medians; of work that differs within a period, the mean of its places' medians."""
+    """The medians of an iteration's two parts; if work differs within a period, the mean of each place's median."""
     rest = statistics.median(iteration.rest for iteration in iterations)
     own = [iteration.optimizer for iteration in iterations]
     return IterationReading(rest, statistics.fmean(statistics.median(own[place::period]) for place in range(period)))
 
 
 def _waiting(before: Scheduling | None, after: Scheduling | None) -> float | None:
-    """The part of the time between two readings that was spent waiting for a core."""
+    """The fraction of the time between two readings that the process waited for a core."""
     if before is None or after is None:
         return None
     ran, waited = after.ran - before.ran, after.waited - before.waited
@@ -263,18 +269,19 @@ def _waiting(before: Scheduling | None, after: Scheduling | None) -> float | Non
 
 
 def _burst_size(seconds: float) -> int:
-    """Iterations whose median is one reading."""
+    """The number of iterations whose median makes one reading."""
     if seconds >= _SLOW:
         return 1
     return min(max(round(_BURST_SECONDS / seconds), 2), _LONGEST_BURST)
 
 
 def _lead_in(seconds: float) -> int:
+    """The number of iterations to drop at the start of a burst."""
     return 0 if seconds >= _SLOW else 1
 
 
 def _cycles(cycle: int, step_seconds: float, seconds: float) -> int:
-    """Whole cycles for the time there is: at least one, and enough for a dozen steps."""
+    """The number of whole cycles for the given seconds: at least one, and enough for a dozen steps."""
     wanted = round(seconds / (cycle * step_seconds))
     most = max(1, _MOST_STEPS // cycle)
     return max(math.ceil(_LEAST_STEPS / cycle), min(wanted, most), 1)

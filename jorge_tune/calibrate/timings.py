@@ -1,4 +1,10 @@
-"""What a calibration reads off the clock, as plain values: iterations, rounds, verifications. No torch."""
+"""The timings of a calibration as plain values: iterations, rounds, verifications. No torch.
+
+rest         data, forward and backward of an iteration: the same work whatever optimizer follows
+pooled       one rest for all kinds of iterations, since their work is the same; the differences are noise
+carry-over   what an optimizer's step changes in the rest of the next iteration (caches, for instance), as a logarithm
+             of ours over the baseline's; it is counted only if the data show it
+"""
 
 from __future__ import annotations
 
@@ -10,12 +16,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 Kind: TypeAlias = Literal["baseline", "plain", "refreshing", "scheduled"]
-"""`baseline`: torch's form of the grafted optimizer. Ours: `plain` refreshes nothing, `refreshing` everything at each
-step, `scheduled` what the timetable of an interval says."""
+"""`baseline` is torch's form of the grafted optimizer. The others are ours: `plain` refreshes nothing, `refreshing`
+refreshes everything at each step, and `scheduled` follows a refresh interval."""
 
 
 class Iteration(NamedTuple):
-    """Seconds of one iteration by part; its whole is their sum, nothing lies between them."""
+    """The seconds of one iteration by part; nothing lies between the parts."""
 
     data: float
     forward: float
@@ -29,12 +35,12 @@ class Iteration(NamedTuple):
 
     @property
     def rest(self) -> float:
-        """All but the optimizer: the same work whatever optimizer steps."""
+        """Everything but the optimizer: the same work whatever optimizer follows."""
         return self.data + self.forward + self.backward
 
 
 class IterationReading(NamedTuple):
-    """Seconds of an iteration in two parts: `rest` is the same work whatever optimizer follows, `optimizer` is not."""
+    """The seconds of an iteration in two parts; only `optimizer` depends on the optimizer."""
 
     rest: float
     optimizer: float
@@ -46,7 +52,7 @@ class IterationReading(NamedTuple):
 
 
 class Round(NamedTuple):
-    """One round, the three kinds measured in turn."""
+    """One round: the three kinds, measured in turn."""
 
     baseline: IterationReading
     plain: IterationReading
@@ -54,23 +60,23 @@ class Round(NamedTuple):
 
     @property
     def log_carry_overs(self) -> tuple[float, float]:
-        """How much longer the rest takes beside our optimizer than beside the baseline, plain and refreshing; logs."""
+        """The carry-overs of plain and of refreshing."""
         return math.log(self.plain.rest / self.baseline.rest), math.log(self.refreshing.rest / self.baseline.rest)
 
     def pooled(self, logs: Sequence[float] = (0.0, 0.0)) -> RoundSeconds:
-        """With the median of all three's rests; the carry-overs, plain and refreshing, are put back."""
+        """The seconds with one pooled rest, the median of all three; `logs` are carry-overs that are kept apart."""
         factors = [math.exp(log - sum(logs) / 3) for log in (0.0, *logs)]
         rest = statistics.median(reading.rest / factor for reading, factor in zip(self, factors, strict=True))
         return RoundSeconds(*(rest * f + reading.optimizer for reading, f in zip(self, factors, strict=True)))
 
     @property
     def whole(self) -> RoundSeconds:
-        """Nothing pooled."""
+        """The seconds of whole iterations, with nothing pooled."""
         return RoundSeconds(*(reading.seconds for reading in self))
 
 
 class RoundSeconds(NamedTuple):
-    """Seconds of an iteration of each kind."""
+    """The seconds of an iteration of each kind."""
 
     baseline: float
     plain: float
@@ -79,29 +85,39 @@ class RoundSeconds(NamedTuple):
 
 @dataclass(frozen=True)
 class Verification:
-    """An interval as it ran: every step of whole cycles in order, and the baseline's iterations in between."""
+    """The timings of an interval that was run.
+
+    Attributes:
+        interval: The refresh interval.
+        steps: Every step of whole cycles, in order.
+        baseline: The baseline's iterations in between.
+        waiting: The fraction of the time that the process waited for a core; None if it is not known.
+        period: Steps after which the work besides refreshes repeats (statistics have an interval of their own).
+        log_carry_over: The carry-over to count; None takes what the readings show.
+        pools: See `measure.Bench`.
+    """
 
     interval: int
     steps: tuple[IterationReading, ...]
     baseline: tuple[IterationReading, ...]
-    waiting: float | None = None  # the part of its time that the process waited for a core, where that is known
-    period: int = 1  # steps after which the work besides refreshes repeats (statistics of every so many steps)
-    log_carry_over: float | None = None  # None: what the readings say
-    pools: bool = True  # see `calibrate.Bench`
+    waiting: float | None = None
+    period: int = 1
+    log_carry_over: float | None = None
+    pools: bool = True
 
     @property
     def cycle(self) -> int:
-        """Steps after which all the work repeats."""
+        """Steps after which all of the work repeats."""
         return math.lcm(self.interval, self.period)
 
     @property
     def cycles(self) -> int:
-        """Whole cycles that ran."""
+        """The number of whole cycles that ran."""
         return len(self.steps) // self.cycle
 
     @property
     def log_carry_overs(self) -> list[float]:
-        """One per stretch of steps, against the baseline's readings before and after it; as a round's."""
+        """The carry-over of each stretch of steps, against the baseline's readings before and after the stretch."""
         size = math.ceil(len(self.steps) / max(1, len(self.baseline) - 1))
         stretches = [self.steps[start : start + size] for start in range(0, len(self.steps), size)]
         around = zip(self.baseline, self.baseline[1:] or self.baseline, strict=False)
@@ -112,69 +128,74 @@ class Verification:
 
     @property
     def mean_step(self) -> float:
-        """Seconds of a step in the mean over the cycle (of each place's median, once there are three cycles)."""
+        """The mean seconds of a step over the cycle (with three or more cycles, the mean of each place's median)."""
         return statistics.fmean(self._typical_steps)
 
     @property
     def longest_step(self) -> float:
-        """Seconds of the cycle's longest step."""
+        """The seconds of the cycle's longest step."""
         return max(self._typical_steps)
 
     @property
     def reference(self) -> float:
-        """Seconds of the baseline's iteration meanwhile."""
+        """The seconds of the baseline's iteration during the verification."""
         if not self.pools:
             return statistics.median(reading.seconds for reading in self.baseline)
         return self._rests[1] + statistics.median(reading.optimizer for reading in self.baseline)
 
     @property
     def ratio(self) -> float:
-        """The mean step, in iterations of the baseline."""
+        """The mean step, in units of the baseline's iteration."""
         return self.mean_step / self.reference
 
     @property
     def whole_ratio(self) -> float:
-        """The same from whole iterations, nothing pooled."""
+        """The same ratio from whole iterations, with nothing pooled."""
         whole = statistics.fmean(self._places([reading.seconds for reading in self.steps]))
         return whole / statistics.median(reading.seconds for reading in self.baseline)
 
-    def drawn(self, steps: tuple[IterationReading, ...], baseline: tuple[IterationReading, ...]) -> Verification:
-        """The same with other readings; what is counted of the carry-over stays."""
+    def with_readings(
+        self, steps: tuple[IterationReading, ...], baseline: tuple[IterationReading, ...]
+    ) -> Verification:
+        """The same verification with resampled readings; the counted carry-over stays."""
         return replace(self, steps=steps, baseline=baseline, log_carry_over=self.counted_log_carry_over)
 
     @functools.cached_property
     def counted_log_carry_over(self) -> float:
-        """As a round's, 0 unless the data show it."""
+        """The carry-over if the data show it, else 0."""
         return counted_log(self.log_carry_overs) if self.log_carry_over is None else self.log_carry_over
 
     @functools.cached_property
     def _rests(self) -> tuple[float, float]:
-        """Data, forward and backward of ours and of the baseline: one, unless the data show that they differ."""
+        """The rests of ours and of the baseline: equal unless the data show a carry-over."""
         medians = [statistics.median(r.rest for r in readings) for readings in (self.steps, self.baseline)]
         rest, half = statistics.fmean(medians), self.counted_log_carry_over / 2
         return rest * math.exp(half), rest * math.exp(-half)
 
     @property
     def _typical_steps(self) -> list[float]:
-        """A step's seconds at each place in the cycle."""
+        """The seconds of a step at each place in the cycle."""
         if not self.pools:
             return self._places([reading.seconds for reading in self.steps])
         return [self._rests[0] + own for own in self._places([reading.optimizer for reading in self.steps])]
 
     def _places(self, seconds: Sequence[float]) -> list[float]:
-        """One value per place in the cycle: the median over cycles, or the mean of one or two."""
+        """One value per place in the cycle: the median over three or more cycles, else the mean."""
         typical = statistics.median if self.cycles >= 3 else statistics.fmean
         return [typical(seconds[place :: self.cycle]) for place in range(self.cycle)]
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """What a decision is made from: the rounds, and every interval that was run since."""
+    """What an interval is chosen from: the rounds, and every interval that was run afterwards.
+
+    `waiting` is that of the rounds, as in `Verification`. `pools`: see `measure.Bench`.
+    """
 
     rounds: tuple[Round, ...]
     verifications: tuple[Verification, ...] = ()
-    waiting: float | None = None  # during the rounds, as in `Verification`
-    pools: bool = True  # see `calibrate.Bench`
+    waiting: float | None = None
+    pools: bool = True
 
     def verified(self, interval: int) -> Verification | None:
         """The verification of an interval, if it was run."""
@@ -182,14 +203,14 @@ class Measurements:
 
     @property
     def longest_wait(self) -> float | None:
-        """The largest `waiting` of the rounds and the verifications, of those that are known."""
+        """The largest known `waiting` of the rounds and the verifications."""
         waits = [self.waiting, *(verification.waiting for verification in self.verifications)]
         return max((wait for wait in waits if wait is not None), default=None)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes: the optimizer's own state, and the peak (of the allocator on a GPU, else of the whole process)."""
+    """The bytes of the optimizer's own state, and the peak: of the allocator on a GPU, else of the whole process."""
 
     state: int
     peak: int | None
@@ -197,7 +218,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Profile:
-    """What was measured besides: the parts of an iteration by kind (medians), memory, the device, the input."""
+    """What else was measured: the median parts of an iteration by kind, memory, the device, the input."""
 
     parts: Mapping[str, Iteration]
     memory: Mapping[str, Memory]
@@ -206,12 +227,12 @@ class Profile:
 
 
 def median_parts(iterations: Sequence[Iteration]) -> Iteration:
-    """Each part's median."""
+    """The median of each part."""
     return Iteration(*(statistics.median(values) for values in zip(*iterations, strict=True)))
 
 
 def measurements_to_json(measurements: Measurements) -> dict[str, Any]:
-    """Plain data, to the last digit: read back, it must lead to the same decision."""
+    """Plain data, exact to the last digit, so that the same interval follows when it is read back."""
     return {
         "rounds": [[list(reading) for reading in row] for row in measurements.rounds],
         "verifications": [
@@ -233,7 +254,7 @@ def measurements_from_json(data: Any) -> Measurements:
     """Read what `measurements_to_json` wrote.
 
     Raises:
-        ValueError, TypeError, KeyError: it is something else.
+        ValueError, TypeError, KeyError: the data is something else.
     """
     rounds, pools = tuple(Round(*_readings(row)) for row in data["rounds"]), bool(data["pools"])
     verifications = tuple(
@@ -241,7 +262,7 @@ def measurements_from_json(data: Any) -> Measurements:
             int(item["interval"]),
             _readings(item["steps"]),
             _readings(item["baseline"]),
-            _part(item["waiting"]),
+            _fraction(item["waiting"]),
             int(item["period"]),
             pools=pools,
         )
@@ -250,8 +271,8 @@ def measurements_from_json(data: Any) -> Measurements:
     for verification in verifications:
         counts = (verification.interval, verification.period, len(verification.baseline))
         if min(counts) < 1 or verification.cycles < 1 or len(verification.steps) % verification.cycle:
-            raise ValueError(f"no whole cycles of interval {verification.interval}")
-    return Measurements(rounds, verifications, _part(data["waiting"]), pools)
+            raise ValueError(f"steps must be whole cycles of interval {verification.interval}")
+    return Measurements(rounds, verifications, _fraction(data["waiting"]), pools)
 
 
 def profile_to_json(profile: Profile) -> dict[str, Any]:
@@ -274,26 +295,26 @@ def profile_from_json(data: Any) -> Profile:
     )
 
 
-def _part(value: Any) -> float | None:
-    """A fraction, or None where it is not known."""
+def _fraction(value: Any) -> float | None:
+    """A number from 0 to 1; None if it is not known."""
     if value is not None and not 0 <= float(value) <= 1:
-        raise ValueError("waiting must be between 0 and 1")
+        raise ValueError(f"waiting must be between 0 and 1, got {value!r}")
     return None if value is None else float(value)
 
 
 def _readings(values: Any) -> tuple[IterationReading, ...]:
-    """Pairs of finite numbers: a rest above 0, an optimizer's part of 0 or more."""
+    """Pairs of finite numbers: a rest above 0, and an optimizer's part of 0 or more."""
     readings = tuple(IterationReading(*(float(part) for part in pair)) for pair in values)
     if not all(math.isfinite(r.seconds) and r.rest > 0 and r.optimizer >= 0 for r in readings):
         raise ValueError("seconds must be finite and greater than 0")
     return readings
 
 
-_CONFIDENCE = 0.99  # counting a difference that is none costs what pooling gains, so one has to be plain
+_CONFIDENCE = 0.99  # counting a difference that is only noise would cost what pooling gains
 
 
 class CarryOver(NamedTuple):
-    """As a part of the rest (0.01: one per cent longer beside our optimizer), with bounds; `counted` if beyond 0."""
+    """A carry-over as a fraction of the rest, with bounds: 0.01 means a rest that is 1 % longer with our optimizer."""
 
     value: float
     low: float
@@ -301,14 +322,14 @@ class CarryOver(NamedTuple):
 
     @property
     def counted(self) -> bool:
-        """Whether the data show it."""
+        """Whether the data show it: the bounds leave 0 out."""
         return self.low > 0 or self.high < 0
 
 
 def carry_over(logs: Sequence[float]) -> CarryOver:
-    """From paired readings, each the logarithm of ours over the baseline's: the median and its exact bounds.
+    """The median of paired readings, each the logarithm of ours over the baseline's, with exact bounds.
 
-    The bounds are order statistics (a sign test turned round), so they assume no distribution; below 8 pairs they are
+    The bounds are order statistics (an inverted sign test), so they assume no distribution. Below 8 pairs they are
     infinite, and nothing is counted.
     """
     low, high = median_bounds(logs, _CONFIDENCE)
@@ -316,12 +337,12 @@ def carry_over(logs: Sequence[float]) -> CarryOver:
 
 
 def counted_log(logs: Sequence[float]) -> float:
-    """The median where it is counted, else 0: the rests are then taken to be one."""
+    """The median if it is counted, else 0: the rests are then taken as equal."""
     return statistics.median(logs) if carry_over(logs).counted else 0.0
 
 
 def median_bounds(values: Sequence[float], confidence: float) -> tuple[float, float]:
-    """Bounds of a median, between two of the values; infinite where there are too few for the confidence."""
+    """Bounds of the median, each one of the values; infinite if there are too few values for the confidence."""
     ordered, count = sorted(values), len(values)
     outside, rank = 0.0, 0  # chance that fewer than `rank` values lie on one side of the median
     while outside + math.comb(count, rank) / 2**count <= (1 - confidence) / 2:

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Literal
 from jorge_tune.compare.run_directories import Contender, Run, read_run
 from jorge_tune.errors import InputError
 from jorge_tune.one_run import is_command, train_any
-from jorge_tune.recipe.schema import Recipe
+from jorge_tune.recipe.user_code import code_folders
+from jorge_tune.recipe.user_imports import user_code
 from jorge_tune.records import RunDirectory
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from jorge_tune.runs.run_journal import RunProgress
 
 Stage = Literal["reused", "training", "ended"]
@@ -115,6 +118,7 @@ def _check(
     from jorge_tune.runs.run_start import inspect_run_directory
 
     taken: dict[Path, str] = {}
+    made: tuple[str, nn.Module] | None = None  # contenders of one task share the model, which may come with its data
     for index in entrants:
         name, recipe = contenders[index].name, contenders[index].recipe
         directory = run_path(out, name, 0).parent
@@ -124,19 +128,18 @@ def _check(
 
         for seed in seeds:
             inspect_run_directory(RunDirectory(run_path(out, name, seed)), replace(recipe, seed=seed), resume=True)
-        _build(recipe, settings)
+        if is_command(recipe):
+            from jorge_tune.command.run_command import check_startable
 
+            check_startable(recipe, settings.device)
+            continue
+        from jorge_tune.training.build import build_model, build_optimizer
 
-def _build(recipe: Recipe, settings: RaceSettings) -> None:
-    """Build what can be built of a recipe before it trains; of a command, look for its program."""
-    if is_command(recipe):
-        from jorge_tune.command.run_command import check_startable
-
-        check_startable(recipe, settings.device)
-        return
-    from jorge_tune.training.build import build_model, build_optimizer
-
-    build_optimizer(recipe.optimizer, build_model(recipe))
+        with user_code(recipe):
+            made_of = repr((recipe.task, recipe.batch_size, code_folders(recipe)))
+            if made is None or made[0] != made_of:
+                made = (made_of, build_model(recipe))
+            build_optimizer(recipe.optimizer, made[1])
 
 
 def _one_run(

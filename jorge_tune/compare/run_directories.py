@@ -13,7 +13,7 @@ from jorge_tune.errors import RunDirectoryError
 from jorge_tune.files import read_regular_bytes
 from jorge_tune.recipe.bootstrap import control
 from jorge_tune.recipe.recipe_files import recipe_of_run
-from jorge_tune.recipe.schema import DataSection, JorgeSection, Recipe, TaskSection
+from jorge_tune.recipe.schema import DataSection, JorgeSection, Recipe, TaskSection, evaluate_every
 from jorge_tune.records import Outcome, Record, RunDirectory, of_kind, outcome_of, read_records
 from jorge_tune.untrusted import parse_json, shown
 
@@ -233,7 +233,7 @@ def unpaired_because(recipe: Recipe, other: Recipe) -> str | None:
         mine, theirs = getattr(task, part.name), getattr(other_task, part.name)
         if part.name == "data":
             mine, theirs = _examples_of(mine), _examples_of(theirs)
-        if mine != theirs:
+        if mine != theirs and part.name != "evaluate_every":
             return f"task.{part.name} differs"
     return None
 
@@ -246,7 +246,7 @@ def worth_a_note(recipe: Recipe, other: Recipe) -> list[str]:
         if mine != theirs:
             notes.append(f"{name}: {_shown(mine)} against {_shown(theirs)}")
 
-    mine, theirs = _evaluate_every(recipe), _evaluate_every(other)
+    mine, theirs = evaluate_every(recipe), evaluate_every(other)
     if mine != theirs:
         notes.append(f"task.data.evaluate_every: {mine} against {theirs}")
     return notes
@@ -263,10 +263,6 @@ def is_control(recipe: Recipe, jorge: Recipe) -> bool:
 def _examples_of(data: DataSection | None) -> DataSection | None:
     """The data section without the fields that change neither the examples nor their order."""
     return None if data is None else replace(data, root="", workers=0, evaluate_every=1)
-
-
-def _evaluate_every(recipe: Recipe) -> int | None:
-    return recipe.task.data.evaluate_every if recipe.task and recipe.task.data else None
 
 
 def _shown(value: object) -> str:

@@ -13,10 +13,12 @@ from jorge_tune.recipe.placeholders import passes_recipe_on, placeholder_faults
 from jorge_tune.recipe.schema import (
     AdamWSection,
     Cosine,
+    DataSection,
     Gen,
     GroupSection,
     KroneckerFields,
     MetricsSection,
+    ModelSection,
     PlainSchedule,
     Recipe,
     ScheduleFields,
@@ -31,7 +33,7 @@ from jorge_tune.recipe.unread import unread_fields
 from jorge_tune.untrusted import shown
 
 _WITH_MODEL_AND_DATA = ("classification", "segmentation", "detection", "language")
-TRAINABLE_KINDS: Final[tuple[TaskKind, ...]] = ("classification", "command")
+TRAINABLE_KINDS: Final[tuple[TaskKind, ...]] = ("classification", "python", "command")
 _OF_COMMANDS = ("metrics", "grace_seconds", "silence_seconds")
 
 
@@ -73,7 +75,7 @@ def untrainable_because(recipe: Recipe) -> Finding | None:
     """
     if recipe.task is None or recipe.task.kind in TRAINABLE_KINDS:
         return None
-    kinds = " and ".join(TRAINABLE_KINDS)
+    kinds = " and ".join(filter(None, (", ".join(TRAINABLE_KINDS[:-1]), TRAINABLE_KINDS[-1])))
     way_out = "your own loop can train it with jorge_tune.optimizer_from_recipe"
     if isinstance(recipe.optimizer, (SGDSection, AdamWSection)):
         way_out = f"`bootstrap` accepts the recipe, and {way_out}"
@@ -222,12 +224,11 @@ def _task_faults(task: TaskSection) -> Iterator[Finding]:
         for key in ("model", "data"):
             if getattr(task, key) is None:
                 yield "task", f"'{key}' is missing: a {task.kind} task needs it"
-    if task.kind == "python" and task.factory is None:
-        yield "task", "'factory' is missing: a python task names one as module:function"
+        yield from _source_faults("task.model", task.model)
+        yield from _source_faults("task.data", task.data)
+    yield from _python_faults(task)
     if task.kind == "command" and not task.command:
         yield "task", "'command' is missing: a command task lists the program and its arguments"
-    if task.kind != "python" and task.factory is not None:
-        yield "task.factory", f"belongs to kind python, not to {task.kind}"
     if task.kind != "command" and task.command:
         yield "task.command", f"belongs to kind command, not to {task.kind}"
     if task.kind == "command":
@@ -269,11 +270,42 @@ def patterns_of(metrics: MetricsSection) -> tuple[str, ...]:
     return (metrics.pattern,) if isinstance(metrics.pattern, str) else metrics.pattern
 
 
+_ELSEWHERE: Final = {
+    ("classification", "factory"): "; a classification has task.model.factory and task.data.factory",
+    ("classification", "args"): "; a classification has task.model.args and task.data.args",
+    ("classification", "evaluate_every"): "; a classification has task.data.evaluate_every",
+}
+
+
+def _python_faults(task: TaskSection) -> Iterator[Finding]:
+    """A python task makes its model and data itself; what belongs to it alone is nobody else's."""
+    if task.kind == "python":
+        if task.factory is None:
+            yield "task", "'factory' is missing: a python task names one as module:function"
+        for key in ("model", "data"):
+            if getattr(task, key) is not None:
+                yield f"task.{key}", f"belongs to kind classification: the factory of a python task makes its own {key}"
+        return
+    if task.higher_is_better and task.kind != "command":
+        yield "task.higher_is_better", f"belongs to kinds python and command; the metrics of a {task.kind} are known"
+    given = {"factory": task.factory, "args": task.args or None, "evaluate_every": task.evaluate_every}
+    for key, value in given.items():
+        if value is not None:
+            yield f"task.{key}", f"belongs to kind python, not to {task.kind}{_ELSEWHERE.get((task.kind, key), '')}"
+
+
+def _source_faults(path: str, section: ModelSection | DataSection | None) -> Iterator[Finding]:
+    """A model or a data set is one of ours or the user's own."""
+    if section is not None and (section.name is None) == (section.factory is None):
+        given = "neither" if section.name is None else "both"
+        yield path, f"exactly one of name and factory must be given, got {given}"
+
+
 def _target_faults(recipe: Recipe) -> Iterator[Finding]:
     assert recipe.target is not None
     faults = {
         "target.metric": metric_fault(recipe, recipe.target.metric),
-        "target.value": target_fault(recipe.target.metric, recipe.target.value),
+        "target.value": target_fault(recipe.target.metric, recipe.target.value, recipe),
     }
     for path, what in faults.items():
         if what is not None:

@@ -97,7 +97,7 @@ def _plain(section: Any, path: str, kept: frozenset[str]) -> dict[str, Any]:
         below = f"{path}.{key}" if path else key
         value = getattr(section, field.name)
         asked_for = value is not None and any(keep == below or keep.startswith(below + ".") for keep in kept)
-        always = is_required(field) or key in ("name", "version", "gamma", "from")
+        always = is_required(field) or (key in ("name", "version", "gamma", "from") and value is not None)
         if always or asked_for or value != _default(field):
             data[key] = _plain_value(value, below, kept)
     if isinstance(section, Warmup) and section.epochs is not None and float(section.epochs).is_integer():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jorge_tune.calibrate.calibrate_recipe import RecipeCalibration
 from jorge_tune.calibrate.calibration_words import (
@@ -30,20 +30,31 @@ _COST_POINTS = 100  # of the curve of a calibration
 _INTERVALS = tuple(mantissa * 10**exponent for exponent in range(4) for mantissa in (1, 2, 5))
 
 
-def measured_parts(data: object, source: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """The calibration and the probe in what a command printed: calibrate-freq, probe, or bootstrap with both.
+class MeasuredParts(NamedTuple):
+    """What a file of measurements holds, each as plain data."""
+
+    calibration: dict[str, Any] | None
+    probe: dict[str, Any] | None
+    shadow: dict[str, Any] | None
+
+
+def measured_parts(data: object, source: str) -> MeasuredParts:
+    """What calibrate-freq, probe or bootstrap printed, or what a shadow probe saved.
 
     Raises:
-        InputError: neither is in it.
+        InputError: the data hold none of these.
     """
     if isinstance(data, dict):
-        calibration = data if {"curve", "baseline_seconds", "overhead"} <= data.keys() else data.get("calibration")
-        probe = data if {"readings", "schedule", "points"} <= data.keys() else data.get("probe")
-        if isinstance(calibration, dict) or isinstance(probe, dict):
-            return calibration, probe
+        parts = MeasuredParts(
+            data if {"curve", "baseline_seconds", "overhead"} <= data.keys() else data.get("calibration"),
+            data if {"readings", "schedule", "points"} <= data.keys() else data.get("probe"),
+            data.get("shadow"),
+        )
+        if any(isinstance(part, dict) for part in parts):
+            return parts
     raise InputError(
         f"{source}: holds neither a calibration nor a probe; give a file that `calibrate-freq`, `probe` or `bootstrap` "
-        "printed with --format json"
+        "printed with --format json, or that a shadow probe saved"
     )
 
 

@@ -150,7 +150,7 @@ def _seed_figure(study: Study, held: Mapping[str, Mapping[int, float]]) -> Figur
         y=Axis(title=study["objective"]),
         series=series,
         caption=f"A run that {study['worst']} has no point." if study["worst"] else "",
-        empty="" if series else "no run came to a finite value",
+        empty="" if series else "no run reached a finite value",
     )
 
 
@@ -315,7 +315,7 @@ def importance_figure(study: Study) -> Figure:
         y=Axis(names=True),
         series=[bars] if shares else [],
         caption=_IMPORTANCE.format(**found) if shares else "",
-        empty="" if shares else f"not enough to tell: {found['reason']}",
+        empty="" if shares else f"importance is not known: {found['reason']}",
         height=150 + 34 * max(len(shares), 2),
     )
 

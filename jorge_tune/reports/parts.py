@@ -132,7 +132,7 @@ class Sentence:
 class Report:
     """A whole report; `data` holds what the sections were made from, for other programs."""
 
-    kind: Literal["runs", "study", "calibration", "probe", "diagnosis", "example"]
+    kind: Literal["runs", "study", "calibration", "probe", "diagnosis", "measurements", "example"]
     title: str
     lead: str
     verdict: Sequence[Sentence]

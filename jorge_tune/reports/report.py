@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jorge_tune import __version__
@@ -34,6 +35,7 @@ from jorge_tune.reports.of_runs import (
     recipe_section,
     traced,
 )
+from jorge_tune.reports.of_shadow import shadow_section
 from jorge_tune.reports.of_study import (
     confirmation_section,
     search_sections,
@@ -186,6 +188,24 @@ def probe_report(probed: ProbeResult) -> Report:
     )
 
 
+def measured_report(source: str, data: object) -> Report:
+    """The report of one file of measurements: a calibration, a probe, or what a shadow probe saved.
+
+    Raises:
+        InputError: the file holds none of these.
+    """
+    sections = measured_sections({source: data})
+    return Report(
+        kind="measurements",
+        title=sections[0].title,
+        lead=f"What {source} holds.",
+        verdict=[Sentence(_as_sentence(line)) for line in sections[0].lines[:2]],
+        sections=[replace(sections[0], lines=sections[0].lines[2:]), *sections[1:]],
+        made_by=_MADE_BY,
+        data={"measured": {source: data}},
+    )
+
+
 def diagnosis_report(diagnosis: Diagnosis) -> Report:
     """The report of a diagnosis."""
     return Report(
@@ -213,10 +233,10 @@ def measured_sections(measured: Measured) -> list[Section]:
     """
     sections: list[Section] = []
     for number, (source, data) in enumerate(measured.items(), start=1):
-        calibration, probe = measured_parts(data, source)
+        parts = measured_parts(data, source)
+        makers = (calibration_section, probe_section, shadow_section)
         try:
-            made = [] if calibration is None else [calibration_section(calibration, str(number))]
-            made += [] if probe is None else [probe_section(probe, str(number))]
+            made = [make(part, str(number)) for make, part in zip(makers, parts, strict=True) if part is not None]
             for section in made:
                 section_html(portable(section.to_json()))  # type: ignore[arg-type]  # some values of a wrong type fail only here
             sections += made

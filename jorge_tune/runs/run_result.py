@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from jorge_tune.errors import RunDirectoryError
-from jorge_tune.recipe.metrics import by_rank, is_lower_better
+from jorge_tune.recipe.metrics import by_rank, is_lower_better, usual_metric
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import Outcome, Record, RunDirectory, of_kind, read_records
 
@@ -31,9 +31,9 @@ class Best:
     epoch: float
 
 
-def better(best: Best | None, other: Best) -> Best:
-    """The better of two, the earlier one of equals; smaller is better for a loss."""
-    sign = -1 if is_lower_better(other.metric) else 1
+def better(best: Best | None, other: Best, *, is_lower_better: bool) -> Best:
+    """The better of two, the earlier one of equals."""
+    sign = -1 if is_lower_better else 1
     return other if best is None or sign * other.value > sign * best.value else best
 
 
@@ -84,13 +84,16 @@ def _best(judged: Sequence[Record], recipe: Recipe, run_directory: RunDirectory)
     measured = {name for record in judged for name in record["metrics"]}
     if not measured:
         return None
-    metric = recipe.target.metric if recipe.target else min(measured, key=by_rank)
     is_command = recipe.task is not None and recipe.task.kind == "command"
+    is_chosen = recipe.target is not None or not is_command
+    metric = usual_metric(recipe) if is_chosen else min(measured, key=lambda name: by_rank(name, recipe))
+    lower = is_lower_better(metric, recipe)
 
     best: Best | None = None
     for record in judged:
         if metric in record["metrics"]:
-            best = better(best, Best(metric, record["metrics"][metric], record["step"], record["epoch"]))
+            reading = Best(metric, record["metrics"][metric], record["step"], record["epoch"])
+            best = better(best, reading, is_lower_better=lower)
         elif not is_command:  # a script may report one metric more often than another; our loop measures all at once
             raise RunDirectoryError(f"{run_directory.records}: the evaluation at step {record['step']} has no {metric}")
     return best

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import jorge_tune
+from jorge_tune.config.ranges import LARGEST_SEED
 from jorge_tune.errors import InputError
 from jorge_tune.one_run import is_command
 from jorge_tune.recipe.checks import check_resolved, check_trainable
@@ -97,8 +98,6 @@ BASELINE_SUFFIX, CONFIRM_SUFFIX = ".sgd", ".confirm"
 CONTENDER, SEED = "contender", "seed"
 BASELINE, SEARCH = "baseline", "search"  # the values of a trial's contender
 
-_LARGEST_SEED = 2**32 - 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class SeedParameter:
@@ -108,7 +107,7 @@ class SeedParameter:
     path: str = SEED
     bootstrap: int = 0  # the seed of trial 0
     low: int = 0
-    high: int = _LARGEST_SEED
+    high: int = LARGEST_SEED
     labels: tuple[int, ...] = ()  # empty: a seed is not chosen from a list
     values: tuple[int, ...] = ()
 
@@ -297,6 +296,8 @@ def comparison_plan(
     if not all(seed.contains(one) for one in seeds):
         raise InputError(f"--seeds: must be between {seed.low} and {seed.high}, got {max(seeds)}")
 
+    judged_by = metric or usual_metric(known)
+    stated = None if known.task is None else known.task.higher_is_better.get(judged_by)
     labels = tuple(sorted(contenders))
     texts = tuple(render_recipe(replace(contenders[label], seed=0)) for label in labels)
     contender_of = ChoiceParameter(name=CONTENDER, path=CONTENDER, labels=labels, values=texts, bootstrap=first)
@@ -307,13 +308,20 @@ def comparison_plan(
         recipe=recipe,
         baseline=None,
         space=ComparisonSpace(recipe, (contender_of, seed)),  # type: ignore[arg-type]
-        objective=Objective(kind="final", metric=metric or usual_metric(known)),
+        objective=Objective(kind="final", metric=judged_by, higher_is_better=stated),
         sampler="random",
         seeds=(),
         overhead=None,
         device=device,
         threads=threads,
     )
+
+
+def recipes_of(plan: StudyPlan) -> list[Recipe]:
+    """The recipes whose code the runs of a study need; points of its space change no code."""
+    if isinstance(plan.space, ComparisonSpace):
+        return list(plan.space.recipes().values())
+    return [plan.recipe] + ([] if plan.baseline is None else [plan.baseline])
 
 
 def comparison_points(contenders: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Value]]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from jorge_tune.compare.run_directories import Evaluation, Run
 from jorge_tune.errors import RunDirectoryError
-from jorge_tune.recipe.metrics import is_lower_better
 from jorge_tune.study.study_schema import Objective
 
 
@@ -106,4 +105,4 @@ def _hit(readings: Sequence[Evaluation], objective: Objective) -> Evaluation | N
 
 def _sign(objective: Objective) -> int:
     """1 if higher values of the metric are better, else -1."""
-    return -1 if is_lower_better(objective.metric) else 1
+    return -1 if objective.is_metric_lower_better else 1

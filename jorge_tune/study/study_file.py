@@ -11,6 +11,7 @@ from typing import Any
 
 from jorge_tune.compare.run_directories import unpaired_because, worth_a_note
 from jorge_tune.config.decode import decode, parse, text_of
+from jorge_tune.config.ranges import LARGEST_SEED
 from jorge_tune.config.tree import node_of, read_tree
 from jorge_tune.config.unknown_keys import hints_of
 from jorge_tune.errors import Fault, FaultyFileError, Finding, InputError
@@ -227,7 +228,6 @@ WILCOXON_SEEDS = 4  # with fewer pairs, no one-sided signed-rank test has a p-va
 HALVING_EVALUATIONS = 3  # the first rung and one reading beyond it
 _LARGEST_GRID = 100_000
 _DEFAULT_TRIALS = 40
-_LAST_SEED = 2**32 - 1
 
 
 def build_plan(
@@ -291,7 +291,7 @@ def centre_of(recipe: Recipe) -> tuple[Recipe, Recipe | None, tuple[Derivation, 
 
 def confirmation_seeds(seeds: Sequence[int], count: int) -> tuple[int, ...]:
     """The next seeds after the largest one of the search, without those that the search has."""
-    after = itertools.chain(range(max(seeds) + 1, _LAST_SEED + 1), range(max(seeds)))
+    after = itertools.chain(range(max(seeds) + 1, LARGEST_SEED + 1), range(max(seeds)))
     free = (seed for seed in after if seed not in seeds)
     return tuple(itertools.islice(free, count))
 
@@ -309,14 +309,15 @@ def _objective(file: StudyFile, recipe: Recipe, findings: list[Finding]) -> Obje
     if target is None and of_recipe is not None and of_recipe.metric == metric:
         target = of_recipe.value
 
-    made = Objective(kind=wanted.kind, metric=metric, target=target)
+    stated = None if recipe.task is None else recipe.task.higher_is_better.get(metric)
+    made = Objective(kind=wanted.kind, metric=metric, target=target, higher_is_better=stated)
     if made.needs_target and target is None:
         what = f"{wanted.kind} needs a target: give objective: {{kind: {wanted.kind}, metric: {metric}, target: ...}}"
         findings.append(("objective", f"{what}, or a target for {metric} in the recipe"))
 
     complaints = {
         "objective.metric": metric_fault(recipe, metric),
-        "objective.target": None if target is None else target_fault(metric, target),
+        "objective.target": None if target is None else target_fault(metric, target, recipe),
     }
     findings += [(path, complaint) for path, complaint in complaints.items() if complaint is not None]
     return made if made.needs_target else replace(made, target=None)

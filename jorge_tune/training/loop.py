@@ -26,7 +26,7 @@ from jorge_tune.runs.stop_request import StopRequest
 from jorge_tune.training.checkpoint import Checkpoint, Position, check_state
 from jorge_tune.training.device import PhaseTimer, Stopwatch, autocast, grad_scaler, step_schedule
 from jorge_tune.training.gen_stepper import BatchLoss, RateLog, Stepper
-from jorge_tune.training.loader import Batch, Batches
+from jorge_tune.training.loader import Batch, TaskBatches
 from jorge_tune.training.tasks import Task
 from jorge_tune.untrusted import shown
 
@@ -40,6 +40,7 @@ class LoopPlan:
     evaluate_every: int  # epochs
     log_every: int  # steps
     precision: Precision
+    is_lower_better: bool = False  # of the task's main metric
 
 
 class Loop:
@@ -113,7 +114,7 @@ class Loop:
         if at.step != at.epoch * per_epoch + at.step_in_epoch or at.step_in_epoch > per_epoch:
             raise ValueError(
                 f"its step {at.step} is step {at.step_in_epoch} of epoch {at.epoch}, but an epoch has {per_epoch} "
-                "here; were images added or removed?"
+                "here; were examples added or removed?"
             )
         if at.step > self._plan.total_steps:
             raise ValueError(f"its step {at.step} is beyond the last one, {self._plan.total_steps}")
@@ -204,7 +205,7 @@ class Loop:
 
     def _loss(self, batch: Batch) -> Tensor:
         with autocast(self._plan.precision, self._device):
-            return self._task.loss(self._model(batch[0]), batch)
+            return self._task.training_loss(self._model, batch)
 
     def _rates(self) -> list[float]:
         """The learning rates in force."""
@@ -241,7 +242,8 @@ class Loop:
             if not math.isfinite(metrics["loss"]):
                 return self._divergence(f"the {part} loss was {metrics['loss']} after step {here.step}")
             name = self._task.main_metric
-            self._best = better(self._best, Best(name, metrics[name], here.step, self.moment.epoch))
+            reading = Best(name, metrics[name], here.step, self.moment.epoch)
+            self._best = better(self._best, reading, is_lower_better=self._plan.is_lower_better)
 
         if epoch_done:
             here = replace(here, epoch=here.epoch + 1, step_in_epoch=0)
@@ -249,7 +251,7 @@ class Loop:
         self._report("epoch")
         return self._checkpoint()
 
-    def _evaluate(self, part: str, batches: Batches) -> dict[str, float] | None:
+    def _evaluate(self, part: str, batches: TaskBatches) -> dict[str, float] | None:
         """Evaluate on a part; None if a stop request comes meanwhile."""
         started = time.perf_counter()
         meter = self._task.meter()
@@ -259,7 +261,7 @@ class Loop:
                 if self._stop.reason is not None:
                     break
                 with autocast(self._plan.precision, self._device):
-                    outputs = self._model(batch[0])
+                    outputs = self._task.outputs(self._model, batch)
                 meter.update(outputs, batch)
 
         self._model.train()

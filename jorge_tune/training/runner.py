@@ -17,8 +17,10 @@ from torch import nn
 
 from jorge_tune.errors import InputError, JorgeTuneError, RunDirectoryError, TrainingError
 from jorge_tune.files import is_disk_full
+from jorge_tune.recipe.metrics import is_lower_better, is_own_task
 from jorge_tune.recipe.schedule import total_steps
-from jorge_tune.recipe.schema import Recipe
+from jorge_tune.recipe.schema import Recipe, evaluate_every
+from jorge_tune.recipe.user_imports import user_code
 from jorge_tune.records import RunDirectory, of_kind, read_records
 from jorge_tune.runs.run_journal import ProgressCallback, RunJournal
 from jorge_tune.runs.run_result import RunResult, read_result
@@ -26,7 +28,7 @@ from jorge_tune.runs.run_start import ResumeState, create_run, full_disk_in_word
 from jorge_tune.runs.stop_request import StopRequest
 from jorge_tune.training.build import build_model, build_optimizer, build_scheduler
 from jorge_tune.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from jorge_tune.training.data_summary import DataSummary
+from jorge_tune.training.data_summary import RunSummary
 from jorge_tune.training.device import backends_for, choose_device, describe_environment
 from jorge_tune.training.gen_stepper import build_stepper
 from jorge_tune.training.loop import Loop, LoopPlan
@@ -120,12 +122,16 @@ def set_up_training(recipe: Recipe, device: torch.device, *, download: bool) -> 
     Raises:
         InputError: recipe or data cannot be used, or they do not fit each other.
     """
-    model = build_model(recipe)
-    build_optimizer(recipe.optimizer, model)  # so that faults of the recipe show before the data are read
-    with contextlib.closing(open_task(recipe, device, download=download)) as task:
-        model = model.to(device)
-        task.check_model(model)
-        yield TrainingSetup(task, model, build_optimizer(recipe.optimizer, model))
+    with user_code(recipe):
+        model = None if is_own_task(recipe) else build_model(recipe)
+        if model is not None:
+            build_optimizer(recipe.optimizer, model)  # so that faults of the recipe show before the data are read
+        with contextlib.closing(open_task(recipe, device, download=download)) as task:
+            model = task.own_model if model is None else model
+            assert model is not None
+            model = model.to(device)
+            task.check_model(model)
+            yield TrainingSetup(task, model, build_optimizer(recipe.optimizer, model))
 
 
 @contextlib.contextmanager
@@ -142,7 +148,7 @@ def _run(
     checkpoint: Checkpoint | None,
     recipe: Recipe,
     run_directory: RunDirectory,
-    data: DataSummary,
+    data: RunSummary,
 ) -> None:
     """Train, and record how it ended, whatever happens short of a kill."""
     try:
@@ -177,15 +183,14 @@ def _record_failure(loop: Loop, journal: RunJournal, reason: str) -> None:
 
 
 def _plan(recipe: Recipe, task: Task, max_steps: int | None, log_every: int) -> LoopPlan:
-    assert recipe.task is not None
-    assert recipe.task.data is not None
     total = total_steps(recipe, len(task.train))
     return LoopPlan(
         total_steps=total,
         stop_at=total if max_steps is None else min(total, max_steps),
-        evaluate_every=recipe.task.data.evaluate_every,
+        evaluate_every=evaluate_every(recipe),
         log_every=log_every,
         precision=recipe.precision,
+        is_lower_better=is_lower_better(task.main_metric, recipe),
     )
 
 

@@ -55,7 +55,7 @@ class Snapshot:
     def walk(
         self,
         stop_at: int,
-        look: Callable[[torch.optim.Optimizer | Stepper], Stepper],
+        look: Callable[[torch.optim.Optimizer | Stepper], Stepper] | None = None,
         *,
         progress: ProgressCallback | None = None,
         stop: StopRequest | None = None,
@@ -64,7 +64,7 @@ class Snapshot:
 
         Args:
             stop_at: More than `step`, at most `total_steps`. May be asked for once.
-            look: Wraps what takes the steps in something that looks on.
+            look: Wraps what takes the steps in something that looks on; None takes the steps as they are.
             progress: Called at the start and after each step.
             stop: May ask the walk to stop; Ctrl-C and SIGTERM do so in the main thread anyway.
 
@@ -84,7 +84,7 @@ class Snapshot:
             journal = stack.enter_context(RunJournal(run_directory))
             stop = stack.enter_context(stop or StopRequest())
             save: Callable[[object], None] = _keep_nothing
-            stepper = look(self.stepper or self.optimizer)
+            stepper = self.stepper if look is None else look(self.stepper or self.optimizer)
             torch.manual_seed(self.recipe.seed)
             state = self.task, self.model, self.optimizer, scheduler
             loop = Loop(*state, plan, self.device, journal, save, stop, _with_length(progress, stop_at), stepper)

@@ -61,7 +61,7 @@ def test_a_damaged_one_is_set_aside_and_named(tmp_path, damage):
     assert found is None
     assert str(path) in warning
     assert "is damaged" in warning
-    assert "measured anew" in warning
+    assert "measured again" in warning
     assert not path.exists()
     assert path.with_name(path.name + ".damaged").read_text() == content
     assert look_up(tmp_path, NAME) == (None, None)
@@ -85,12 +85,12 @@ def test_bytes_that_are_no_text_are_damage(tmp_path):
 def test_a_folder_in_its_place_is_said(tmp_path):
     entry_path(tmp_path, NAME).mkdir(parents=True)
     assert "cannot be read" in look_up(tmp_path, NAME).warning
-    assert "not kept for the next time" in keep(tmp_path, entry())
+    assert "not stored for the next time" in keep(tmp_path, entry())
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
-    assert "not kept for the next time" in keep(tmp_path / "file", entry())
+    assert "not stored for the next time" in keep(tmp_path / "file", entry())
 
 
 def test_where_it_lies(monkeypatch):

@@ -22,7 +22,7 @@ from jorge_tune.calibrate.calibration_words import (
     show_seconds,
     time_table,
     verification_of,
-    whole_training,
+    warm_refreshes_of,
 )
 from jorge_tune.calibrate.choose_interval import step_cost
 from jorge_tune.optim.jorge import PRESETS
@@ -68,32 +68,32 @@ def test_the_warm_refreshes_part_of_the_training_is_added_up():
     found = feasible()
     k, cost = found.choice.interval, cost_of(found)
     by_hand = 2000 * cost.plain + 100 * cost.refresh + 1900 * cost.refresh / k
-    whole = whole_training(found)
+    whole = warm_refreshes_of(found)
     assert whole.refreshes == 100
     assert whole.ratio == pytest.approx(by_hand / 2000)
     assert whole.share == pytest.approx((100 * cost.refresh - 100 * cost.refresh / k) / by_hand)
     assert whole.extra_seconds == pytest.approx(base_seconds(found) * 100 * cost.refresh * (1 - 1 / k))
-    short = whole_training(feasible(steps=60))
+    short = warm_refreshes_of(feasible(steps=60))
     assert short.refreshes == 60
     assert short.ratio == pytest.approx(cost.plain + cost.refresh)
-    unknown = whole_training(feasible(steps=None))
+    unknown = warm_refreshes_of(feasible(steps=None))
     assert (unknown.share, unknown.ratio) == (None, None)
     assert unknown.extra_seconds == whole.extra_seconds
     assert rows(time_table(feasible(steps=None)))["100 warm refreshes, extra"][1] == "-"
-    assert whole_training(infeasible()) is None
+    assert warm_refreshes_of(infeasible()) is None
 
 
 def test_the_papers_preset_has_no_warm_refreshes_and_no_blocks():
     paper = digits_recipe(optimizer=JorgeSection(lr=0.1, preset="paper"))
-    assert whole_training(feasible(recipe=paper)).refreshes == 1
-    assert "largest blocks (now no limit" in " ".join(advice(infeasible(recipe=paper)))
+    assert warm_refreshes_of(feasible(recipe=paper)).refreshes == 1
+    assert "block_size (now no limit" in " ".join(advice(infeasible(recipe=paper)))
     assert {name: PRESETS["paper"][name] for name in PAPER} == PAPER
 
 
 def test_a_sketch_with_statistics_of_its_own_is_told():
     sketchy = digits_recipe(optimizer=SketchyShampooSection(lr=0.1, statistics_interval=3))
-    assert any("has no say" in note for note in notes(feasible(recipe=sketchy)))
-    assert not any("has no say" in note for note in notes(feasible()))
+    assert any("has no effect" in note for note in notes(feasible(recipe=sketchy)))
+    assert not any("has no effect" in note for note in notes(feasible()))
 
 
 def test_the_parts_have_their_columns():
@@ -103,7 +103,7 @@ def test_the_parts_have_their_columns():
     assert "data" not in shown
     assert percent_of(shown["optimizer"][1]) == pytest.approx(5, rel=0.03)
     assert shown["state"] == ["0.001 MB", "0.003 MB", "0.003 MB"]
-    assert "process's peak" in shown
+    assert "peak of process" in shown
     adamw = calibrated(recipe=digits_recipe(optimizer=JorgeSection(lr=0.1, graft="adamw")))
     assert part_table(adamw).headings[1] == "torch AdamW"
 
@@ -116,18 +116,20 @@ def test_an_answer_is_corrected_by_what_ran_over_the_budget():
 
 
 def test_outcomes_are_sentences():
-    assert re.fullmatch(r"refresh_interval \d: the smallest that keeps within 10 % of .*", outcome_sentence(feasible()))
+    assert re.fullmatch(
+        r"refresh_interval \d: the smallest .* at most 10 % longer than the baseline's", outcome_sentence(feasible())
+    )
     assert outcome_sentence(infeasible()).startswith("infeasible: even without a refresh")
     assert outcome_sentence(unstable()).startswith("unstable: the baseline's own step became")
-    assert "no interval is given" in outcome_sentence(unstable())
+    assert "There is no answer" in outcome_sentence(unstable())
 
 
 def test_what_would_help_is_said_with_numbers():
     """The optimizer adds 30 %: a batch three times as large dilutes it to a tenth."""
     lines = advice(infeasible(recipe=digits_recipe(optimizer=JorgeSection(lr=0.1), batch_size=100)))
-    batch = int(re.search(r"a larger batch, (\d+) at least: the optimizer's (?:29|30)", lines[0])[1])
+    batch = int(re.search(r"a batch of (\d+) or more: .* optimizer still takes (?:29|30)", lines[0])[1])
     assert batch == pytest.approx(300, rel=0.03)
-    assert "largest blocks (now 1024; `jorge-tune plan`" in lines[1]
+    assert "block_size (now 1024; `jorge-tune plan`" in lines[1]
     assert re.fullmatch(r"a larger budget \(--overhead 3\d\.\d%\)", lines[-1])
     assert advice(feasible()) == []
     assert advice(unstable()) == []
@@ -138,16 +140,16 @@ def test_advice_for_a_gpu_names_precisions():
     on_gpu = replace(found, facts={**found.facts, "device": {"kind": "cuda", "name": "x"}})
     text = " ".join(advice(on_gpu))
     assert "product_precision tf32 or bf16" in text
-    assert "precision tf32 or bf16, where" in text
-    assert "largest blocks (now no limit" in text
+    assert "precision tf32 or bf16, if" in text
+    assert "block_size (now no limit" in text
     assert "tf32" not in " ".join(advice(found))
     shampoo = replace(on_gpu, recipe=digits_recipe(optimizer=ShampooSection(lr=0.1)))
     assert "product_precision" not in " ".join(advice(shampoo))
 
 
 def test_one_device_is_said_to_be_an_estimate_for_several():
-    assert any("for several this is an estimate" in note for note in notes(feasible()))
-    assert not any("cache" in note for note in notes(feasible()))
+    assert any("for several it is an estimate" in note for note in notes(feasible()))
+    assert not any("from the cache" in note for note in notes(feasible()))
     assert "measured on 2026-01-31" in notes(feasible(from_cache=True))[-1]
     assert as_data(feasible())["devices"] == 1
 

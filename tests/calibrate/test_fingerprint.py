@@ -135,7 +135,7 @@ def test_changed_optimizers_are_measured_anew(tmp_path, monkeypatch):
 
 
 def test_only_recipes_with_an_interval_have_one():
-    with pytest.raises(InputError, match="sgd has no refresh interval to calibrate"):
+    with pytest.raises(InputError, match="got 'sgd', which has no refresh interval"):
         facts_of(digits_recipe(), "cpu")
     with pytest.raises(InputError, match="has no task"):
         facts_of(recipe(task=None), "cpu")
@@ -150,12 +150,14 @@ def test_devices_where_there_are_gpus(two_gpus, asked, found):
 
 def test_devices_where_there_is_none(no_gpu):
     assert resolve_device("auto") == "cpu"
-    with pytest.raises(InputError, match=r"'cuda' cannot be used here .*; there is cpu \("):
+    with pytest.raises(InputError, match=r"'cuda' cannot be used here .*; usable here: cpu \("):
         resolve_device("cuda")
 
 
 def test_a_gpu_that_is_not_there_names_those_that_are(two_gpus):
-    with pytest.raises(InputError, match=r"'cuda:2' .*\(2 found\); there is cpu .*, cuda:0 \(NVIDIA A100\), cuda:1"):
+    with pytest.raises(
+        InputError, match=r"'cuda:2' .*\(2 found\); usable here: cpu .*, cuda:0 \(NVIDIA A100\), cuda:1"
+    ):
         resolve_device("cuda:2")
 
 

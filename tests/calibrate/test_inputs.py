@@ -61,6 +61,18 @@ def test_an_image_folder_is_looked_at(tmp_path, size):
     assert training_steps(recipe) == len(task.train)
 
 
+def test_images_are_counted_as_training_counts_them(tmp_path):
+    root = folder(tmp_path, 16)
+    deep = root / "train" / "cat" / "indoors"
+    deep.mkdir()
+    (root / "train" / "cat" / "0.png").rename(deep / "0.png")
+    (root / "train" / "cat" / "notes.txt").write_text("not an image")
+    (root / "train" / "@eaDir").mkdir()
+    recipe = folder_recipe(root, validation="test")
+    recipe = replace(recipe, batch_size=1)
+    assert training_steps(recipe) == recipe.epochs * len(open_task(recipe, CPU).train) == recipe.epochs * 6
+
+
 def test_a_size_in_the_recipe_wins(tmp_path):
     assert shape_of(folder_recipe(folder(tmp_path, 16), args={"size": 24})) == "3x24x24"
 
@@ -68,7 +80,7 @@ def test_a_size_in_the_recipe_wins(tmp_path):
 def test_without_the_folder_the_models_usual_size_is_assumed_and_said(tmp_path):
     recipe = folder_recipe(tmp_path / "nowhere")
     assert shape_of(recipe) == "3x32x32"
-    assert "is not there, so 32 pixels are assumed" in input_shape(recipe).assumed
+    assert "nowhere/train: 32 pixels are assumed" in input_shape(recipe).assumed
     assert training_steps(recipe) is None
     large = replace(recipe, task=replace(recipe.task, model=ModelSection(name="resnet50")))
     assert shape_of(large) == "3x224x224"
@@ -79,7 +91,7 @@ def test_a_length_in_steps_needs_no_data(tmp_path):
 
 
 def test_a_recipe_without_an_iteration_is_refused():
-    with pytest.raises(InputError, match="'small' has no task"):
+    with pytest.raises(InputError, match="recipe small: has no task"):
         input_shape(digits_recipe(task=None))
     with pytest.raises(InputError, match="this needs a model, and a command keeps its own"):
         input_shape(digits_recipe(task=TaskSection(kind="command", command=("train.py",))))

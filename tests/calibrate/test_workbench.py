@@ -139,7 +139,7 @@ def test_preconditioners_that_aged_are_put_back_and_stay_ordinary():
             bench.burst("refreshing", 10)
             assert bench._contestants["ours"].refreshes <= 50
         assert max(float(side.abs().max()) for side in sides(bench)) < 12
-        bench._contestants["ours"].renew()
+        bench._contestants["ours"].set_preconditioners_back()
         assert not any(changes(early, sides(bench)))
         bench.burst("plain", 1)  # the stacks that the steps read are the tensors that were put back
         assert not any(changes(early, sides(bench)))
@@ -222,7 +222,7 @@ def test_a_loss_that_is_no_number_is_refused(monkeypatch):
             return self.inner(images.flatten(1)) / 0
 
     monkeypatch.setitem(OWN_MODELS, "broken", Broken)
-    with pytest.raises(InputError, match=r"its loss is nan on these batches.*--real-data"):
+    with pytest.raises(InputError, match=r"the loss is nan on these batches.*--real-data"):
         open_bench(recipe(model=ModelSection(name="broken")), CPU).__enter__()
 
 

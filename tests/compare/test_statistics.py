@@ -51,7 +51,7 @@ def test_five_pairs_are_too_few_and_six_ties_say_nothing():
     assert signed_rank_p([0.0] * 6) == 1.0
 
 
-def test_misses_share_the_last_rank():
+def test_infinite_values_share_the_last_rank():
     assert ranks([3.0, INF, 1.0, INF]) == [2.0, 3.5, 1.0, 3.5]
     assert mean_ranks([[2.0, 1.0], [INF, 4.0], [5.0, 5.0]]) == [pytest.approx(11 / 6), pytest.approx(7 / 6)]
 
@@ -70,7 +70,7 @@ def test_holm_corrects_only_what_was_tested():
     assert holm([None]) == [None]
 
 
-def test_medians_of_misses():
+def test_medians_of_infinite_values():
     assert median([3.0, INF, 1.0]) == 3.0
     assert median([1.0, INF]) == INF
     assert median([INF, INF]) == INF
@@ -80,7 +80,7 @@ def test_medians_of_misses():
     assert spread([2.0, 1.0]) == Spread(1.5, 1.0, 2.0, 2)
 
 
-def test_ratios_and_differences_of_misses():
+def test_ratios_and_differences_of_infinite_values():
     assert ratio(2.0, 4.0) == 0.5
     assert ratio(2.0, INF) == 0.0
     assert ratio(INF, 2.0) == INF

@@ -20,6 +20,7 @@ FLOORS = {
     "errors": 0,
     "hardware": 1,
     "files": 1,
+    "image_listing": 1,
     "records": 2,
     "optim": 0,
     "config": 2,
@@ -41,7 +42,7 @@ FLOORS = {
 _LIGHT = frozenset({"torch", "numpy", "yaml", "click", "rich", "optuna", "plotly"})
 _MEASURING = frozenset({"click", "optuna", "plotly"})
 FORBIDDEN = {  # third-party packages that a room must not touch at all
-    **dict.fromkeys(("errors", "files", "hardware", "records", "untrusted"), _LIGHT),
+    **dict.fromkeys(("errors", "files", "hardware", "image_listing", "records", "untrusted"), _LIGHT),
     "config": _LIGHT - {"yaml"},
     **dict.fromkeys(("recipe", "runs", "logs", "command", "one_run", "reporting"), _LIGHT),
     "optim": _LIGHT - {"torch"} | {"torchvision"},

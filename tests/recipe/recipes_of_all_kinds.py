@@ -52,7 +52,13 @@ shared = {
     "weight_decay": positive,
     "no_decay": st.lists(st.sampled_from(["norm", "bias", "one_dimensional"]), max_size=2).map(tuple),
     "groups": st.lists(
-        st.builds(GroupSection, pattern=st.sampled_from([r"\.bias$", "head", "(a|b)+"]), lr_scale=positive), max_size=2
+        st.builds(
+            GroupSection,
+            pattern=st.sampled_from([r"\.bias$", "head", "(a|b)+"]),
+            lr_scale=positive,
+            precondition=st.booleans(),
+        ),
+        max_size=2,
     ).map(tuple),
 }
 kronecker = shared | {

@@ -328,4 +328,4 @@ def test_an_edited_journal_ends_in_words(tmp_path: Path) -> None:
                 raise AssertionError(f"line {number + 1}: {key}: {str(edited[key])[:40]}") from error
     assert len(ends) > 120
     assert ends.count("") > 20
-    assert any("what no study can hold" in end or "no entry of a journal" in end for end in ends)
+    assert any("what no study can hold" in end or "not a journal entry" in end for end in ends)

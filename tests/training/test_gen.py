@@ -136,7 +136,7 @@ def test_the_loss_is_read_on_the_batches_before_the_steps_own(tmp_path: Path) ->
         batches = [task.train.at(0, index) for index in range(2)]
 
         def loss_of(batch: Any) -> torch.Tensor:
-            return task.loss(model(batch[0]), batch)
+            return task.training_loss(model, batch)
 
         for batch in batches:
             model.zero_grad()
@@ -159,7 +159,7 @@ def test_a_step_that_a_loss_scaler_left_out(tmp_path: Path) -> None:
         log = RateLog(stepper)
 
         def loss_of(batch: Any) -> torch.Tensor:
-            return snapshot.task.loss(snapshot.model(batch[0]), batch)
+            return snapshot.task.training_loss(snapshot.model, batch)
 
         for place in ((0, 6), (0, 8), (1, 0)):  # not (0, 7)
             batch = train_part.at(*place)

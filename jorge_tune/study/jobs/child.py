@@ -21,6 +21,7 @@ from jorge_tune.files import open_regular
 from jorge_tune.hardware import machine_clock, oom_kills
 from jorge_tune.one_run import train_any
 from jorge_tune.recipe.recipe_files import parse_recipe
+from jorge_tune.recipe.user_code import CodePlaces, restricted_to
 from jorge_tune.records import RunDirectory
 from jorge_tune.runs.run_journal import RunProgress
 from jorge_tune.runs.stop_request import StopRequest
@@ -164,6 +165,7 @@ def _outcome(job: Mapping[str, Any], stop: StopRequest, channel: Channel, output
     try:
         _adopt_process_state(job)
         recipe = parse_recipe(job["recipe"], f"{job['out']} (recipe)").recipe
+        recipe = restricted_to(recipe, CodePlaces(*job["code"]))
         result = train_any(
             recipe,
             Path(job["out"]),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jorge_tune.errors import InputError, JorgeTuneError
+from jorge_tune.recipe.user_code import NO_PLACES, CodePlaces
 from jorge_tune.study.jobs.channel import Channel
 
 _ATTEMPTS = 3
@@ -38,6 +39,7 @@ class RunJob:
         device: "auto", "cpu", "cuda", "cuda:1", ...
         threads: CPU threads; None leaves it to torch.
         download: whether to download a torchvision data set that is missing.
+        code: where the modules that the recipe names may lie.
         lease: until when, by `hardware.machine_clock`, it may go on without hearing of its worker, and how many
             seconds it then has to end by itself; None: as long as its worker lives.
     """
@@ -47,6 +49,7 @@ class RunJob:
     device: str = "auto"
     threads: int | None = None
     download: bool = False
+    code: CodePlaces = NO_PLACES
     lease: tuple[float, float] | None = None
 
 
@@ -129,6 +132,7 @@ class RunLauncher:
             "device": job.device,
             "threads": job.threads,
             "download": job.download,
+            "code": job.code,
             "directory": os.getcwd(),
             "path": sys.path,
             "environment": without_secrets(os.environ),

@@ -102,7 +102,7 @@ def _with_sections(trial: FrozenTrial) -> tuple[FrozenTrial, list[str]]:
     whole = copy.copy(trial)
     for name in wrong:
         setattr(whole, name, {})
-    return whole, [f"its {SECTIONS[name]} must be a section, and are none" for name in wrong]
+    return whole, [f"its {SECTIONS[name]} must be a section" for name in wrong]
 
 
 def _unread(trial: FrozenTrial) -> list[str]:

@@ -237,7 +237,7 @@ def prepare(address: Address, patience: Patience, *, create: bool) -> None:
             f" or a journal file (--storage {path.with_suffix('.journal')})"
         )
     if path.is_dir():
-        raise InputError(f"{address}: is a directory; a file name is expected")
+        raise InputError(f"{address}: is a directory; give a file name")
     try:
         missing = not path.exists() or path.stat().st_size == 0
         if missing and not create:

@@ -135,7 +135,7 @@ def _journal(address: Address, *, create: bool) -> JournalStorage:
     path = address.path
     assert path is not None
     if path.is_dir():
-        raise InputError(f"{address}: is a directory; a file name is expected")
+        raise InputError(f"{address}: is a directory; give a file name")
     if not create and not path.exists():
         raise InputError(f"{address}: there are no studies, the file is missing")
     try:

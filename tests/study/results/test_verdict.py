@@ -202,7 +202,7 @@ def test_a_best_trial_that_diverges_on_every_confirmation_seed_leaves_the_bootst
     found = verdict(SEARCH, {"bootstrap": BASE, "best": [-math.inf] * 6})
     assert found.single_shot.outcome == "held"
     assert said(found, "Trial 1 against the bootstrap").startswith(
-        "Trial 1 against the bootstrap: the gain is no number, because one of them has none on most seeds; better on 0"
+        "Trial 1 against the bootstrap: the gain is undefined, because one of them has no value on most seeds; "
     )
 
 

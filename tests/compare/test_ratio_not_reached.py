@@ -15,9 +15,9 @@ from jorge_tune.compare.contest import median_ratio
         ([(5.0, inf), (5.0, inf), (8.0, 10.0)], 0.0),
         ([(inf, 5.0), (8.0, 10.0)], inf),
         ([(inf, inf)], None),
-        ([(4.0, inf), (inf, 4.0)], None),  # won by a miss as often as lost by one, whichever comes first
+        ([(4.0, inf), (inf, 4.0)], None),  # one run did not reach it as often as the other, in either order
         ([(inf, 4.0), (4.0, inf)], None),
     ],
 )
-def test_a_miss_on_one_side_is_not_averaged(pairs, median):
+def test_a_target_that_one_side_did_not_reach_is_not_averaged(pairs, median):
     assert median_ratio(pairs) == median

@@ -1,5 +1,7 @@
 """The image files below a directory of class directories, and every file that is left out, with the reason. No torch.
 
+Training reads these files; a calibration counts them and looks at the first.
+
 The same files count as in torchvision's ImageFolder: those with one of its endings, links followed. But what systems
 and editors leave behind (hidden files and directories) does not count, and no link is followed in a circle.
 """
@@ -15,6 +17,10 @@ from typing import NamedTuple
 from jorge_tune.errors import InputError
 
 ENDINGS = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+
+SMALL_SIDE = 64
+"""Images up to this side keep their size; they are shifted, not cropped and resized, and kept in memory."""
+_USUAL_SIDE = 224
 
 _LEFT_BEHIND = ("@eaDir", "__MACOSX", "lost+found")  # by Synology, macOS, file systems; the others have a dot
 _LONGEST_ENDING = 12
@@ -62,6 +68,11 @@ def images_of_class(folder: Path) -> tuple[list[Path], LeftOut]:
             left_out[_ending_in_words(ending)] += 1
 
     return [folder.joinpath(*name) for name in sorted(names)], left_out
+
+
+def side_from(longest_side: int) -> int:
+    """The side that images get if the recipe names no size: a small image's own, else the usual 224."""
+    return longest_side if longest_side <= SMALL_SIDE else _USUAL_SIDE
 
 
 def _walk(folder: Path, left_out: LeftOut) -> Iterator[tuple[tuple[str, ...], os.DirEntry[str]]]:

@@ -1,4 +1,4 @@
-"""The watch against a literal replay in float64, on gradients of every kind; and it changes nothing."""
+"""The observer against a literal replay in float64, on gradients of every kind; and it changes nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from jorge_tune.diagnose.diagnosis import NEWTON_CAPS
-from jorge_tune.diagnose.observe import PreconditionerObserver, WatchedBlocks
+from jorge_tune.diagnose.observe import BlockChoice, PreconditionerObserver
 from jorge_tune.errors import InputError
 from jorge_tune.optim import Jorge
 from tests.gradients import decaying, network_gradients
@@ -20,19 +20,19 @@ from tests.reference import inverse_root, jorge_refresh
 REPLAY_ERROR = 1e-9
 
 
-def run(gradients, every=1, choice=WatchedBlocks(), watched=True, **settings):  # noqa: B008
-    """A Jorge on one parameter fed with gradients; the watch, the optimizer, and L, R before and after each step."""
+def run(gradients, every=1, choice=BlockChoice(), observed=True, **settings):  # noqa: B008
+    """A Jorge on one parameter fed with gradients; the observer, the optimizer, and L, R before and after each step."""
     weight = nn.Parameter(torch.ones(gradients[0].shape))
     optimizer = Jorge([weight], 0.01, **{"refresh_interval": 1, **settings})
-    watch = (
-        PreconditionerObserver(optimizer, [("w", weight)], lambda step: step % every == 0, choice) if watched else None
+    observer = (
+        PreconditionerObserver(optimizer, [("w", weight)], lambda step: step % every == 0, choice) if observed else None
     )
     sides = []
     for G in gradients:
         weight.grad = None if G is None else G.float()
         optimizer.step()
         sides.append([v.double().clone() for k, v in optimizer.state[weight].items() if k in ("left.0", "right.0")])
-    return watch, optimizer, sides
+    return observer, optimizer, sides
 
 
 def replay(gradients, sides, due, *, start, floor=0.0):
@@ -71,8 +71,8 @@ def angle(P, Q):
     return float((P * Q).sum() / (P.norm() * Q.norm()))
 
 
-def assert_replayed(watch, wanted):
-    readings = watch.blocks[0].readings
+def assert_replayed(observer, wanted):
+    readings = observer.blocks[0].readings
     assert len(readings) == len(wanted)
     for reading, literal in zip(readings, wanted, strict=True):
         found = {name: reading.cosines["jorge"][name] for name in ("exact", "shampoo", "sgd")}
@@ -87,9 +87,9 @@ def assert_replayed(watch, wanted):
 @pytest.mark.parametrize("shape", [(12, 7), (5, 9), (1, 6)])
 def test_it_equals_a_literal_replay(form, shape):
     gradients = list(itertools.islice(decaying(*shape, seed=1), 40))
-    watch, _, sides = run(gradients, form=form)
+    observer, _, sides = run(gradients, form=form)
     relative = lambda g: float((g @ g.T).norm())  # noqa: E731
-    assert_replayed(watch, list(replay(gradients, sides, lambda step: True, start=relative)))
+    assert_replayed(observer, list(replay(gradients, sides, lambda step: True, start=relative)))
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_it_equals_a_literal_replay(form, shape):
 )
 def test_an_absolute_start_and_a_floor(settings, start, floor):
     gradients = list(itertools.islice(decaying(8, 6, seed=2), 25))
-    watch, _, sides = run(gradients, **settings)
-    assert_replayed(watch, list(replay(gradients, sides, lambda step: True, start=start, floor=floor)))
-    assert all(refresh.b2 >= floor for side in watch.blocks[0].sides.values() for refresh in side.refreshes)
+    observer, _, sides = run(gradients, **settings)
+    assert_replayed(observer, list(replay(gradients, sides, lambda step: True, start=start, floor=floor)))
+    assert all(refresh.b2 >= floor for side in observer.blocks[0].sides.values() for refresh in side.refreshes)
 
 
 def test_the_newest_share_does_not_depend_on_eps_and_b2_does():
@@ -117,8 +117,8 @@ def test_the_newest_share_does_not_depend_on_eps_and_b2_does():
 
 def test_the_shares_are_those_of_a_literal_sum():
     gradients = list(itertools.islice(decaying(8, 6, seed=2), 25))
-    watch, _, sides = run(gradients)
-    refreshes = watch.blocks[0].sides["left"].refreshes
+    observer, _, sides = run(gradients)
+    refreshes = observer.blocks[0].sides["left"].refreshes
     start = float((gradients[0].float().double() @ gradients[0].float().double().T).norm())
     contributions = [8 * start]  # to tr A: the start's, then each gradient's
     L = start**-0.25 * torch.eye(8, dtype=torch.float64)
@@ -133,21 +133,21 @@ def test_the_shares_are_those_of_a_literal_sum():
 
 def test_refreshes_are_seen_where_they_happen():
     gradients = list(itertools.islice(decaying(8, 6, seed=3), 24))
-    watch, _, sides = run(gradients, refresh_interval=5, warm_refreshes=3, stagger=False)
+    observer, _, sides = run(gradients, refresh_interval=5, warm_refreshes=3, stagger=False)
     due = [1, 2, 3, 4, 9, 14, 19, 24]
-    assert [[refresh.step for refresh in side.refreshes] for side in watch.blocks[0].sides.values()] == [due, due]
+    assert [[refresh.step for refresh in side.refreshes] for side in observer.blocks[0].sides.values()] == [due, due]
     start = lambda g: float((g @ g.T).norm())  # noqa: E731
-    assert_replayed(watch, list(replay(gradients, sides, due.__contains__, start=start)))
+    assert_replayed(observer, list(replay(gradients, sides, due.__contains__, start=start)))
 
 
 def test_a_real_networks_gradients_convolutions_collapsed():
     layers = network_gradients(4, seed=0)
     for index in (0, 2):  # a convolution, a linear layer
         gradients = [step[index] for step in layers]
-        watch, _, sides = run(gradients)
+        observer, _, sides = run(gradients)
         flat = [g.reshape(len(g), -1) for g in gradients]
         start = lambda g: float((g @ g.T).norm())  # noqa: E731
-        assert_replayed(watch, list(replay(flat, sides, lambda step: True, start=start)))
+        assert_replayed(observer, list(replay(flat, sides, lambda step: True, start=start)))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
@@ -174,8 +174,8 @@ def test_newtons_iteration_nears_the_exact_root():
 
 def test_rank_deficient_gradients_and_the_spectra_they_leave():
     base = next(decaying(20, 1, seed=6)) @ next(decaying(1, 9, seed=7))
-    watch, _, _ = run([base] * 200, every=200)
-    left = watch.blocks[0].readings[0].sides["left"]
+    observer, _, _ = run([base] * 200, every=200)
+    left = observer.blocks[0].readings[0].sides["left"]
     assert left.shampoo_intrinsic_dimension == pytest.approx(1, abs=1e-6)
     assert left.shampoo_mass == pytest.approx({1: 1, 4: 1, 16: 1})
     assert set(left.mass) == {1, 4, 16}
@@ -185,8 +185,8 @@ def test_rank_deficient_gradients_and_the_spectra_they_leave():
 def test_what_cannot_be_read_is_said_and_nothing_is_dropped():
     G = list(itertools.islice(decaying(6, 4, seed=8), 6))
     zero, bad = torch.zeros(6, 4), torch.full((6, 4), torch.nan)
-    watch, optimizer, _ = run([zero, None, bad, G[0], zero, bad, G[1], None], warm_refreshes=1, refresh_interval=100)
-    missing = [reading.missing for reading in watch.blocks[0].readings]
+    observer, optimizer, _ = run([zero, None, bad, G[0], zero, bad, G[1], None], warm_refreshes=1, refresh_interval=100)
+    missing = [reading.missing for reading in observer.blocks[0].readings]
     late = "no refresh had a gradient yet"
     none, not_finite, is_zero = (
         "the parameter has no gradient",
@@ -194,23 +194,23 @@ def test_what_cannot_be_read_is_said_and_nothing_is_dropped():
         "the gradient is zero",
     )
     assert missing == [is_zero, none, not_finite, late, is_zero, not_finite, late, none]
-    watch, optimizer, _ = run([bad, G[0], zero, G[1]])
-    assert [reading.missing for reading in watch.blocks[0].readings] == [not_finite, "", is_zero, ""]
+    observer, optimizer, _ = run([bad, G[0], zero, G[1]])
+    assert [reading.missing for reading in observer.blocks[0].readings] == [not_finite, "", is_zero, ""]
     assert optimizer.read_counters().skipped == 1
-    assert [refresh.step for refresh in watch.blocks[0].sides["left"].refreshes] == [2, 4]
+    assert [refresh.step for refresh in observer.blocks[0].sides["left"].refreshes] == [2, 4]
 
 
 def test_blocks_have_statistics_of_their_own():
     gradients = list(itertools.islice(decaying(10, 7, seed=9), 12))
-    watch, _, _ = run(gradients, block_size=6, stagger=False)
-    assert [(block.name, *block.block.shape[:2]) for block in watch.blocks] == [
+    observer, _, _ = run(gradients, block_size=6, stagger=False)
+    assert [(block.name, *block.block.shape[:2]) for block in observer.blocks] == [
         ("w[0]", 6, 6),
         ("w[1]", 6, 1),
         ("w[2]", 4, 6),
         ("w[3]", 4, 1),
     ]
     alone, _, _ = run([G[6:, :6].contiguous() for G in gradients])
-    for mine, other in zip(watch.blocks[2].readings, alone.blocks[0].readings, strict=True):
+    for mine, other in zip(observer.blocks[2].readings, alone.blocks[0].readings, strict=True):
         assert mine.cosines["jorge"] == pytest.approx(other.cosines["jorge"], abs=1e-6)
 
 
@@ -224,35 +224,35 @@ def test_leading_dimensions_of_one_are_passed_over_as_the_optimizer_does():
 
 def test_a_side_too_long_for_a_preconditioner_is_left_as_it_is():
     gradients = [torch.randn(3, 9000, generator=torch.Generator().manual_seed(0))]
-    watch, _, sides = run(gradients, block_size=None, choice=WatchedBlocks(max_side=9000))
-    reading = watch.blocks[0].readings[0]
+    observer, _, sides = run(gradients, block_size=None, choice=BlockChoice(max_side=9000))
+    reading = observer.blocks[0].readings[0]
     assert list(reading.sides) == ["left"]
     G = gradients[0].float().double()
     assert reading.cosines["jorge"]["sgd"] == pytest.approx(angle(sides[0][0] @ G, G), abs=REPLAY_ERROR)
 
 
 @pytest.mark.parametrize("form", ["series", "congruence"])
-def test_the_optimizer_is_bitwise_as_without_a_watch(form):
+def test_the_optimizer_is_bitwise_as_without_an_observer(form):
     G = list(itertools.islice(decaying(9, 14, seed=11), 30))
     G[7] = torch.full((9, 14), torch.inf)
     settings = {"form": form, "warm_refreshes": 4, "refresh_interval": 3, "block_size": 8}
-    states = [run(G, watched=watched, **settings)[1].state_dict() for watched in (True, False)]
+    states = [run(G, observed=observed, **settings)[1].state_dict() for observed in (True, False)]
     assert states[0]["param_groups"] == states[1]["param_groups"]
     for (key, mine), (other, theirs) in zip(states[0]["state"][0].items(), states[1]["state"][0].items(), strict=True):
         assert key == other
         assert torch.equal(mine, theirs)
 
 
-def test_a_parameter_without_gradients_gets_no_state_by_being_looked_at():
+def test_a_parameter_without_gradients_gets_no_state_by_being_observed():
     used, idle = nn.Parameter(torch.ones(4, 3)), nn.Parameter(torch.ones(4, 3))
     optimizer = Jorge([used, idle], 0.1)
-    with PreconditionerObserver(optimizer, [("used", used), ("idle", idle)], lambda step: True) as watch:
+    with PreconditionerObserver(optimizer, [("used", used), ("idle", idle)], lambda step: True) as observer:
         used.grad = torch.ones(4, 3)
         optimizer.step()
     assert list(optimizer.state) == [used]
-    assert watch.blocks[1].readings[0].missing == "the parameter has no gradient"
+    assert observer.blocks[1].readings[0].missing == "the parameter has no gradient"
     optimizer.step()
-    assert watch.steps == 1  # let go of
+    assert observer.steps == 1  # it no longer observes
 
 
 def test_the_choice_of_blocks():
@@ -260,17 +260,17 @@ def test_the_choice_of_blocks():
     model["c"].requires_grad_(False)
     optimizer = Jorge(model.parameters(), 0.1)
 
-    def watched(named=None, **choice):
+    def observed(named=None, **choice):
         named = list(model.named_parameters()) if named is None else named
-        return PreconditionerObserver(optimizer, named, lambda step: True, WatchedBlocks(**choice))
+        return PreconditionerObserver(optimizer, named, lambda step: True, BlockChoice(**choice))
 
-    assert [block.name for block in watched().blocks] == ["a.weight", "b.weight"]
-    assert watched().left_out == ["c.weight is frozen"]
-    small = watched(max_side=6)
+    assert [block.name for block in observed().blocks] == ["a.weight", "b.weight"]
+    assert observed().left_out == ["c.weight is frozen"]
+    small = observed(max_side=6)
     assert [block.name for block in small.blocks] == ["a.weight"]
     assert small.left_out == ["b.weight (4 x 20) has a side above 6", "c.weight is frozen"]
-    assert [b.name for b in watched(parameters=re.compile("^b")).blocks] == ["b.weight"]
-    with pytest.raises(InputError, match=r"a preconditioned parameter, got 'nothing': they are a\.weight; b\.weight$"):
-        watched(parameters=re.compile("nothing"))
-    with pytest.raises(InputError, match="left to watch: there is none"):
-        watched(named=[])
+    assert [b.name for b in observed(parameters=re.compile("^b")).blocks] == ["b.weight"]
+    with pytest.raises(InputError, match=r"a preconditioned parameter, got 'nothing'; they are a\.weight; b\.weight$"):
+        observed(parameters=re.compile("nothing"))
+    with pytest.raises(InputError, match="left to observe: the model has none"):
+        observed(named=[])
