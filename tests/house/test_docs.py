@@ -167,7 +167,7 @@ def test_every_public_name_is_in_the_api_reference():
 def test_public_names_are_documented_and_named_with_their_parameters(name):
     item = getattr(jorge_tune, name)
     text = inspect.getdoc(item) or ""
-    assert "Raises:" in text or "Args:" in text, name
+    assert any(word in text for word in ("Raises:", "Args:", "Attributes:")), name
     listed = re.findall(r"^    (\w+(?:, \w+)*):", text.partition("Args:\n")[2], flags=re.MULTILINE)
     named = {each for line in listed for each in line.split(", ")}
     if named:

@@ -27,7 +27,7 @@ FLOORS = {
     "recipe": 3,
     "training": 4,
     "compare": 5,
-    "calibrate": 6,
+    "calibration": 6,
     "probe": 6,
     "diagnose": 6,
     "study": 8,
@@ -41,7 +41,7 @@ FORBIDDEN = {  # third-party packages that a room must not touch at all
     "config": _LIGHT - {"yaml"},
     "recipe": _LIGHT,
     "optim": _LIGHT - {"torch"} | {"torchvision"},
-    **dict.fromkeys(("training", "compare", "calibrate", "probe", "diagnose"), _MEASURING),
+    **dict.fromkeys(("training", "compare", "calibration", "probe", "diagnose"), _MEASURING),
     "report": {"torch", "click", "optuna"},
     "study": {"torch", "click", "plotly"},
 }
