@@ -44,7 +44,7 @@ from jorge_tune.recipe.schema import AdamWSection, Recipe
 from jorge_tune.reports.text_plot import lr_curves
 
 if TYPE_CHECKING:
-    from jorge_tune.calibrate.calibrate_recipe import RecipeCalibration
+    from jorge_tune.calibration.calibrate_recipe import RecipeCalibration
     from jorge_tune.probe.probe_result import ProbeResult
 
 _INTERVAL = "optimizer.refresh_interval"
@@ -202,7 +202,7 @@ def _probe(recipe: Recipe, device: str, threads: int | None) -> ProbeResult:
 
 def _with_interval(made: BootstrapResult, found: RecipeCalibration) -> BootstrapResult:
     """The recipe with the measured interval and its reason; unchanged if none was found."""
-    from jorge_tune.calibrate.calibrate_recipe import with_interval
+    from jorge_tune.calibration.calibrate_recipe import with_interval
 
     interval = found.choice.interval
     if interval is None:
@@ -215,7 +215,7 @@ def _with_interval(made: BootstrapResult, found: RecipeCalibration) -> Bootstrap
 
 def _show_calibration(found: RecipeCalibration | None) -> None:
     if found is not None:
-        from jorge_tune.calibrate.calibration_words import advice, outcome_sentence
+        from jorge_tune.calibration.calibration_words import advice, outcome_sentence
 
         say()
         for line in (outcome_sentence(found), *advice(found)):
@@ -273,7 +273,7 @@ def _as_data(
     if probed is not None:
         measured = {"probe": probed.to_json()}
     if found is not None:
-        from jorge_tune.calibrate.calibration_words import as_data
+        from jorge_tune.calibration.calibration_words import as_data
 
         measured |= {"calibration": as_data(found)}
     return {

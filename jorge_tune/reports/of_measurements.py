@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jorge_tune.calibrate.calibrate_recipe import RecipeCalibration
-from jorge_tune.calibrate.calibration_words import (
+from jorge_tune.calibration.calibrate_recipe import RecipeCalibration
+from jorge_tune.calibration.calibration_words import (
     base_seconds,
     baseline_name,
     cost_of,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from jorge_tune.calibrate.calibration_words import show_seconds
+from jorge_tune.calibration.calibration_words import show_seconds
 from jorge_tune.compare.comparison import Comparison, Standing
 from jorge_tune.compare.curves import (
     AXIS_TITLES,

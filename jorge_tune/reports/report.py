@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jorge_tune import __version__
-from jorge_tune.calibrate.calibrate_recipe import RecipeCalibration
-from jorge_tune.calibrate.calibration_words import advice, as_data, outcome_sentence
-from jorge_tune.calibrate.calibration_words import notes as calibration_notes
+from jorge_tune.calibration.calibrate_recipe import RecipeCalibration
+from jorge_tune.calibration.calibration_words import advice, as_data, outcome_sentence
+from jorge_tune.calibration.calibration_words import notes as calibration_notes
 from jorge_tune.compare.comparison import Comparison
 from jorge_tune.diagnose.diagnosis import Diagnosis
 from jorge_tune.diagnose.diagnosis_words import diagnosis_verdict

@@ -15,7 +15,7 @@ from jorge_tune.recipe.schedule import lr_factor, total_steps
 from jorge_tune.recipe.schema import Recipe
 
 if TYPE_CHECKING:
-    from jorge_tune.calibrate.calibrate_recipe import RecipeCalibration
+    from jorge_tune.calibration.calibrate_recipe import RecipeCalibration
 
 _MARKS = "o*+x@%&"
 
@@ -139,7 +139,7 @@ def _sampled_rates(recipe: Recipe, columns: int) -> list[float]:
 
 def interval_curve(calibrated: RecipeCalibration, *, width: int = 72, height: int = 12) -> str:
     """Time against interval, the interval's axis logarithmic; the budget dotted, the chosen interval as X."""
-    from jorge_tune.calibrate import calibration_words as words  # learning rates are drawn without it
+    from jorge_tune.calibration import calibration_words as words  # learning rates are drawn without it
 
     cost, base = words.cost_of(calibrated), words.base_seconds(calibrated)
     intervals = words.curve_intervals(calibrated)

@@ -1,7 +1,7 @@
 """The constraint on iteration time, from one exclusive calibration per device, block size, precision and batch size.
 
 A trial's step costs `time(k) = plain + refresh / k` iterations of the baseline, for its refresh interval k (see
-`calibrate.choose_interval`). The study keeps what was measured, for every worker on such a device. A worker for whose
+`calibration.choose_interval`). The study keeps what was measured, for every worker on such a device. A worker for whose
 device it is missing measures it before its first trial, alone on the machine.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from jorge_tune.calibrate.cache import facts_of, fingerprint_of, resolve_device
+from jorge_tune.calibration.cache import facts_of, fingerprint_of, resolve_device
 from jorge_tune.config.ranges import NotNegative, Positive
 from jorge_tune.errors import InputError, JorgeTuneError, shortened
 from jorge_tune.recipe.recipe_files import parse_recipe, render_recipe
@@ -379,8 +379,8 @@ def main() -> None:
 
 
 def _measured(request: dict[str, Any]) -> Cost:
-    from jorge_tune.calibrate.calibrate_recipe import CalibrationRequest, calibrate_recipe
-    from jorge_tune.calibrate.choose_interval import step_cost
+    from jorge_tune.calibration.calibrate_recipe import CalibrationRequest, calibrate_recipe
+    from jorge_tune.calibration.choose_interval import step_cost
 
     recipe = parse_recipe(request["recipe"], "the study's recipe").recipe
     recipe = restricted_to(recipe, CodePlaces(*map(tuple, request["code"])))

@@ -32,7 +32,7 @@ FLOORS = {
     "training": 6,
     "one_run": 7,
     "compare": 8,
-    "calibrate": 9,
+    "calibration": 9,
     "probe": 9,
     "diagnose": 9,
     "reports": 10,
@@ -46,7 +46,7 @@ FORBIDDEN = {  # third-party packages that a room must not touch at all
     "config": _LIGHT - {"yaml"},
     **dict.fromkeys(("recipe", "runs", "logs", "command", "one_run", "reporting"), _LIGHT),
     "optim": _LIGHT - {"torch"} | {"torchvision"},
-    **dict.fromkeys(("training", "compare", "calibrate", "probe", "diagnose"), _MEASURING),
+    **dict.fromkeys(("training", "compare", "calibration", "probe", "diagnose"), _MEASURING),
     "reports": {"torch", "click", "optuna"},
     "study": {"torch", "click", "plotly"},
 }

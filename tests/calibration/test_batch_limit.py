@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from jorge_tune.calibrate.bench import largest_that_fits, on_bench
+from jorge_tune.calibration.bench import largest_that_fits, on_bench
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.schema import JorgeSection, ModelSection
 from jorge_tune.training.models import OWN_MODELS

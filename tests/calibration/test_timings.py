@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from jorge_tune.calibrate.timings import (
+from jorge_tune.calibration.timings import (
     Iteration,
     IterationReading,
     Measurements,

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from jorge_tune.calibrate.timings import Iteration, Kind, Memory
+from jorge_tune.calibration.timings import Iteration, Kind, Memory
 from jorge_tune.hardware import Scheduling
 
 Disturbance = Callable[[float, random.Random], float]

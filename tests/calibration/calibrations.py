@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from jorge_tune.calibrate.cache import facts_of, fingerprint_of
-from jorge_tune.calibrate.calibrate_recipe import RecipeCalibration
-from jorge_tune.calibrate.measure import calibrate
-from jorge_tune.calibrate.timings import Profile
+from jorge_tune.calibration.cache import facts_of, fingerprint_of
+from jorge_tune.calibration.calibrate_recipe import RecipeCalibration
+from jorge_tune.calibration.measure import calibrate
+from jorge_tune.calibration.timings import Profile
 from jorge_tune.recipe.schema import JorgeSection, Recipe
-from tests.calibrate.scripted_bench import ScriptedBench, loaded_from, noisy
+from tests.calibration.scripted_bench import ScriptedBench, loaded_from, noisy
 from tests.training.small_recipes import digits_recipe
 
 

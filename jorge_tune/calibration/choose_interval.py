@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from jorge_tune.calibrate.timings import CarryOver, Measurements, Round, RoundSeconds, Verification, carry_over
+from jorge_tune.calibration.timings import CarryOver, Measurements, Round, RoundSeconds, Verification, carry_over
 
 LARGEST_INTERVAL = 1000
 """With a larger interval, preconditioners would be older than most phases of the learning rate: infeasible."""
@@ -360,7 +360,7 @@ def percentiles(values: Sequence[float]) -> tuple[float, float]:
 
 
 _LEAST = 3  # values on either side of a shift; fewer do not move a median
-_ERRORS = 4.0  # a shift must exceed this many standard errors; tests/calibrate/test_steadiness.py counts false alarms
+_ERRORS = 4.0  # a shift must exceed this many standard errors; tests/calibration/test_steadiness.py counts false alarms
 _MEDIAN_ERROR = 1.2533  # standard error of a median in that of a mean, of normal values
 _LARGEST_SHIFT = 0.25  # virtual machines change their pace by less all the time; such changes are dealt with above
 _WIDEST = 0.3  # between quartiles; less does not disturb the ratios within a round (studies/LOG.md)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jorge_tune.calibrate.choose_interval import (
+from jorge_tune.calibration.choose_interval import (
     BoundedValue,
     bounded,
     change_of_pace,
@@ -22,7 +22,7 @@ from jorge_tune.calibrate.choose_interval import (
     percent,
     step_cost,
 )
-from jorge_tune.calibrate.timings import IterationReading, Measurements, Round, Verification
+from jorge_tune.calibration.timings import IterationReading, Measurements, Round, Verification
 
 OWN = 0.2  # the baseline's optimizer's part of its iteration
 ROUNDING = 1e-12  # of a ratio near 1, summed in another order

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jorge_tune.calibrate.cache import Calibratable
-from jorge_tune.calibrate.calibrate_recipe import RecipeCalibration
-from jorge_tune.calibrate.choose_interval import (
+from jorge_tune.calibration.cache import Calibratable
+from jorge_tune.calibration.calibrate_recipe import RecipeCalibration
+from jorge_tune.calibration.choose_interval import (
     BoundedValue,
     StepCost,
     bounded,
@@ -20,8 +20,8 @@ from jorge_tune.calibrate.choose_interval import (
     step_cost,
     whole_estimate,
 )
-from jorge_tune.calibrate.input_shapes import OWN_BATCHES, input_shape
-from jorge_tune.calibrate.timings import CarryOver, Iteration, Memory, Verification
+from jorge_tune.calibration.input_shapes import OWN_BATCHES, input_shape
+from jorge_tune.calibration.timings import CarryOver, Iteration, Memory, Verification
 from jorge_tune.compare.verdict import Table
 from jorge_tune.recipe.schema import JorgeSection, SketchyShampooSection
 

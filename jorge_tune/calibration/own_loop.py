@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jorge_tune.calibrate.bench import TrainingBench
-from jorge_tune.calibrate.cache import calibrated_section, fingerprint_of, machine_facts, today
-from jorge_tune.calibrate.calibrate_recipe import RecipeCalibration, calibratable, check_overhead
-from jorge_tune.calibrate.input_shapes import OWN_BATCHES
-from jorge_tune.calibrate.measure import DEFAULT_EFFORT, Effort, Report
-from jorge_tune.calibrate.measure import calibrate as calibrate_bench
-from jorge_tune.calibrate.timings import Profile
-from jorge_tune.calibrate.workload import Workload
+from jorge_tune.calibration.bench import TrainingBench
+from jorge_tune.calibration.cache import calibrated_section, fingerprint_of, machine_facts, today
+from jorge_tune.calibration.calibrate_recipe import RecipeCalibration, calibratable, check_overhead
+from jorge_tune.calibration.input_shapes import OWN_BATCHES
+from jorge_tune.calibration.measure import DEFAULT_EFFORT, Effort, Report
+from jorge_tune.calibration.measure import calibrate as calibrate_bench
+from jorge_tune.calibration.timings import Profile
+from jorge_tune.calibration.workload import Workload
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.recipe_files import read_recipe
 from jorge_tune.recipe.schema import Recipe

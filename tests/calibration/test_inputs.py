@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from jorge_tune.calibrate.input_shapes import input_shape, training_steps
+from jorge_tune.calibration.input_shapes import input_shape, training_steps
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.recipe_files import read_recipe, resolve_recipe
 from jorge_tune.recipe.schema import ModelSection, TaskSection

@@ -11,10 +11,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from jorge_tune.calibrate import bench as batch_limit
-from jorge_tune.calibrate import cache as fingerprint
-from jorge_tune.calibrate.cache import entry_path
-from jorge_tune.calibrate.calibrate_recipe import (
+from jorge_tune.calibration import bench as batch_limit
+from jorge_tune.calibration import cache as fingerprint
+from jorge_tune.calibration.cache import entry_path
+from jorge_tune.calibration.calibrate_recipe import (
     CalibrationRequest,
     calibratable,
     calibrate_recipe,
@@ -22,7 +22,7 @@ from jorge_tune.calibrate.calibrate_recipe import (
     measured_elsewhere,
     with_interval,
 )
-from jorge_tune.calibrate.measure import Effort
+from jorge_tune.calibration.measure import Effort
 from jorge_tune.errors import InputError
 from jorge_tune.hardware import Gpu, Nvidia
 from jorge_tune.recipe.recipe_files import write_recipe
@@ -33,7 +33,7 @@ from jorge_tune.recipe.schema import (
     SketchyAdaGradSection,
     SketchyShampooSection,
 )
-from tests.calibrate.scripted_bench import ScriptedBench, loaded_from, noisy
+from tests.calibration.scripted_bench import ScriptedBench, loaded_from, noisy
 from tests.training.small_recipes import digits_recipe
 
 JORGE = digits_recipe(optimizer=JorgeSection(lr=0.1))

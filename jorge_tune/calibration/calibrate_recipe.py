@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jorge_tune.calibrate.cache import (
+from jorge_tune.calibration.cache import (
     CacheEntry,
     Calibratable,
     cache_folder,
@@ -22,9 +22,9 @@ from jorge_tune.calibrate.cache import (
     resolve_device,
     today,
 )
-from jorge_tune.calibrate.choose_interval import IntervalChoice, choose_interval
-from jorge_tune.calibrate.input_shapes import input_in_words, training_steps
-from jorge_tune.calibrate.measure import (
+from jorge_tune.calibration.choose_interval import IntervalChoice, choose_interval
+from jorge_tune.calibration.input_shapes import input_in_words, training_steps
+from jorge_tune.calibration.measure import (
     DEFAULT_EFFORT,
     Calibration,
     Effort,
@@ -33,14 +33,14 @@ from jorge_tune.calibrate.measure import (
     calibrate,
     check,
 )
-from jorge_tune.calibrate.timings import Iteration, Measurements, Profile
+from jorge_tune.calibration.timings import Iteration, Measurements, Profile
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.recipe.checks import untrainable_because
 from jorge_tune.recipe.schema import AdamWSection, CalibrationSection, Recipe, SGDSection, has_model
 
 if TYPE_CHECKING:
-    from jorge_tune.calibrate.bench import TrainingBench
+    from jorge_tune.calibration.bench import TrainingBench
 
 Result = TypeVar("Result")
 
@@ -254,7 +254,7 @@ def _on_bench(
     """The result of `work` on a bench, and the device: the processor if `auto` named a GPU that torch cannot use."""
     import torch
 
-    from jorge_tune.calibrate.bench import on_bench
+    from jorge_tune.calibration.bench import on_bench
     from jorge_tune.training.device import choose_device
 
     if request.device == "auto" and device != "cpu" and not torch.cuda.is_available():

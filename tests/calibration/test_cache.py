@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from jorge_tune.calibrate.cache import CacheEntry, cache_folder, entry_path, keep, look_up
-from jorge_tune.calibrate.timings import Iteration, IterationReading, Measurements, Memory, Profile, Round, Verification
+from jorge_tune.calibration.cache import CacheEntry, cache_folder, entry_path, keep, look_up
+from jorge_tune.calibration.timings import (
+    Iteration,
+    IterationReading,
+    Measurements,
+    Memory,
+    Profile,
+    Round,
+    Verification,
+)
 
 NAME = "0123456789abcdef"
 

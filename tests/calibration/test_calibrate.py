@@ -7,10 +7,10 @@ import statistics
 
 import pytest
 
-from jorge_tune.calibrate.choose_interval import step_cost
-from jorge_tune.calibrate.measure import CalibrationProgress, Effort, calibrate, check, measure_rounds, verify
-from jorge_tune.calibrate.timings import Iteration
-from tests.calibrate.scripted_bench import (
+from jorge_tune.calibration.choose_interval import step_cost
+from jorge_tune.calibration.measure import CalibrationProgress, Effort, calibrate, check, measure_rounds, verify
+from jorge_tune.calibration.timings import Iteration
+from tests.calibration.scripted_bench import (
     QueuedBench,
     ScriptedBench,
     bimodal,

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from jorge_tune.calibrate.choose_interval import disturbance, largest_shift, quartile_spread
+from jorge_tune.calibration.choose_interval import disturbance, largest_shift, quartile_spread
 
 _FALSE_ALARMS = 2  # of 400 quiet series; none were seen with noise of 1 %, one with 2 %
 

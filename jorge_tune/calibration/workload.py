@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jorge_tune.calibrate.input_shapes import InputShape, input_shape, needs_own_batches
+from jorge_tune.calibration.input_shapes import InputShape, input_shape, needs_own_batches
 from jorge_tune.errors import InputError
 from jorge_tune.hardware import Scheduling, scheduling
 from jorge_tune.recipe.schema import Recipe

@@ -12,22 +12,22 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from jorge_tune.calibrate import own_loop
-from jorge_tune.calibrate.bench import open_bench
-from jorge_tune.calibrate.cache import facts_of, fingerprint_of
-from jorge_tune.calibrate.calibrate_recipe import (
+from jorge_tune.calibration import own_loop
+from jorge_tune.calibration.bench import open_bench
+from jorge_tune.calibration.cache import facts_of, fingerprint_of
+from jorge_tune.calibration.calibrate_recipe import (
     CalibrationRequest,
     calibrate_recipe,
     measured_elsewhere,
     with_interval,
 )
-from jorge_tune.calibrate.calibration_words import as_data, notes, part_table
-from jorge_tune.calibrate.measure import Effort
-from jorge_tune.calibrate.own_loop import calibrate, untouched
-from jorge_tune.calibrate.workload import kept_batches, open_workload
+from jorge_tune.calibration.calibration_words import as_data, notes, part_table
+from jorge_tune.calibration.measure import Effort
+from jorge_tune.calibration.own_loop import calibrate, untouched
+from jorge_tune.calibration.workload import kept_batches, open_workload
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.schema import JorgeSection, SGDSection
-from tests.calibrate.scripted_bench import ScriptedBench, noisy
+from tests.calibration.scripted_bench import ScriptedBench, noisy
 from tests.own_code import MODULE, recipe_with_code
 from tests.training.small_recipes import digits_recipe
 
@@ -72,7 +72,7 @@ def test_a_pool_ends_where_its_bytes_do(monkeypatch):
     batches = [torch.zeros(1000) for _ in range(20)]
     assert len(kept_batches(iter(batches), 20)) == 8
     assert len(kept_batches(iter(batches), 3)) == 3
-    monkeypatch.setattr("jorge_tune.calibrate.workload._POOL_BYTES", 9000)
+    monkeypatch.setattr("jorge_tune.calibration.workload._POOL_BYTES", 9000)
     assert len(kept_batches(iter([{"x": batch} for batch in batches]), 20)) == 3
 
 
@@ -159,7 +159,7 @@ def test_a_model_in_a_loop_is_measured_and_left_as_it_was():
 def test_the_decision_is_that_of_the_command(tmp_path, monkeypatch):
     """The same scripted timings lead to the same choice, and to the same figures."""
     command = calibrate_recipe
-    monkeypatch.setattr("jorge_tune.calibrate.bench.open_bench", None)
+    monkeypatch.setattr("jorge_tune.calibration.bench.open_bench", None)
 
     class Scripted(ScriptedBench):
         def __init__(self, *_):
@@ -178,7 +178,7 @@ def test_the_decision_is_that_of_the_command(tmp_path, monkeypatch):
     def open_scripted(*_, **__):
         yield Scripted()
 
-    monkeypatch.setattr("jorge_tune.calibrate.bench.open_bench", open_scripted)
+    monkeypatch.setattr("jorge_tune.calibration.bench.open_bench", open_scripted)
     theirs = command(digits_recipe(optimizer=JORGE), CalibrationRequest(device="cpu", cache=tmp_path))
     assert mine.choice == theirs.choice
     assert mine.measurements == theirs.measurements

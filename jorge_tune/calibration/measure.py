@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
-from jorge_tune.calibrate.choose_interval import (
+from jorge_tune.calibration.choose_interval import (
     LARGEST_INTERVAL,
     LEAST_ROUNDS,
     IntervalChoice,
@@ -21,7 +21,7 @@ from jorge_tune.calibrate.choose_interval import (
     judge,
     step_cost,
 )
-from jorge_tune.calibrate.timings import (
+from jorge_tune.calibration.timings import (
     Iteration,
     IterationReading,
     Kind,

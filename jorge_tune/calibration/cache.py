@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jorge_tune
-from jorge_tune.calibrate.input_shapes import input_in_words, needs_own_batches, trainable_data
-from jorge_tune.calibrate.timings import (
+from jorge_tune.calibration.input_shapes import input_in_words, needs_own_batches, trainable_data
+from jorge_tune.calibration.timings import (
     Measurements,
     Profile,
     measurements_from_json,

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from jorge_tune.calibrate.timings import carry_over, counted_log, median_bounds
+from jorge_tune.calibration.timings import carry_over, counted_log, median_bounds
 
 
 @pytest.mark.parametrize(("count", "rank"), [(7, 0), (8, 1), (12, 2), (20, 4), (50, 16)])

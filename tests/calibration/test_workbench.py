@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from jorge_tune.calibrate.bench import TrainingBench, baseline_optimizer, open_bench
+from jorge_tune.calibration.bench import TrainingBench, baseline_optimizer, open_bench
 from jorge_tune.errors import InputError
 from jorge_tune.optim.stacks import partition
 from jorge_tune.recipe.schema import DataSection, JorgeSection, ModelSection, ShampooSection, SketchyShampooSection
 from jorge_tune.training.models import OWN_MODELS, mlp
-from tests.calibrate.test_inputs import folder
+from tests.calibration.test_inputs import folder
 from tests.training.small_recipes import digits_recipe, folder_recipe
 
 CPU = torch.device("cpu")

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from jorge_tune.calibrate.cache import Calibratable, calibrated_section
-from jorge_tune.calibrate.input_shapes import needs_own_batches
-from jorge_tune.calibrate.timings import Iteration, Kind, Memory
-from jorge_tune.calibrate.workload import Workload, open_workload
+from jorge_tune.calibration.cache import Calibratable, calibrated_section
+from jorge_tune.calibration.input_shapes import needs_own_batches
+from jorge_tune.calibration.timings import Iteration, Kind, Memory
+from jorge_tune.calibration.workload import Workload, open_workload
 from jorge_tune.errors import InputError
 from jorge_tune.optim import Jorge, param_groups
 from jorge_tune.recipe.schema import Recipe

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jorge_tune import hardware
-from jorge_tune.calibrate import cache as fingerprint
-from jorge_tune.calibrate.cache import facts_of, fingerprint_of, resolve_device
+from jorge_tune.calibration import cache as fingerprint
+from jorge_tune.calibration.cache import facts_of, fingerprint_of, resolve_device
 from jorge_tune.errors import InputError
 from jorge_tune.hardware import Gpu, Nvidia
 from jorge_tune.recipe.schema import JorgeSection, ModelSection, ShampooSection, SketchyShampooSection
