@@ -165,10 +165,13 @@ def test_the_verdict(diagnosis):
         "1.000 after 8 steps (it takes 8 to come as near as Jorge's 0.950), and a lowest cosine of 0.500 after 1, "
         "0.700 after 2, 0.920 after 4, 1.000 after 8 steps (it takes 2 to come as near as Jorge's 0.600)."
     )
-    assert lines[4] == (
-        "b2 began at 0.500; its median is 0.800, its range 0.500 to 0.900. b2 depends on eps, but the newest "
-        "gradient's share of the averages does not: its median is 0.2, and at most it is 0.3. The share of an old "
-        "gradient fell to 1/e in 4.38 refreshes (median over sides; on the fastest side in 4.38)."  # 3 / -log(0.9 0.8 0.7)
+    assert (
+        lines[4]
+        == (
+            "b2 began at 0.500; its median is 0.800, its range 0.500 to 0.900. b2 depends on eps, but the newest "
+            "gradient's share of the averages does not: its median is 0.2, and at most it is 0.3. The share of an old "
+            "gradient fell to 1/e in 4.38 refreshes (median over sides; on the fastest side in 4.38)."  # 3 / -log(0.9 0.8 0.7)
+        )
     )
     assert "The graft ratio went from 0.5 to 0.25." in lines[5]
     assert "the root error of the series goes from 0.03 after 2 refreshes to 0.075 after 5" in lines[-1]
