@@ -186,7 +186,7 @@ class Database(RDBStorage):
 def _distribution(row: Any) -> Any:
     def read() -> Any:
         held = parse_json(row.distribution_json)
-        if not all(map(is_scalar, held.get("attributes", {}).get("choices", ()))):  # Optuna warns, and takes them
+        if not all(map(is_scalar, held.get("attributes", {}).get("choices", ()))):  # Optuna takes them, with a warning
             raise ValueError("its choices must be numbers, texts, true, false or null")
         return json_to_distribution(row.distribution_json)
 
