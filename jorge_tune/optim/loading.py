@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from jorge_tune.optim.argument_checks import Group, check_group, is_count, plain, require, require_rate
+from jorge_tune.optim.ridge import initial_signs
 
 # These tell one member's states from another's: they are in the groups of every version of the members that have them.
 # Whatever else a group lacks was added later.
@@ -150,6 +151,9 @@ def _own_state(state: Any, param: Tensor, expected: dict[str, tuple[int, ...]], 
         else:
             checked[name] = value
     begun = {_block_of(name) for name in checked if name in expected}
+    for name in expected:  # the congruence form had no generators at first
+        if name.endswith(".signs") and name not in checked and _block_of(name) in begun:
+            checked[name] = Kept(initial_signs(expected[name][0], param.device))
     missing = sorted(name for name in expected if _block_of(name) in begun and name not in checked)
     if missing:
         raise ValueError(f"{place}: {', '.join(missing)} is missing")
@@ -175,8 +179,10 @@ def _clock(step: Any, place: str) -> Tensor:
 def _check_tensor(name: str, value: Any, param: Tensor, expected: dict[str, tuple[int, ...]], place: str) -> None:
     require(isinstance(value, Tensor), f"{place}: {name}", "be a tensor", value)
     whole = name == "momentum" or name.startswith("graft.")
-    shape = tuple(param.shape) if whole else expected.get(name)
+    shape = () if name == "graft.length" else tuple(param.shape) if whole else expected.get(name)
     if name.startswith(("left.", "right.")) and shape is None:
         raise ValueError(f"{place}: {name} belongs to a block that shape {tuple(param.shape)} does not have")
+    if name.endswith(".signs"):
+        require(value.dtype == torch.int64, f"{place}: {name}", "be of int64", value.dtype)
     if shape is not None and tuple(value.shape) != shape:
         raise ValueError(f"{place}: {name} has shape {tuple(value.shape)}, but {shape} is needed here")
