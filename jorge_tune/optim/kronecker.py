@@ -38,7 +38,7 @@ from jorge_tune.optim.argument_checks import (
     unread,
     usable_gradient,
 )
-from jorge_tune.optim.loading import Loading, LoadTarget, unwrapped
+from jorge_tune.optim.loading import Loading, LoadTarget, missing_signs, unwrapped
 from jorge_tune.optim.stacks import (
     Block,
     BlockShape,
@@ -320,11 +320,18 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
     def __setstate__(self, state: dict[str, Any]) -> None:
         unwrapped(state["state"])
         super().__setstate__(state)
+        added = {**_constructor_defaults(type(self)), **OF_ALL}
+        for name in ("lr", "preset"):
+            added.pop(name, None)
         for values in (self.defaults, *self.param_groups):  # pickled by an older version
-            for name, value in OF_ALL.items():
+            for name, value in added.items():
                 values.setdefault(name, value)
-        if "_names" not in self.__dict__:
-            self._names = frozenset({"lr", *self.defaults}) - {"differentiable"}
+        names = self.__dict__.get("_names", {"lr", *self.defaults})
+        self._names = frozenset({*names, *added} - {"differentiable"})
+        for group in self.param_groups:
+            for param in group["params"]:
+                own = self.state.get(param, {})
+                own.update(missing_signs(own, self._side_shapes(param, group), param.device))
         self._warned = self.__dict__.get("_warned", set())
         self._reset()
 

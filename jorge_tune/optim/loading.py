@@ -98,6 +98,13 @@ class Loading:
             raise ValueError(f"the state's param_groups[{index}]: {error}") from error
 
 
+def missing_signs(own: Mapping[str, Any], expected: dict[str, tuple[int, ...]], device: torch.device) -> dict[str, Any]:
+    """Sign generators that a parameter's state lacks: the congruence form had none at first."""
+    begun = {_block_of(name) for name in own if name in expected}
+    lacking = [name for name in expected if name.endswith(".signs") and name not in own and _block_of(name) in begun]
+    return {name: initial_signs(expected[name][0], device) for name in lacking}
+
+
 def unwrapped(state: Mapping[Any, Any]) -> None:
     """Take the tensors out of their wraps, in place."""
     for own in state.values():
@@ -151,9 +158,7 @@ def _own_state(state: Any, param: Tensor, expected: dict[str, tuple[int, ...]], 
         else:
             checked[name] = value
     begun = {_block_of(name) for name in checked if name in expected}
-    for name in expected:  # the congruence form had no generators at first
-        if name.endswith(".signs") and name not in checked and _block_of(name) in begun:
-            checked[name] = Kept(initial_signs(expected[name][0], param.device))
+    checked.update({name: Kept(signs) for name, signs in missing_signs(checked, expected, param.device).items()})
     missing = sorted(name for name in expected if _block_of(name) in begun and name not in checked)
     if missing:
         raise ValueError(f"{place}: {', '.join(missing)} is missing")
