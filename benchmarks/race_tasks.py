@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def digits_autoencoder(data: Path) -> Task:
 
     def model() -> nn.Module:
         sizes = (64, 96, 48, 24, 6)
-        pairs = list(zip(sizes, sizes[1:], strict=False))
+        pairs = list(itertools.pairwise(sizes))
         pairs += [(b, a) for a, b in reversed(pairs)]
         layers: list[nn.Module] = []
         for a, b in pairs:
@@ -127,7 +128,7 @@ def tabular(data: Path) -> Task:
     def model() -> nn.Module:
         sizes = (30, 128, 96, 64)
         layers: list[nn.Module] = []
-        for a, b in zip(sizes, sizes[1:], strict=False):
+        for a, b in itertools.pairwise(sizes):
             layers += [nn.Linear(a, b), nn.ReLU()]
         return nn.Sequential(*layers, nn.Linear(64, 10))
 

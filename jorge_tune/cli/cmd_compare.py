@@ -319,8 +319,8 @@ def parse_seeds(ctx: click.Context | None, param: click.Parameter | None, value:
     "--against",
     callback=parse_against,
     metavar="KINDS",
-    help="Race the first recipe against what follows from it: control, jorge, shampoo, sketchy, gen-sgd, gen-jorge, "
-    "gen-adamw, adamw.",
+    help="Race the first recipe against what follows from it: control, jorge, shampoo, sketchy, muon, gen-sgd, "
+    "gen-jorge, gen-adamw, adamw.",
 )
 @click.option(
     "--out",

@@ -96,8 +96,8 @@ class Shampoo(KroneckerOptimizer):
         statistics_interval: Steps between two updates of the statistics, >= 1.
         root: "eigh" is exact; "newton" takes matrix products only (see `inverse_root_newton`).
         root_iterations: Cap of the Newton iteration, >= 1.
-        momentum, dampening, nesterov, weight_decay, graft, graft_betas, graft_eps, length, flatten,
-            embeddings: As in `Jorge`.
+        momentum, dampening, nesterov, weight_decay, graft, graft_betas, graft_eps: As in `Jorge`.
+        length, flatten, embeddings: As in `Jorge`.
         refresh_interval, warm_refreshes, stagger, block_size, nonfinite, maximize: As in `Jorge`.
 
     State: as `Jorge`, where `left.<i>` is the scaled average, and `left.<i>.scale`, `.weight` (float64 scalars) and

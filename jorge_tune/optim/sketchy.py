@@ -151,8 +151,8 @@ class SketchyShampoo(KroneckerOptimizer):
         eps: Added to the statistics, relative to their mean eigenvalue, > 0.
         statistics_interval: Steps between two updates of the statistics, >= 1; None: at refresh steps, as in the
             paper. With a number, `refresh_interval` has no say: a sketch is its own root.
-        momentum, dampening, nesterov, weight_decay, graft, graft_betas, graft_eps, length, flatten,
-            embeddings: As in `Jorge`.
+        momentum, dampening, nesterov, weight_decay, graft, graft_betas, graft_eps: As in `Jorge`.
+        length, flatten, embeddings: As in `Jorge`.
         refresh_interval, warm_refreshes, stagger, block_size, nonfinite, maximize: As in `Jorge`.
 
     State: as `Jorge`, where `left.<i>` is the sketch B (rows, k) of the average over its scale, k = rank - 1 or, for
