@@ -213,7 +213,7 @@ def _against_sgd(diagnosis: Diagnosis) -> str:
     if not worse:
         return f"At the end it was no farther from the exact direction than SGD on any of {len(pairs)} blocks."
     names = ", ".join(worse[:3]) + (f" and {len(worse) - 3} more" if len(worse) > 3 else "")
-    advice = "" if diagnosis.form == "congruence" else "; optimizer.form=congruence does not drift: diagnose it too"
+    advice = "" if diagnosis.form != "series" else "; optimizer.form=congruence does not drift: diagnose it too"
     count = f"{len(worse)} of {len(pairs)} blocks ({names})"
     return f"At the end it was farther from the exact direction than plain SGD on {count}{advice}."
 
