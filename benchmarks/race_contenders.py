@@ -113,7 +113,8 @@ def _from_adamw(**options: Any) -> Make:
 
 
 NESTEROV = {"nesterov": True}
-MIXED = {"nesterov": True, "length": "mixed", "embeddings": "adam"}
+MIXED_PLAIN = {"length": "mixed", "embeddings": "adam"}
+MIXED = {**MIXED_PLAIN, **NESTEROV}
 FLAT = {**MIXED, "flatten": 5}
 
 CONTENDERS: dict[str, Contender] = {
@@ -129,6 +130,8 @@ CONTENDERS: dict[str, Contender] = {
     "congruence": Contender(_family(Jorge, form="congruence"), follows="sgd"),
     "half": Contender(_family(Jorge, form="half"), follows="sgd"),
     "half-nesterov": Contender(_family(Jorge, form="half", **NESTEROV), follows="sgd"),
+    "jorge-mixed": Contender(_family(Jorge, form="series", **MIXED_PLAIN), follows="sgd"),
+    "half-mixed-plain": Contender(_family(Jorge, form="half", **MIXED_PLAIN), follows="sgd"),
     "half-mixed": Contender(_family(Jorge, form="half", **MIXED), follows="sgd"),
     "half-flat": Contender(_family(Jorge, form="half", nesterov=True, flatten=5), follows="sgd"),
     "half-mixed-flat": Contender(_family(Jorge, form="half", **FLAT), follows="sgd"),

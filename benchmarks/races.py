@@ -27,18 +27,29 @@ from torch import nn
 
 TUNING_SEED = 0
 BOLD = 3.0  # times SGD's rate
-BOLD_TASKS = ("digits-cnn", "autoencoder", "tabular")
-BOLD_CONTENDERS = (
-    "sgd",
-    "sgd-nesterov",
-    "jorge",
-    "jorge-nesterov",
-    "half",
-    "half-nesterov",
-    "half-mixed",
-    "half-mixed-flat",
-)
-SEEDS = (1, 2, 3)
+
+
+class Round(NamedTuple):
+    """Who is judged on which seeds, and on which tasks."""
+
+    seeds: tuple[int, ...]
+    contenders: tuple[str, ...]
+    tasks: tuple[str, ...] = tuple(TASKS)
+
+
+_SECOND = ("jorge-mixed", "half-mixed-plain")
+ROUNDS = {
+    "second": Round(
+        (4, 5, 6),
+        ("sgd", "adamw", "muon", "soap", "jorge", *_SECOND, "half-mixed", "half-mixed-flat", "muon-sgd-mixed"),
+    ),
+    "final": Round((1, 2, 3), tuple(name for name in CONTENDERS if name not in _SECOND)),
+    "bold": Round(
+        (1, 2, 3),
+        ("sgd", "sgd-nesterov", "jorge", "jorge-nesterov", "half", "half-nesterov", "half-mixed", "half-mixed-flat"),
+        ("digits-cnn", "autoencoder", "tabular"),
+    ),
+}
 WARMUP = 0.05  # of the run
 
 
@@ -48,7 +59,7 @@ class Run(NamedTuple):
     contender: str
     lr: float
     seed: int
-    stage: str  # tune, final or bold
+    stage: str  # tune, or a round's name
 
 
 def main() -> None:
@@ -93,20 +104,23 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 
 def missing(task: str, contenders: list[str], records: list[dict[str, Any]]) -> Iterator[Run]:
-    """What is still to be run, contender by contender: the grid, then the finals at the best rate; bold runs last."""
+    """What is still to be run: the grids, then the finals of each round at the best rates; bold runs last."""
     made = {Run(r["contender"], r["lr"], r["seed"], r["stage"]) for r in records}
-    for name in contenders:
-        if name == "soap" and importlib.util.find_spec("pytorch_optimizer") is None:
-            continue
-        grid = CONTENDERS[name].rates or CONTENDERS[CONTENDERS[name].follows].rates
-        owner = CONTENDERS[name].follows or name
-        runs = [Run(owner, lr, TUNING_SEED, "tune") for lr in grid]
-        if all(run in made for run in runs):
-            runs = [Run(name, best_rate(owner, records), seed, "final") for seed in SEEDS]
-        yield from (run for run in runs if run not in made)
-    for name in BOLD_CONTENDERS if task in BOLD_TASKS else ():
-        runs = [Run(name, BOLD * best_rate("sgd", records), seed, "bold") for seed in SEEDS]
-        yield from (run for run in runs if run not in made)
+    has_soap = importlib.util.find_spec("pytorch_optimizer") is not None
+    contenders = [name for name in contenders if has_soap or name != "soap"]
+
+    owners = [name for name in contenders if CONTENDERS[name].rates]
+    tuning = [Run(name, lr, TUNING_SEED, "tune") for name in owners for lr in CONTENDERS[name].rates]
+    yield from (run for run in tuning if run not in made)
+
+    for stage, round_ in ROUNDS.items():
+        chosen = [name for name in contenders if name in round_.contenders and task in round_.tasks]
+        for name in chosen:
+            lr = best_rate(CONTENDERS[name].follows or name, records)
+            if stage == "bold":
+                lr = BOLD * best_rate("sgd", records)
+            runs = [Run(name, lr, seed, stage) for seed in round_.seeds]
+            yield from (run for run in runs if run not in made)
 
 
 def best_rate(name: str, records: list[dict[str, Any]]) -> float:
@@ -175,33 +189,35 @@ def evaluate(task: Task, model: nn.Module, part: Part) -> tuple[float, float]:
 
 
 def tables(out: Path) -> str:
-    """One table for each task: rates, finals, epochs to SGD's median final, and pairs won by seed."""
-    return "\n\n".join(table(file.stem, read(file)) for file in sorted(out.glob("*.jsonl")))
+    """One table for each task and round: rates, finals, epochs to SGD's median final, and pairs won by seed."""
+    parts = [table(file.stem, read(file), stage) for stage in ROUNDS for file in sorted(out.glob("*.jsonl"))]
+    return "\n\n".join(part for part in parts if part)
 
 
-def table(name: str, records: list[dict[str, Any]]) -> str:
-    finals = {c: {r["seed"]: r for r in records if r["contender"] == c and r["stage"] == "final"} for c in CONTENDERS}
-    finals = {contender: runs for contender, runs in finals.items() if len(runs) == len(SEEDS)}
+def table(name: str, records: list[dict[str, Any]], stage: str) -> str:
+    seeds = ROUNDS[stage].seeds
+    finals = {c: {r["seed"]: r for r in records if r["contender"] == c and r["stage"] == stage} for c in CONTENDERS}
+    finals = {contender: runs for contender, runs in finals.items() if len(runs) == len(seeds)}
+    if not finals:
+        return ""
     lines = [
-        f"### {name}",
+        f"### {name}, {stage}, seeds {', '.join(map(str, seeds))}",
         "",
-        "| contender | rate | test, median | test, seeds "
-        + ", ".join(map(str, SEEDS))
-        + " | train loss | epochs to SGD's "
-        "final (validation) | better than SGD / Muon / SOAP on |",
+        "| contender | rate | test, median | test, by seed | train loss | epochs to SGD's final (validation) | "
+        "better than SGD / Muon / SOAP on |",
         "|---|---|---|---|---|---|---|",
     ]
     target = statistics.median(r["validation"] for r in finals["sgd"].values()) if "sgd" in finals else -math.inf
     for contender, runs in finals.items():
-        values = [runs[seed]["test"] for seed in SEEDS]
-        arrivals = [next((str(k) for k, v in enumerate(runs[s]["curve"], 1) if v <= target), "-") for s in SEEDS]
+        values = [runs[seed]["test"] for seed in seeds]
+        arrivals = [next((str(k) for k, v in enumerate(runs[s]["curve"], 1) if v <= target), "-") for s in seeds]
         won = [
-            str(sum(runs[s]["test"] < finals[rival][s]["test"] for s in SEEDS)) if rival in finals else "?"
+            str(sum(runs[s]["test"] < finals[rival][s]["test"] for s in seeds)) if rival in finals else "?"
             for rival in ("sgd", "muon", "soap")
         ]
         train_loss = statistics.median(r["train_loss"] for r in runs.values())
         lines.append(
-            f"| {contender} | {runs[SEEDS[0]]['lr']:g} | {statistics.median(values):.4f} | "
+            f"| {contender} | {runs[seeds[0]]['lr']:g} | {statistics.median(values):.4f} | "
             f"{' '.join(f'{v:.4f}' for v in values)} | {train_loss:.4f} | "
             f"{' '.join(arrivals)} | {' / '.join(won)} |"
         )
