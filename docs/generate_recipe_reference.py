@@ -168,8 +168,8 @@ optimizer: {name: adamw, lr: 3.0e-3, weight_decay: 0.05, betas: [0.9, 0.95], eps
 """,
     ),
     Section(
-        schema.KroneckerFields,
-        "`optimizer`: jorge, shampoo and sketchy",
+        schema.GraftedFields,
+        "`optimizer`: jorge, shampoo, sketchy and muon",
         """
 optimizer:
   name: jorge
@@ -180,11 +180,23 @@ optimizer:
   graft: adamw
   graft_betas: [0.9, 0.999]
   graft_eps: 1.0e-8
+  length: mixed
+  flatten: 5
+  embeddings: grafted
+  nonfinite: skip
+""",
+    ),
+    Section(
+        schema.KroneckerFields,
+        "`optimizer`: jorge, shampoo and sketchy",
+        """
+optimizer:
+  name: jorge
+  lr: 0.1
   refresh_interval: auto
   warm_refreshes: 100
   stagger: true
   block_size: 512
-  nonfinite: skip
 """,
     ),
     Section(
@@ -198,7 +210,8 @@ optimizer:
   eps_kind: relative
   b2_floor: 0
   series_terms: 2
-  form: congruence
+  form: half
+  ridge: 1.0e-2
   product_precision: bf16
   preset: null          # or paper
 """,
@@ -215,6 +228,13 @@ optimizer: {name: shampoo, lr: 0.1, statistics_interval: 1, b2: 0.999, eps: 1.0e
         "`optimizer`: sketchy",
         """
 optimizer: {name: sketchy, lr: 0.1, rank: 64, statistics_interval: 10, b2: 0.999, eps: 1.0e-6}
+""",
+    ),
+    Section(
+        schema.MuonSection,
+        "`optimizer`: muon",
+        """
+optimizer: {name: muon, lr: 0.1, momentum: 0.9, nesterov: true, flatten: 5}
 """,
     ),
     Section(

@@ -302,8 +302,8 @@ _DEFAULT_OUT = Path("runs")
     "--against",
     callback=parsed_by(contender_kinds),
     metavar="KINDS",
-    help="Contenders to derive from the first recipe, separated by commas: control, jorge, shampoo, sketchy, gen-sgd, "
-    "gen-jorge, gen-adamw, adamw.",
+    help="Contenders to derive from the first recipe, separated by commas: control, jorge, shampoo, sketchy, muon, "
+    "gen-sgd, gen-jorge, gen-adamw, adamw.",
 )
 @click.option(
     "--out",

@@ -24,8 +24,8 @@ from jorge_tune.recipe.render import leaves, number, recipe_to_dict
 from jorge_tune.recipe.schedule import lr_factor, schedule_unit, total_steps
 from jorge_tune.recipe.schema import (
     AdamWSection,
+    GraftedFields,
     JorgeSection,
-    KroneckerFields,
     Precision,
     Recipe,
     Schedule,
@@ -325,7 +325,7 @@ def _refusal(recipe: Recipe) -> str:
     start = f"recipe {recipe.name}: "
     if isinstance(optimizer, JorgeSection):
         return start + "is already a Jorge recipe; bootstrap the SGD or AdamW recipe that it was made from"
-    if isinstance(optimizer, KroneckerFields):
+    if isinstance(optimizer, GraftedFields):
         return (
             start + f"trains with {type(optimizer).__name__.removesuffix('Section')}, but the rules are for sgd and "
             "adamw only; bootstrap the recipe of the optimizer that it grafts"

@@ -15,6 +15,7 @@ from jorge_tune.recipe.schema import (
     Cosine,
     DataSection,
     Gen,
+    GraftedFields,
     GroupSection,
     KroneckerFields,
     MetricsSection,
@@ -152,7 +153,7 @@ def _flat_warmup(warmup: Warmup, path: str) -> Iterator[Finding]:
 def _overwhelming_decay(recipe: Recipe) -> Iterator[Finding]:
     """Decoupled decay takes w to (1 - lr weight_decay) w; the full rate counts, which is where a warm-up ends."""
     optimizer = recipe.optimizer
-    is_decoupled = isinstance(optimizer, (AdamWSection, KroneckerFields, SketchyAdaGradSection)) or (
+    is_decoupled = isinstance(optimizer, (AdamWSection, GraftedFields, SketchyAdaGradSection)) or (
         isinstance(optimizer, SGDSection) and optimizer.decoupled
     )
     is_searched = isinstance(recipe.schedule, Gen) and recipe.schedule.initial_lr == "search"
@@ -314,8 +315,8 @@ def _target_faults(recipe: Recipe) -> Iterator[Finding]:
 
 def _optimizer_faults(recipe: Recipe) -> Iterator[Finding]:
     optimizer = recipe.optimizer
-    if isinstance(optimizer, (SGDSection, KroneckerFields)) and optimizer.nesterov:
-        if isinstance(optimizer, KroneckerFields) and optimizer.graft != "sgd":
+    if isinstance(optimizer, (SGDSection, GraftedFields)) and optimizer.nesterov:
+        if isinstance(optimizer, GraftedFields) and optimizer.graft != "sgd":
             yield "optimizer.nesterov", f"needs graft sgd, got {optimizer.graft}"
             return
         if optimizer.momentum == 0:

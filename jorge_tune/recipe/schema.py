@@ -244,21 +244,21 @@ class AdamWSection(OptimizerFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KroneckerFields(OptimizerFields):
-    """What every preconditioned optimizer of ours has; names and defaults are the constructors' own.
+class GraftedFields(OptimizerFields):
+    """What every optimizer of ours has that takes its step length from another one.
 
     Attributes:
-        momentum: The momentum of the preconditioned gradient and of the grafted SGD.
+        momentum: The momentum of the direction and of the grafted SGD.
         dampening: How much less the new gradient counts in the momentum.
         nesterov: Use Nesterov's momentum; needs momentum above 0 and dampening 0.
         graft: Whose step length is taken: that of SGD, of AdamW, or none.
         graft_betas: AdamW's averaging weights, for `graft: adamw`.
         graft_eps: AdamW's eps, for `graft: adamw`.
-        refresh_interval: Steps between two refreshes of a preconditioner; `auto` measures it before training, unset
-            uses 10.
-        warm_refreshes: Refresh at each of this many first steps.
-        stagger: Spread the refreshes of different blocks over the interval, so that all steps cost about the same.
-        block_size: Sides longer than this are cut into blocks; `null` never cuts.
+        length: `tensor` gives each tensor the length of its own grafted step; `mixed` mixes it with an even share of
+            all tensors' lengths.
+        flatten: Newton-Schulz steps (Muon's) that make the singular values of a direction about equal; 0 leaves it as
+            it is, Muon takes 5.
+        embeddings: `grafted` moves embeddings by the grafted step; `adam` takes Adam's direction at the grafted length.
         nonfinite: At a gradient that is not finite: `skip` leaves the parameter as it is, `raise` stops the run.
     """
 
@@ -268,11 +268,28 @@ class KroneckerFields(OptimizerFields):
     graft: Literal["sgd", "adamw", "none"] = "sgd"
     graft_betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     graft_eps: Positive = 1e-8
+    length: Literal["tensor", "mixed"] = "tensor"
+    flatten: Whole = 0
+    embeddings: Literal["grafted", "adam"] = "grafted"
+    nonfinite: Literal["skip", "raise"] = "skip"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KroneckerFields(GraftedFields):
+    """What every preconditioned optimizer of ours has; names and defaults are the constructors' own.
+
+    Attributes:
+        refresh_interval: Steps between two refreshes of a preconditioner; `auto` measures it before training, unset
+            uses 10.
+        warm_refreshes: Refresh at each of this many first steps.
+        stagger: Spread the refreshes of different blocks over the interval, so that all steps cost about the same.
+        block_size: Sides longer than this are cut into blocks; `null` never cuts.
+    """
+
     refresh_interval: Interval = None
     warm_refreshes: Whole = 100
     stagger: bool = True
     block_size: Count | None = 1024
-    nonfinite: Literal["skip", "raise"] = "skip"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,7 +302,9 @@ class JorgeSection(KroneckerFields):
             it is.
         b2_floor: The least averaging weight of old statistics.
         series_terms: The highest power in the series.
-        form: `series` is the paper's; `congruence` is a symmetric form that keeps its accuracy over many refreshes.
+        form: `series` is the paper's; `congruence` is a symmetric form that keeps its accuracy over many refreshes;
+            `half` is such a form too, and takes the inverse square root of the statistics in place of the fourth root.
+        ridge: For `congruence` and `half`: what is added to the statistics, relative to their mean eigenvalue.
         product_precision: The arithmetic of the products that correct a preconditioner.
         preset: `paper` takes the paper's algorithm to the letter; fields that you set override it.
     """
@@ -295,7 +314,8 @@ class JorgeSection(KroneckerFields):
     eps_kind: Literal["relative", "absolute"] = "relative"
     b2_floor: BelowOne = 0.0
     series_terms: Annotated[int, one_of(1, 2, 3)] = 2
-    form: Literal["series", "congruence"] = "series"
+    form: Literal["series", "congruence", "half"] = "series"
+    ridge: NotNegative = 1e-2
     product_precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     preset: Literal["paper"] | None = None
 
@@ -339,6 +359,18 @@ class SketchyShampooSection(KroneckerFields):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MuonSection(GraftedFields):
+    """Muon's direction at the length of the grafted step: momentum with equal singular values, no preconditioner.
+
+    Attributes:
+        flatten: Newton-Schulz steps.
+    """
+
+    name: Literal["muon"] = "muon"
+    flatten: Count = 5
+
+
+@dataclass(frozen=True, kw_only=True)
 class SketchyAdaGradSection(OptimizerFields):
     """AdaGrad with a sketch of the full matrix, each parameter one vector; for convex and small problems.
 
@@ -375,6 +407,7 @@ Optimizer = (
     | JorgeSection
     | ShampooSection
     | SketchyShampooSection
+    | MuonSection
     | SketchyAdaGradSection
     | CustomOptimizerSection
 )

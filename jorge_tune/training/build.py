@@ -19,6 +19,7 @@ from jorge_tune.optim import (
     GeN,
     Jorge,
     KroneckerOptimizer,
+    Muon,
     Shampoo,
     SketchyAdaGrad,
     SketchyShampoo,
@@ -224,6 +225,8 @@ def _optimizer_factory(section: schema.Optimizer) -> tuple[Callable[..., Any], d
             return Shampoo, _kronecker_arguments(section)
         case schema.SketchyShampooSection():
             return SketchyShampoo, _kronecker_arguments(section)
+        case schema.MuonSection():
+            return Muon, _own_arguments(section)
         case schema.SketchyAdaGradSection():
             return SketchyAdaGrad, _own_arguments(section)
         case schema.CustomOptimizerSection():

@@ -17,6 +17,7 @@ from jorge_tune.recipe.schema import (
     Linear,
     MetricsSection,
     ModelSection,
+    MuonSection,
     Polynomial,
     Recipe,
     SGDSection,
@@ -61,17 +62,24 @@ shared = {
         max_size=2,
     ).map(tuple),
 }
-kronecker = shared | {
+grafted = {
+    **shared,
     "momentum": fraction,
     "dampening": fraction,
     "graft": st.sampled_from(["sgd", "adamw", "none"]),
     "graft_betas": pairs,
     "graft_eps": positive,
+    "length": st.sampled_from(["tensor", "mixed"]),
+    "embeddings": st.sampled_from(["grafted", "adam"]),
+    "nonfinite": st.sampled_from(["skip", "raise"]),
+}
+kronecker = {
+    **grafted,
+    "flatten": st.integers(0, 9),
     "refresh_interval": st.none() | st.just("auto") | counts,
     "warm_refreshes": st.integers(0, 1000),
     "stagger": st.booleans(),
     "block_size": st.none() | counts,
-    "nonfinite": st.sampled_from(["skip", "raise"]),
 }
 optimizers = st.one_of(
     st.builds(SGDSection, **shared, momentum=fraction, dampening=fraction, decoupled=st.booleans()),
@@ -84,7 +92,8 @@ optimizers = st.one_of(
         eps_kind=st.sampled_from(["relative", "absolute"]),
         b2_floor=fraction,
         series_terms=st.integers(1, 3),
-        form=st.sampled_from(["series", "congruence"]),
+        form=st.sampled_from(["series", "congruence", "half"]),
+        ridge=fraction,
         preset=st.sampled_from([None, "paper"]),
     ),
     st.builds(ShampooSection, **kronecker, statistics_interval=counts, b2=fraction, eps=positive),
@@ -96,6 +105,7 @@ optimizers = st.one_of(
         b2=fraction,
         eps=positive,
     ),
+    st.builds(MuonSection, **grafted, flatten=counts),
     st.builds(
         SketchyAdaGradSection,
         **shared,

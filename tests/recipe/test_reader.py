@@ -75,8 +75,8 @@ def test_missing_keys_are_located_at_their_section():
 
 def test_a_misspelt_optimizer_still_has_its_other_keys_checked():
     assert faults_in(GOOD.replace("name: sgd", "name: sdg").replace("momentum", "momentun")) == [
-        "r.yaml:4:9: optimizer.name: must be sgd, adamw, jorge, shampoo, sketchy, sketchy_adagrad or module:Class, "
-        "got 'sdg' (did you mean 'sgd'?)",
+        "r.yaml:4:9: optimizer.name: must be sgd, adamw, jorge, shampoo, sketchy, muon, sketchy_adagrad or "
+        "module:Class, got 'sdg' (did you mean 'sgd'?)",
         "r.yaml:6:3: optimizer.momentun: unknown key (did you mean 'momentum'?)",
     ]
 
@@ -151,7 +151,10 @@ def test_a_fault_is_told_in_words(lines, told):
         ("{name: sketchy, lr: 1, eps: 0}", "optimizer.eps: must be greater than 0, got '0'"),
         ("{name: sketchy, lr: 1, statistics_interval: 0}", "optimizer.statistics_interval: must be 1 or more, got '0'"),
         ("{name: sketchy_adagrad, lr: 1, graft: sgd}", "optimizer.graft: unknown key"),
-        ("{lr: 1}", "optimizer: 'name' is missing: sgd, adamw, jorge, shampoo, sketchy, sketchy_adagrad or module:"),
+        (
+            "{lr: 1}",
+            "optimizer: 'name' is missing: sgd, adamw, jorge, shampoo, sketchy, muon, sketchy_adagrad or module:",
+        ),
     ],
 )
 def test_a_fault_of_an_optimizer_is_told_in_words(optimizer, told):
