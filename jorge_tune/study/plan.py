@@ -60,12 +60,16 @@ class StudyPlan:
 
     def identity(self) -> dict[str, Any]:
         """What all trials of a study must have in common, as plain data; budget and sampler are not part of it."""
+        objective = asdict(self.objective)
+        if self.objective.higher_is_better is None:
+            del objective["higher_is_better"]  # older studies do not have it
+
         return {
             "version": jorge_tune.__version__,
             "recipe": recipe_to_dict(self.recipe),
             "baseline": None if self.baseline is None else recipe_to_dict(self.baseline),
             "space": self.space.identity(),
-            "objective": asdict(self.objective),
+            "objective": objective,
             "seeds": list(self.seeds),
             "overhead": self.overhead,
         }
