@@ -11,6 +11,7 @@ _HOMES = {
     "DecoupledSGD": "jorge_tune.optim",
     "GeN": "jorge_tune.optim",
     "Jorge": "jorge_tune.optim",
+    "Muon": "jorge_tune.optim",
     "PythonTask": "jorge_tune.training.python_task",
     "Shadow": "jorge_tune.probe.shadow",
     "Shampoo": "jorge_tune.optim",
@@ -21,13 +22,17 @@ _HOMES = {
     "gen_from_recipe": "jorge_tune.training",
     "optimizer_from_recipe": "jorge_tune.training",
     "param_groups": "jorge_tune.optim",
+    "report": "jorge_tune.reporting",
+    "run_directory": "jorge_tune.reporting",
     "scheduler_from_recipe": "jorge_tune.training",
+    "should_stop": "jorge_tune.reporting",
 }
 
 __all__ = [
     "DecoupledSGD",
     "GeN",
     "Jorge",
+    "Muon",
     "PythonTask",
     "Shadow",
     "Shampoo",
@@ -39,7 +44,10 @@ __all__ = [
     "gen_from_recipe",
     "optimizer_from_recipe",
     "param_groups",
+    "report",
+    "run_directory",
     "scheduler_from_recipe",
+    "should_stop",
 ]
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from jorge_tune.errors import InputError
 from jorge_tune.image_listing import class_names, images_of_class, side_from
-from jorge_tune.recipe.checks import check_trainable
+from jorge_tune.recipe.checks import check_has_model, check_trainable
 from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import DataSection, Recipe
 
@@ -82,6 +82,7 @@ def input_in_words(recipe: Recipe) -> str:
     if not needs_own_batches(recipe):
         return str(input_shape(recipe))
     check_trainable(recipe)
+    check_has_model(recipe)
     assert recipe.task is not None
     return f"{OWN_BATCHES} of {recipe.task.factory or (recipe.task.data and recipe.task.data.factory)}"
 

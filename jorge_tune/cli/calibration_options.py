@@ -119,6 +119,7 @@ def settled(
     """
     from jorge_tune.calibration.calibrate_recipe import measured_elsewhere, with_interval
     from jorge_tune.calibration.calibration_words import outcome_sentence
+    from jorge_tune.recipe.checks import check_resolved
 
     section = recipe.optimizer
     if not isinstance(section, KroneckerFields):
@@ -135,6 +136,7 @@ def settled(
         known = replace(section, refresh_interval=held.optimizer.refresh_interval)
         return replace(recipe, optimizer=known, calibration=held.calibration)
 
+    check_resolved(recipe)
     tell("refresh_interval is auto; measuring it first")
     found = calibrate(recipe, device=device, threads=threads)
     tell(outcome_sentence(found))

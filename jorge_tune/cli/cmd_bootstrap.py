@@ -41,7 +41,7 @@ from jorge_tune.recipe.derivation import OURS, Derivation
 from jorge_tune.recipe.recipe_files import RecipeFile, load, parse_recipe, render_recipe, resolve_recipe
 from jorge_tune.recipe.render import scalar
 from jorge_tune.recipe.schema import AdamWSection, Recipe
-from jorge_tune.report.text_plot import lr_curves
+from jorge_tune.reports.text_plot import lr_curves
 
 if TYPE_CHECKING:
     from jorge_tune.calibration.calibrate_recipe import RecipeCalibration

@@ -176,7 +176,7 @@ def _show(found: RecipeCalibration, output_format: str) -> None:
         part_table,
         time_table,
     )
-    from jorge_tune.report.text_plot import interval_curve
+    from jorge_tune.reports.text_plot import interval_curve
 
     if output_format == "json":
         print_json(as_data(found))
@@ -199,10 +199,10 @@ def _show(found: RecipeCalibration, output_format: str) -> None:
 
 
 def _draw(found: RecipeCalibration, plot: Path) -> None:
-    from jorge_tune.report.of_measurements import measured_cost_figure
-    from jorge_tune.report.page import figure_for_picture
-    from jorge_tune.report.png import write_pngs
-    from jorge_tune.report.report import calibration_report
+    from jorge_tune.reports.of_measurements import measured_cost_figure
+    from jorge_tune.reports.page import figure_for_picture
+    from jorge_tune.reports.png import write_pngs
+    from jorge_tune.reports.report import calibration_report
 
     if found.choice.outcome == "unstable":
         tell("no plot written, because unstable timings make no curve")

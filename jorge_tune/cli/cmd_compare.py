@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from jorge_tune.cli.calibration_options import held_by, settled
+from jorge_tune.cli.log_options import log_options, read_logs, refuse_log_options
 from jorge_tune.cli.options import (
     check_plot,
     complete_recipe,
@@ -179,7 +180,7 @@ def _tell_progress(context: StudyContext, contenders: int, seeds: Sequence[int])
 def _report_of(collected: CollectedRuns, metric: str) -> dict[str, Any]:
     """The report of a comparison's runs, as plain data."""
     from jorge_tune.compare.comparison import compare
-    from jorge_tune.report.report import runs_report
+    from jorge_tune.reports.report import runs_report
 
     if not any(contender.runs for contender in collected.contenders):
         raise InputError("none of its runs can be read")
@@ -301,8 +302,8 @@ _DEFAULT_OUT = Path("runs")
     "--against",
     callback=parsed_by(contender_kinds),
     metavar="KINDS",
-    help="Contenders to derive from the first recipe, separated by commas: control, jorge, shampoo, sketchy, gen-sgd, "
-    "gen-jorge, gen-adamw, adamw.",
+    help="Contenders to derive from the first recipe, separated by commas: control, jorge, shampoo, sketchy, muon, "
+    "gen-sgd, gen-jorge, gen-adamw, adamw.",
 )
 @click.option(
     "--out",
@@ -325,6 +326,7 @@ _DEFAULT_OUT = Path("runs")
 @runs_option
 @side_by_side_option
 @reference_option
+@log_options
 @plot_option(_PLOT_ENDINGS)
 @format_option
 def compare_command(
@@ -340,6 +342,9 @@ def compare_command(
     threads: int | None,
     side_by_side: bool,
     reference: str | None,
+    from_logs: bool,
+    log_format: str | None,
+    log_settings: tuple[str, ...],
     workers: int | None,
     storage: str | None,
     name: str | None,
@@ -362,11 +367,15 @@ def compare_command(
 
     Exit codes: 0 also if Jorge loses the race, 4 if no refresh interval can be measured, 130 if you interrupted it.
 
+    With --from-logs nothing is trained: logs that other programs wrote are copied into run directories below OUT
+    and compared. The logs of a contender are its seeds, by their names (seed-3) or in the order given.
+
     \b
     Example:
       jorge-tune compare sgd.yaml control.yaml jorge.yaml --seeds 0-4 --plot race.html
       jorge-tune compare digits/cnn-sgd --against control,jorge,shampoo --workers 2
       jorge-tune compare runs/cnn-sgd runs/cnn-jorge --target top1=0.95
+      jorge-tune compare --from-logs sgd=old/results.csv jorge=new/results.csv --metric "mAP50(B)"
     """
     share_the_cores()
     from jorge_tune.compare.comparison import compare, reference_first
@@ -376,7 +385,13 @@ def compare_command(
     check_plot(plot, force, _PLOT_ENDINGS)
     options = StudyOptions(workers, storage, name, runs)
     damaged: list[str] = []
-    entrants, notes = read_arguments(contenders, assignments, against or (), damaged.append), list[str]()
+    notes = list[str]()
+    if from_logs:
+        _check_logs(options, assignments, against or ())
+        entrants = read_logs(contenders, out or _DEFAULT_OUT, log_format, log_settings, metric)
+    else:
+        refuse_log_options(log_format, log_settings)
+        entrants = read_arguments(contenders, assignments, against or (), damaged.append)
     is_side_by_side = False
     reference_first(entrants, reference)  # refuses a wrong name before the race
     _check_study_options(options, entrants, out)
@@ -399,6 +414,12 @@ def compare_command(
     if plot is not None:
         _draw(comparison, plot)
     return 0
+
+
+def _check_logs(options: StudyOptions, assignments: Sequence[str], against: Sequence[str]) -> None:
+    """Refuse what only runs that are trained can have."""
+    if options.are_given or assignments or against:
+        raise InputError("--from-logs: trains nothing, so it goes without --set, --against and the options of studies")
 
 
 def _check_target(metric: str | None, value: float | None, entrants: Sequence[Contender]) -> None:
@@ -478,9 +499,9 @@ def _check_study_options(options: StudyOptions, entrants: list[Contender], out: 
 
 
 def _draw(comparison: Comparison, plot: Path) -> None:
-    from jorge_tune.report.of_runs import curve_figures
-    from jorge_tune.report.png import poster, write_pngs
-    from jorge_tune.report.report import runs_report
+    from jorge_tune.reports.of_runs import curve_figures
+    from jorge_tune.reports.png import poster, write_pngs
+    from jorge_tune.reports.report import runs_report
 
     if plot.suffix == ".png":
         missing = write_pngs({plot: poster([figure.to_json() for figure in curve_figures(comparison)])})

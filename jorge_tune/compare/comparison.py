@@ -165,8 +165,16 @@ class Comparison:
 
     @property
     def compares_seconds(self) -> bool:
-        """Whether seconds are comparable: the runs trained alone, and on one device."""
-        return not self.is_side_by_side and len(self.devices) < 2
+        """Whether seconds are comparable: the runs trained alone, on one device, and by clocks of one kind."""
+        return not self.is_side_by_side and len(self.devices) < 2 and self.clock_fault is None
+
+    @property
+    def clock_fault(self) -> str | None:
+        """Why the runs' clocks do not allow to compare seconds; None where they do."""
+        clocks = {run.clock for standing in self.standings for run in standing.contender.runs}
+        if "none" in clocks:
+            return "not all logs have them"
+        return None if len(clocks) < 2 else "some count training alone, others a process's wall clock"
 
     def to_json(self) -> dict[str, object]:
         """Plain data.
@@ -368,7 +376,11 @@ def _run_notes(standings: Sequence[Standing], part: str) -> list[str]:
         notes.append("no validation part: targets and finals are read on the test part, once per evaluation")
     for standing in standings:
         notes += [f"{standing.name}: left out: {what}" for what in standing.left_out]
-        notes += [f"{standing.name}: {note}" for run in standing.contender.runs for note in run.notes]
+        said = [note for run in standing.contender.runs for note in run.notes]
+        notes += [f"{standing.name}: {note}" for note in dict.fromkeys(said)]
+    timed = [one.name for one in standings if any(run.clock == "wall" for run in one.contender.runs)]
+    if timed:
+        notes.append(f"seconds of {', '.join(timed)} are the wall clock of their processes, evaluations included")
     return notes
 
 

@@ -45,6 +45,7 @@ class Run:
     evaluations: Mapping[str, tuple[Evaluation, ...]]  # by part
     device: str | None
     environment: Mapping[str, Any] | None = field(default=None, compare=False)
+    clock: str = "training"  # what its seconds are: see `records`
     notes: tuple[str, ...] = ()
 
     @property
@@ -87,7 +88,8 @@ def read_run(path: Path) -> Run:
         evaluations=_evaluations(records),
         device=device if isinstance(device, str) or device is None else json.dumps(device),
         environment=environment,
-        notes=notes,
+        clock=str(starts[0].get("clock", "training")) if starts else "training",
+        notes=(*notes, *_counting(records)),
     )
 
 
@@ -185,6 +187,12 @@ def _evaluations(records: Sequence[Record]) -> dict[str, tuple[Evaluation, ...]]
     return {part: tuple(readings) for part, readings in parts.items()}
 
 
+def _counting(records: Sequence[Record]) -> tuple[str, ...]:
+    """A note where a log without epochs is counted in steps."""
+    counted = any(record.get("counts") == "steps" for record in of_kind(list(records), "evaluation"))
+    return ("its log has no epochs, so each step counts as one (task.metrics.steps_per_epoch)",) if counted else ()
+
+
 def _environment(path: Path) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
     """The content of environment.json; None, with a note, if it cannot be read: a run is complete without it."""
     try:
@@ -210,6 +218,7 @@ def _natural(path: Path) -> list[tuple[str, int]]:
 
 
 _NOTED = ("epochs", "steps", "batch_size", "precision")
+_NOT_PAIRING = ("metrics", "grace_seconds", "silence_seconds")  # how a command is read does not change what it does
 
 
 def unpaired_because(recipe: Recipe, other: Recipe) -> str | None:
@@ -219,6 +228,8 @@ def unpaired_because(recipe: Recipe, other: Recipe) -> str | None:
         return None if task == other_task else "only one has a task"
 
     for part in fields(TaskSection):
+        if part.name in _NOT_PAIRING:
+            continue
         mine, theirs = getattr(task, part.name), getattr(other_task, part.name)
         if part.name == "data":
             mine, theirs = _examples_of(mine), _examples_of(theirs)

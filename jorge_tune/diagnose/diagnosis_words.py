@@ -184,9 +184,7 @@ def _against_sgd(diagnosis: Diagnosis) -> str:
         return f"At the end, Jorge was no farther from the exact direction than SGD on any of {len(pairs)} blocks."
     names = ", ".join(worse[:3]) + (f" and {len(worse) - 3} more" if len(worse) > 3 else "")
     advice = (
-        ""
-        if diagnosis.form == "congruence"
-        else "; form congruence does not drift: try --set optimizer.form=congruence"
+        "; form congruence does not drift: try --set optimizer.form=congruence" if diagnosis.form == "series" else ""
     )
     count = f"{len(worse)} of {len(pairs)} blocks ({names})"
     return f"At the end, Jorge was farther from the exact direction than plain SGD on {count}{advice}."

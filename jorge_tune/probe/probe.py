@@ -22,11 +22,11 @@ from jorge_tune.recipe.checks import base_schedule
 from jorge_tune.recipe.schedule import lr_factor, warmup_steps
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import Record, of_kind
+from jorge_tune.runs.run_journal import ProgressCallback
+from jorge_tune.runs.stop_request import StopRequest
 from jorge_tune.training.device import autocast
 from jorge_tune.training.gen_stepper import BatchLoss, Stepper
 from jorge_tune.training.loader import Batch
-from jorge_tune.training.loop import StopRequest
-from jorge_tune.training.run_journal import ProgressCallback
 from jorge_tune.training.snapshot import Snapshot, open_snapshot
 
 DEFAULT_STEPS = (0, 100, 1000)

@@ -85,6 +85,19 @@ def target_fault(metric: str, value: float, recipe: Recipe | None = None) -> str
     return None
 
 
+def value_fault(metric: str, value: float) -> str | None:
+    """Why `metric` cannot have a value, by what its name means to this package; None where it can, or is NaN.
+
+    Example:
+        >>> value_fault("top1", 95)
+        'must be a fraction for top1, at most 1, got 95 (95 looks like percent: that is 0.95)'
+    """
+    if _FRACTION.fullmatch(metric) and (value > 1 or value < 0):
+        percent = f" ({value:g} looks like percent: that is {value / 100:g})" if 1 < value <= 100 else ""
+        return f"must be a fraction for {metric}, at most 1, got {value:g}{percent}"
+    return None
+
+
 def metric_fault(recipe: Recipe, metric: str) -> str | None:
     """Why the recipe's task cannot be judged by a metric; None if no reason is known."""
     if recipe.task is None or recipe.task.kind != "classification" or metric in CLASSIFICATION_METRICS:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import jorge_tune
 from jorge_tune.config.ranges import LARGEST_SEED
 from jorge_tune.errors import InputError
-from jorge_tune.recipe.checks import check_trainable
+from jorge_tune.one_run import is_command
+from jorge_tune.recipe.checks import check_resolved, check_trainable
 from jorge_tune.recipe.derivation import Derivation
 from jorge_tune.recipe.metrics import usual_metric
 from jorge_tune.recipe.recipe_files import parse_recipe, render_recipe
@@ -176,6 +177,12 @@ class ComparisonSpace(ConfirmationSpace):
         return {name: recipe_to_dict(recipe) for name, recipe in self.recipes().items()}
 
 
+def needs_torch(plan: StudyPlan) -> bool:
+    """Whether some run of the study trains in a process of ours, and not by a command."""
+    recipes = list(plan.space.recipes().values()) if isinstance(plan.space, ComparisonSpace) else [plan.recipe]
+    return not all(is_command(recipe) for recipe in recipes)
+
+
 def searched(space: SearchSpace) -> SearchSpace:
     """The search's part of a confirmation's space."""
     return SearchSpace(space.recipe, tuple(p for p in space if p.name not in (CONTENDER, SEED)))
@@ -280,6 +287,10 @@ def comparison_plan(
         if recipe.task is None:
             raise InputError(f"recipe {contender} has no task, so it cannot be trained; give it one, or leave it out")
         check_trainable(recipe)
+        check_resolved(recipe)
+    reference = contenders[first]
+    if metric is None and is_command(reference) and reference.target is None:
+        raise InputError(f"--metric: must name what the command of recipe {first} reports, since it has no target")
 
     seed = SeedParameter(bootstrap=seeds[0])
     if not all(seed.contains(one) for one in seeds):

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from jorge_tune.recipe.user_code import NO_PLACES, CodePlaces
 from jorge_tune.study.confirm import companion_studies, conclude, open_baseline, open_confirmation
 from jorge_tune.study.jobs.client import RunLauncher
+from jorge_tune.study.plan import needs_torch
 from jorge_tune.study.storage.address import Address
 from jorge_tune.study.study import OpenStudy
 from jorge_tune.study.study_verdict import StudyVerdict
@@ -74,7 +75,8 @@ def run_whole(
     for study in (opened, *companion_studies(opened)):
         study.withdraw_stop_request()
 
-    with RunLauncher() as launcher:  # one for all stages, since loading torch takes longer than many a small run
+    # One for all stages, since loading torch takes longer than many a small run.
+    with RunLauncher(with_torch=needs_torch(opened.plan)) as launcher:
         baseline = open_baseline(opened, runs)
         if baseline is not None:
             worker_exit = _work("baseline", baseline, address, runs, crew, watch, launcher)
@@ -93,7 +95,7 @@ def confirm_whole(
     opened: OpenStudy, address: Address, runs: Runs, crew: Crew, watch: Callable[[Stage, OpenStudy], Report]
 ) -> StudyEnd | None:
     """Work on the confirmation alone; None if there is nothing to confirm. Raises as `run_whole` does."""
-    with RunLauncher() as launcher:
+    with RunLauncher(with_torch=needs_torch(opened.plan)) as launcher:
         return _confirm(opened, address, runs, crew, watch, launcher)
 
 
@@ -125,7 +127,7 @@ def compare_whole(
         Why the last workers stopped.
     """
     opened.withdraw_stop_request()
-    with RunLauncher() as launcher:
+    with RunLauncher(with_torch=needs_torch(opened.plan)) as launcher:
         return _work("comparison", opened, address, runs, crew, watch, launcher)
 
 

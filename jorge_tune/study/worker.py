@@ -32,7 +32,7 @@ from jorge_tune.study.dashboard.trial_files import TrialFiles
 from jorge_tune.study.jobs.client import RunLauncher
 from jorge_tune.study.jobs.job import Machine, RunFollower, Runs
 from jorge_tune.study.leases import Lease, LeaseTimes, Reaper, Sweep, owners_clock
-from jorge_tune.study.plan import StudyPlan, recipes_of
+from jorge_tune.study.plan import StudyPlan, needs_torch, recipes_of
 from jorge_tune.study.runs_directory import Presence, RunsDirectory
 from jorge_tune.study.samplers import build_pruner, build_sampler
 from jorge_tune.study.stop import WorkerStops
@@ -419,7 +419,7 @@ def work_on(
     _hurry_once_stopped(opened, stops)
     with contextlib.ExitStack() as stack:
         if server is None:
-            server = stack.enter_context(RunLauncher())
+            server = stack.enter_context(RunLauncher(with_torch=needs_torch(opened.plan)))
             server.warm_up()
         return Worker(opened, directory, server, stops, settings, costs, report).work()
 

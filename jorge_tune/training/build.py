@@ -19,13 +19,14 @@ from jorge_tune.optim import (
     GeN,
     Jorge,
     KroneckerOptimizer,
+    Muon,
     Shampoo,
     SketchyAdaGrad,
     SketchyShampoo,
     param_groups,
 )
 from jorge_tune.recipe import schema
-from jorge_tune.recipe.checks import check_trainable
+from jorge_tune.recipe.checks import check_has_model, check_trainable
 from jorge_tune.recipe.recipe_files import read_recipe
 from jorge_tune.recipe.schedule import lr_factor
 from jorge_tune.recipe.user_imports import load_object, user_code
@@ -47,6 +48,7 @@ def build_model(recipe: schema.Recipe) -> nn.Module:
     check_trainable(recipe)
     if recipe.task is not None and recipe.task.kind == "python":
         return make_task(recipe, torch.device("cpu")).model
+    check_has_model(recipe)
     if recipe.task is None or recipe.task.model is None:
         raise InputError(f"task.model: the recipe {recipe.name!r} names no model, so it cannot be trained")
     model = recipe.task.model
@@ -223,6 +225,8 @@ def _optimizer_factory(section: schema.Optimizer) -> tuple[Callable[..., Any], d
             return Shampoo, _kronecker_arguments(section)
         case schema.SketchyShampooSection():
             return SketchyShampoo, _kronecker_arguments(section)
+        case schema.MuonSection():
+            return Muon, _own_arguments(section)
         case schema.SketchyAdaGradSection():
             return SketchyAdaGrad, _own_arguments(section)
         case schema.CustomOptimizerSection():

@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from types import FrameType
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,21 +20,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from jorge_tune.errors import RunDirectoryError, first_line
 from jorge_tune.optim import KroneckerOptimizer
 from jorge_tune.recipe.schema import Precision
-from jorge_tune.records import Outcome
-from jorge_tune.training.checkpoint import Best, Checkpoint, Position, better, check_state
+from jorge_tune.runs.run_journal import Event, Moment, ProgressCallback, RunJournal, RunProgress
+from jorge_tune.runs.run_result import Best, RunEnding, better
+from jorge_tune.runs.stop_request import StopRequest
+from jorge_tune.training.checkpoint import Checkpoint, Position, check_state
 from jorge_tune.training.device import PhaseTimer, Stopwatch, autocast, grad_scaler, step_schedule
 from jorge_tune.training.gen_stepper import BatchLoss, RateLog, Stepper
 from jorge_tune.training.loader import Batch, TaskBatches
-from jorge_tune.training.run_journal import Event, Moment, ProgressCallback, RunJournal, RunProgress
 from jorge_tune.training.tasks import Task
 from jorge_tune.untrusted import shown
-
-
-class RunEnding(NamedTuple):
-    """How a stretch of training ended."""
-
-    outcome: Outcome
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -51,39 +41,6 @@ class LoopPlan:
     log_every: int  # steps
     precision: Precision
     is_lower_better: bool = False  # of the task's main metric
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class StopRequest:
-    """A request to stop a run soon; while it is entered, Ctrl-C and SIGTERM make it.
-
-    Signals are heard in the main thread only; elsewhere `ask` makes the request. A second Ctrl-C stops at once.
-    """
-
-    def __init__(self) -> None:
-        self.reason: str | None = None
-        self._before: dict[signal.Signals, Any] = {}
-
-    def ask(self, reason: str) -> None:
-        """Ask the run to stop after its current step."""
-        self.reason = self.reason or reason
-
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.reason is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.ask(f"stopped by {signal.Signals(number).name}")
 
 
 class Loop:

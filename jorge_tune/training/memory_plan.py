@@ -29,7 +29,9 @@ BLOCK_SIZES = (8192, 4096, 2048, 1024, 512, 256, 128, 64, 32)
 SKETCH_RANKS = (512, 256, 128, 64, 32, 16, 8, 4, 2)
 
 Planned = schema.JorgeSection | schema.ShampooSection | schema.SketchyShampooSection | schema.SketchyAdaGradSection
-_SHARED = ("momentum", "dampening", "nesterov", "graft", "refresh_interval", "block_size")
+_SHARED = (
+    "momentum", "dampening", "nesterov", "graft", "length", "flatten", "embeddings", "refresh_interval", "block_size",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,10 +27,10 @@ from jorge_tune.calibration.calibration_words import (
 from jorge_tune.calibration.choose_interval import step_cost
 from jorge_tune.optim.jorge import PRESETS
 from jorge_tune.recipe.schema import JorgeSection, ShampooSection, SketchyShampooSection
-from jorge_tune.report.of_measurements import measured_cost_figure
-from jorge_tune.report.page import figure_for_picture, report_page
-from jorge_tune.report.report import calibration_report
-from jorge_tune.report.text_plot import interval_curve
+from jorge_tune.reports.of_measurements import measured_cost_figure
+from jorge_tune.reports.page import figure_for_picture, report_page
+from jorge_tune.reports.report import calibration_report
+from jorge_tune.reports.text_plot import interval_curve
 from tests.calibration.calibrations import calibrated, feasible, infeasible, unstable
 from tests.report.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
 from tests.training.small_recipes import digits_recipe

@@ -93,5 +93,5 @@ def test_a_length_in_steps_needs_no_data(tmp_path):
 def test_a_recipe_without_an_iteration_is_refused():
     with pytest.raises(InputError, match="recipe small: has no task"):
         input_shape(digits_recipe(task=None))
-    with pytest.raises(InputError, match="cannot train a command task"):
+    with pytest.raises(InputError, match="this needs a model, and a command keeps its own"):
         input_shape(digits_recipe(task=TaskSection(kind="command", command=("train.py",))))

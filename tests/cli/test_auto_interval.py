@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from jorge_tune.cli import main
 from jorge_tune.cli.cmd_bootstrap import _study
 from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.recipe.recipe_files import read_recipe
+from jorge_tune.study import study_file
 from tests.calibration.scripted_bench import ScriptedBench, loaded_from, noisy
 from tests.cli.test_calibrate_freq import RECIPE
 
@@ -77,8 +79,10 @@ def test_bootstrap_without_an_answer_still_writes_the_recipe(here, script, capsy
     assert (here / "other.yaml").is_file()
 
 
-def test_the_study_is_run_without_its_limit_where_no_interval_is_found(here, script, capsys):
+@pytest.mark.usefixtures("one_fork_server")
+def test_the_study_is_run_without_its_limit_where_no_interval_is_found(here, script, capsys, monkeypatch):
     """Whoever asked for a study gets one; the exit code still says that the calibration has no answer."""
+    monkeypatch.setattr(study_file, "study_around", partial(study_file.study_around, confirm_seeds=1))
     script["extra"] = 0.03
     arguments = ("--calibrate", "--study", "1", "--threads", "1", "--format", "json")
     assert run("bootstrap", "sgd.yaml", *arguments) == 4
@@ -158,6 +162,7 @@ def test_compare_measures_auto_first(here, script, capsys):
     assert not (here / "b").exists()
 
 
+@pytest.mark.usefixtures("one_fork_server")
 def test_a_comparison_that_is_kept_measures_auto_once(here, script, monkeypatch):
     monkeypatch.setenv("JORGE_TUNE_STORAGE", str(here / "race.db"))
     arguments = ("sgd.yaml", "auto.yaml", "--set", "epochs=1", "--name", "race")

@@ -162,6 +162,7 @@ def test_the_table_is_that_of_a_serial_compare_and_so_is_the_report(finished, he
     assert "mine-jorge against mine-sgd" in (here / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("one_fork_server")
 def test_the_same_command_trains_nothing_and_one_more_seed_adds_what_is_missing(finished, here, capsys):
     records = here / "studies" / "race" / "trial-5" / "seed-1" / "records.jsonl"
     before = records.read_bytes()
@@ -207,6 +208,7 @@ def test_runs_that_are_elsewhere_are_said_in_a_note(finished, here, capsys):
     assert "Note: mine-jorge: seed 1: trained elsewhere" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("one_fork_server")
 def test_a_contender_that_breaks_off_is_said_and_the_rest_compared(here, capsys, tests_importable):
     """A third-party optimizer races along; one that raises, and one that is not there, do not stop it."""
     sgd = write_recipe(here, "sgd", epochs=2)
@@ -230,6 +232,7 @@ def test_a_contender_that_breaks_off_is_said_and_the_rest_compared(here, capsys,
     assert "study sgd-vs-adamax-vs-odd-vs-gone in sqlite:" in err
 
 
+@pytest.mark.usefixtures("one_fork_server")
 def test_where_nothing_comes_to_an_end_the_reasons_are_the_message(here, capsys, tests_importable):
     odd = write_recipe(here, "odd", "{name: 'tests.training.odd_optimizers:Odd', lr: 0.1, args: {act: complain}}")
     assert compare(odd, "--seeds", "0", "--device", "cpu", "--storage", "new.db") == 1

@@ -25,8 +25,7 @@ from jorge_tune.study.storage.open import open_storage
 from jorge_tune.study.storage.retry import StorageError
 from jorge_tune.study.study import present_study
 from tests.study.empty_runs import EmptyRuns
-from tests.study.results.test_confirm import by_rate, searched
-from tests.study.searched import Searched
+from tests.study.searched import Searched, by_rate, search_anew
 
 
 def run(*arguments):
@@ -39,7 +38,7 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A search with its baseline and confirmation, everything attached."""
-    made = searched(tmp_path_factory.mktemp("study"), confirm_seeds=(1, 2))
+    made = search_anew(tmp_path_factory.mktemp("study"), confirm_seeds=(1, 2))
     made.work(made.confirmation(), EmptyRuns(by_rate))
     assert run("small", *place(made), "--no-serve") == 0
     return made

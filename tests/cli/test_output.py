@@ -22,7 +22,7 @@ from jorge_tune.study.dashboard.notes import study_note
 from jorge_tune.untrusted import visible
 from tests.cli.test_report import made, place  # noqa: F401  # a fixture
 from tests.compare.race_folders import COSINE, JORGE, SGD, STEP, write_race
-from tests.study.results.test_confirm import searched
+from tests.study.searched import searched
 
 NASTY = "a\x1b[31mred\x1b]0;title\x07\rb\x9b2J\u202egnp\u2066.exe\x7f[bold]x[/bold]"
 WRITTEN_OUT = r"a\x1b[31mred\x1b]0;title\x07\rb\x9b2J\u202egnp\u2066.exe\x7f[bold]x[/bold]"

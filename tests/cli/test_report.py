@@ -12,9 +12,7 @@ from jorge_tune.study.confirm import conclude, fresh_verdict, place_of
 from jorge_tune.study.trial_rows import read_rows
 from tests.compare.race_folders import COSINE, JORGE, SGD, STEP, write_race, write_run
 from tests.report.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
-from tests.study.empty_runs import EmptyRuns
-from tests.study.results.test_confirm import by_rate, searched
-from tests.study.searched import Searched
+from tests.study.searched import Searched, confirmed
 
 
 def run(*arguments):
@@ -35,9 +33,7 @@ def race(tmp_path):
 
 @pytest.fixture
 def made(tmp_path):
-    made = searched(tmp_path / "study", confirm_seeds=(1, 2))
-    made.work(made.confirmation(), EmptyRuns(by_rate))
-    return made
+    return confirmed(tmp_path / "study", confirm_seeds=(1, 2))
 
 
 def place(made):
@@ -235,8 +231,7 @@ def test_a_report_never_overwrites_the_storage(made, tmp_path, capsys):
 
 
 def test_records_that_contradict_the_study_are_named(tmp_path, capsys):
-    made = searched(tmp_path, confirm_seeds=(1, 2))
-    made.work(made.confirmation(), EmptyRuns(by_rate))
+    made = confirmed(tmp_path, confirm_seeds=(1, 2))
     conclude(made.opened)
     place = ("--storage", tmp_path / "study.db", "--runs", made.runs("small"), "--format", "json")
     assert run("small", *place) == 0
@@ -250,8 +245,7 @@ def test_records_that_contradict_the_study_are_named(tmp_path, capsys):
 
 
 def test_a_study_is_judged_by_its_records_where_they_are_edited_to_make_the_best_trial_lose(tmp_path, capsys):
-    made = searched(tmp_path, confirm_seeds=tuple(range(1, 8)))
-    made.work(made.confirmation(), EmptyRuns(by_rate))
+    made = confirmed(tmp_path, confirm_seeds=tuple(range(1, 8)))
     conclude(made.opened)
     place = ("--storage", tmp_path / "study.db", "--runs", made.runs("small"), "--format", "json")
     assert run("small", *place) == 0

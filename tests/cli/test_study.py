@@ -22,8 +22,7 @@ from jorge_tune.study.study_file import read_study
 from jorge_tune.study.study_schema import Objective
 from jorge_tune.study.trial_rows import read_rows
 from tests.study.empty_runs import EmptyRuns
-from tests.study.results.test_confirm import by_rate, searched
-from tests.study.searched import Searched
+from tests.study.searched import Searched, by_rate, confirmed, searched
 
 
 def run(*arguments, folder=None):
@@ -37,8 +36,7 @@ def run(*arguments, folder=None):
 @pytest.fixture
 def made(tmp_path):
     """Four trials, confirmed, the verdict kept."""
-    made = searched(tmp_path, confirm_seeds=(1, 2))
-    made.work(made.confirmation(), EmptyRuns(by_rate))
+    made = confirmed(tmp_path, confirm_seeds=(1, 2))
     conclude(made.opened)
     return made
 

@@ -14,8 +14,7 @@ from jorge_tune.study.study import add_point
 from jorge_tune.study.study_schema import Objective
 from jorge_tune.study.worker import WorkerMessage
 from tests.study.empty_runs import EmptyRuns
-from tests.study.results.test_confirm import by_rate, searched
-from tests.study.searched import Searched
+from tests.study.searched import Searched, by_rate, searched
 
 
 def reader(made, opened=None):

@@ -57,9 +57,9 @@ def test_a_kind_that_cannot_be_trained_is_a_fault_and_can_still_be_bootstrapped(
     bootstrapped = "`bootstrap` accepts the recipe"
     own_loop = "your own loop can train it with jorge_tune.optimizer_from_recipe"
     assert [line.partition("this version")[2] for line in lines[:3]] == [
-        f" cannot train a segmentation task, only classification and python; {bootstrapped}, and {own_loop}",
-        f" cannot train a detection task, only classification and python; {own_loop}",
-        f" cannot train a language task, only classification and python; {bootstrapped}, and {own_loop}",
+        f" cannot train a segmentation task, only classification, python and command; {bootstrapped}, and {own_loop}",
+        f" cannot train a detection task, only classification, python and command; {own_loop}",
+        f" cannot train a language task, only classification, python and command; {bootstrapped}, and {own_loop}",
     ]
     assert "own.yaml:5:8: task.kind: this version" in lines[2]
     assert lines[3:] == ["digits/mlp-sgd: fine"]

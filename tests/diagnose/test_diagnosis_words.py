@@ -32,9 +32,9 @@ from jorge_tune.diagnose.diagnosis_words import (
     side_table,
     tables,
 )
-from jorge_tune.report.of_diagnosis import quadratic_figures, run_figures
-from jorge_tune.report.page import figure_for_picture, report_page
-from jorge_tune.report.report import diagnosis_report
+from jorge_tune.reports.of_diagnosis import quadratic_figures, run_figures
+from jorge_tune.reports.page import figure_for_picture, report_page
+from jorge_tune.reports.report import diagnosis_report
 from tests.report.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
 
 
@@ -234,7 +234,7 @@ def test_the_page_carries_all_it_needs(diagnosis):
 def test_reading_a_diagnosis_needs_no_heavy_package():
     code = (
         "import sys, jorge_tune.diagnose.diagnosis, jorge_tune.diagnose.diagnosis_words, "
-        "jorge_tune.report.of_diagnosis; "
+        "jorge_tune.reports.of_diagnosis; "
         "print(sorted({'torch', 'numpy', 'plotly', 'sklearn', 'optuna'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

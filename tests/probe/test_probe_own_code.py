@@ -13,7 +13,7 @@ from jorge_tune.probe.probe import ProbeSettings, _rows_alike, probe
 from jorge_tune.probe.probe_result import read_line
 from jorge_tune.probe.probe_words import words
 from jorge_tune.recipe.schema import JorgeSection
-from jorge_tune.training.loop import StopRequest
+from jorge_tune.runs.stop_request import StopRequest
 from jorge_tune.training.runner import set_up_training, train
 from tests.own_code import MODULE, recipe_with_code
 from tests.training.test_resume import _assert_same_run, _stopping

@@ -153,7 +153,7 @@ def test_an_iterator_goes_on_and_says_that_it_cannot_start_anew(tmp_path):
 def test_the_record_of_the_start_names_task_and_code_and_changed_code_is_said(tmp_path):
     recipe = recipe_with_code(tmp_path)
     out = tmp_path / "run"
-    from jorge_tune.training.loop import StopRequest
+    from jorge_tune.runs.stop_request import StopRequest
 
     stop = StopRequest()
     train(recipe, out, stop=stop, progress=_stopping(stop, "epoch", 5))

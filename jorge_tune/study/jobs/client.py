@@ -79,10 +79,11 @@ class RunLauncher:
     Args:
         grace_seconds: a run whose worker is gone is killed after that long.
         lent: the descriptor that `lend` gave to the process that started this one.
+        with_torch: whether a server of this process's own loads torch beforehand; runs of commands need none.
     """
 
-    def __init__(self, *, grace_seconds: float = 10.0, lent: int | None = None) -> None:
-        self._grace_seconds = grace_seconds
+    def __init__(self, *, grace_seconds: float = 10.0, lent: int | None = None, with_torch: bool = True) -> None:
+        self._grace_seconds, self._with_torch = grace_seconds, with_torch
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
         if lent is not None:
@@ -171,9 +172,10 @@ class RunLauncher:
         ours, theirs = socket.socketpair()
         with theirs:
             module = "jorge_tune.study.jobs.fork_server"
+            loads = [] if self._with_torch else ["light"]
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", module, str(theirs.fileno()), str(self._grace_seconds)],
+                    [sys.executable, "-P", "-m", module, str(theirs.fileno()), str(self._grace_seconds), *loads],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,  # it must not hold a pipe open whose end tells of this process's death
                     stderr=subprocess.DEVNULL,

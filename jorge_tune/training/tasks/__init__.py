@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from jorge_tune.errors import InputError
-from jorge_tune.recipe.checks import check_trainable
+from jorge_tune.recipe.checks import check_has_model, check_trainable
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.training.data_summary import RunSummary
 from jorge_tune.training.datasets import PartName
@@ -105,6 +105,7 @@ def open_task(recipe: Recipe, device: torch.device, *, download: bool = False) -
         from jorge_tune.training.tasks.own_task import OwnTask
 
         return OwnTask(recipe, device)
+    check_has_model(recipe)
     from jorge_tune.training.tasks.classification import Classification
 
     return Classification(recipe, device, download=download)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,7 +12,6 @@ from jorge_tune import files
 from jorge_tune.errors import RunDirectoryError
 from jorge_tune.files import open_regular
 from jorge_tune.records import Outcome, RecordWriter, RunDirectory
-from jorge_tune.training.data_summary import RunSummary
 
 Event = Literal["start", "step", "evaluation", "epoch"]
 
@@ -67,6 +66,11 @@ class RunJournal:
                 f"{run_directory.root}: another process is training in it; wait, or choose another --out"
             )
 
+    @property
+    def lock(self) -> int:
+        """The descriptor that holds the directory's lock."""
+        return self._log.fileno()
+
     def __enter__(self) -> RunJournal:
         return self
 
@@ -83,11 +87,21 @@ class RunJournal:
         files.let_children_have(self._log.fileno())
         self._log.close()
 
-    def start(self, at: Moment, *, seed: int, resumed: bool, about: str, data: RunSummary) -> None:
-        """A stretch of training begins."""
-        self._record("start", at, {"world_size": 1, "seed": seed, "resumed": resumed, "data": data.to_json()})
+    def start(
+        self,
+        at: Moment,
+        *,
+        seed: int,
+        resumed: bool,
+        about: str,
+        facts: Mapping[str, object],
+        said: Sequence[str] = (),
+    ) -> None:
+        """A stretch of training begins; `facts` are further fields of the record, `said` further lines of log.txt."""
+        self._record("start", at, {"seed": seed, "resumed": resumed, **facts})
         self.say(f"{'resumed' if resumed else 'started'} at step {at.step}: {about}")
-        self.say(data.line())
+        for line in said:
+            self.say(line)
 
     def step(self, at: Moment, values: Mapping[str, object]) -> None:
         """A step whose device values were read."""
@@ -97,15 +111,23 @@ class RunJournal:
         """The learning rates of a step that follow from no schedule, and where they come from."""
         self._record("rate", at, values)
 
-    def evaluation(self, at: Moment, part: str, metrics: Mapping[str, float], seconds: float) -> None:
-        """A part was read."""
-        self._record("evaluation", at, {"part": part, "metrics": dict(metrics), "evaluation_seconds": seconds})
+    def evaluation(
+        self,
+        at: Moment,
+        part: str,
+        metrics: Mapping[str, float],
+        seconds: float | None,
+        facts: Mapping[str, object] | None = None,
+    ) -> None:
+        """A part was read, in so many seconds if that is known; `facts` are further fields of the record."""
+        spent = {} if seconds is None else {"evaluation_seconds": seconds}
+        self._record("evaluation", at, {"part": part, "metrics": dict(metrics), **spent, **(facts or {})})
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.say(f"step {at.step}, epoch {at.epoch:.2f}, {at.train_seconds:.1f} s: {part} {shown}")
 
-    def end(self, at: Moment, outcome: Outcome, reason: str) -> None:
-        """The stretch is over."""
-        self._record("end", at, {"outcome": outcome, "reason": reason})
+    def end(self, at: Moment, outcome: Outcome, reason: str, facts: Mapping[str, object] | None = None) -> None:
+        """The stretch is over; `facts` are further fields of the record."""
+        self._record("end", at, {"outcome": outcome, "reason": reason, **(facts or {})})
         self.say(f"{outcome} at step {at.step}" + (f": {reason}" if reason else ""))
 
     def say(self, text: str) -> None:

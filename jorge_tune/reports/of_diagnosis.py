@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from jorge_tune.compare.statistics import Spread, spread
 from jorge_tune.diagnose.diagnosis import NEWTON_CAPS, SIDES, TOP_DIRECTIONS, Diagnosis, QuadraticStudy, SideReading
 from jorge_tune.diagnose.diagnosis_words import tables
-from jorge_tune.report.parts import Axis, Figure, Section, Series
+from jorge_tune.reports.parts import Axis, Figure, Section, Series
 from jorge_tune.untrusted import in_figure
 
 _FLOOR = 1e-4  # root errors below are drawn there: they differ by rounding alone

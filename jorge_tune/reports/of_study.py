@@ -11,7 +11,7 @@ from typing import Any
 from jorge_tune.compare.statistics import spread
 from jorge_tune.compare.verdict import Table
 from jorge_tune.recipe.render import scalar
-from jorge_tune.report.parts import Axis, Figure, Look, Section, Sentence, Series
+from jorge_tune.reports.parts import Axis, Figure, Look, Section, Sentence, Series
 from jorge_tune.untrusted import in_figure
 
 _SINGLE_SHOT = "Single-shot tuning"  # the first words of the sentence that sums everything up

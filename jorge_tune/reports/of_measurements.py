@@ -22,7 +22,7 @@ from jorge_tune.calibration.calibration_words import (
 )
 from jorge_tune.compare.verdict import Table
 from jorge_tune.errors import InputError
-from jorge_tune.report.parts import Axis, Figure, Section, Series
+from jorge_tune.reports.parts import Axis, Figure, Section, Series
 
 _KINDS = {"own": "its own batch", "fresh": "fresh batches"}
 _CURVE_POINTS = 61  # of a parabola

@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from jorge_tune.files import write_whole
-from jorge_tune.report.draw import PALETTES, drawn, with_colours
-from jorge_tune.report.page import figure_for_picture
+from jorge_tune.reports.draw import PALETTES, drawn, with_colours
+from jorge_tune.reports.page import figure_for_picture
 
 Data = Mapping[str, Any]
 

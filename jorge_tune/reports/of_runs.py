@@ -40,8 +40,8 @@ from jorge_tune.recipe.render import render_recipe, scalar
 from jorge_tune.recipe.schedule import lr_factor, total_steps
 from jorge_tune.recipe.schema import AdamWSection, KroneckerFields, Recipe, SGDSection
 from jorge_tune.records import Record, RunDirectory, read_records
-from jorge_tune.report.parts import Axis, Figure, Listing, Section, Sentence, Series
-from jorge_tune.report.svg import svg_picture
+from jorge_tune.reports.parts import Axis, Figure, Listing, Section, Sentence, Series
+from jorge_tune.reports.svg import svg_picture
 from jorge_tune.untrusted import in_figure
 
 _LOG_RANGE = 20.0  # of learning rates, from which on their axis is logarithmic
@@ -115,7 +115,8 @@ def curve_figures(comparison: Comparison) -> list[Figure]:
 
     title = f"{comparison.metric} ({comparison.part})"
     unread = not_finite(comparison)
-    shared = [] if comparison.compares_seconds else ["Seconds do not compare: the runs were not alone on one device."]
+    why = comparison.clock_fault or "the runs were not alone on one device"
+    shared = [] if comparison.compares_seconds else [f"Seconds do not compare: {why}."]
     shows_seeds = sum(len(contender.runs) for contender in curves) <= _MOST_SEED_LINES
 
     figures = []

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jorge_tune.report.draw import COLOURS, PALETTES
+from jorge_tune.reports.draw import COLOURS, PALETTES
 from jorge_tune.untrusted import escape
 
 Data = Mapping[str, Any]

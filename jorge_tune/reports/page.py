@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jorge_tune.report.draw import PALETTES, drawn, with_colours
+from jorge_tune.reports.draw import PALETTES, drawn, with_colours
 from jorge_tune.untrusted import escape
 
 Data = Mapping[str, Any]

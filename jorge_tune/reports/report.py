@@ -18,15 +18,15 @@ from jorge_tune.errors import InputError
 from jorge_tune.recipe.derivation import Derivation
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import portable
-from jorge_tune.report.of_diagnosis import diagnosis_sections
-from jorge_tune.report.of_measurements import (
+from jorge_tune.reports.of_diagnosis import diagnosis_sections
+from jorge_tune.reports.of_measurements import (
     calibration_section,
     cost_section,
     measured_cost_sections,
     measured_parts,
     probe_section,
 )
-from jorge_tune.report.of_runs import (
+from jorge_tune.reports.of_runs import (
     environment_section,
     race_sections,
     race_sentence,
@@ -35,8 +35,8 @@ from jorge_tune.report.of_runs import (
     recipe_section,
     traced,
 )
-from jorge_tune.report.of_shadow import shadow_section
-from jorge_tune.report.of_study import (
+from jorge_tune.reports.of_shadow import shadow_section
+from jorge_tune.reports.of_study import (
     confirmation_section,
     search_sections,
     settings_section,
@@ -44,8 +44,8 @@ from jorge_tune.report.of_study import (
     study_verdict,
     trial_section,
 )
-from jorge_tune.report.page import section_html
-from jorge_tune.report.parts import Report, Section, Sentence
+from jorge_tune.reports.page import section_html
+from jorge_tune.reports.parts import Report, Section, Sentence
 
 if TYPE_CHECKING:
     from jorge_tune.probe.probe_result import ProbeResult

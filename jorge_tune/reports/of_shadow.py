@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jorge_tune.compare.verdict import Table
-from jorge_tune.report.parts import Axis, Figure, Section, Series
+from jorge_tune.reports.parts import Axis, Figure, Section, Series
 
 _COSINES = {
     "gradient_cosine": "gradients of two batches",
