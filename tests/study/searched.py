@@ -20,7 +20,6 @@ from jorge_tune.study.worker import WorkerExit, WorkerSettings, work_on
 from tests.study.empty_runs import EmptyRuns
 from tests.study.small_studies import small_plan, sqlite_at
 
-
 SEEDS = (1, 2, 3, 4, 5, 6)
 
 _templates: dict[str, Path] = {}  # by what was done, and with which plan
