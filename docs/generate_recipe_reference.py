@@ -68,8 +68,33 @@ task:
   kind: classification
   model: {name: small_cnn, args: {batch_norm: false}}
   data: {name: digits}
-# factory: my_package.tasks:make     # kind python
-# command: [python, train.py]        # kind command
+# kind python
+# factory: my_package.tasks:make
+# args: {width: 64}
+# evaluate_every: 2
+# higher_is_better: {fid: false}
+# kind command
+# command: [python, train.py, --config, "{recipe}", --seed, "{seed}", --out, "{run}"]
+# metrics: {from: report}
+# grace_seconds: 30
+# silence_seconds: 3600
+""",
+    ),
+    Section(
+        schema.MetricsSection,
+        "`task.metrics`",
+        """
+task:
+  kind: command
+  command: [python, train.py, --lr, "{optimizer.lr}", --epochs, "{epochs}", --out, "{run}"]
+  metrics:
+    from: csv
+    path: logs/history.csv
+    columns: {epoch: Epoch, top1: val_acc, loss: val_loss, train/loss: loss}
+    scale: {top1: 0.01}
+    first_epoch: 1
+    steps_per_epoch: 391
+# pattern: 'Epoch (?P<epoch>[0-9]+).* acc (?P<top1>[0-9.]+)'   # from: stdout
 """,
     ),
     Section(
@@ -79,7 +104,7 @@ task:
 task:
   kind: classification
   model:
-    name: resnet50
+    name: resnet50            # or factory: my_module:Net
     args: {num_classes: 100}
   data: {name: cifar100}
 """,
@@ -92,7 +117,7 @@ task:
   kind: classification
   model: {name: resnet50, args: {num_classes: 1000}}
   data:
-    name: imagefolder        # root/train/<class>/<image>, and test/ or val/ beside train/
+    name: imagefolder        # root/train/<class>/<image>, and test/ or val/ beside train/; or factory: my_module:make
     root: data/imagenet
     validation: 0.1
     augment: standard
@@ -143,8 +168,8 @@ optimizer: {name: adamw, lr: 3.0e-3, weight_decay: 0.05, betas: [0.9, 0.95], eps
 """,
     ),
     Section(
-        schema.KroneckerFields,
-        "`optimizer`: jorge, shampoo and sketchy",
+        schema.GraftedFields,
+        "`optimizer`: jorge, shampoo, sketchy and muon",
         """
 optimizer:
   name: jorge
@@ -155,11 +180,23 @@ optimizer:
   graft: adamw
   graft_betas: [0.9, 0.999]
   graft_eps: 1.0e-8
+  length: mixed
+  flatten: 5
+  embeddings: grafted
+  nonfinite: skip
+""",
+    ),
+    Section(
+        schema.KroneckerFields,
+        "`optimizer`: jorge, shampoo and sketchy",
+        """
+optimizer:
+  name: jorge
+  lr: 0.1
   refresh_interval: auto
   warm_refreshes: 100
   stagger: true
   block_size: 512
-  nonfinite: skip
 """,
     ),
     Section(
@@ -173,7 +210,8 @@ optimizer:
   eps_kind: relative
   b2_floor: 0
   series_terms: 2
-  form: congruence
+  form: half
+  ridge: 1.0e-2
   product_precision: bf16
   preset: null          # or paper
 """,
@@ -190,6 +228,13 @@ optimizer: {name: shampoo, lr: 0.1, statistics_interval: 1, b2: 0.999, eps: 1.0e
         "`optimizer`: sketchy",
         """
 optimizer: {name: sketchy, lr: 0.1, rank: 64, statistics_interval: 10, b2: 0.999, eps: 1.0e-6}
+""",
+    ),
+    Section(
+        schema.MuonSection,
+        "`optimizer`: muon",
+        """
+optimizer: {name: muon, lr: 0.1, momentum: 0.9, nesterov: true, flatten: 5}
 """,
     ),
     Section(
@@ -274,6 +319,11 @@ def meanings_of(cls: type) -> dict[str, str]:
     return sentences
 
 
+def key_of(name: str) -> str:
+    """The key in a file, where a field's name is a word of Python's."""
+    return name.removesuffix("_")
+
+
 def own_fields(cls: type) -> list[dataclasses.Field[Any]]:
     """The fields that the class itself declares, without the `name` that only says which class it is."""
     declared = vars(cls).get("__annotations__", {})
@@ -303,7 +353,7 @@ def _table(cls: type, fields: list[dataclasses.Field[Any]]) -> str:
     rows = ["| field | meaning | values | default |", "|---|---|---|---|"]
     for field in fields:
         values = _values(hints[field.name]).replace("|", "\\|")
-        rows.append(f"| `{field.name}` | {meanings.get(field.name, '')} | {values} | {_default(field)} |")
+        rows.append(f"| `{key_of(field.name)}` | {meanings.get(field.name, '')} | {values} | {_default(field)} |")
     return "\n".join(rows) + "\n"
 
 

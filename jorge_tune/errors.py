@@ -86,3 +86,11 @@ class RunDirectoryError(InputError):
 
 class TrainingError(JorgeTuneError):
     """A run could not continue for a reason other than divergence."""
+
+
+class KilledCommandError(TrainingError):
+    """Somebody else killed a run's command, so that another start may well succeed."""
+
+    def __init__(self, message: str, *, out_of_memory: bool) -> None:
+        self.out_of_memory = out_of_memory
+        super().__init__(message)

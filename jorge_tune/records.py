@@ -4,7 +4,7 @@ A run directory holds `recipe.yaml`, `records.jsonl`, `environment.json`, `check
 study printed something, it also holds `output.txt`. The records:
 
 kind        step epoch train_seconds     and
-start       first step after this start  world_size, seed, resumed (bool), data (see below)
+start       first step after this start  world_size, seed, resumed (bool), data, clock (see below)
 step        steps done                   loss, lr (a list), forward_seconds, optimizer_seconds, graft_ratio, skipped
 rate        steps done                   only with GeN: lr (a list) of this step, and the result of a probe
 evaluation  steps done                   part, metrics {loss, top1, ...}, evaluation_seconds
@@ -14,6 +14,8 @@ end         steps done                   outcome (finished | diverged | interrup
 `data` describes the data of the run: name, shape, classes, parts {train: {images, classes, of, source}, ...}, left_out
 {part: {reason: files}}, unused {part: images}, remarks {what: images}. Older records do not have it, and it leaves out
 empty fields.
+`clock` says what `train_seconds` are: training alone (where it is left out), `wall` for the wall clock of a command,
+evaluations included, `log` as the log has them that the run was read from, `none` where that log has none.
 A resumed run starts at the step of its checkpoint, so its records replace the earlier records after that step.
 Reading gives plain data of these types, or an error that names the line: another user may have edited or written the
 directory, and its disk may have failed.
@@ -37,6 +39,7 @@ from jorge_tune.untrusted import parse_json, shown
 Record = dict[str, Any]
 Outcome = Literal["finished", "diverged", "interrupted", "failed"]
 
+RECORDS = "records.jsonl"
 LONGEST_LINE = 2**20  # bytes; GeN's longest records have less than 2,000
 LARGEST_FILE = 2**30
 _LARGEST_COUNT = 2**53  # a float counts exactly up to here
@@ -57,7 +60,7 @@ class RunDirectory:
     @property
     def records(self) -> Path:
         """The records, one JSON object per line."""
-        return self.root / "records.jsonl"
+        return self.root / RECORDS
 
     @property
     def environment(self) -> Path:

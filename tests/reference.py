@@ -28,6 +28,43 @@ def jorge_refresh(L: Tensor, G: Tensor, terms: int = 2, floor: float = 0.0) -> t
     return b2 ** (-1 / 4) * L @ series, b2
 
 
+def averaged(norm: float, floor: float = 0.0) -> tuple[float, float]:
+    """b2 of A.1, Eq. 10, and c = (1 - b2) / b2, from the norm of what a gradient adds."""
+    b2 = max(norm / (norm + 1), floor)
+    return b2, (1 - b2) / b2 if b2 == floor else 1 / norm
+
+
+def with_ridge(G: Tensor, signs: Tensor, ridge: float) -> Tensor:
+    """[G, y] with y = (ridge / m)^(1/2) ||G||_F z; z has the opposite sign where a generator's state is negative."""
+    z = torch.tensor([-1.0 if state < 0 else 1.0 for state in signs.tolist()], dtype=torch.float64)
+    y = (ridge / len(G)) ** 0.5 * torch.sqrt((G.double() ** 2).sum()) * z
+    return torch.cat((G.double(), y[:, None]), dim=1)
+
+
+def congruence_refresh(L: Tensor, G: Tensor, floor: float = 0.0) -> tuple[Tensor, float]:
+    """b2^(-1/4) T L T as written, T the series of (I + c M)^(-1/8) with M = L^2 G G^T L^2. Returns L' and b2."""
+    L, G = L.double(), G.double()
+    M = L @ L @ G @ G.T @ L @ L
+    norm = float(torch.sqrt((M * M).sum()))
+    if norm == 0:
+        return L, 1.0
+    b2, c = averaged(norm, floor)
+    T = torch.eye(len(L), dtype=torch.float64) - c / 8 * M + 9 * c**2 / 128 * M @ M
+    return b2 ** (-1 / 4) * T @ L @ T, b2
+
+
+def half_refresh(H: Tensor, G: Tensor, floor: float = 0.0) -> tuple[Tensor, float]:
+    """b2^(-1/2) T H T as written, T the series of (I + c M)^(-1/4) with M = H G G^T H. Returns H' and b2."""
+    H, G = H.double(), G.double()
+    M = H @ G @ G.T @ H
+    norm = float(torch.sqrt((M * M).sum()))
+    if norm == 0:
+        return H, 1.0
+    b2, c = averaged(norm, floor)
+    T = torch.eye(len(H), dtype=torch.float64) - c / 4 * M + 5 * c**2 / 32 * M @ M
+    return b2 ** (-1 / 2) * T @ H @ T, b2
+
+
 def inverse_root(A: Tensor, power: float = 0.25) -> Tensor:
     """A^(-power) of a symmetric positive definite matrix."""
     values, vectors = torch.linalg.eigh(A.double())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 
@@ -57,11 +58,26 @@ def _group(debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; `jorge_tune.errors` lists the exit codes."""
     open_streams()
+    _tell_what_is_logged()
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]  # the user may write it before or after the command's name
     status = _run(arguments, debug)
     sys.exit(status if close_streams() else status or 1)
+
+
+class _Telling(logging.Handler):
+    """Sentences that library code logs, on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell(record.getMessage())
+
+
+def _tell_what_is_logged() -> None:
+    log = logging.getLogger("jorge_tune")
+    log.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Telling) for handler in log.handlers):
+        log.addHandler(_Telling())
 
 
 def _run(arguments: list[str], debug: bool) -> int:

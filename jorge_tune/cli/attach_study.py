@@ -93,8 +93,8 @@ def attach_to_study(
 
 def _page(opened: OpenStudy, attachments: Attachments, twin: Twin) -> list[Artifact]:
     """Attach the report's verdict as the note and some figures as plots; gives the report as a file."""
-    from jorge_tune.report.page import figure_for_picture, report_page
-    from jorge_tune.report.parts import figures_of
+    from jorge_tune.reports.page import figure_for_picture, report_page
+    from jorge_tune.reports.parts import figures_of
     from jorge_tune.study.confirm import in_words
     from jorge_tune.study.dashboard.attachments import Artifact, has_package
     from jorge_tune.study.dashboard.notes import bare_note, study_note

@@ -16,8 +16,8 @@ from jorge_tune.errors import InputError
 from jorge_tune.recipe.schema import KroneckerFields, Recipe
 
 if TYPE_CHECKING:
-    from jorge_tune.calibrate.calibrate_recipe import RecipeCalibration
-    from jorge_tune.calibrate.measure import CalibrationProgress
+    from jorge_tune.calibration.calibrate_recipe import RecipeCalibration
+    from jorge_tune.calibration.measure import CalibrationProgress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -89,8 +89,8 @@ def calibration_progress() -> Iterator[Callable[[CalibrationProgress], None]]:
 
 def calibrate(recipe: Recipe, **request: Any) -> RecipeCalibration:
     """Calibrate a recipe, with progress and warnings on stderr; `request` holds CalibrationRequest's fields."""
-    from jorge_tune.calibrate.cache import cache_folder
-    from jorge_tune.calibrate.calibrate_recipe import CalibrationRequest, calibrate_recipe
+    from jorge_tune.calibration.cache import cache_folder
+    from jorge_tune.calibration.calibrate_recipe import CalibrationRequest, calibrate_recipe
 
     request["cache"] = cache_folder(request.get("cache"))
     with calibration_progress() as report:
@@ -117,8 +117,9 @@ def settled(
     Returns:
         None if the calibration found no interval; stderr says why.
     """
-    from jorge_tune.calibrate.calibrate_recipe import measured_elsewhere, with_interval
-    from jorge_tune.calibrate.calibration_words import outcome_sentence
+    from jorge_tune.calibration.calibrate_recipe import measured_elsewhere, with_interval
+    from jorge_tune.calibration.calibration_words import outcome_sentence
+    from jorge_tune.recipe.checks import check_resolved
 
     section = recipe.optimizer
     if not isinstance(section, KroneckerFields):
@@ -135,6 +136,7 @@ def settled(
         known = replace(section, refresh_interval=held.optimizer.refresh_interval)
         return replace(recipe, optimizer=known, calibration=held.calibration)
 
+    check_resolved(recipe)
     tell("refresh_interval is auto; measuring it first")
     found = calibrate(recipe, device=device, threads=threads)
     tell(outcome_sentence(found))

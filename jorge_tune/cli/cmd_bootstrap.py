@@ -41,10 +41,10 @@ from jorge_tune.recipe.derivation import OURS, Derivation
 from jorge_tune.recipe.recipe_files import RecipeFile, load, parse_recipe, render_recipe, resolve_recipe
 from jorge_tune.recipe.render import scalar
 from jorge_tune.recipe.schema import AdamWSection, Recipe
-from jorge_tune.report.text_plot import lr_curves
+from jorge_tune.reports.text_plot import lr_curves
 
 if TYPE_CHECKING:
-    from jorge_tune.calibrate.calibrate_recipe import RecipeCalibration
+    from jorge_tune.calibration.calibrate_recipe import RecipeCalibration
     from jorge_tune.probe.probe_result import ProbeResult
 
 _INTERVAL = "optimizer.refresh_interval"
@@ -52,7 +52,9 @@ _INTERVAL = "optimizer.refresh_interval"
 
 @click.command()
 @click.argument("recipe", metavar="SGD", shell_complete=complete_recipe)
-@out_option("File to write; - is stdout [default: the name of SGD with jorge in place of sgd, here].")
+@out_option(
+    "File to write; - is stdout [default: SGD's file name with jorge in place of sgd, in the current directory]."
+)
 @click.option(
     "--schedule",
     type=click.Choice(["step", "keep"]),
@@ -79,11 +81,11 @@ def bootstrap_command(
     force: bool,
     output_format: str,
 ) -> int:
-    """Derive a Jorge recipe from SGD, a tuned SGD or AdamW recipe (a file or a shipped name).
+    """Derive a Jorge recipe from a tuned SGD or AdamW recipe.
 
-    The table shows each changed value and the reason for it. With -o -, the recipe goes to stdout and everything else
-    goes to stderr. --study runs the search also if --calibrate finds no interval; the search then has no limit on the
-    step time.
+    The argument SGD is the tuned recipe, a file or a shipped name. The table shows each changed value and the reason
+    for it. With -o -, the recipe goes to stdout and everything else goes to stderr. --study runs the search also if
+    --calibrate finds no interval; the search then has no limit on the step time.
 
     Exit codes: 4 if --calibrate finds no interval, or if --probe or --study gives no answer.
 
@@ -169,13 +171,13 @@ def _search(
 ) -> tuple[int, dict[str, Any] | None]:
     from jorge_tune.cli.cmd_dashboard import attach_verdict
     from jorge_tune.cli.study_display import exit_code, run, show_end
-    from jorge_tune.cli.study_options import make_study
+    from jorge_tune.cli.study_options import code_places, make_study
     from jorge_tune.study.confirm import stored_form
     from jorge_tune.study.study_file import study_around
 
     plan = study_around(made.recipe, before, made.derivations, recipe=source, **settings)
     context = make_study(plan, None, branch=True)
-    end = run(context, workers=1, hours=None, download=False)
+    end = run(context, workers=1, hours=None, download=False, code=code_places((), plan))
     code = exit_code(context, end) if output_format == "json" else show_end(context, end, output_format)
     if end.verdict is not None:
         attach_verdict(context)
@@ -200,7 +202,7 @@ def _probe(recipe: Recipe, device: str, threads: int | None) -> ProbeResult:
 
 def _with_interval(made: BootstrapResult, found: RecipeCalibration) -> BootstrapResult:
     """The recipe with the measured interval and its reason; unchanged if none was found."""
-    from jorge_tune.calibrate.calibrate_recipe import with_interval
+    from jorge_tune.calibration.calibrate_recipe import with_interval
 
     interval = found.choice.interval
     if interval is None:
@@ -213,7 +215,7 @@ def _with_interval(made: BootstrapResult, found: RecipeCalibration) -> Bootstrap
 
 def _show_calibration(found: RecipeCalibration | None) -> None:
     if found is not None:
-        from jorge_tune.calibrate.calibration_words import advice, outcome_sentence
+        from jorge_tune.calibration.calibration_words import advice, outcome_sentence
 
         say()
         for line in (outcome_sentence(found), *advice(found)):
@@ -271,7 +273,7 @@ def _as_data(
     if probed is not None:
         measured = {"probe": probed.to_json()}
     if found is not None:
-        from jorge_tune.calibrate.calibration_words import as_data
+        from jorge_tune.calibration.calibration_words import as_data
 
         measured |= {"calibration": as_data(found)}
     return {

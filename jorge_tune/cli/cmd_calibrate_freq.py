@@ -21,7 +21,7 @@ from jorge_tune.cli.output import print_json, print_table, print_text, say, tell
 from jorge_tune.errors import EXIT_NO_ANSWER, InputError
 
 if TYPE_CHECKING:
-    from jorge_tune.calibrate.calibrate_recipe import RecipeCalibration, RecipeCheck
+    from jorge_tune.calibration.calibrate_recipe import RecipeCalibration, RecipeCheck
     from jorge_tune.recipe.schema import Recipe
 
 _BUILT_IN = {"cpu": "cifar10/resnet-small-sgd", "cuda": "cifar10/resnet18-sgd"}  # used if the user names no recipe
@@ -100,8 +100,8 @@ def _check_arguments(recipe: str | None, write: bool, check: bool, plot: Path | 
 
 def _read(argument: str | None, device: str, write: bool) -> tuple[Path | None, Recipe]:
     """The path of the recipe, and the recipe that will be calibrated."""
-    from jorge_tune.calibrate.cache import resolve_device
-    from jorge_tune.calibrate.calibrate_recipe import calibratable
+    from jorge_tune.calibration.cache import resolve_device
+    from jorge_tune.calibration.calibrate_recipe import calibratable
     from jorge_tune.recipe.recipe_files import load, override, resolve_recipe, shipped_recipes
 
     kind = resolve_device(device).partition(":")[0]
@@ -128,15 +128,15 @@ def _read(argument: str | None, device: str, write: bool) -> tuple[Path | None, 
 
 
 def _effort(seconds: float) -> Any:
-    from jorge_tune.calibrate.measure import DEFAULT_EFFORT, Effort
+    from jorge_tune.calibration.measure import DEFAULT_EFFORT, Effort
 
     measure, verify = DEFAULT_EFFORT.measure_seconds, DEFAULT_EFFORT.verify_seconds
     return Effort(*(part * seconds / (measure + verify) for part in (measure, verify)))
 
 
 def _check(recipe: Recipe, request: dict[str, Any], output_format: str) -> int:
-    from jorge_tune.calibrate.cache import cache_folder
-    from jorge_tune.calibrate.calibrate_recipe import CalibrationRequest, check_recipe
+    from jorge_tune.calibration.cache import cache_folder
+    from jorge_tune.calibration.calibrate_recipe import CalibrationRequest, check_recipe
 
     request["cache"] = cache_folder(request["cache"])
     with calibration_progress() as report:
@@ -149,7 +149,7 @@ def _check(recipe: Recipe, request: dict[str, Any], output_format: str) -> int:
 
 
 def _checked_data(checked: RecipeCheck) -> dict[str, Any]:
-    from jorge_tune.calibrate.choose_interval import whole_estimate
+    from jorge_tune.calibration.choose_interval import whole_estimate
 
     judgement, ran = checked.checked.judgement, checked.checked.verification
     return {
@@ -168,8 +168,15 @@ def _checked_data(checked: RecipeCheck) -> dict[str, Any]:
 
 
 def _show(found: RecipeCalibration, output_format: str) -> None:
-    from jorge_tune.calibrate.calibration_words import advice, as_data, notes, outcome_sentence, part_table, time_table
-    from jorge_tune.report.text_plot import interval_curve
+    from jorge_tune.calibration.calibration_words import (
+        advice,
+        as_data,
+        notes,
+        outcome_sentence,
+        part_table,
+        time_table,
+    )
+    from jorge_tune.reports.text_plot import interval_curve
 
     if output_format == "json":
         print_json(as_data(found))
@@ -192,10 +199,10 @@ def _show(found: RecipeCalibration, output_format: str) -> None:
 
 
 def _draw(found: RecipeCalibration, plot: Path) -> None:
-    from jorge_tune.report.of_measurements import measured_cost_figure
-    from jorge_tune.report.page import figure_for_picture
-    from jorge_tune.report.png import write_pngs
-    from jorge_tune.report.report import calibration_report
+    from jorge_tune.reports.of_measurements import measured_cost_figure
+    from jorge_tune.reports.page import figure_for_picture
+    from jorge_tune.reports.png import write_pngs
+    from jorge_tune.reports.report import calibration_report
 
     if found.choice.outcome == "unstable":
         tell("no plot written, because unstable timings make no curve")
@@ -207,7 +214,7 @@ def _draw(found: RecipeCalibration, plot: Path) -> None:
 
 
 def _write(path: Path, recipe: Recipe, found: RecipeCalibration) -> None:
-    from jorge_tune.calibrate.calibrate_recipe import with_interval
+    from jorge_tune.calibration.calibrate_recipe import with_interval
     from jorge_tune.recipe.recipe_files import write_interval
 
     kept = write_interval(path, with_interval(recipe, found))

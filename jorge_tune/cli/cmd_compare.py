@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from jorge_tune.cli.calibration_options import held_by, settled
+from jorge_tune.cli.log_options import log_options, read_logs, refuse_log_options
 from jorge_tune.cli.options import (
     check_plot,
     complete_recipe,
@@ -103,6 +104,7 @@ def race_as_study(
         JorgeTuneError: No run finished, or the storage did not come back.
     """
     from jorge_tune.cli.attach_study import attach_conclusion
+    from jorge_tune.recipe.user_code import places_of
     from jorge_tune.study.plan import comparison_plan
     from jorge_tune.study.report_data import collect, open_comparison
     from jorge_tune.study.run_study import Crew, compare_whole
@@ -124,6 +126,7 @@ def race_as_study(
         device=where.device,
         threads=where.threads,
         download=where.download,
+        code=places_of(recipes.values()),
         last_word=last_word(_RESUMES),
     )
     with watching(context) as watch:
@@ -177,7 +180,7 @@ def _tell_progress(context: StudyContext, contenders: int, seeds: Sequence[int])
 def _report_of(collected: CollectedRuns, metric: str) -> dict[str, Any]:
     """The report of a comparison's runs, as plain data."""
     from jorge_tune.compare.comparison import compare
-    from jorge_tune.report.report import runs_report
+    from jorge_tune.reports.report import runs_report
 
     if not any(contender.runs for contender in collected.contenders):
         raise InputError("none of its runs can be read")
@@ -299,8 +302,8 @@ _DEFAULT_OUT = Path("runs")
     "--against",
     callback=parsed_by(contender_kinds),
     metavar="KINDS",
-    help="Contenders to derive from the first recipe, separated by commas: control, jorge, shampoo, sketchy, gen-sgd, "
-    "gen-jorge, gen-adamw, adamw.",
+    help="Contenders to derive from the first recipe, separated by commas: control, jorge, shampoo, sketchy, muon, "
+    "gen-sgd, gen-jorge, gen-adamw, adamw.",
 )
 @click.option(
     "--out",
@@ -312,7 +315,7 @@ _DEFAULT_OUT = Path("runs")
 @set_option("Replace a value of every recipe.")
 @device_options()
 @download_option
-@threads_option("all cores, divided among the runs")
+@threads_option("all cores, divided among the runs", "CPU threads of each run")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -323,6 +326,7 @@ _DEFAULT_OUT = Path("runs")
 @runs_option
 @side_by_side_option
 @reference_option
+@log_options
 @plot_option(_PLOT_ENDINGS)
 @format_option
 def compare_command(
@@ -338,6 +342,9 @@ def compare_command(
     threads: int | None,
     side_by_side: bool,
     reference: str | None,
+    from_logs: bool,
+    log_format: str | None,
+    log_settings: tuple[str, ...],
     workers: int | None,
     storage: str | None,
     name: str | None,
@@ -346,25 +353,29 @@ def compare_command(
     force: bool,
     output_format: str,
 ) -> int:
-    """Race A against B and others: which one reaches the target first, in epochs and in seconds?
+    """Race A against B and others to a target, in epochs and in seconds.
 
     A recipe (a file or a shipped name) is trained on every seed. A run directory, or a directory of several, is only
     read. Runs with the same seed share the initial weights and the order of the data.
 
-    The others are compared with the reference. It is the first argument; among run directories alone it is SGD, if
-    they contain SGD. The default target is the target of the reference's recipe, else the median of the reference's
-    final values. --against derives further contenders from the first recipe.
+    The others are compared with the reference. It is the first argument; if the arguments are run directories only,
+    it is SGD, if SGD is among them. The default target is the target of the reference's recipe, else the median of
+    the reference's final values. --against derives further contenders from the first recipe.
 
     With --workers, --storage, --name or --runs, the race is kept as a study: the same command resumes it, further
     seeds add only the missing runs, and other machines join with `study worker --name NAME`.
 
     Exit codes: 0 also if Jorge loses the race, 4 if no refresh interval can be measured, 130 if you interrupted it.
 
+    With --from-logs nothing is trained: logs that other programs wrote are copied into run directories below OUT
+    and compared. The logs of a contender are its seeds, by their names (seed-3) or in the order given.
+
     \b
     Example:
       jorge-tune compare sgd.yaml control.yaml jorge.yaml --seeds 0-4 --plot race.html
       jorge-tune compare digits/cnn-sgd --against control,jorge,shampoo --workers 2
       jorge-tune compare runs/cnn-sgd runs/cnn-jorge --target top1=0.95
+      jorge-tune compare --from-logs sgd=old/results.csv jorge=new/results.csv --metric "mAP50(B)"
     """
     share_the_cores()
     from jorge_tune.compare.comparison import compare, reference_first
@@ -374,7 +385,13 @@ def compare_command(
     check_plot(plot, force, _PLOT_ENDINGS)
     options = StudyOptions(workers, storage, name, runs)
     damaged: list[str] = []
-    entrants, notes = read_arguments(contenders, assignments, against or (), damaged.append), list[str]()
+    notes = list[str]()
+    if from_logs:
+        _check_logs(options, assignments, against or ())
+        entrants = read_logs(contenders, out or _DEFAULT_OUT, log_format, log_settings, metric)
+    else:
+        refuse_log_options(log_format, log_settings)
+        entrants = read_arguments(contenders, assignments, against or (), damaged.append)
     is_side_by_side = False
     reference_first(entrants, reference)  # refuses a wrong name before the race
     _check_study_options(options, entrants, out)
@@ -399,13 +416,20 @@ def compare_command(
     return 0
 
 
+def _check_logs(options: StudyOptions, assignments: Sequence[str], against: Sequence[str]) -> None:
+    """Refuse what only runs that are trained can have."""
+    if options.are_given or assignments or against:
+        raise InputError("--from-logs: trains nothing, so it goes without --set, --against and the options of studies")
+
+
 def _check_target(metric: str | None, value: float | None, entrants: Sequence[Contender]) -> None:
     """Refuse a metric that no recipe measures and a target that no run can reach, before the race."""
     new = [contender.recipe for contender in entrants if not contender.runs]
     wrong_metric = [what for recipe in new if metric and (what := metric_fault(recipe, metric)) is not None]
     if wrong_metric:
         raise InputError(f"--metric {wrong_metric[0]}")
-    if new and value is not None and (what := target_fault(metric or usual_metric(entrants[0].recipe), value)):
+    first = entrants[0].recipe
+    if new and value is not None and (what := target_fault(metric or usual_metric(first), value, first)):
         raise InputError(f"--target {what}")
 
 
@@ -475,9 +499,9 @@ def _check_study_options(options: StudyOptions, entrants: list[Contender], out: 
 
 
 def _draw(comparison: Comparison, plot: Path) -> None:
-    from jorge_tune.report.of_runs import curve_figures
-    from jorge_tune.report.png import poster, write_pngs
-    from jorge_tune.report.report import runs_report
+    from jorge_tune.reports.of_runs import curve_figures
+    from jorge_tune.reports.png import poster, write_pngs
+    from jorge_tune.reports.report import runs_report
 
     if plot.suffix == ".png":
         missing = write_pngs({plot: poster([figure.to_json() for figure in curve_figures(comparison)])})

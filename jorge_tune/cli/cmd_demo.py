@@ -131,9 +131,9 @@ def _draw(comparison: Comparison, out: Path) -> None:
     """Print the curves, write the report as a page and as JSON, and print where the files are."""
     from jorge_tune.compare.curves import AXIS_TITLES
     from jorge_tune.files import write_whole
-    from jorge_tune.report.page import report_page
-    from jorge_tune.report.report import runs_report
-    from jorge_tune.report.text_plot import race_curves
+    from jorge_tune.reports.page import report_page
+    from jorge_tune.reports.report import runs_report
+    from jorge_tune.reports.text_plot import race_curves
 
     for axis in AXIS_TITLES:
         say("\n" + race_curves(comparison, axis))

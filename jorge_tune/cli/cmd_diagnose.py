@@ -108,7 +108,7 @@ def diagnose_command(
         _say_how_it_ended(diagnosis)
     _show(diagnosis, output_format)
     if plot is not None:
-        from jorge_tune.report.report import diagnosis_report
+        from jorge_tune.reports.report import diagnosis_report
 
         write_plot(diagnosis_report(diagnosis), plot)
     return _EXIT_CODES[diagnosis.outcome]

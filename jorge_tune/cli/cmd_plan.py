@@ -24,9 +24,9 @@ from jorge_tune.cli.output import (
 )
 from jorge_tune.errors import EXIT_NO_ANSWER, InputError
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.recipe.checks import warnings_of
+from jorge_tune.recipe.checks import check_has_model, warnings_of
 from jorge_tune.recipe.recipe_files import load, override, resolve_recipe
-from jorge_tune.recipe.schema import AdamWSection, Recipe, SGDSection
+from jorge_tune.recipe.schema import AdamWSection, Recipe, SGDSection, has_model
 
 if TYPE_CHECKING:
     from jorge_tune.optim.costs import ParameterCost, Total
@@ -118,7 +118,8 @@ def _read(argument: str, assignments: tuple[str, ...]) -> Recipe:
         recipe = bootstrap(recipe).recipe
     if assignments:
         recipe = override(recipe, assignments)
-    if recipe.task is None or recipe.task.model is None:
+    check_has_model(recipe)
+    if not has_model(recipe):
         way_out = "add one, for example `task: {kind: classification, model: {name: resnet18}}`"
         raise InputError(f"{path}: task.model: the recipe names no model to plan; {way_out}")
     for field, what in warnings_of(recipe):

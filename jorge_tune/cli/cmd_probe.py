@@ -120,7 +120,7 @@ def probe_command(
         probed = probe(wanted, settings, checkpoint=checkpoint, progress=progress)
     show(probed, output_format)
     if plot is not None:
-        from jorge_tune.report.report import probe_report
+        from jorge_tune.reports.report import probe_report
 
         write_plot(probe_report(probed), plot)
     return exit_code(probed)

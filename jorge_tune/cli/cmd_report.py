@@ -13,6 +13,7 @@ import click
 
 from jorge_tune.cli.attach_study import BESIDE
 from jorge_tune.cli.cmd_compare import reference_option, side_by_side_option
+from jorge_tune.cli.log_options import log_options, read_logs, refuse_log_options
 from jorge_tune.cli.options import (
     force_option,
     format_option_for,
@@ -38,7 +39,7 @@ from jorge_tune.untrusted import parse_json, shown
 if TYPE_CHECKING:
     from jorge_tune.compare.comparison import Comparison
     from jorge_tune.compare.run_directories import Contender
-    from jorge_tune.report.parts import Report
+    from jorge_tune.reports.parts import Report
     from jorge_tune.study.report_data import CollectedRuns, ShownRuns
 
 _DEFAULT_OUT = Path("report.html")
@@ -55,6 +56,7 @@ _DEFAULT_OUT = Path("report.html")
 @target_options("as in compare")
 @side_by_side_option
 @reference_option
+@log_options
 @click.option(
     "--with",
     "extra",
@@ -77,6 +79,9 @@ def report_command(
     metric: str | None,
     side_by_side: bool,
     reference: str | None,
+    from_logs: bool,
+    log_format: str | None,
+    log_settings: tuple[str, ...],
     extra: tuple[Path, ...],
     png: Path | None,
     force: bool,
@@ -92,6 +97,9 @@ def report_command(
     Runs are compared with the reference: SGD if it is among them, else the first run directory. --reference chooses
     another one.
 
+    With --from-logs the page is that of logs which other programs wrote, as `compare --from-logs` reads them; --runs
+    is where their run directories go.
+
     \b
     Example:
       jorge-tune report digits -o digits.html
@@ -102,7 +110,15 @@ def report_command(
         out = _DEFAULT_OUT
     twin_path = _check_out(out, force)
     writes = [path for path in (out, twin_path) if path is not None and not is_stdout(path)]
-    report = _report(subjects, storage, runs, parse_target(target, metric), extra, side_by_side, reference, writes)
+    wanted = parse_target(target, metric)
+    if from_logs:
+        if storage is not None:
+            raise InputError("--from-logs: reads logs, and --storage is for a study")
+        made = read_logs(subjects, runs or Path("runs"), log_format, log_settings, wanted[0])
+        report = report_of_contenders(made, wanted, extra, is_side_by_side=side_by_side, reference=reference)
+    else:
+        refuse_log_options(log_format, log_settings)
+        report = _report(subjects, storage, runs, wanted, extra, side_by_side, reference, writes)
     twin = report.to_json()
     if out is not None:
         _write(twin, out, twin_path, force)
@@ -158,7 +174,7 @@ def _check_out(out: Path | None, force: bool) -> Path | None:
 
 
 def _write(twin: dict[str, Any], out: Path, twin_path: Path | None, force: bool) -> None:
-    from jorge_tune.report.page import report_page
+    from jorge_tune.reports.page import report_page
 
     write_out(out, report_page(twin), force=force, make_folders=True)
     if twin_path is not None:
@@ -168,9 +184,9 @@ def _write(twin: dict[str, Any], out: Path, twin_path: Path | None, force: bool)
 
 def _draw(twin: dict[str, Any], folder: Path, force: bool) -> None:
     """Write each figure that is not empty as PNG, or print why this is not possible."""
-    from jorge_tune.report.page import figure_for_picture
-    from jorge_tune.report.parts import figures_of
-    from jorge_tune.report.png import write_pngs
+    from jorge_tune.reports.page import figure_for_picture
+    from jorge_tune.reports.parts import figures_of
+    from jorge_tune.reports.png import write_pngs
 
     figures = [figure for figure in figures_of(twin) if figure["series"]]
     paths = {figure["key"]: folder / f"{figure['key']}.png" for figure in figures}
@@ -210,7 +226,7 @@ def report_of_file(path: Path, writes: Sequence[Path] = ()) -> Report:
     Raises:
         InputError: the file cannot be read, holds something else, or would be overwritten.
     """
-    from jorge_tune.report.report import measured_report
+    from jorge_tune.reports.report import measured_report
 
     if any(other.exists() and other.samefile(path) for other in writes):
         raise InputError(f"{path}: the report would overwrite the file that it is made from; give another --out")
@@ -238,12 +254,44 @@ def report_of_runs(
     Raises:
         InputError: No runs can be compared; the message says why.
     """
-    from jorge_tune.compare.comparison import compare, reference_first
     from jorge_tune.compare.run_directories import read_contenders
-    from jorge_tune.report.report import runs_report
 
     damaged: list[str] = []
-    contenders, chosen = reference_first(read_contenders(folders, damaged.append), reference)
+    contenders = read_contenders(folders, damaged.append)
+    return report_of_contenders(
+        contenders, wanted, extra, folders, damaged, is_side_by_side=is_side_by_side, reference=reference
+    )
+
+
+def report_of_contenders(
+    contenders: Sequence[Contender],
+    wanted: tuple[str | None, float | None],
+    extra: Sequence[Path],
+    folders: Sequence[Path] = (),
+    damaged: Sequence[str] = (),
+    *,
+    is_side_by_side: bool = False,
+    reference: str | None = None,
+) -> Report:
+    """The report of contenders whose runs are read; else as `report_of_runs`.
+
+    Args:
+        contenders: with their runs.
+        wanted: metric and target.
+        extra: files with further measurements.
+        folders: where measurements may lie beside the runs.
+        damaged: what is to be said of runs that were left out.
+        is_side_by_side: they shared a machine while they trained.
+        reference: the contender that the others are compared with; None: SGD, else the first.
+
+    Raises:
+        InputError: nothing there can be compared.
+    """
+    from jorge_tune.compare.comparison import compare, reference_first
+    from jorge_tune.reports.report import runs_report
+
+    damaged = list(damaged)
+    contenders, chosen = reference_first(contenders, reference)
     metric, value = wanted
     comparison = compare(contenders, metric=metric, target=value)
     places = {run.folder for contender in contenders for run in contender.runs}
@@ -278,7 +326,7 @@ def report_of_study(
             can be read.
     """
     from jorge_tune.cli.study_options import folders, patience_of, warn_of_password
-    from jorge_tune.report.report import study_report
+    from jorge_tune.reports.report import study_report
     from jorge_tune.study.confirm import RecordedValues, gather
     from jorge_tune.study.plan import is_comparison
     from jorge_tune.study.report_data import collect, recipes_of, run_places, study_data
@@ -311,7 +359,7 @@ def _of_comparison(
     name: str, collected: CollectedRuns, wanted: tuple[str | None, float | None], measured: dict[str, object]
 ) -> Report:
     from jorge_tune.compare.comparison import compare
-    from jorge_tune.report.report import runs_report
+    from jorge_tune.reports.report import runs_report
 
     if not any(contender.runs for contender in collected.contenders):
         raise InputError(f"study {name}: none of its runs can be read: {shortened(collected.notes)}")
@@ -351,7 +399,7 @@ def _compared(shown: ShownRuns, study: dict[str, Any]) -> tuple[Comparison | Non
 
 def _measured(folders: Sequence[Path], extra: Sequence[Path], notes: list[str]) -> dict[str, object]:
     """The measurements in the files of --with and in the directories of the runs; a fault in the latter is a note."""
-    from jorge_tune.report.report import measured_sections
+    from jorge_tune.reports.report import measured_sections
 
     found = {str(path): _read(path) for path in extra}
     for path in [folder / name for folder in folders for name in BESIDE]:

@@ -1,4 +1,4 @@
-"""`jorge-tune study`: search around a bootstrapped recipe, and judge whether one shot was enough."""
+"""`jorge-tune study`: search around a bootstrapped recipe, and judge the bootstrap."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COMMANDS = {
     "export": "Write the trials, a recipe or a copy of the study.",
     "launch": "Print the commands that start workers on other machines.",
     "reap": "Put the trials of lost workers back into the queue.",
-    "run": "Search, confirm, and judge the single shot.",
+    "run": "Search, confirm the best trial, and judge the bootstrap.",
     "status": "Show the progress and the verdict of a study.",
     "stop": "Ask all workers of a study to stop.",
     "worker": "Join a study as a worker, from any machine.",
@@ -29,10 +29,10 @@ _HOMES = {
 
 @click.group(cls=LazyGroup, texts=_COMMANDS, prefix="study_", homes=_HOMES)
 def study_command() -> None:
-    """Search around a bootstrapped recipe with Optuna, and judge whether single-shot tuning was enough.
+    """Search around a bootstrapped recipe, and judge whether the bootstrap alone was enough.
 
-    A storage keeps the study; by default it is an SQLite file. If a worker is interrupted, killed or cut off, the same
-    command or another worker resumes the study.
+    The search uses Optuna. A storage keeps the study; by default it is an SQLite file. If a worker is interrupted,
+    killed or cut off, the same command or another worker resumes the study.
 
     \b
     Example:

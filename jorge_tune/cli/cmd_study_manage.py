@@ -121,7 +121,7 @@ def study_best_command(name: str | None, storage: str | None, out: Path | None, 
     The best trial has the best value among the trials that keep the constraint; the earliest one wins a tie. For the
     recipe of another trial, use `study export --trial N`.
 
-    Exit codes: 4 if no trial is the best one.
+    Exit codes: 4 if the study has no best trial.
 
     \b
     Example:

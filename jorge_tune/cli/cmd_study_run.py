@@ -26,6 +26,8 @@ from jorge_tune.cli.output import clock_time, print_json, print_table, say, tell
 from jorge_tune.cli.study_display import run, show_end
 from jorge_tune.cli.study_options import (
     StudyContext,
+    code_option,
+    code_places,
     find_search,
     folders,
     how_to_resume,
@@ -34,13 +36,11 @@ from jorge_tune.cli.study_options import (
     runs_option,
     storage_option,
 )
-from jorge_tune.config.ranges import IMPORTABLE
 from jorge_tune.errors import EXIT_NO_ANSWER, InputError
-from jorge_tune.recipe.render import leaves, recipe_to_dict, scalar
+from jorge_tune.recipe.render import scalar
 
 if TYPE_CHECKING:
     from jorge_tune.compare.pace import Pace
-    from jorge_tune.recipe.schema import Recipe
     from jorge_tune.study.estimate import StudyEstimate
     from jorge_tune.study.plan import StudyPlan
     from jorge_tune.study.storage.address import Address
@@ -69,7 +69,9 @@ _ONLY_AT_THE_START = ("objective", "target", "seeds", "sampler", "pruner", "cons
     help="Seeds of every trial, as 0-2 or 0,4 [default: 0].",
 )
 @click.option(
-    "--confirm-seeds", type=click.IntRange(min=0), help="Number of confirmation seeds; 0 skips it [default: 6]."
+    "--confirm-seeds",
+    type=click.IntRange(min=0),
+    help="Number of confirmation seeds; 0 skips the confirmation [default: 6].",
 )
 @click.option("--sampler", type=click.Choice(_SAMPLERS), help="Sampler, which chooses the points [default: tpe].")
 @click.option(
@@ -85,23 +87,25 @@ _ONLY_AT_THE_START = ("objective", "target", "seeds", "sampler", "pruner", "cons
 @click.option("--no-constraint", is_flag=True, help="Do not limit the step time, and do not calibrate.")
 @click.option("--branch", is_flag=True, help="If another study has this name, use NAME-2.")
 @device_options(default=None)
-@threads_option("all cores, divided among the runs")
+@threads_option("all cores, divided among the runs", "CPU threads of each run")
 @download_option
+@code_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and an estimate of its time, and run nothing.")
 @format_option
 def study_run_command(
     source: str | None, name: str | None, workers: int, runs: Path | None, output_format: str, **options: Any
 ) -> int:
-    """Search around a bootstrapped recipe, confirm the best trial, and judge the single shot.
+    """Search around a bootstrapped recipe, confirm the best trial, and judge the bootstrap.
 
     The argument is a study file or a recipe; an SGD or AdamW recipe is bootstrapped first. The search varies the rate,
     the decay, the refresh interval and the schedule. Options override the study file. Trial 0 is the bootstrap. The
     baseline, the original SGD recipe, runs as the companion study NAME.sgd. At the end, baseline, bootstrap and best
-    trial run on new seeds as the companion study NAME.confirm.
+    trial run on new seeds as the companion study NAME.confirm. The verdict says whether single-shot tuning, which is
+    the bootstrap alone, was enough.
 
     Ctrl-C writes a checkpoint of every run. The same command resumes the study, and so does `study run --name NAME`.
 
-    Exit codes: 4 if no trial is the best one, 130 if you interrupted the study.
+    Exit codes: 4 if the study has no best trial, 130 if you interrupted the study.
 
     \b
     Example:
@@ -114,11 +118,12 @@ def study_run_command(
     if options["dry_run"]:
         return _dry_run(plan or _stored_plan(options, name), workers, runs, options["storage"], output_format)
     context = _context(plan, name, runs, options)
-    end = run(context, workers=workers, hours=options["hours"], download=options["download"])
-    code = show_end(context, end, output_format)
+    code = code_places(options["code"], plan)
+    end = run(context, workers=workers, hours=options["hours"], download=options["download"], code=code)
+    exit_code = show_end(context, end, output_format)
     if end.verdict is not None:
         attach_verdict(context)
-    return code
+    return exit_code
 
 
 def _context(plan: StudyPlan | None, name: str | None, runs: Path | None, options: dict[str, Any]) -> StudyContext:
@@ -199,8 +204,6 @@ def show_plan(plan: StudyPlan, workers: int, runs: Path, address: Address, outpu
     """
     from jorge_tune.study.estimate import estimate
 
-    imported = ", ".join(_classes_of(plan.recipe))
-    tell("timing a few steps" + (f", which imports and runs {imported}" if imported else ""))
     pace = _pace(plan, workers)
     known: dict[str, Any] = {}
     if pace is not None:
@@ -221,13 +224,16 @@ def show_plan(plan: StudyPlan, workers: int, runs: Path, address: Address, outpu
     print_table(["runs", "number", "at most"], _costs(found))
 
 
-def _classes_of(recipe: Recipe) -> list[str]:
-    """The classes outside this package that a recipe names, as `module:Class`."""
-    named = {path: value for path, value in leaves(recipe_to_dict(recipe)).items() if path.endswith(".name")}
-    return sorted({value for value in named.values() if isinstance(value, str) and IMPORTABLE.holds(value)})
-
-
 def _pace(plan: StudyPlan, workers: int) -> Pace | None:
+    """The pace of a few steps; None where these would run code of the user's own."""
+    from jorge_tune.recipe.user_code import check_findable, named_modules
+
+    check_findable(plan.recipe)
+    if named := named_modules(plan.recipe):
+        imported = ", ".join(map(str, named))
+        tell(f"no step is timed: the study imports {imported}, and a dry run imports nothing")
+        return None
+    tell("a few steps are timed")
     share_the_cores()
     from jorge_tune.compare.pace import pace
     from jorge_tune.study.supervisor import shares
@@ -288,8 +294,9 @@ def _as_data(plan: StudyPlan, workers: int, runs: Path, address: Address, found:
 @click.option("--confirm-seeds", type=click.IntRange(min=1), help="Number of seeds [default: the plan's, else 6].")
 @workers_option
 @device_options(default=None)
-@threads_option("all cores, divided among the runs")
+@threads_option("all cores, divided among the runs", "CPU threads of each run")
 @download_option
+@code_option
 @format_option
 def study_confirm_command(
     name: str | None,
@@ -300,15 +307,16 @@ def study_confirm_command(
     device: str | None,
     threads: int | None,
     download: bool,
+    code: tuple[str, ...],
     output_format: str,
 ) -> int:
-    """Run baseline, bootstrap and best trial on new seeds, and judge the single shot again.
+    """Run baseline, bootstrap and best trial on new seeds, and judge the bootstrap again.
 
     `study run` does this at its end. Finished runs are kept: if you ask for further seeds, or if another trial is now
     the best, only the missing runs are trained. The runs are the companion study NAME.confirm, which other machines
     can join with `study worker`.
 
-    Exit codes: 4 if no trial is the best one, 130 if you interrupted the runs.
+    Exit codes: 4 if the study has no best trial, 130 if you interrupted the runs.
 
     \b
     Example:
@@ -330,6 +338,7 @@ def study_confirm_command(
         device=device or plan.device,
         threads=threads or plan.threads,
         download=download,
+        code=code_places(code),
         last_word=last_word(how_to_resume(context)),
     )
     with watching(context) as watch:
@@ -337,7 +346,7 @@ def study_confirm_command(
     if end is None:
         tell(f"study {context.name} has nothing to confirm: it has no best trial, because no trial has a value")
         return EXIT_NO_ANSWER
-    code = show_end(context, end, output_format)
+    exit_code = show_end(context, end, output_format)
     if end.verdict is not None:
         attach_verdict(context)
-    return code
+    return exit_code

@@ -10,7 +10,16 @@ import click
 
 from jorge_tune.cli.options import device_options, download_option, format_option, threads_option
 from jorge_tune.cli.output import print_json, say, tell
-from jorge_tune.cli.study_options import find_study, how_to_resume, name_option, runs_option, storage_option
+from jorge_tune.cli.study_options import (
+    StudyContext,
+    code_option,
+    code_places,
+    find_study,
+    how_to_resume,
+    name_option,
+    runs_option,
+    storage_option,
+)
 from jorge_tune.errors import EXIT_INTERRUPTED, InputError
 
 
@@ -19,8 +28,9 @@ from jorge_tune.errors import EXIT_INTERRUPTED, InputError
 @storage_option
 @runs_option
 @device_options(default=None)
-@threads_option("the study's")
+@threads_option("the study's", "CPU threads of each run")
 @download_option
+@code_option
 def study_worker_command(
     name: str | None,
     storage: str | None,
@@ -28,13 +38,15 @@ def study_worker_command(
     device: str | None,
     threads: int | None,
     download: bool,
+    code: tuple[str, ...],
 ) -> int:
     """Join a study as a worker, and work until no trial is left.
 
     Any number of workers on any machines can join. The storage holds the plan, so a worker needs only the storage and
-    the study's name. If all workers share the disk of --runs, one worker resumes a trial that another lost; otherwise
-    the trial starts again. The study's hours count from this worker's start. NAME.sgd and NAME.confirm can be joined
-    in the same way.
+    the study's name. If the plan's recipes name code of your own, start the worker in the folder of that code; the
+    worker says what it imports. If all workers share the disk of --runs, one worker resumes a trial that another lost;
+    otherwise the trial starts again. The study's hours count from this worker's start. NAME.sgd and NAME.confirm can be
+    joined in the same way.
 
     Exit codes: 130 if you interrupted the worker.
 
@@ -53,6 +65,7 @@ def study_worker_command(
         device=device or plan.device,
         threads=threads or plan.threads,
         download=download,
+        code=code_places(code),
         deadline=None if plan.hours is None else time.time() + 3600 * plan.hours,
     )
     seen = context.opened.for_display()
@@ -106,6 +119,8 @@ def study_launch_command(
         f"--runs {shlex.quote(str(context.folder.absolute()))}"
     )
     lines = _slurm(line, context.name, workers) if slurm else _lines(line, hosts, workers)
+    for module in sorted(_own_modules(context)):
+        tell(f"the runs import {module}; start the workers in its folder, or add --code DIR to the lines")
     password = " with its password" if context.address.secrets() else ""
     comment = f"# set JORGE_TUNE_STORAGE on each machine to {context.address}{password}"
     if output_format == "json":
@@ -115,6 +130,15 @@ def study_launch_command(
         return
     first = 1 if slurm else 0  # a batch script begins with its interpreter
     say("\n".join([*lines[:first], comment, *lines[first:]]))
+
+
+def _own_modules(context: StudyContext) -> set[str]:
+    """The modules of the user's own that the study's recipes name."""
+    from jorge_tune.recipe.user_code import references
+    from jorge_tune.study.plan import recipes_of
+
+    named = [references(recipe) for recipe in recipes_of(context.opened.plan)]
+    return {text.partition(":")[0] for texts in named for path, text in texts.items() if path.startswith("task.")}
 
 
 def _lines(line: str, hosts: tuple[str, ...], workers: int) -> list[str]:

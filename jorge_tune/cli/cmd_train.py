@@ -24,7 +24,7 @@ from jorge_tune.cli.read_recipe import read_with_overrides
 from jorge_tune.errors import EXIT_DIVERGED, EXIT_INTERRUPTED, EXIT_NO_ANSWER
 
 if TYPE_CHECKING:
-    from jorge_tune.training.runner import RunResult
+    from jorge_tune.runs.run_result import RunResult
 
 
 @click.command()
@@ -76,17 +76,19 @@ def train_command(
     ready = settled(wanted, held_by(run_directory), assignments, device=device, threads=threads)
     if ready is None:
         return EXIT_NO_ANSWER
-    from jorge_tune.training import runner
+    from jorge_tune.one_run import is_command, train_any
 
-    use_threads(threads)
+    if not is_command(ready):
+        use_threads(threads)
     with training_progress(ready.name) as progress:
-        result = runner.train(
+        result = train_any(
             ready,
             run_directory,
             device=device,
             resume=resume,
             max_steps=max_steps,
             log_every=log_every,
+            threads=threads,
             progress=progress,
             download=download,
         )

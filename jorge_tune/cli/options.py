@@ -182,10 +182,9 @@ def _parse_device(ctx: click.Context, param: click.Parameter, value: str | None)
     return value if given else "cuda"
 
 
-def threads_option(default: str = "torch's choice") -> Callable[[F], F]:
+def threads_option(default: str = "torch's choice", what: str = "CPU threads") -> Callable[[F], F]:
     """Add `--threads N`; the command receives it as `threads`, None where it was not given."""
-    text = f"CPU threads of a run [default: {default}]."
-    return click.option("--threads", type=click.IntRange(min=1), help=text)
+    return click.option("--threads", type=click.IntRange(min=1), help=f"{what} [default: {default}].")
 
 
 def workers_option(command: F) -> F:

@@ -25,8 +25,8 @@ from jorge_tune.untrusted import visible
 
 if TYPE_CHECKING:
     from jorge_tune.errors import Fault
-    from jorge_tune.report.parts import Report
-    from jorge_tune.training.run_journal import RunProgress
+    from jorge_tune.reports.parts import Report
+    from jorge_tune.runs.run_journal import RunProgress
 
 STDOUT = Path("-")
 """What `-o -` names."""
@@ -147,7 +147,7 @@ def write_out(out: Path, content: str | bytes, *, force: bool = False, make_fold
 def write_plot(report: Report, plot: Path) -> None:
     """Write a report to the file of `--plot`: its numbers if the name ends in `.json`, else the page."""
     from jorge_tune.files import write_whole
-    from jorge_tune.report.page import report_page
+    from jorge_tune.reports.page import report_page
 
     twin = report.to_json()
     content = as_json(twin, indent=1) + "\n" if plot.suffix == ".json" else report_page(twin)
@@ -450,7 +450,9 @@ def training_progress(name: str) -> Iterator[Callable[[RunProgress], None]]:
         def show(progress: RunProgress) -> None:
             if progress.data:
                 console.print(visible(progress.data), markup=False, highlight=False, soft_wrap=True)
-            bar.update(line, completed=progress.step, total=progress.total_steps, numbers=visible(numbers_of(progress)))
+            bar.update(
+                line, completed=progress.step, total=progress.total_steps or None, numbers=visible(numbers_of(progress))
+            )
 
         yield show
 
@@ -460,7 +462,8 @@ def plain_line(progress: RunProgress) -> None:
     if progress.data:
         tell(progress.data)
     if progress.event == "evaluation":
-        where = f"step {progress.step}/{progress.total_steps}  epoch {progress.epoch:.2f}"
+        of_all = f"/{progress.total_steps}" if progress.total_steps else ""
+        where = f"step {progress.step}{of_all}  epoch {progress.epoch:.2f}"
         tell(f"{where}  {numbers_of(progress)}")
 
 

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 
 def read_with_overrides(argument: str, assignments: Sequence[str], seed: int | None = None) -> Recipe:
-    """Read a file or a shipped recipe and apply `--set` and `--seed`; warnings go to stderr."""
+    """Read a file or a shipped recipe and apply `--set` and `--seed`; warnings go to stderr.
+
+    Raises:
+        InputError: The recipe is faulty, or this version cannot train its kind of task.
+    """
+    from jorge_tune.recipe.checks import check_trainable
     from jorge_tune.recipe.recipe_files import load, resolve_recipe
 
     path = resolve_recipe(argument)
@@ -23,6 +28,7 @@ def read_with_overrides(argument: str, assignments: Sequence[str], seed: int | N
         recipe = with_overrides(recipe, assignments, str(path))
     else:
         warn_of_recipe(loaded.warnings, path)
+    check_trainable(recipe)  # here, before torch is imported
     return recipe if seed is None else replace(recipe, seed=seed)
 
 

@@ -17,6 +17,7 @@ from jorge_tune.untrusted import visible
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from jorge_tune.recipe.user_code import CodePlaces
     from jorge_tune.study.run_study import Stage, StudyEnd
     from jorge_tune.study.status import RunningTrial, StudyStatus
     from jorge_tune.study.study import OpenStudy
@@ -190,8 +191,16 @@ def watching(context: StudyContext) -> Iterator[Watch]:
         yield watch
 
 
-def run(context: StudyContext, *, workers: int, hours: float | None, download: bool) -> StudyEnd:
-    """Work on a study on this machine until it has a verdict or something stops the work; progress on stderr."""
+def run(context: StudyContext, *, workers: int, hours: float | None, download: bool, code: CodePlaces) -> StudyEnd:
+    """Work on a study on this machine until it has a verdict or something stops the work; progress on stderr.
+
+    Args:
+        context: The study.
+        workers: Number of workers.
+        hours: Start no trial after this many hours; None: the plan's.
+        download: Whether a torchvision data set may be fetched.
+        code: Where runs find the code that recipes name.
+    """
     from jorge_tune.study.run_study import Crew, run_whole
 
     plan = context.opened.plan
@@ -201,6 +210,7 @@ def run(context: StudyContext, *, workers: int, hours: float | None, download: b
         threads=plan.threads,
         download=download,
         hours=plan.hours if hours is None else hours,
+        code=code,
         last_word=last_word(how_to_resume(context)),
     )
     with watching(context) as watch:

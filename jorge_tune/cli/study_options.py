@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +15,7 @@ from jorge_tune.errors import InputError
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
+    from jorge_tune.recipe.user_code import CodePlaces
     from jorge_tune.study.plan import StudyPlan
     from jorge_tune.study.storage.address import Address
     from jorge_tune.study.storage.retry import Patience
@@ -48,6 +49,38 @@ def runs_option(command: F) -> F:
         help="Directory of the study's runs, best on a disk that all workers share [default: studies/<name>].",
     )
     return option(command)
+
+
+def code_option(command: F) -> F:
+    """Add `--code`; the command receives what it names as `code`."""
+    option = click.option(
+        "--code",
+        multiple=True,
+        metavar="PLACE",
+        help="A directory, or the name of an installed module, that the study's recipes may take code from; may be "
+        "repeated [default: this directory; PYTHONPATH always].",
+    )
+    return option(command)
+
+
+def code_places(given: Sequence[str], plan: StudyPlan | None = None) -> CodePlaces:
+    """The places that `--code` names, else those of a plan that was just made of the user's files, else this directory.
+
+    Raises:
+        InputError: one is neither a directory nor a module's name.
+    """
+    from jorge_tune.recipe.user_code import CodePlaces, places_of
+    from jorge_tune.study.plan import recipes_of
+
+    if plan is not None and not given:
+        return places_of(recipes_of(plan))
+    folders = [place for place in given if Path(place).is_dir()]
+    modules = [place for place in given if place not in folders]
+    for place in modules:
+        if not place.isidentifier():
+            raise InputError(f"--code: must be a directory or the name of a module, got {place!r}")
+    found = [str(Path(folder).resolve()) for folder in (folders if given else ["."])]
+    return CodePlaces(tuple(found), tuple(modules))
 
 
 @dataclass(frozen=True)

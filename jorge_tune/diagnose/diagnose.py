@@ -16,8 +16,9 @@ from jorge_tune.optim import Jorge
 from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.recipe.schema import AdamWSection, JorgeSection, Recipe, SGDSection
 from jorge_tune.records import Outcome, Record, of_kind
-from jorge_tune.training.loop import RunEnding, StopRequest
-from jorge_tune.training.run_journal import ProgressCallback
+from jorge_tune.runs.run_journal import ProgressCallback
+from jorge_tune.runs.run_result import RunEnding
+from jorge_tune.runs.stop_request import StopRequest
 from jorge_tune.training.snapshot import open_snapshot
 
 

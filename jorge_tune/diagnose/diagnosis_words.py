@@ -184,9 +184,7 @@ def _against_sgd(diagnosis: Diagnosis) -> str:
         return f"At the end, Jorge was no farther from the exact direction than SGD on any of {len(pairs)} blocks."
     names = ", ".join(worse[:3]) + (f" and {len(worse) - 3} more" if len(worse) > 3 else "")
     advice = (
-        ""
-        if diagnosis.form == "congruence"
-        else "; form congruence does not drift: try --set optimizer.form=congruence"
+        "; form congruence does not drift: try --set optimizer.form=congruence" if diagnosis.form == "series" else ""
     )
     count = f"{len(worse)} of {len(pairs)} blocks ({names})"
     return f"At the end, Jorge was farther from the exact direction than plain SGD on {count}{advice}."
@@ -233,8 +231,8 @@ def _memory(diagnosis: Diagnosis) -> str:
         f"b2 began at {show_weight(first)}; its median is {show_weight(median(weights))}, its range "
         f"{show_weight(min(weights))} to {show_weight(max(weights))}. b2 depends on eps, but the newest gradient's "
         f"share of the averages does not: its median is {median(shares):.2g}, and at most it is {max(shares):.2g}. "
-        f"The share of an old gradient fell to 1/e in {median(lives):.3g} refreshes (median over sides; on the fastest "
-        f"side in {min(lives):.3g})."
+        f"The share of an old gradient fell to 1/e in {median(lives):.3g} refreshes (median over sides; on the "
+        f"fastest side in {min(lives):.3g})."
     )
 
 

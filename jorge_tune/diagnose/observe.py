@@ -1,7 +1,8 @@
 """An observer of a running Jorge: it reads gradients and preconditioners after each step, and changes nothing.
 
 The exact comparator keeps Jorge's own averages, A <- b2 A + (1 - b2) G G^T at each of Jorge's refreshes, with Jorge's
-own b2 and start A_0 = L_0^(-4), in float64. So it differs from Jorge in the root alone.
+own b2, ridge and start A_0 = L_0^(-4), in float64. So it differs from Jorge in the root alone. For the half power the
+root is A^(-1/2), the start is A_0 = H_0^(-2), and Newton's roots are squared.
 
 The second comparator is Shampoo as it is commonly used: b2 0.999, statistics at every step, and a fresh root at each
 reading. Its bias correction is left out: a factor changes neither directions nor spectra.
@@ -30,6 +31,7 @@ from jorge_tune.diagnose.diagnosis import (
 )
 from jorge_tune.errors import InputError, shortened
 from jorge_tune.optim import Jorge
+from jorge_tune.optim.ridge import ridge_column
 from jorge_tune.optim.shampoo import inverse_root_newton
 from jorge_tune.optim.stacks import Block, collapse, partition
 
@@ -113,8 +115,9 @@ class PreconditionerObserver:
             if max(rows, columns) > choice.max_side:
                 self.left_out.append(f"{place} ({rows} x {columns}) has a side above {choice.max_side}")
                 continue
+            settings = [group[name] for name in ("eps", "eps_kind", "b2_floor", "form", "ridge")]
             sides = {
-                side: SideObserver(group["eps"], group["eps_kind"], group["b2_floor"])
+                side: SideObserver(*settings)
                 for side, has_preconditioner in zip(SIDES, preconditioned, strict=True)
                 if has_preconditioner
             }
@@ -149,7 +152,8 @@ class BlockObserver:
             G = self.block.view(grad.detach().reshape(collapse(grad.shape))).to(where, torch.float64)
             Ls = {side: state[f"{side}.{self.number}"] for side in self.sides}
             for side, observer in self.sides.items():
-                observer.observe(step, Ls[side], G if side == "left" else G.mT)
+                signs = state.get(f"{side}.{self.number}.signs")
+                observer.observe(step, Ls[side], G if side == "left" else G.mT, signs)
 
             if not bool(G.any()):
                 missing = "the gradient is zero"
@@ -185,34 +189,52 @@ class SideObserver:
     start_eps: float
     eps_kind: str
     b2_floor: float
+    form: str = "series"
+    ridge: float = 0.0
     average: Tensor | None = None
     refreshes: list[Refresh] = field(default_factory=list)
     _before: Tensor | None = None
     _shampoo: Tensor | None = None
 
-    def observe(self, step: int, L: Tensor, G: Tensor) -> None:
-        """Follow one step: G is its gradient, L the preconditioner after it. A changed L means a refresh."""
+    @property
+    def power(self) -> float:
+        """L is near A^(-power)."""
+        return 1 / 2 if self.form == "half" else 1 / 4
+
+    def observe(self, step: int, L: Tensor, G: Tensor, signs: Tensor | None = None) -> None:
+        """Follow one step: G is its gradient, L and the sign generators are as they are after it.
+
+        A changed L means a refresh.
+        """
         S = G @ G.mT
         keep = SHAMPOO_B2
         self._shampoo = (1 - keep) * S if self._shampoo is None else keep * self._shampoo + (1 - keep) * S
 
         if self._before is None:
-            scale = self.start_eps**-0.25 if self.eps_kind == "absolute" else 1.0
+            scale = self.start_eps**-self.power if self.eps_kind == "absolute" else 1.0
             self._before = scale * torch.eye(len(L), dtype=L.dtype, device=L.device)
         if not torch.equal(L, self._before):
-            self._refresh(step, S, G)
+            self._refresh(step, G, signs)
             self._before = L.clone()
 
-    def _refresh(self, step: int, S: Tensor, G: Tensor) -> None:
-        """Average S = G G^T into A, as Jorge's refresh does."""
+    def _refresh(self, step: int, G: Tensor, signs: Tensor | None) -> None:
+        """Average G G^T into A, as Jorge's refresh does."""
         assert self._before is not None
+        g_max = G.abs().max()  # 0 changes no L
+        if self.form != "series" and (y := ridge_column(G / g_max, signs, self.ridge)) is not None:
+            G = torch.cat((G, g_max * y), dim=-1)
+        S = G @ G.mT
         before, identity = self._before.to(G), torch.eye(len(G), dtype=G.dtype, device=G.device)
         if self.average is None:
             relative = self.eps_kind == "relative"
-            start = self.start_eps * float(torch.linalg.matrix_norm(S)) if relative else float(before[0, 0]) ** -4
-            self.average, before = start * identity, start**-0.25 * identity
+            start = (
+                self.start_eps * float(torch.linalg.matrix_norm(S))
+                if relative
+                else float(before[0, 0]) ** (-1 / self.power)
+            )
+            self.average, before = start * identity, start**-self.power * identity
 
-        b2, rest = averaging_of(before, G, floor=self.b2_floor)
+        b2, rest = averaging_of(before, G, floor=self.b2_floor, form=self.form)
         self.average = b2 * self.average + rest * S
         self.refreshes.append(Refresh(step, b2, float(rest * S.trace() / self.average.trace())))
 
@@ -221,7 +243,10 @@ class SideObserver:
         assert self.average is not None
         assert self._shampoo is not None
         values, vectors = eigen(self.average)
-        own = {"exact": root_from(values, vectors), **_newton_roots("newton", self.average)}
+        newton = _newton_roots("newton", self.average)
+        if self.form == "half":
+            newton = {name: root @ root for name, root in newton.items()}
+        own = {"exact": root_from(values, vectors, self.power), **newton}
 
         shampoo_values, shampoo_vectors = eigen(self._shampoo)
         ridge = SHAMPOO_EPS * shampoo_values.mean()
@@ -290,8 +315,10 @@ class Averaging(NamedTuple):
     rest: float
 
 
-def averaging_of(L: Tensor, G: Tensor, *, floor: float = 0.0) -> Averaging:
+def averaging_of(L: Tensor, G: Tensor, *, floor: float = 0.0, form: str = "series") -> Averaging:
     """The averaging weights of a refresh of L by G: b2 = ||X||_F / (||X||_F + 1), X = L^4 G G^T.
+
+    In place of X the congruence form has M = L^2 G G^T L^2, and the half power M = L G G^T L.
 
     Shape:
         L: (m, m). G: (m, n). Both float64.
@@ -304,7 +331,11 @@ def averaging_of(L: Tensor, G: Tensor, *, floor: float = 0.0) -> Averaging:
     Reference:
         Jorge, A.1, Eq. 10.
     """
-    norm = float(torch.linalg.matrix_norm(L @ (L @ (L @ (L @ G))) @ G.mT))
+    if form == "series":
+        norm = float(torch.linalg.matrix_norm(L @ (L @ (L @ (L @ G))) @ G.mT))
+    else:
+        Y = L @ G if form == "half" else L @ (L @ G)
+        norm = float(torch.linalg.matrix_norm(Y.mT @ Y))
     if norm == 0:
         return Averaging(1.0, 0.0)
     b2 = norm / (norm + 1)
@@ -354,7 +385,7 @@ def eigen(A: Tensor) -> tuple[Tensor, Tensor]:
     return values.clamp(min=float(values[-1]) * len(values) * RESOLUTION), vectors
 
 
-def root_from(values: Tensor, vectors: Tensor) -> Tensor:
-    """A^(-1/4), from the eigenvalues and eigenvectors of A."""
-    root: Tensor = (vectors * values**-0.25) @ vectors.mT
+def root_from(values: Tensor, vectors: Tensor, power: float = 1 / 4) -> Tensor:
+    """A^(-power), from the eigenvalues and eigenvectors of A."""
+    root: Tensor = (vectors * values**-power) @ vectors.mT
     return root

@@ -43,6 +43,11 @@ def check_group(group: Group) -> None:
         raise ValueError(f"nesterov must have momentum > 0, dampening 0 and graft 'sgd', got {given}")
     require(group["graft_eps"] > 0, "graft_eps", "be > 0", group["graft_eps"])
 
+    length, embeddings = group["length"], group["embeddings"]
+    require(length in ("tensor", "mixed"), "length", "be 'tensor' or 'mixed'", length)
+    require(is_count(group["flatten"], 0), "flatten", "be an int >= 0", group["flatten"])
+    require(embeddings in ("grafted", "adam"), "embeddings", "be 'grafted' or 'adam'", embeddings)
+
     require(is_count(group["refresh_interval"], 1), "refresh_interval", "be an int >= 1", group["refresh_interval"])
     require(is_count(group["warm_refreshes"], 0), "warm_refreshes", "be an int >= 0", group["warm_refreshes"])
     size = group["block_size"]
@@ -65,7 +70,7 @@ def _check_kinds(group: Group) -> None:
     require(fine, "graft_betas", "be two numbers in [0, 1)", betas)
 
 
-_NUMBERS = ("momentum", "dampening", "weight_decay", "graft_eps", "b2", "eps", "b2_floor")
+_NUMBERS = ("momentum", "dampening", "weight_decay", "graft_eps", "b2", "eps", "b2_floor", "ridge")
 _FLAGS = ("nesterov", "stagger", "maximize", "precondition")
 
 
@@ -84,9 +89,12 @@ UNREAD: Final = (
         "dampening", "graft", ("adamw", "none"), "the momentum is an average, which has no dampening; leave it out"
     ),
     UnreadValue("dampening", "momentum", (0,), "without momentum there is nothing to dampen; leave it out"),
+    UnreadValue("length", "graft", ("none",), "no length is taken from another step; leave it out, or set a graft"),
+    UnreadValue("embeddings", "graft", ("adamw", "none"), "embeddings take the grafted step; leave it out"),
     UnreadValue("graft_betas", "graft", ("sgd", "none"), "set momentum, or graft 'adamw'"),
     UnreadValue("graft_eps", "graft", ("sgd", "none"), "leave it out, or set graft 'adamw'"),
-    UnreadValue("series_terms", "form", ("congruence",), "leave it out, or set form 'series'"),
+    UnreadValue("series_terms", "form", ("congruence", "half"), "leave it out, or set form 'series'"),
+    UnreadValue("ridge", "form", ("series",), "leave it out, or set form 'congruence' or 'half'"),
     UnreadValue("root_iterations", "root", ("eigh",), "leave it out, or set root 'newton'"),
 )
 _NOTHING = object()
@@ -122,7 +130,7 @@ def usable_gradient(param: Tensor, place: str) -> Tensor:
 def check_dtype(state: dict[str, Any], grad: Tensor, place: str) -> None:
     """Refuse a gradient whose state has another precision: the parameter's dtype was changed after the first step."""
     for name, value in state.items():
-        if name == "momentum" or name.startswith("graft."):
+        if name == "momentum" or (name.startswith("graft.") and name != "graft.length"):
             if value.dtype != grad.dtype:
                 raise ValueError(
                     f"{place}: the state is {value.dtype}, the gradient needs {grad.dtype}; "

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from jorge_tune.optim.argument_checks import Group, state_dtype
-from jorge_tune.optim.grafting import graft_buffers
+from jorge_tune.optim.grafting import flatten_flops, graft_buffers, keeps_length
 from jorge_tune.optim.kronecker import KroneckerOptimizer
-from jorge_tune.optim.stacks import MAX_SIDE, BlockShape
+from jorge_tune.optim.stacks import MAX_SIDE, BlockShape, collapse
 
 FROZEN = "frozen"
 EXCLUDED = "not preconditioned by its group"
@@ -133,15 +133,20 @@ def _member_cost(optimizer: KroneckerOptimizer, param: Tensor, group: Group, nam
         blocks=tuple(block.shape for block in blocks),
         reason=None if blocks else _reason(param, group),
         momentum_bytes=own if blocks else 0,
-        graft_bytes=own * len(graft_buffers(group)),
+        graft_bytes=own * len(graft_buffers(group, param)) + 8 * keeps_length(group, param, bool(blocks)),
         preconditioner_bytes=sum(n * _side_bytes(optimizer, size, param, group) for (size, _), n in sides.items()),
         step_bytes=torch.int64.itemsize,
         refresh_flops=refresh,
-        apply_flops=application,
+        apply_flops=application + _flatten_cost(param, group, bool(blocks)),
         statistics_flops=0 if interval is None else statistics,
         refresh_interval=group["refresh_interval"],
         statistics_interval=interval,
     )
+
+
+def _flatten_cost(param: Tensor, group: Group, has_blocks: bool) -> int:
+    is_flattened = has_blocks and group["flatten"] > 0 and param.dim() > 1
+    return flatten_flops(*collapse(param.shape), group["flatten"]) if is_flattened else 0
 
 
 def _sides(shape: BlockShape) -> list[tuple[int, int]]:

@@ -4,29 +4,49 @@ Grafting takes the norm of the step that another optimizer would have taken, and
 Algorithm 3). One step of the family calls, in this order,
 
     s = grafted_steps_    the steps of the grafted optimizer, from the gradients
+    l = norms, or         ||s||, the length of each tensor's step ("tensor")
+        mixed_lengths     the mean between it and an even share of all lengths ("mixed")
     m = with_momentum_    the preconditioned gradients with momentum, by the same recurrence
-    u = scale_to          ||s|| m / ||m||
+    m = flattened         its singular values made about equal, where `flatten` asks for it
+    u = scale_to          l m / ||m||
     descend_              w <- (1 - lr wd) w - lr u
 
+Embedding tables have no preconditioner; with `embeddings="adam"` Adam's step (`table_directions_`) is their m.
 `copies` and `restore_` undo a step whose gradient was not finite, without asking the device.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from jorge_tune.optim.argument_checks import Group
+from jorge_tune.optim.stacks import collapse
 
 
-def graft_buffers(group: Group) -> tuple[str, ...]:
-    """Names of the grafted optimizer's own buffers, kept as `graft.<name>`."""
+def graft_buffers(group: Group, param: Tensor) -> tuple[str, ...]:
+    """Names of the buffers of a parameter's shape that the grafted step needs, kept as `graft.<name>`."""
     if group["graft"] == "adamw":
         return "first_moment", "second_moment"
-    return ("momentum",) if group["momentum"] > 0 or group["graft"] == "none" else ()
+    own = ("momentum",) if group["momentum"] > 0 or group["graft"] == "none" else ()
+    return (*own, "first_moment", "second_moment") if is_adam_table(group, param) else own
+
+
+def keeps_length(group: Group, param: Tensor, has_blocks: bool) -> bool:
+    """Whether a parameter keeps the mean length of its grafted steps, a float64 number, as `graft.length`."""
+    is_mixed = group["length"] == "mixed" and group["graft"] != "none"
+    return is_mixed and (has_blocks or is_adam_table(group, param))
+
+
+def is_adam_table(group: Group, param: Tensor) -> bool:
+    """Whether a parameter takes Adam's direction: two or more dimensions, and not preconditioned by its group."""
+    return bool(
+        group["embeddings"] == "adam" and group["graft"] == "sgd" and not group["precondition"] and param.dim() > 1
+    )
 
 
 def grafted_steps_(states: list[dict[str, Any]], grads: list[Tensor], group: Group) -> list[Tensor]:
@@ -52,17 +72,126 @@ def with_momentum_(states: list[dict[str, Any]], ps: list[Tensor], group: Group)
     return _moved_(buffers, states, ps, group)
 
 
-def scale_to(directions: list[Tensor], steps: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """u = ||step|| d / ||d||, and 0 where d = 0, tensor by tensor, with the ratios ||step|| / ||d||.
+TABLE_BETA: Final = 0.999  # of the second moment of an embedding table; the first moment's is the momentum
+TABLE_EPS: Final = 1e-8
+
+
+def table_directions_(states: list[dict[str, Any]], grads: list[Tensor], group: Group) -> list[Tensor]:
+    """Adam's directions for embedding tables: most of a table's rows have no gradient in most steps."""
+    return adamw_step_(
+        [state["graft.first_moment"] for state in states],
+        [state["graft.second_moment"] for state in states],
+        grads,
+        [int(state["step"]) for state in states],
+        betas=(group["momentum"], TABLE_BETA),
+        eps=TABLE_EPS,
+    )
+
+
+def mean_lengths_(states: list[dict[str, Any]], lengths: Tensor) -> Tensor:
+    """s_i, the mean of ||S_i|| over all steps of tensor i so far: s <- s + (||S|| - s) / t.
+
+    Shape:
+        lengths: (number of tensors,), float64, ||S_i|| of this step. Returns the same.
+    """
+    means = [state["graft.length"] for state in states]
+    changes = torch._foreach_sub(list(lengths.unbind()), means)
+    torch._foreach_mul_(changes, [1 / int(state["step"]) for state in states])
+    torch._foreach_add_(means, changes)
+    return torch.stack(means)
+
+
+class LengthTotals(NamedTuple):
+    """The sums of s_i^2 and of numel_i over all tensors of an optimizer that mix their lengths, float64, shape ()."""
+
+    squares: Tensor
+    sizes: Tensor
+
+    def on(self, device: torch.device) -> LengthTotals:
+        """The same on a device."""
+        return LengthTotals(*(total.to(device, non_blocking=True) for total in self))
+
+
+def length_totals(parts: Sequence[tuple[Tensor | None, Tensor | None]]) -> LengthTotals | None:
+    """The sums over parts of (s, numel); parts without numel do not mix. None where none does."""
+    mixing = [(means, sizes) for means, sizes in parts if means is not None and sizes is not None]
+    if not mixing:
+        return None
+    totals = [LengthTotals(means.square().sum(), sizes.sum()).on(mixing[0][0].device) for means, sizes in mixing]
+    return LengthTotals(*(torch.stack(column).sum() for column in zip(*totals, strict=True)))
+
+
+def mixed_lengths(means: Tensor, sizes: Tensor, totals: LengthTotals) -> Tensor:
+    """The geometric mean of a tensor's own length and its even share of all: (s_i N (numel_i / sum numel)^(1/2))^(1/2).
+
+    N = (sum_i s_i^2)^(1/2). Where all tensors have the same s_i per root of numel_i, every length is s_i.
+
+    Shape:
+        means (the s_i), sizes (the numel_i), and what returns: (number of tensors,), float64.
+    """
+    shares = (totals.squares * sizes / totals.sizes).sqrt()
+    return (means * shares).sqrt()
+
+
+def scale_to(directions: list[Tensor], lengths: Tensor) -> tuple[list[Tensor], Tensor]:
+    """u = length d / ||d||, and 0 where d = 0, tensor by tensor, with the ratios length / ||d||.
 
     Norms are float64 (see `norms`), so that steps of 1e-30 and 1e+30 have the norm they have.
 
     Returns:
         The scaled directions (new tensors) and the ratios, float64, shape (number of tensors,).
     """
+    own = norms(directions)
+    inverse = torch.where(own > 0, 1 / own, 0.0)
+    scaled = list(torch._foreach_mul(directions, list(inverse.unbind())))
+    torch._foreach_mul_(scaled, list(lengths.unbind()))  # in two steps: a ratio of 1e-60 would be 0 in float32
+    return scaled, inverse * lengths
+
+
+QUINTIC: Final = (3.4445, -4.7750, 2.0315)
+"""Coefficients of Muon's Newton-Schulz step: steep at 0, and within 0.3 of 1 for singular values from 0.05 to 1."""
+
+
+def flattened(directions: list[Tensor], steps: int) -> list[Tensor]:
+    """Directions with singular values brought near 1 by `steps` of X <- a X + (b X X^T + c (X X^T)^2) X (new tensors).
+
+    A tensor is the matrix that the preconditioners see (`collapse`). Equal matrices are worked on together. Only the
+    direction means anything: a length follows.
+
+    Reference:
+        Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
+    """
     lengths = norms(directions)
-    ratios = torch.where(lengths > 0, norms(steps) / lengths, 0.0)
-    return list(torch._foreach_mul(directions, list(ratios.unbind()))), ratios
+    ratios = torch.where(lengths > 0, 1 / lengths, 0.0)
+    scaled = torch._foreach_mul(directions, list(ratios.unbind()))
+
+    together: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    matrices = []
+    for index, tensor in enumerate(scaled):
+        matrix = tensor.reshape(collapse(tensor.shape)) if tensor.dim() > 1 else tensor[None]
+        matrices.append(matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT)
+        together[tuple(matrices[-1].shape)].append(index)
+
+    for indices in together.values():
+        flat = newton_schulz(torch.stack([matrices[i] for i in indices]), steps)
+        for index, X in zip(indices, flat, strict=True):
+            matrices[index].copy_(X)  # a view of `scaled`, which is ours
+    return list(scaled)
+
+
+def newton_schulz(X: Tensor, steps: int) -> Tensor:
+    """Muon's iteration, on matrices of Frobenius norm 1 with no more rows than columns: (..., m, n)."""
+    a, b, c = QUINTIC
+    for _ in range(steps):
+        S = X @ X.mT
+        X = a * X + (b * S + c * (S @ S)) @ X
+    return X
+
+
+def flatten_flops(rows: int, columns: int, steps: int) -> int:
+    """Operations of `flattened` for one matrix."""
+    m, n = sorted((rows, columns))
+    return steps * (4 * m * m * n + 2 * m**3)
 
 
 def descend_(params: list[Tensor], directions: list[Tensor], *, lr: float, weight_decay: float) -> None:

@@ -25,6 +25,11 @@ G G^T commute and loses accuracy where they do not. With M = L^2 G G^T L^2 the u
 
 which is A'^(-1/4) where L and M commute. Where they do not, L' is still symmetric. It is also positive definite, since
 ||c M|| <= 1 keeps T at 0.9 I or more. To first order, only L proportional to A^(-1/4) stays where it is on average.
+Here b2 comes from ||M||, which is ||X|| where all commutes. Where it does not, ||X|| grows without end along
+directions that no gradient enters, and L forgets nothing any more.
+
+The third form is ours too (half_power.py): H ~ A^(-1/2) on either side in place of L ~ A^(-1/4). Both of our forms have
+a ridge (ridge.py).
 
 Reference:
     Singh, Sating, Bhatele, "Jorge: approximate preconditioning for GPU-efficient second-order optimization".
@@ -40,6 +45,7 @@ import torch
 from torch import Tensor
 
 from jorge_tune.optim.argument_checks import Group, require, without_torch_switches
+from jorge_tune.optim.half_power import gram_flops, gram_through, half_flops, half_refresh
 from jorge_tune.optim.kronecker import KroneckerOptimizer, Params
 from jorge_tune.optim.numerics import (
     averaging,
@@ -50,6 +56,7 @@ from jorge_tune.optim.numerics import (
     norm_of_product,
     plus_transpose,
 )
+from jorge_tune.optim.ridge import initial_signs, next_signs, ridge_column
 from jorge_tune.optim.stacks import SideState
 
 Route = Literal["auto", "dense", "low_rank"]
@@ -128,13 +135,15 @@ def congruence_refresh(
     L: Tensor,
     G: Tensor,
     *,
+    ridge: float = 0.0,
+    signs: Tensor | None = None,
     b2_floor: float = 0.0,
     relative_eps: float | None = None,
     product_dtype: torch.dtype | None = None,
     out: Tensor | None = None,
     route: Route = "auto",
 ) -> Tensor:
-    """One refresh: L' = b2^(-1/4) T L T, with b2 and c as in Jorge, A.1 (from ||L^4 G G^T||, not from ||M||).
+    """One refresh: L' = b2^(-1/4) T L T, with c = 1 / ||M||_F and M = L^2 G G^T L^2.
 
     L' is bitwise symmetric if L is, and must be: an asymmetry of 1e-6 grows until the direction is lost.
 
@@ -144,43 +153,37 @@ def congruence_refresh(
     Args:
         L: The preconditioner before.
         G: The gradient block; if it is all zero, L stays as it is.
+        ridge, signs: As in `half_refresh`.
         b2_floor: Lower bound of b2, in [0, 1).
         relative_eps, product_dtype, out: As in `series_refresh`.
         route: Two exact ways to the same L'; "auto" takes the one with fewer operations.
     """
     Lh, Gh, l_max, lost = _scaled(L, G, product_dtype)
+    y = ridge_column(Gh, signs, ridge)
 
     # T = I + U, so T L T - L = D + D^T with D = L U + U L U / 2.
-    if _is_dense(route, congruence_flops(*G.shape[-2:])):
-        L2 = Lh @ Lh
-        S = L2 @ (Gh @ Gh.mT)
-        s_max = largest(S)
-        S.div_(s_max)
-        norm_x = norm(L2 @ S)
-        growth, weight = averaging(L, lost * s_max.double() * norm_x, b2_floor, relative_eps)
+    if _is_dense(route, congruence_flops(*G.shape[-2:], ridged=y is not None)):
+        M = gram_through(Lh @ Lh, Gh, y)
+        growth, scale = _growth_and_scale(L, norm(M), lost, b2_floor, relative_eps)
+        M = scale.to(M.dtype) * M  # c M
 
-        scale = torch.where(norm_x > 0, weight / norm_x, 0.0).to(S.dtype)
-        M = scale * (S @ L2)  # c M
         U = (SECOND * (M @ M)).add_(M, alpha=FIRST)
         LU = Lh @ U
         D = LU.add_(U @ LU, alpha=0.5)
     else:
-        Y = Lh @ (Lh @ Gh)  # M = Y Y^T
-        y_max = largest(Y)
-        Y.div_(y_max)
-        LY = Lh @ Y
-        Z = Lh @ LY
-        z_max = largest(Z)
-        norm_x = z_max.double() * norm_of_product(Z.div_(z_max), Gh.mT)
-        growth, weight = averaging(L, lost * y_max.double() * norm_x, b2_floor, relative_eps)
+        Y = Lh @ (Lh @ (Gh if y is None else torch.cat((Gh, y), dim=-1)))  # M = Y Y^T
+        S = Y.mT @ Y
+        growth, scale = _growth_and_scale(L, norm(S), lost, b2_floor, relative_eps)  # ||S|| is ||M||
+        scale = scale.to(S.dtype)
 
-        scale = torch.where(norm_x > 0, weight * y_max.double() / norm_x, 0.0).to(Y.dtype)  # c M = scale Y Y^T
-        K = SECOND * scale * scale * (Y.mT @ Y)  # U = Y K Y^T
+        K = SECOND * scale * (scale * S)  # U = Y K Y^T
         K.diagonal(dim1=-2, dim2=-1).add_(FIRST * scale[..., 0])
+        LY = Lh @ Y
         D = (LY @ K + 0.5 * (Y @ (K @ (Y.mT @ LY) @ K))) @ Y.mT
 
     correction = plus_transpose(D.to(L.dtype)).mul_((growth * l_max.double()).to(L.dtype))
-    return bound_dead_rows(torch.mul(L, growth.to(L.dtype), out=out).add_(correction), Gh)
+    refreshed = torch.mul(L, growth.to(L.dtype), out=out).add_(correction)
+    return refreshed if y is not None else bound_dead_rows(refreshed, Gh)
 
 
 FIRST, SECOND = -1 / 8, 9 / 128  # coefficients of A and A^2 in (I + A)^(-1/8)
@@ -191,9 +194,11 @@ def refresh_flops(m: int, n: int) -> tuple[int, int]:
     return 10 * m**3 + 2 * m * m * n, 12 * m * m * n + 8 * m * n * n
 
 
-def congruence_flops(m: int, n: int) -> tuple[int, int]:
+def congruence_flops(m: int, n: int, *, ridged: bool) -> tuple[int, int]:
     """The same for `congruence_refresh`."""
-    return 14 * m**3 + 2 * m * m * n, 10 * m * m * n + 12 * m * n * n + 4 * n**3
+    columns = n + ridged
+    low_rank = 8 * m * m * columns + 8 * m * columns**2 + 4 * columns**3
+    return 8 * m**3 + gram_flops(m, n, ridged=ridged), low_rank
 
 
 class _Scaled(NamedTuple):
@@ -216,6 +221,14 @@ def _scaled(L: Tensor, G: Tensor, product_dtype: torch.dtype | None) -> _Scaled:
     return _Scaled((L / l_max).to(dtype), (G / g_max).to(dtype), l_max, l_max.double() ** 4 * g_max.double() ** 2)
 
 
+def _growth_and_scale(
+    L: Tensor, norm_m: Tensor, lost: Tensor, b2_floor: float, relative_eps: float | None
+) -> tuple[Tensor, Tensor]:
+    """b2^(-1/4) with the start's scale, and what takes the scaled M to c M; for M = 0 they are 1 and 0."""
+    growth, weight = averaging(L, lost * norm_m, b2_floor, relative_eps)
+    return growth, torch.where(norm_m > 0, weight / norm_m, 0.0)
+
+
 def _is_dense(route: Route, flops: tuple[int, int]) -> bool:
     """Whether to form X, given the operations of the dense and of the low-rank route."""
     dense_flops, low_rank_flops = flops
@@ -235,6 +248,7 @@ def _polynomial(W: Tensor, coefficients: list[Tensor]) -> Tensor:
 
 # What follows is torch's bookkeeping around these functions: settings, presets, and the optimizer class.
 
+FORMS: Final = ("series", "congruence", "half")
 PRODUCT_DTYPES: Final[dict[str, torch.dtype | None]] = {"fp32": None, "tf32": None, "bf16": torch.bfloat16}
 
 
@@ -303,17 +317,25 @@ class Jorge(KroneckerOptimizer):
         graft: Whose step length: "sgd", "adamw", or "none".
         graft_betas: AdamW's betas, for graft "adamw".
         graft_eps: AdamW's eps, for graft "adamw".
+        length: "tensor" gives each tensor the length of its own grafted step; "mixed" the geometric mean of its mean
+            over all steps so far, and of an even share of all tensors' (each by the root of its number of entries).
+        flatten: Newton-Schulz steps (Muon's) that bring the singular values of each direction near 1, >= 0; Muon
+            takes 5.
+        embeddings: Direction of the tensors of two or more dimensions in groups that are not preconditioned:
+            "grafted" takes the grafted step, "adam" Adam's step at the grafted length (for graft "sgd").
         refresh_interval: Steps between two refreshes of a block, >= 1; without a preset 10.
         warm_refreshes: Refresh at each of this many first steps, nearly as good as interval 1; without a preset 100.
         stagger: Spread the refreshes over the interval so that steps cost about the same; without a preset True.
         block_size: Cut sides longer than this; None never cuts; without a preset 1024.
-        eps: Start of the statistics, > 0: L_0 = eps^(-1/4) I if absolute; times ||G_1 G_1^T||_F if relative; without a
-            preset 1.
+        eps: Start of the statistics, > 0: L_0 = eps^(-1/4) I if absolute (H_0 = eps^(-1/2) I); times ||G_1 G_1^T||_F
+            if relative; without a preset 1.
         eps_kind: "relative" or "absolute"; without a preset "relative".
         b2_floor: Lower bound of the averaging weight b2, in [0, 1).
         series_terms: Highest power of X, 1 to 3.
         form: "series" is the paper's; "congruence" is ours: the same update in a symmetric form that does not drift
-            with the number of refreshes (`series_terms` does not apply).
+            with the number of refreshes; "half" is ours too: in the same symmetric way it holds the inverse square
+            root of the statistics on each side, in place of the fourth root. (`series_terms` applies to the series.)
+        ridge: Of our two forms: what is added to the statistics, relative to their mean eigenvalue, >= 0.
         product_precision: Of the products that make the refresh's correction: "fp32", "tf32" (on CUDA) or "bf16";
             L and R stay in float32, and what is applied too.
         nonfinite: "skip" leaves a parameter with a NaN or infinite gradient untouched; "raise" stops.
@@ -323,6 +345,8 @@ class Jorge(KroneckerOptimizer):
 
     State, per parameter: `step` int64 on the host; `momentum` and `graft.<name>` of the parameter's shape;
     `left.<i>` (rows, rows) and `right.<i>` (columns, columns) of block i. All in float32 (float64 for float64).
+    Our two forms add `left.<i>.signs` (rows,) and `right.<i>.signs` (columns,), int64; length "mixed" adds
+    `graft.length`, one float64 number.
 
     Raises:
         ValueError: a value out of its range, a complex parameter, a sparse gradient.
@@ -349,6 +373,9 @@ class Jorge(KroneckerOptimizer):
         graft: Literal["sgd", "adamw", "none"] = "sgd",
         graft_betas: tuple[float, float] = (0.9, 0.999),
         graft_eps: float = 1e-8,
+        length: Literal["tensor", "mixed"] = "tensor",
+        flatten: int = 0,
+        embeddings: Literal["grafted", "adam"] = "grafted",
         refresh_interval: int = FROM_PRESET,
         warm_refreshes: int = FROM_PRESET,
         stagger: bool = FROM_PRESET,
@@ -357,7 +384,8 @@ class Jorge(KroneckerOptimizer):
         eps_kind: Literal["relative", "absolute"] = FROM_PRESET,
         b2_floor: float = 0.0,
         series_terms: int = 2,
-        form: Literal["series", "congruence"] = "series",
+        form: Literal["series", "congruence", "half"] = "series",
+        ridge: float = 1e-2,
         product_precision: Literal["fp32", "tf32", "bf16"] = "fp32",
         nonfinite: Literal["skip", "raise"] = "skip",
         preset: Literal["paper"] | None = None,
@@ -367,8 +395,9 @@ class Jorge(KroneckerOptimizer):
             "lr": lr, "momentum": momentum, "dampening": dampening, "nesterov": nesterov, "weight_decay": weight_decay,
             "graft": graft, "graft_betas": graft_betas, "graft_eps": graft_eps, "refresh_interval": refresh_interval,
             "warm_refreshes": warm_refreshes, "stagger": stagger, "block_size": block_size, "eps": eps,
-            "eps_kind": eps_kind, "b2_floor": b2_floor, "series_terms": series_terms, "form": form,
-            "product_precision": product_precision, "nonfinite": nonfinite, "maximize": maximize,
+            "eps_kind": eps_kind, "b2_floor": b2_floor, "series_terms": series_terms, "form": form, "ridge": ridge,
+            "product_precision": product_precision, "nonfinite": nonfinite, "maximize": maximize, "length": length,
+            "flatten": flatten, "embeddings": embeddings,
         }  # fmt: skip
         super().__init__(params, _with_preset(preset, values))
 
@@ -380,13 +409,16 @@ class Jorge(KroneckerOptimizer):
         require(group["series_terms"] in (1, 2, 3), "series_terms", "be 1, 2 or 3", group["series_terms"])
         precision = group["product_precision"]
         require(precision in PRODUCT_DTYPES, "product_precision", "be 'fp32', 'tf32' or 'bf16'", precision)
-        require(group["form"] in ("series", "congruence"), "form", "be 'series' or 'congruence'", group["form"])
+        require(group["form"] in FORMS, "form", "be 'series', 'congruence' or 'half'", group["form"])
+        require(group["ridge"] >= 0, "ridge", "be >= 0", group["ridge"])
 
     def _initial_side(self, size: int, group: Group, dtype: torch.dtype, device: torch.device) -> SideState:
         identity = torch.eye(size, dtype=dtype, device=device)
         if group["eps_kind"] == "absolute":
-            identity.mul_(group["eps"] ** (-1 / 4))
-        return {"": identity}
+            identity.mul_(group["eps"] ** (-1 / 2 if group["form"] == "half" else -1 / 4))
+        if group["form"] == "series":
+            return {"": identity}
+        return {"": identity, "signs": initial_signs(size, device)}
 
     def _refresh_side(self, side: SideState, grads: Tensor, group: Group) -> SideState:
         precision = group["product_precision"] if grads.dtype == torch.float32 else "fp32"
@@ -397,13 +429,18 @@ class Jorge(KroneckerOptimizer):
             "out": side[""],  # in place: L is large, and nothing else needs the old one
         }
         with tf32_products() if precision == "tf32" else contextlib.nullcontext():
-            if group["form"] == "congruence":
-                return {"": congruence_refresh(side[""], grads, **settings)}
-            return {"": series_refresh(side[""], grads, series_terms=group["series_terms"], **settings)}
+            if group["form"] == "series":
+                return {"": series_refresh(side[""], grads, series_terms=group["series_terms"], **settings)}
+
+            signs = next_signs(side["signs"])
+            refresh = half_refresh if group["form"] == "half" else congruence_refresh
+            return {"": refresh(side[""], grads, ridge=group["ridge"], signs=signs, **settings), "signs": signs}
 
     def _apply_side(self, side: SideState, grads: Tensor, group: Group, *, right: bool) -> Tensor:
         return grads @ side[""] if right else side[""] @ grads
 
     def _refresh_cost(self, size: int, other: int, group: Group) -> int:
-        count = congruence_flops if group["form"] == "congruence" else refresh_flops
-        return min(count(size, other))
+        if group["form"] == "series":
+            return min(refresh_flops(size, other))
+        count = half_flops if group["form"] == "half" else congruence_flops
+        return min(count(size, other, ridged=group["ridge"] > 0))

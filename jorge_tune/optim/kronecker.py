@@ -38,7 +38,7 @@ from jorge_tune.optim.argument_checks import (
     unread,
     usable_gradient,
 )
-from jorge_tune.optim.loading import Loading, LoadTarget, unwrapped
+from jorge_tune.optim.loading import Loading, LoadTarget, missing_signs, unwrapped
 from jorge_tune.optim.stacks import (
     Block,
     BlockShape,
@@ -66,6 +66,15 @@ WITHOUT_REFRESHES: Final[dict[str, Any]] = {
     "block_size": None,
 }
 """Hyperparameters of the family that a member without them has in its groups, at values that change nothing."""
+
+OF_ALL: Final[dict[str, Any]] = {
+    "precondition": True,
+    "maximize": False,
+    "length": "tensor",
+    "flatten": 0,
+    "embeddings": "grafted",
+}
+"""Hyperparameters that every member has in its groups, whether or not its constructor takes them."""
 
 CPU_PIECE = 2**20  # entries of a batch of preconditioners, 4 MiB: whole stacks cost page faults and cache misses
 
@@ -153,13 +162,32 @@ class GroupGradients(NamedTuple):
     finite: Tensor  # bool, shape (number of parameters,), on the device
 
 
+class BegunStep(NamedTuple):
+    """A group's step, half done: the lengths of the steps are known, the directions are not.
+
+    `chosen` and `tables` are the places of the preconditioned parameters and of the embedding tables with Adam's
+    direction; `lengths` and `sizes` (numbers of entries, for mixed lengths) are float64 vectors over both.
+    """
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    finite: list[Tensor] | None
+    states: list[dict[str, Any]]
+    before: list[list[Tensor]]
+    steps: list[Tensor]
+    chosen: list[int]
+    tables: list[int]
+    lengths: Tensor | None = None
+    sizes: Tensor | None = None
+
+
 class KroneckerOptimizer(Optimizer, Preconditioner):
     """Abstract: everything but the preconditioner. See `Jorge` for the arguments and the state."""
 
     def __init__(self, params: Params, defaults: dict[str, Any]) -> None:
         self._reset()
 
-        defaults = {name: plain(value) for name, value in {"precondition": True, "maximize": False, **defaults}.items()}
+        defaults = {name: plain(value) for name, value in {**OF_ALL, **defaults}.items()}
         self._names = frozenset(defaults)
         if defaults["lr"] is None:  # each group brings its own
             del defaults["lr"]
@@ -173,6 +201,7 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
     def _reset(self) -> None:
         """Forget what can be rebuilt: stacks are views of the state, counters belong to this process."""
         self._stacks: dict[int, tuple[object, list[Stack]]] = {}
+        self._sizes: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
         self._skipped: Tensor | int = 0
         self._graft_ratios: list[Tensor] = []
 
@@ -249,8 +278,10 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
 
         rates = [read_rate(group["lr"]) for group in self.param_groups]
         self._graft_ratios = []
-        for index, gathered in work:
-            self._step_group(index, self.param_groups[index], gathered, rates[index])
+        begun = [self._begin(index, self.param_groups[index], gathered) for index, gathered in work]
+        totals = grafting.length_totals([(part.lengths, part.sizes) for part in begun])
+        for (index, _), part in zip(work, begun, strict=True):
+            self._finish(index, self.param_groups[index], part, rates[index], totals)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -289,10 +320,18 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
     def __setstate__(self, state: dict[str, Any]) -> None:
         unwrapped(state["state"])
         super().__setstate__(state)
+        added = {**_constructor_defaults(type(self)), **OF_ALL}
+        for name in ("lr", "preset"):
+            added.pop(name, None)
         for values in (self.defaults, *self.param_groups):  # pickled by an older version
-            values.setdefault("maximize", False)
-        if "_names" not in self.__dict__:
-            self._names = frozenset({"lr", *self.defaults}) - {"differentiable"}
+            for name, value in added.items():
+                values.setdefault(name, value)
+        names = self.__dict__.get("_names", {"lr", *self.defaults})
+        self._names = frozenset({*names, *added} - {"differentiable"})
+        for group in self.param_groups:
+            for param in group["params"]:
+                own = self.state.get(param, {})
+                own.update(missing_signs(own, self._side_shapes(param, group), param.device))
         self._warned = self.__dict__.get("_warned", set())
         self._reset()
 
@@ -369,32 +408,70 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
                 self._state_of(p, grad, group)["step"] += 1
         return list(itertools.compress(params, keep)), list(itertools.compress(grads, keep)), None
 
-    def _step_group(self, index: int, group: Group, gathered: GroupGradients, lr: float) -> None:
-        """The anatomy: each parameter's direction and length, then the update of the weights."""
+    def _begin(self, index: int, group: Group, gathered: GroupGradients) -> BegunStep:
+        """The first half of a step: the grafted optimizer's steps, and from them the length of each parameter's."""
         params, grads, finite = self._skip(group, gathered)
-        if not params:
-            return
-
         states = [self._state_of(p, grad, group) for p, grad in zip(params, grads, strict=True)]
         before = grafting.copies(params, states) if finite is not None else []
         for state in states:
             state["step"] += 1
 
-        # The grafted optimizer's steps give the lengths; a parameter without preconditioner takes such a step itself.
-        lengths = grafting.grafted_steps_(states, grads, group)
-        directions = list(lengths)
-
-        # P = L G R, with momentum, at the grafted length.
+        # A parameter without preconditioner takes the grafted optimizer's step itself; Adam's tables do not.
+        steps = grafting.grafted_steps_(states, grads, group) if params else []
+        tables = [i for i, p in enumerate(params) if grafting.is_adam_table(group, p)]
         chosen = [i for i, state in enumerate(states) if "momentum" in state]
+        begun = BegunStep(params, grads, finite, states, before, steps, chosen, tables)
+        own = chosen + tables
+        if not own or group["graft"] == "none":
+            return begun
+
+        lengths = grafting.norms([steps[i] for i in own])
+        if group["length"] == "tensor":
+            return begun._replace(lengths=lengths)
+
+        lengths = grafting.mean_lengths_([states[i] for i in own], lengths)
+        sizes = self._numels([params[i] for i in own])
+        if finite is not None:  # as if those left out were not there
+            flags = torch.stack([finite[i] for i in own])
+            lengths, sizes = torch.where(flags, lengths, 0.0), torch.where(flags, sizes, 0.0)
+        return begun._replace(lengths=lengths, sizes=sizes)
+
+    def _numels(self, params: list[Tensor]) -> Tensor:
+        """Numbers of entries, float64; kept, since a GPU would wait for each copy from the host."""
+        key = (params[0].device, tuple(param.numel() for param in params))
+        if key not in self._sizes:
+            self._sizes[key] = torch.tensor(key[1], dtype=torch.float64, device=key[0])
+        return self._sizes[key]
+
+    def _finish(
+        self, index: int, group: Group, begun: BegunStep, lr: float, totals: grafting.LengthTotals | None
+    ) -> None:
+        """The second half: each parameter's direction at its length, then the update of the weights."""
+        params, grads, finite, states, before, steps, chosen, tables, lengths, sizes = begun
+        if not params:
+            return
+        directions = list(steps)
+        moved: list[Tensor] = []
+
+        # P = L G R, with momentum.
         if chosen:
             flags = None if finite is None else {params[i]: finite[i] for i in chosen}
             ps = self._precondition(index, group, {params[i]: grads[i] for i in chosen}, flags)
             moved = grafting.with_momentum_([states[i] for i in chosen], ps, group)
-            if group["graft"] != "none":
-                moved, ratios = grafting.scale_to(moved, [lengths[i] for i in chosen])
-                self._graft_ratios.append(ratios)
-            for i, direction in zip(chosen, moved, strict=True):
-                directions[i] = direction
+            if group["flatten"]:
+                moved = grafting.flattened(moved, group["flatten"])
+        if tables:
+            moved = moved + grafting.table_directions_([states[i] for i in tables], [grads[i] for i in tables], group)
+
+        # The grafted length.
+        if lengths is not None:
+            if sizes is not None:
+                assert totals is not None
+                lengths = grafting.mixed_lengths(lengths, sizes, totals.on(lengths.device))
+            moved, ratios = grafting.scale_to(moved, lengths)
+            self._graft_ratios.append(ratios)
+        for i, direction in zip(chosen + tables, moved, strict=True):
+            directions[i] = direction
 
         grafting.descend_(params, directions, lr=lr, weight_decay=group["weight_decay"])
         if finite is not None:
@@ -407,9 +484,11 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
             state["step"] = torch.zeros((), dtype=torch.int64)
             if self._blocks(param, group):
                 state["momentum"] = torch.zeros_like(grad)
-        for name in grafting.graft_buffers(group):  # created also where a group's momentum or graft was changed later
+        for name in grafting.graft_buffers(group, param):  # also where a group's settings were changed later
             if f"graft.{name}" not in state:
                 state[f"graft.{name}"] = torch.zeros_like(grad)
+        if "graft.length" not in state and grafting.keeps_length(group, param, "momentum" in state):
+            state["graft.length"] = torch.zeros((), dtype=torch.float64, device=grad.device)
         return state
 
     def _precondition(

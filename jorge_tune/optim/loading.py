@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from jorge_tune.optim.argument_checks import Group, check_group, is_count, plain, require, require_rate
+from jorge_tune.optim.ridge import initial_signs
 
 # These tell one member's states from another's: they are in the groups of every version of the members that have them.
 # Whatever else a group lacks was added later.
@@ -97,6 +98,13 @@ class Loading:
             raise ValueError(f"the state's param_groups[{index}]: {error}") from error
 
 
+def missing_signs(own: Mapping[str, Any], expected: dict[str, tuple[int, ...]], device: torch.device) -> dict[str, Any]:
+    """Sign generators that a parameter's state lacks: the congruence form had none at first."""
+    begun = {_block_of(name) for name in own if name in expected}
+    lacking = [name for name in expected if name.endswith(".signs") and name not in own and _block_of(name) in begun]
+    return {name: initial_signs(expected[name][0], device) for name in lacking}
+
+
 def unwrapped(state: Mapping[Any, Any]) -> None:
     """Take the tensors out of their wraps, in place."""
     for own in state.values():
@@ -153,6 +161,7 @@ def _own_state(state: Any, param: Tensor, expected: dict[str, tuple[int, ...]], 
             checked[name] = value
     require("step" in checked or not any(map(_is_ours, checked)), place, "have a step", sorted(checked))
     begun = {_block_of(name) for name in checked if name in expected}
+    checked.update({name: Kept(signs) for name, signs in missing_signs(checked, expected, param.device).items()})
     missing = sorted(name for name in expected if _block_of(name) in begun and name not in checked)
     if missing:
         raise ValueError(f"{place}: {', '.join(missing)} is missing")
@@ -178,8 +187,10 @@ def _clock(step: Any, place: str) -> Tensor:
 def _check_tensor(name: str, value: Any, param: Tensor, expected: dict[str, tuple[int, ...]], place: str) -> None:
     require(isinstance(value, Tensor), f"{place}: {name}", "be a tensor", value)
     whole = name == "momentum" or name.startswith("graft.")
-    shape = tuple(param.shape) if whole else expected.get(name)
+    shape = () if name == "graft.length" else tuple(param.shape) if whole else expected.get(name)
     if name.startswith(("left.", "right.")) and shape is None:
         raise ValueError(f"{place}: {name} belongs to a block that shape {tuple(param.shape)} does not have")
+    if name.endswith(".signs"):
+        require(value.dtype == torch.int64, f"{place}: {name}", "be of int64", value.dtype)
     if shape is not None and tuple(value.shape) != shape:
         raise ValueError(f"{place}: {name} has shape {tuple(value.shape)}, but {shape} is needed here")

@@ -7,7 +7,7 @@ from typing import Literal, NoReturn
 import torch
 from torch import Tensor
 
-from jorge_tune.optim.argument_checks import Group, without_torch_switches
+from jorge_tune.optim.argument_checks import Group, require, without_torch_switches
 from jorge_tune.optim.kronecker import WITHOUT_REFRESHES, KroneckerOptimizer, Params
 from jorge_tune.optim.stacks import SideState
 
@@ -62,7 +62,7 @@ class DecoupledSGD(KroneckerOptimizer):
         super().add_param_group({**param_group, "precondition": False})
 
     def _check_member(self, group: Group) -> None:
-        pass
+        require(group["flatten"] == 0, "flatten", "be 0, since nothing is preconditioned", group["flatten"])
 
     def _initial_side(self, size: int, group: Group, dtype: torch.dtype, device: torch.device) -> NoReturn:
         raise AssertionError("nothing is preconditioned")

@@ -97,6 +97,7 @@ class Shampoo(KroneckerOptimizer):
         root: "eigh" is exact; "newton" takes matrix products only (see `inverse_root_newton`).
         root_iterations: Cap of the Newton iteration, >= 1.
         momentum, dampening, nesterov, weight_decay, graft, graft_betas, graft_eps: As in `Jorge`.
+        length, flatten, embeddings: As in `Jorge`.
         refresh_interval, warm_refreshes, stagger, block_size, nonfinite, maximize: As in `Jorge`.
 
     State: as `Jorge`, where `left.<i>` is the scaled average, and `left.<i>.scale`, `.weight` (float64 scalars) and
@@ -126,6 +127,9 @@ class Shampoo(KroneckerOptimizer):
         graft: Literal["sgd", "adamw", "none"] = "sgd",
         graft_betas: tuple[float, float] = (0.9, 0.999),
         graft_eps: float = 1e-8,
+        length: Literal["tensor", "mixed"] = "tensor",
+        flatten: int = 0,
+        embeddings: Literal["grafted", "adam"] = "grafted",
         refresh_interval: int = 10,
         warm_refreshes: int = 100,
         stagger: bool = True,
@@ -143,7 +147,8 @@ class Shampoo(KroneckerOptimizer):
             "graft": graft, "graft_betas": graft_betas, "graft_eps": graft_eps, "refresh_interval": refresh_interval,
             "warm_refreshes": warm_refreshes, "stagger": stagger, "block_size": block_size, "b2": b2, "eps": eps,
             "statistics_interval": statistics_interval, "root": root, "root_iterations": root_iterations,
-            "nonfinite": nonfinite, "maximize": maximize,
+            "nonfinite": nonfinite, "maximize": maximize, "length": length,
+            "flatten": flatten, "embeddings": embeddings,
         }  # fmt: skip
         super().__init__(params, defaults)
 

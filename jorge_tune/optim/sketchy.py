@@ -152,6 +152,7 @@ class SketchyShampoo(KroneckerOptimizer):
         statistics_interval: Steps between two updates of the statistics, >= 1; None: at refresh steps, as in the
             paper. With a number, `refresh_interval` has no say: a sketch is its own root.
         momentum, dampening, nesterov, weight_decay, graft, graft_betas, graft_eps: As in `Jorge`.
+        length, flatten, embeddings: As in `Jorge`.
         refresh_interval, warm_refreshes, stagger, block_size, nonfinite, maximize: As in `Jorge`.
 
     State: as `Jorge`, where `left.<i>` is the sketch B (rows, k) of the average over its scale, k = rank - 1 or, for
@@ -182,6 +183,9 @@ class SketchyShampoo(KroneckerOptimizer):
         graft: Literal["sgd", "adamw", "none"] = "sgd",
         graft_betas: tuple[float, float] = (0.9, 0.999),
         graft_eps: float = 1e-8,
+        length: Literal["tensor", "mixed"] = "tensor",
+        flatten: int = 0,
+        embeddings: Literal["grafted", "adam"] = "grafted",
         refresh_interval: int = 10,
         warm_refreshes: int = 100,
         stagger: bool = True,
@@ -198,6 +202,7 @@ class SketchyShampoo(KroneckerOptimizer):
             "graft": graft, "graft_betas": graft_betas, "graft_eps": graft_eps, "refresh_interval": refresh_interval,
             "warm_refreshes": warm_refreshes, "stagger": stagger, "block_size": block_size, "rank": rank, "b2": b2,
             "eps": eps, "statistics_interval": statistics_interval, "nonfinite": nonfinite, "maximize": maximize,
+            "length": length, "flatten": flatten, "embeddings": embeddings,
         }  # fmt: skip
         super().__init__(params, defaults)
 

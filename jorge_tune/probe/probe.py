@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jorge_tune.errors import InputError
 from jorge_tune.optim.gen_line import ProbeState, StepLine
@@ -22,13 +22,12 @@ from jorge_tune.recipe.checks import base_schedule
 from jorge_tune.recipe.schedule import lr_factor, warmup_steps
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import Record, of_kind
+from jorge_tune.runs.run_journal import ProgressCallback
+from jorge_tune.runs.stop_request import StopRequest
 from jorge_tune.training.device import autocast
 from jorge_tune.training.gen_stepper import BatchLoss, Stepper
 from jorge_tune.training.loader import Batch
-from jorge_tune.training.loop import StopRequest
-from jorge_tune.training.run_journal import ProgressCallback
 from jorge_tune.training.snapshot import Snapshot, open_snapshot
-from jorge_tune.training.tasks import Task
 
 DEFAULT_STEPS = (0, 100, 1000)
 """The steps that a probe reads if none are named, counted from where it starts."""
@@ -200,27 +199,34 @@ class _Reader:
         """The losses of all samples at each point of the line; every evaluation starts from the same state."""
         half = self.points // 2
         multipliers = range(-half, half + 1)
-        columns = []
+        points = []
         for x in multipliers:
             line.go_to(x)
             losses = []
             for batch in batches:
                 losses.append(_sample_losses(self.snapshot, batch))
                 around.renew()
-            columns.append(torch.cat(losses))
-        return read_line([float(x) for x in multipliers], torch.stack(columns, dim=1), batches=len(batches))
+            points.append(losses)
+        return read_line([float(x) for x in multipliers], _rows_alike(points), batches=len(batches))
+
+
+def _rows_alike(points: list[list[Tensor]]) -> Tensor:
+    """The losses as a table: of samples, or of whole batches if some batch could not be divided at some point.
+
+    Shape:
+        points: for each point, for each batch, (samples,) or (1,) -> (samples or batches, points).
+    """
+    counts = [{len(losses) for losses in of_batch} for of_batch in zip(*points, strict=True)]
+    if any(len(count) > 1 for count in counts) or {1} in counts:
+        points = [[losses.mean()[None] for losses in of_point] for of_point in points]
+    return torch.stack([torch.cat(of_point) for of_point in points], dim=1)
 
 
 def _sample_losses(snapshot: Snapshot, batch: Batch) -> Tensor:
     """The training loss of each sample, in float64 on the CPU; the batch is forwarded as a whole."""
-    task: Task = snapshot.task
-    model: nn.Module = snapshot.model
     with autocast(snapshot.recipe.precision, snapshot.device):
-        outputs = model(batch[0])
-        losses = [
-            task.loss(outputs[i : i + 1], (batch[0][i : i + 1], batch[1][i : i + 1])) for i in range(len(batch[1]))
-        ]
-    return torch.stack(losses).float().cpu().double()
+        losses = snapshot.task.sample_losses(snapshot.model, batch)
+    return losses.float().cpu().double()
 
 
 def _steps_to_read(at: tuple[int, ...] | None, snapshot: Snapshot) -> tuple[list[int], list[str]]:
@@ -253,7 +259,7 @@ def _fresh_batches(snapshot: Snapshot, count: int) -> list[Batch]:
     rest: list[Batch] = []
     with contextlib.closing(train.epoch(unused_epoch)) as batches:
         for batch in batches:
-            (full if len(batch[1]) == train.batch_size else rest).append(batch)
+            (full if train.is_full(batch) else rest).append(batch)
             if len(full) == count:
                 break
     return full or rest

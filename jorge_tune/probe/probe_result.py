@@ -128,6 +128,8 @@ def _doubt(reading: StepReading) -> str:
             return f"on {name}, fewer than three points have a finite loss"
         if line.fit.optimum is None:
             return f"on {name}: {line.fit.sentence}"
+        if line.samples == 1:
+            return f"on {name}, the loss is known for whole batches only, so there is no interval"
         if line.interval is None:
             share = f"{100 * line.agreeing:.0f} %"
             return f"on {name}, only {share} of the resampled fits have a lowest point ahead"
@@ -156,7 +158,8 @@ class LineReading:
         samples: The number of samples.
         batches: The number of batches that they came from.
         fit: The parabola; None if fewer than three means are finite.
-        interval: The interval of x*; None if fewer than 95 % of the resampled fits have a lowest point ahead.
+        interval: The interval of x*; None if fewer than 95 % of the resampled fits have a lowest point ahead, or if
+            there is a single sample, the mean of a batch whose loss cannot be divided.
         agreeing: The share of the resampled fits that have one.
     """
 
@@ -198,7 +201,7 @@ def read_line(multipliers: Sequence[float], losses: Tensor, *, batches: int) -> 
     agreeing = len(ordered) / len(optima)
 
     interval = None
-    if agreeing >= CONFIDENCE and fit.optimum is not None:
+    if len(losses) > 1 and agreeing >= CONFIDENCE and fit.optimum is not None:
         tail = (1 - CONFIDENCE) / 2
         interval = Interval(ordered[int(tail * len(ordered))], ordered[-1 - int(tail * len(ordered))])
     return replace(whole, fit=fit, interval=interval, agreeing=agreeing)

@@ -113,12 +113,13 @@ def _sentence(reading: StepReading) -> str:
         if line.fit is None:
             parts.append(f"on {name} the loss is not finite")
         elif line.optimum is None:
-            share = f"{100 * line.agreeing:.0f} % of the resamples have a lowest point ahead"
-            parts.append(f"on {name}: {_VERDICTS[line.fit.verdict]} ({share})")
+            share = f" ({100 * line.agreeing:.0f} % of the resamples have a lowest point ahead)"
+            parts.append(f"on {name}: {_VERDICTS[line.fit.verdict]}{share if line.samples > 1 else ''}")
         else:
             at_least = line.fit.at_least
             span = "" if line.interval is None else f" [{line.interval.low:.3g}, {line.interval.high:.3g}]"
             doubt = f", but {100 * (1 - line.agreeing):.0f} % of the resamples have none" if not span else ""
+            doubt = ", without an interval" if line.samples == 1 else doubt
             how = " (rounding hides the curvature)" if at_least else span
             parts.append(f"on {name}: lr* is {'at least ' if at_least else ''}{line.optimum:.3g} times lr{how}{doubt}")
     return f"{where}: {'; '.join(parts)}.".replace("on its own", "on its own batch").replace("fresh:", "fresh batches:")

@@ -19,12 +19,13 @@ from typing import Any, Literal, NamedTuple
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.checks import base_schedule
 from jorge_tune.recipe.derivation import OURS, Derivation
+from jorge_tune.recipe.placeholders import placeholder_faults
 from jorge_tune.recipe.render import leaves, number, recipe_to_dict
 from jorge_tune.recipe.schedule import lr_factor, schedule_unit, total_steps
 from jorge_tune.recipe.schema import (
     AdamWSection,
+    GraftedFields,
     JorgeSection,
-    KroneckerFields,
     Precision,
     Recipe,
     Schedule,
@@ -75,6 +76,10 @@ def bootstrap(recipe: Recipe, *, schedule: ScheduleChoice | None = None) -> Boot
 
     name = renamed(recipe.name, recipe.optimizer.name, "jorge")
     made = replace(recipe, name=name, optimizer=optimizer, schedule=new_schedule, calibration=None)
+    if lost := list(placeholder_faults(made)):
+        raise InputError(
+            f"recipe {name}: {lost[0][0]}: {lost[0][1]}; a command that reads {{recipe}} suits any optimizer"
+        )
     named = [Derivation("name", recipe.name, name, "named after its optimizer")]
     if recipe.calibration is not None:
         before = recipe_to_dict(recipe)["calibration"]
@@ -320,7 +325,7 @@ def _refusal(recipe: Recipe) -> str:
     start = f"recipe {recipe.name}: "
     if isinstance(optimizer, JorgeSection):
         return start + "is already a Jorge recipe; bootstrap the SGD or AdamW recipe that it was made from"
-    if isinstance(optimizer, KroneckerFields):
+    if isinstance(optimizer, GraftedFields):
         return (
             start + f"trains with {type(optimizer).__name__.removesuffix('Section')}, but the rules are for sgd and "
             "adamw only; bootstrap the recipe of the optimizer that it grafts"

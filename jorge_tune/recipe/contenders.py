@@ -5,6 +5,7 @@ control     the optimizer that Jorge grafts from, with Jorge's schedule and deco
 jorge       the recipe as `bootstrap` makes it
 shampoo     the same recipe with exact Shampoo: Jorge's rate, grafting, decay, momentum, blocks and refreshes
 sketchy     the same with Shampoo from sketched statistics
+muon        the same with Muon's direction, which needs no preconditioner: no rate of its own to tune
 gen-jorge   the same with GeN on top of its schedule
 gen-sgd     the SGD recipe with GeN on top of its schedule
 gen-adamw   an AdamW recipe with GeN on top of its schedule
@@ -15,7 +16,7 @@ Settings that only Shampoo and its sketch have (decay of the statistics, eps, ra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import fields, replace
 from typing import Any, Final
 
@@ -25,7 +26,9 @@ from jorge_tune.recipe.bootstrap import bootstrap, control, renamed
 from jorge_tune.recipe.schema import (
     AdamWSection,
     Gen,
+    GraftedFields,
     KroneckerFields,
+    MuonSection,
     Recipe,
     SGDSection,
     ShampooSection,
@@ -33,7 +36,7 @@ from jorge_tune.recipe.schema import (
 )
 from jorge_tune.untrusted import shown
 
-KINDS: Final = ("control", "jorge", "shampoo", "sketchy", "gen-sgd", "gen-jorge", "gen-adamw", "adamw")
+KINDS: Final = ("control", "jorge", "shampoo", "sketchy", "muon", "gen-sgd", "gen-jorge", "gen-adamw", "adamw")
 _NOT_SHARED = frozenset({"name"})
 
 
@@ -90,6 +93,8 @@ def _derived(recipes: Sequence[Recipe], kind: str) -> Recipe | None:
         return _with_optimizer(jorge, ShampooSection(**_shared(jorge)))
     if kind == "sketchy":
         return _with_optimizer(jorge, SketchyShampooSection(**_shared(jorge)))
+    if kind == "muon":
+        return _with_optimizer(jorge, MuonSection(**_shared(jorge, GraftedFields, besides={"flatten"})))
     return _with_gen(jorge, kind) if kind == "gen-jorge" else jorge
 
 
@@ -103,13 +108,15 @@ def _first_with(recipes: Sequence[Recipe], optimizer: type[SGDSection | AdamWSec
     return found
 
 
-def _shared(jorge: Recipe) -> dict[str, Any]:
-    """What every preconditioned optimizer has, as Jorge's section has it."""
-    names = [field.name for field in fields(KroneckerFields) if field.name not in _NOT_SHARED]
+def _shared(
+    jorge: Recipe, kind: type[GraftedFields] = KroneckerFields, besides: Set[str] = frozenset()
+) -> dict[str, Any]:
+    """What every optimizer of a kind has, as Jorge's section has it."""
+    names = [field.name for field in fields(kind) if field.name not in _NOT_SHARED | besides]
     return {name: getattr(jorge.optimizer, name) for name in names}
 
 
-def _with_optimizer(jorge: Recipe, optimizer: ShampooSection | SketchyShampooSection) -> Recipe:
+def _with_optimizer(jorge: Recipe, optimizer: ShampooSection | SketchyShampooSection | MuonSection) -> Recipe:
     return replace(jorge, name=renamed(jorge.name, "jorge", optimizer.name), optimizer=optimizer)
 
 

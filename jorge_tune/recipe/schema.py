@@ -44,23 +44,26 @@ Unit = Literal["epoch", "step"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSection:
-    """A model by name, with its constructor's arguments.
+    """A model by name or of your own, with its constructor's arguments; give `name` or `factory`.
 
     Attributes:
         name: `small_cnn`, `mlp`, `cifar_resnet`, or a classification model of torchvision such as `resnet50`.
+        factory: A class or function of your own that makes the model, as `my_module:Net`.
         args: Arguments of the model's constructor, such as `{num_classes: 100}`.
     """
 
-    name: Text
+    name: Text | None = None
+    factory: Annotated[str, IMPORTABLE] | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSection:
-    """A data set, what is held out of it, and how it is augmented.
+    """A data set by name or of your own, what is held out of it, and how it is augmented; give `name` or `factory`.
 
     Attributes:
         name: `digits`, `cifar10`, `cifar100`, `fashion_mnist`, or `imagefolder` for a directory of your own images.
+        factory: A function of your own that makes the parts of the data set, as `my_module:make_data`.
         root: The directory where the files lie; `digits` needs none.
         validation: What selects the best state: a fraction of the training part, a part's name, or unset, in which
             case the test part is evaluated (`digits` has a fixed validation part).
@@ -71,10 +74,12 @@ class DataSection:
         workers: Processes that load images; 0 loads them in the training process.
         drop_last: Leave out the last batch of an epoch where it is smaller than the others.
         evaluate_every: Epochs between two evaluations.
-        args: Arguments of an `imagefolder`: `size` in pixels, `mean` and `std` of the three colours.
+        args: Arguments of an `imagefolder`: `size` in pixels, `mean` and `std` of the three colours; or the arguments
+            of the factory.
     """
 
-    name: Text
+    name: Text | None = None
+    factory: Annotated[str, IMPORTABLE] | None = None
     root: Text = "data"
     validation: Annotated[float, INSIDE_ONE] | Annotated[str, SPLIT] | None = None
     augment: Text = "standard"
@@ -85,23 +90,81 @@ class DataSection:
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
+LogFormat = Literal["report", "jsonl", "csv", "tensorboard", "trainer_state", "mmengine", "stdout"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsSection:
+    """Where the values of a command are read.
+
+    Attributes:
+        from_: `report` reads what the script reports by `jorge_tune.report`. The others read what it writes anyway:
+            JSON lines, CSV, TensorBoard's event files, the `trainer_state.json` of Hugging Face's Trainer, MMEngine's
+            `scalars.json`, or the lines it prints.
+        path: The log file, below the run directory unless it begins with `/`, placeholders and `*` allowed; of several
+            files the newest counts. Unset looks for the format's usual names in the run directory.
+        columns: Which column is what: keys `epoch`, `step`, `seconds` and `part`, or the name of a metric
+            (`train/loss` or `test/top1` for another part than validation), each with the name that the log has.
+        pattern: For `stdout`, regular expressions whose named groups are columns, searched in each line. A place
+            (`epoch`, `step`) holds for the lines that follow it; `train_loss` is the training's, `top1` validation's.
+        scale: Factors by metric, such as `{top1: 0.01}` for a log in percent.
+        first_epoch: The number that the log gives to the first epoch; unset takes the first number that appears.
+        steps_per_epoch: Optimizer steps in an epoch, for logs that have only steps or only epochs.
+    """
+
+    from_: LogFormat = "report"
+    path: Text | None = None
+    columns: Mapping[str, Text] = field(default_factory=dict)
+    pattern: tuple[Annotated[str, REGULAR_EXPRESSION], ...] | Annotated[str, REGULAR_EXPRESSION] = ()
+    scale: Mapping[str, Positive] = field(default_factory=dict)
+    first_epoch: Annotated[int, one_of(0, 1)] | None = None
+    steps_per_epoch: Count | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskSection:
     """What is trained on what.
 
     Attributes:
-        kind: The kind of task; this version trains `classification`, the others can be bootstrapped but not trained.
+        kind: The kind of task; this version trains `classification`, `python` and `command`, the others can be
+            bootstrapped but not trained.
         model: The model; tasks of kind classification, segmentation, detection and language need it.
         data: The data set; the same tasks need it.
-        factory: For kind python: the function that makes the task.
-        command: For kind command: the program and its arguments.
+        factory: For kind python: the class or function of your own that makes the task, as `my_module:make_task`.
+        args: For kind python: arguments of the factory.
+        evaluate_every: For kind python: epochs between two evaluations; unset is 1.
+        higher_is_better: For metrics of your own whose names do not tell it, such as `{fid: false}`.
+        command: For kind command: the program and its arguments, as a list or as one line with quotes as in a shell.
+            Placeholders: `{recipe}`, `{run}`, `{seed}`, `{device}` and any value of the recipe, as `{optimizer.lr}`.
+        metrics: For kind command: where its values are read; unset reads what it reports by `jorge_tune.report`.
+        grace_seconds: For kind command: seconds that it may take to end once it was asked to; unset uses 30.
+        silence_seconds: For kind command: it is stopped once no value came for so many seconds; unset never stops it.
     """
 
     kind: TaskKind
     model: ModelSection | None = None
     data: DataSection | None = None
     factory: Annotated[str, IMPORTABLE] | None = None
-    command: tuple[Text, ...] = ()
+    args: Mapping[str, Any] = field(default_factory=dict)
+    evaluate_every: Count | None = None
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
+    command: tuple[Text, ...] | Text = ()
+    metrics: MetricsSection | None = None
+    grace_seconds: NotNegative | None = None
+    silence_seconds: Positive | None = None
+
+
+def has_model(recipe: Recipe) -> bool:
+    """Whether a model can be made of the recipe alone: it names one, or a factory that brings one."""
+    task = recipe.task
+    return task is not None and (task.model is not None or task.kind == "python")
+
+
+def evaluate_every(recipe: Recipe) -> int:
+    """Epochs between two evaluations; 1 where the recipe does not say it."""
+    task = recipe.task
+    every = None if task is None else task.data.evaluate_every if task.data is not None else task.evaluate_every
+    return every or 1
 
 
 NoDecayClass = Literal["norm", "bias", "one_dimensional"]
@@ -181,21 +244,21 @@ class AdamWSection(OptimizerFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KroneckerFields(OptimizerFields):
-    """What every preconditioned optimizer of ours has; names and defaults are the constructors' own.
+class GraftedFields(OptimizerFields):
+    """What every optimizer of ours has that takes its step length from another one.
 
     Attributes:
-        momentum: The momentum of the preconditioned gradient and of the grafted SGD.
+        momentum: The momentum of the direction and of the grafted SGD.
         dampening: How much less the new gradient counts in the momentum.
         nesterov: Use Nesterov's momentum; needs momentum above 0 and dampening 0.
         graft: Whose step length is taken: that of SGD, of AdamW, or none.
         graft_betas: AdamW's averaging weights, for `graft: adamw`.
         graft_eps: AdamW's eps, for `graft: adamw`.
-        refresh_interval: Steps between two refreshes of a preconditioner; `auto` measures it before training, unset
-            uses 10.
-        warm_refreshes: Refresh at each of this many first steps.
-        stagger: Spread the refreshes of different blocks over the interval, so that all steps cost about the same.
-        block_size: Sides longer than this are cut into blocks; `null` never cuts.
+        length: `tensor` gives each tensor the length of its own grafted step; `mixed` mixes it with an even share of
+            all tensors' lengths.
+        flatten: Newton-Schulz steps (Muon's) that make the singular values of a direction about equal; 0 leaves it as
+            it is, Muon takes 5.
+        embeddings: `grafted` moves embeddings by the grafted step; `adam` takes Adam's direction at the grafted length.
         nonfinite: At a gradient that is not finite: `skip` leaves the parameter as it is, `raise` stops the run.
     """
 
@@ -205,11 +268,28 @@ class KroneckerFields(OptimizerFields):
     graft: Literal["sgd", "adamw", "none"] = "sgd"
     graft_betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     graft_eps: Positive = 1e-8
+    length: Literal["tensor", "mixed"] = "tensor"
+    flatten: Whole = 0
+    embeddings: Literal["grafted", "adam"] = "grafted"
+    nonfinite: Literal["skip", "raise"] = "skip"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KroneckerFields(GraftedFields):
+    """What every preconditioned optimizer of ours has; names and defaults are the constructors' own.
+
+    Attributes:
+        refresh_interval: Steps between two refreshes of a preconditioner; `auto` measures it before training, unset
+            uses 10.
+        warm_refreshes: Refresh at each of this many first steps.
+        stagger: Spread the refreshes of different blocks over the interval, so that all steps cost about the same.
+        block_size: Sides longer than this are cut into blocks; `null` never cuts.
+    """
+
     refresh_interval: Interval = None
     warm_refreshes: Whole = 100
     stagger: bool = True
     block_size: Count | None = 1024
-    nonfinite: Literal["skip", "raise"] = "skip"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +302,9 @@ class JorgeSection(KroneckerFields):
             it is.
         b2_floor: The least averaging weight of old statistics.
         series_terms: The highest power in the series.
-        form: `series` is the paper's; `congruence` is a symmetric form that keeps its accuracy over many refreshes.
+        form: `series` is the paper's; `congruence` is a symmetric form that keeps its accuracy over many refreshes;
+            `half` is such a form too, and takes the inverse square root of the statistics in place of the fourth root.
+        ridge: For `congruence` and `half`: what is added to the statistics, relative to their mean eigenvalue.
         product_precision: The arithmetic of the products that correct a preconditioner.
         preset: `paper` takes the paper's algorithm to the letter; fields that you set override it.
     """
@@ -232,7 +314,8 @@ class JorgeSection(KroneckerFields):
     eps_kind: Literal["relative", "absolute"] = "relative"
     b2_floor: BelowOne = 0.0
     series_terms: Annotated[int, one_of(1, 2, 3)] = 2
-    form: Literal["series", "congruence"] = "series"
+    form: Literal["series", "congruence", "half"] = "series"
+    ridge: NotNegative = 1e-2
     product_precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     preset: Literal["paper"] | None = None
 
@@ -276,6 +359,18 @@ class SketchyShampooSection(KroneckerFields):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MuonSection(GraftedFields):
+    """Muon's direction at the length of the grafted step: momentum with equal singular values, no preconditioner.
+
+    Attributes:
+        flatten: Newton-Schulz steps.
+    """
+
+    name: Literal["muon"] = "muon"
+    flatten: Count = 5
+
+
+@dataclass(frozen=True, kw_only=True)
 class SketchyAdaGradSection(OptimizerFields):
     """AdaGrad with a sketch of the full matrix, each parameter one vector; for convex and small problems.
 
@@ -312,6 +407,7 @@ Optimizer = (
     | JorgeSection
     | ShampooSection
     | SketchyShampooSection
+    | MuonSection
     | SketchyAdaGradSection
     | CustomOptimizerSection
 )

@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from jorge_tune.recipe.schema import Cosine, Gen, JorgeSection, KroneckerFields, Recipe, SGDSection, ShampooSection
+from jorge_tune.recipe.schema import (
+    Cosine,
+    Gen,
+    GraftedFields,
+    JorgeSection,
+    KroneckerFields,
+    Recipe,
+    SGDSection,
+    ShampooSection,
+)
 
 
 class UnreadField(NamedTuple):
@@ -23,7 +32,11 @@ class UnreadField(NamedTuple):
 
 
 def _grafts(*grafts: str) -> Callable[[Recipe], bool]:
-    return lambda recipe: isinstance(recipe.optimizer, KroneckerFields) and recipe.optimizer.graft in grafts
+    return lambda recipe: isinstance(recipe.optimizer, GraftedFields) and recipe.optimizer.graft in grafts
+
+
+def _has_form(*forms: str) -> Callable[[Recipe], bool]:
+    return lambda recipe: isinstance(recipe.optimizer, JorgeSection) and recipe.optimizer.form in forms
 
 
 def _has_no_momentum(recipe: Recipe) -> bool:
@@ -59,9 +72,12 @@ UNREAD: Final = (
     UnreadField(
         "optimizer.series_terms",
         "optimizer.form",
-        lambda recipe: isinstance(recipe.optimizer, JorgeSection) and recipe.optimizer.form == "congruence",
-        "with form congruence, which sums no series",
+        _has_form("congruence", "half"),
+        "unless form is series",
     ),
+    UnreadField("optimizer.ridge", "optimizer.form", _has_form("series"), "with form series, which has none"),
+    UnreadField("optimizer.length", _GRAFT, _grafts("none"), "with graft none, which has no length to take"),
+    UnreadField("optimizer.embeddings", _GRAFT, _grafts("adamw", "none"), "unless graft is sgd"),
     UnreadField(
         "optimizer.root_iterations",
         "optimizer.root",

@@ -209,6 +209,7 @@ class StoredObjective:
     kind: Kind
     metric: Text
     target: float | None = None
+    higher_is_better: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -472,7 +472,7 @@ def _contest_in_words(contest: PairedContest, verdict: StudyVerdict) -> str:
     names = f"{_named(contest.contender, verdict.best)} against {_named(contest.against, verdict.best)}"
     amount = f"a gain of {_signed(contest.median)} {_interval(contest)}"
     if math.isinf(contest.median):
-        amount = "no gain can be given, because one of them has no value on most seeds"
+        amount = "the gain is undefined, because one of them has no value on most seeds"
 
     p_name = "p" if contest.p == contest.p_corrected else "corrected p"
     p = "" if contest.p_corrected is None else f", {p_name} = {contest.p_corrected:.2g}"

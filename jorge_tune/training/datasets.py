@@ -46,6 +46,7 @@ from jorge_tune.training.images import (
     image_size,
     read_headers,
 )
+from jorge_tune.training.own_data import OwnExamples, class_names_of, own_parts
 
 PartName = Literal["validation", "test"]
 _TORCHVISION = {  # class in torchvision.datasets, mean, std, shift in pixels, flip
@@ -145,6 +146,9 @@ def open_source(data: DataSection, *, download: bool = False) -> Source:
     """
     if data.augment not in ("standard", "none"):
         raise InputError(f"data.augment must be 'standard' or 'none', got {data.augment!r}")
+    if data.factory is not None:
+        return _open_own(data)
+    assert data.name is not None, "checks.py asks for one of name and factory"
     if data.name == "imagefolder":
         return _open_image_directory(data)
     if data.args:
@@ -156,6 +160,23 @@ def open_source(data: DataSection, *, download: bool = False) -> Source:
     names = ["digits", "imagefolder", *_TORCHVISION]
     hint = suggestion(data.name, names)
     raise InputError(f"data.name: unknown data set {data.name!r}{hint}; known: {', '.join(sorted(names))}")
+
+
+def _open_own(data: DataSection) -> Source:
+    """What a factory of the user's own makes; a validation part among them selects, unless the recipe says another."""
+    made = own_parts(data)
+    if len(made) == 1 and not isinstance(data.validation, float):
+        raise InputError(
+            f"task.data.factory: {data.factory} makes only a training part; let it make a validation part too, or set "
+            "task.data.validation to a fraction"
+        )
+    parts = {name: Part(part.labels.numpy(), partial(_choose_own, part)) for name, part in made.items()}
+    fixed = "validation" if "validation" in parts else None
+    return Source(class_names_of(made), parts, fixed_validation=fixed)
+
+
+def _choose_own(part: OwnExamples, indices: Integers, augment: bool) -> Examples:
+    return part.choose(indices)
 
 
 def _open_digits(data: DataSection) -> Source:
@@ -181,6 +202,7 @@ def _open_digits(data: DataSection) -> Source:
 def _open_torchvision(data: DataSection, download: bool) -> Source:
     import torchvision
 
+    assert data.name is not None
     class_name, mean, std, pad, flip = _TORCHVISION[data.name]
     root = Path(data.root).expanduser()
     shift = ShiftFlip(pad, flip) if data.augment == "standard" else None
@@ -287,7 +309,7 @@ def _summary(
     unused = {name: len(part.labels) for name, part in source.parts.items() if name not in used}
     shape = next(part.shape for part in examples.values() if part is not None)
     return DataSummary(
-        name=data.name,
+        name=data.name or data.factory or "",
         shape=shape,
         classes=len(source.classes),
         parts=parts,
@@ -313,11 +335,12 @@ def _validation_name(data: DataSection, source: Source) -> float | str | None:
         return source.fixed_validation
     if isinstance(asked, str):
         if asked not in held_out:
-            raise InputError(f"data.validation: {data.name} has no part {asked!r}; it has {', '.join(held_out)}")
+            known = ", ".join(held_out)
+            raise InputError(f"data.validation: {data.name or data.factory} has no part {asked!r}; it has {known}")
         return None if asked == "test" else asked
     if source.fixed_validation is not None:
         raise InputError(
-            f"data.validation: {data.name} comes with a fixed validation part, so a fraction ({asked}) "
+            f"data.validation: {data.name or data.factory} comes with a fixed validation part, so a fraction ({asked}) "
             f"cannot be held out; leave data.validation out, or set it to {source.fixed_validation!r}"
         )
     return float(asked)

@@ -17,13 +17,16 @@ from jorge_tune.recipe.recipe_files import recipe_of_run
 from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import Record, RunDirectory, read_records
+from jorge_tune.runs.run_journal import ProgressCallback, RunJournal, RunProgress
+from jorge_tune.runs.run_result import RunEnding
+from jorge_tune.runs.run_start import what_differs
+from jorge_tune.runs.stop_request import StopRequest
 from jorge_tune.training.build import build_scheduler
 from jorge_tune.training.checkpoint import Checkpoint, load_checkpoint
 from jorge_tune.training.device import backends_for, choose_device
 from jorge_tune.training.gen_stepper import Stepper, build_stepper
-from jorge_tune.training.loop import Loop, LoopPlan, RunEnding, StopRequest
-from jorge_tune.training.run_journal import ProgressCallback, RunJournal, RunProgress
-from jorge_tune.training.runner import own_random_state, set_up_training, what_differs
+from jorge_tune.training.loop import Loop, LoopPlan
+from jorge_tune.training.runner import own_random_state, set_up_training
 from jorge_tune.training.tasks import Task
 
 

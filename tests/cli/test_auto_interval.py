@@ -9,13 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from jorge_tune.calibrate import bench as batch_limit
+from jorge_tune.calibration import bench as batch_limit
 from jorge_tune.cli import main
 from jorge_tune.cli.cmd_bootstrap import _study
 from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.recipe.recipe_files import read_recipe
 from jorge_tune.study import study_file
-from tests.calibrate.scripted_bench import ScriptedBench, loaded_from, noisy
+from tests.calibration.scripted_bench import ScriptedBench, loaded_from, noisy
 from tests.cli.test_calibrate_freq import RECIPE
 
 AUTO = RECIPE.replace("lr: 0.1", "lr: 0.1\n  refresh_interval: auto")

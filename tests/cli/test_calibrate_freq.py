@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from jorge_tune.calibrate import bench as batch_limit
+from jorge_tune.calibration import bench as batch_limit
 from jorge_tune.cli import main
 from jorge_tune.cli.calibration_options import parse_overhead
 from jorge_tune.recipe.recipe_files import read_recipe
-from tests.calibrate.scripted_bench import ScriptedBench, loaded_from, noisy
+from tests.calibration.scripted_bench import ScriptedBench, loaded_from, noisy
 
 RECIPE = """\
 # tuned by hand

@@ -52,8 +52,8 @@ def test_a_table_words_and_nothing_written(recipe: Path, capsys: pytest.CaptureF
         ["12,", "fresh"],
     ]
     assert any(line.startswith("What follows: ") for line in lines)
-    assert any(line.startswith("What does not follow: a fresh optimum below the rate is no reason") for line in lines)
-    assert lines[-1] == "Note: left out: step 40; the training has 18, the last of them read as 17"
+    assert any(line.startswith("What does not follow: an optimum below lr on fresh batches") for line in lines)
+    assert lines[-1] == "Note: left out: step 40; the last step of the training is 17"
     assert err == "data: digits, 10 classes, 1x8x8; train 1078, validation 359, test 360 images\n"
     assert os.listdir() == ["tiny.yaml"]
 
@@ -69,7 +69,7 @@ def test_a_rate_far_too_low(recipe: Path, capsys: pytest.CaptureFixture[str]) ->
     data = json.loads(capsys.readouterr().out)
     assert data["suggestion"] == {
         "direction": "raise",
-        "reason": "even the greedy optimum on fresh batches is above the rate",
+        "reason": "even the greedy optimum on fresh batches is longer than the step",
         "rests_on": [4, 5],
         "left_out": [],
     }

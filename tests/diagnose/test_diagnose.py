@@ -14,8 +14,8 @@ from jorge_tune.errors import InputError, TrainingError
 from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.recipe.recipe_files import override
 from jorge_tune.recipe.schema import AdamWSection, CustomOptimizerSection, ShampooSection
+from jorge_tune.runs.stop_request import StopRequest
 from jorge_tune.training.checkpoint import load_checkpoint
-from jorge_tune.training.loop import StopRequest
 from jorge_tune.training.runner import train
 from tests.training.small_recipes import digits_recipe
 

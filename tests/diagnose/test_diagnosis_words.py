@@ -32,9 +32,9 @@ from jorge_tune.diagnose.diagnosis_words import (
     side_table,
     tables,
 )
-from jorge_tune.report.of_diagnosis import quadratic_figures, run_figures
-from jorge_tune.report.page import figure_for_picture, report_page
-from jorge_tune.report.report import diagnosis_report
+from jorge_tune.reports.of_diagnosis import quadratic_figures, run_figures
+from jorge_tune.reports.page import figure_for_picture, report_page
+from jorge_tune.reports.report import diagnosis_report
 from tests.report.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
 
 
@@ -165,13 +165,11 @@ def test_the_verdict(diagnosis):
         "1.000 after 8 steps (it takes 8 to come as near as Jorge's 0.950), and a lowest cosine of 0.500 after 1, "
         "0.700 after 2, 0.920 after 4, 1.000 after 8 steps (it takes 2 to come as near as Jorge's 0.600)."
     )
-    assert (
-        lines[4]
-        == (
-            "b2 began at 0.500; its median is 0.800, its range 0.500 to 0.900. b2 depends on eps, but the newest "
-            "gradient's share of the averages does not: its median is 0.2, and at most it is 0.3. The share of an old "
-            "gradient fell to 1/e in 4.38 refreshes (median over sides; on the fastest side in 4.38)."  # 3 / -log(0.9 0.8 0.7)
-        )
+    assert lines[4] == (
+        # 4.38 = 3 / -log(0.9 0.8 0.7)
+        "b2 began at 0.500; its median is 0.800, its range 0.500 to 0.900. b2 depends on eps, but the newest "
+        "gradient's share of the averages does not: its median is 0.2, and at most it is 0.3. The share of an old "
+        "gradient fell to 1/e in 4.38 refreshes (median over sides; on the fastest side in 4.38)."
     )
     assert "The graft ratio went from 0.5 to 0.25." in lines[5]
     assert "the root error of the series goes from 0.03 after 2 refreshes to 0.075 after 5" in lines[-1]
@@ -236,7 +234,7 @@ def test_the_page_carries_all_it_needs(diagnosis):
 def test_reading_a_diagnosis_needs_no_heavy_package():
     code = (
         "import sys, jorge_tune.diagnose.diagnosis, jorge_tune.diagnose.diagnosis_words, "
-        "jorge_tune.report.of_diagnosis; "
+        "jorge_tune.reports.of_diagnosis; "
         "print(sorted({'torch', 'numpy', 'plotly', 'sklearn', 'optuna'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from jorge_tune.optim import DecoupledSGD, Jorge, Shampoo, SketchyAdaGrad, SketchyShampoo, param_groups
+from jorge_tune.optim import DecoupledSGD, Jorge, Muon, Shampoo, SketchyAdaGrad, SketchyShampoo, param_groups
 from jorge_tune.optim.costs import EXCLUDED, FROZEN, NOTHING, ONE_DIMENSIONAL, OTHER, TOO_LONG, account, total
 from jorge_tune.optim.stacks import MAX_SIDE, BlockShape
 
@@ -19,6 +19,11 @@ FAMILY = {
     "jorge-blocked": lambda params: Jorge(params, 0.1, block_size=4),
     "jorge-unblocked": lambda params: Jorge(params, 0.1, block_size=None),
     "jorge-paper": lambda params: Jorge(params, 0.1, preset="paper"),
+    "jorge-half": lambda params: Jorge(params, 0.1, form="half"),
+    "jorge-half-all": lambda params: Jorge(
+        params, 0.1, form="half", length="mixed", flatten=5, embeddings="adam", block_size=4
+    ),
+    "muon": lambda params: Muon(params, 0.1, length="mixed"),
     "shampoo": lambda params: Shampoo(params, 0.1),
     "shampoo-adamw": lambda params: Shampoo(params, 0.1, graft="adamw", block_size=None),
     "shampoo-blocked": lambda params: Shampoo(params, 0.1, block_size=4),
@@ -182,13 +187,23 @@ def counted_flops(optimizer):
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize("form", ["series", "congruence"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"form": "series"},
+        {"form": "congruence"},
+        {"form": "congruence", "ridge": 0.0},
+        {"form": "half"},
+        {"form": "half", "ridge": 0.0, "flatten": 3},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("block_size", [None, 4])
-def test_jorges_operations_are_those_that_torch_counts(form, block_size):
+def test_jorges_operations_are_those_that_torch_counts(options, block_size):
     """torch counts matrix products alone, and so do the formulas. Both routes are taken: tall, wide and square."""
     params = [nn.Parameter(torch.ones(shape)) for shape in ((12, 2), (3, 11), (6, 6), (5, 2, 3), (7,))]
     optimizer = Jorge(
-        params, 0.1, form=form, block_size=block_size, refresh_interval=7, warm_refreshes=1, stagger=False
+        params, 0.1, **options, block_size=block_size, refresh_interval=7, warm_refreshes=1, stagger=False
     )
     planned = total(account(optimizer, dict(zip(params, "abcde", strict=True))))
     assert counted_flops(optimizer) == planned.refresh_flops + planned.apply_flops

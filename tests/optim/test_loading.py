@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from jorge_tune.optim import DecoupledSGD, GeN, Jorge, Shampoo, SketchyAdaGrad, SketchyShampoo
+from jorge_tune.optim import DecoupledSGD, GeN, Jorge, Muon, Shampoo, SketchyAdaGrad, SketchyShampoo
 from tests.optim.test_exam import CANDIDATES, exam, parameters, reload, run
 
 
@@ -157,6 +157,66 @@ def test_hyperparameters_added_since_take_the_classs_default_with_one_warning(me
         lambda found, loaded: {**loaded, "param_groups": [{**group, **added} for group in loaded["param_groups"]]}
     )
     supplied.load_state_dict(state)  # no warning, which would be an error here
+
+
+ANEW = ("length", "flatten", "embeddings", "ridge")
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_state_of_before_our_forms_had_a_ridge_goes_on_with_one(pickled):
+    """Congruence had no sign generators, and no member had lengths to choose, flattening or Adam's tables."""
+    params, again = parameters()[2:5], parameters()[2:5]
+    options = {"form": "congruence", "warm_refreshes": 2, "refresh_interval": 2}
+    optimizer, other = Jorge(params, 0.05, **options), Jorge(again, 0.05, **options)
+    run(optimizer, params, 3)
+    for p, q in zip(params, again, strict=True):
+        q.data.copy_(p)
+    if pickled:
+        for values in (optimizer.defaults, *optimizer.param_groups):
+            for name in ANEW:
+                del values[name]
+        optimizer._names -= set(ANEW)
+        for own in optimizer.state.values():
+            for name in [name for name in own if name.endswith(".signs")]:
+                del own[name]
+        other = pickle.loads(pickle.dumps(optimizer))
+        again = other.param_groups[0]["params"]
+    else:
+        state = optimizer.state_dict()
+        for name in ANEW:
+            del state["param_groups"][0][name]
+        state["state"] = {
+            number: {name: value for name, value in own.items() if not name.endswith(".signs")}
+            for number, own in state["state"].items()
+        }
+        with pytest.warns(UserWarning, match="ridge=0.01") as said:
+            other.load_state_dict(state)
+        assert len(said) == 1
+    run(other, again, 3, start=3)
+    first = next(iter(again))
+    assert other.state[first]["left.0.signs"].dtype == torch.int64
+    assert "left.0.signs" in other.state_dict()["state"][0]
+    assert all(torch.isfinite(p).all() for p in again)
+
+
+def test_generators_of_another_kind_are_refused():
+    params = parameters()[2:4]
+    optimizer = Jorge(params, 0.05, form="half")
+    run(optimizer, params, 2)
+    state = optimizer.state_dict()
+    state["state"][0]["left.0.signs"] = state["state"][0]["left.0.signs"].float()
+    with pytest.raises(ValueError, match=r"left.0.signs must be of int64, got torch.float32"):
+        optimizer.load_state_dict(state)
+
+
+def test_a_step_of_plain_sgd_is_not_taken_for_muons():
+    params = parameters()[2:4]
+    for one, other, message in (
+        (DecoupledSGD(params, 0.1), Muon(params, 0.1), "flatten must be an int >= 1, got 0"),
+        (Muon(params, 0.1), DecoupledSGD(params, 0.1), "flatten must be 0, since nothing is preconditioned, got 5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            other.load_state_dict(one.state_dict())
 
 
 MEMBERS = {

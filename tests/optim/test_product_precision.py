@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from jorge_tune.optim import Jorge, congruence_refresh, series_refresh
+from jorge_tune.optim import Jorge, congruence_refresh, half_refresh, series_refresh
+from tests import reference
 from tests.gradients import decaying, network_gradients
 from tests.reference import inverse_root, jorge_refresh
 
@@ -18,6 +19,11 @@ BF16_REFRESH_ERROR = 8e-3
 # Cosine of L G R to the exact direction after 100 refreshes, 48 x 32, spectrum 1/k: float32 minus bfloat16 was within
 # +-5e-4 over three seeds and both forms.
 BF16_COSINE_LOSS = 4e-3
+LITERAL = {
+    series_refresh: jorge_refresh,
+    congruence_refresh: reference.congruence_refresh,
+    half_refresh: reference.half_refresh,
+}
 
 
 @pytest.mark.parametrize("shape", [(24, 6), (6, 24), (12, 12), (1, 7)])
@@ -32,7 +38,7 @@ def test_one_refresh_is_within_bfloat16_of_float64(shape, route):
         L = wanted.float()
 
 
-@pytest.mark.parametrize("refresh", [series_refresh, congruence_refresh])
+@pytest.mark.parametrize("refresh", [series_refresh, congruence_refresh, half_refresh])
 @pytest.mark.parametrize("seed", [0])
 def test_the_direction_after_100_refreshes_is_as_good_as_float32s(refresh, seed):
     cosines = {}
@@ -42,26 +48,29 @@ def test_the_direction_after_100_refreshes_is_as_good_as_float32s(refresh, seed)
         for G in itertools.islice(decaying(48, 32, seed=seed, drift=0.0), 100):
             for side, g in (("left", G), ("right", G.T)):
                 A = averages.get(side, (g @ g.T).norm() * torch.eye(len(g), dtype=torch.float64))
-                _, b2 = jorge_refresh(sides[side], g) if side in averages else (None, 0.5)
+                literal = LITERAL[refresh]
+                _, b2 = literal(sides[side], g) if side in averages else (None, 0.5)
                 averages[side] = b2 * A + (1 - b2) * g @ g.T
                 sides[side] = refresh(sides[side], g.float(), relative_eps=1.0, product_dtype=dtype)
-        exact = inverse_root(averages["left"]) @ G @ inverse_root(averages["right"])
+        power = 0.5 if refresh is half_refresh else 0.25
+        exact = inverse_root(averages["left"], power) @ G @ inverse_root(averages["right"], power)
         ours = sides["left"].double() @ G @ sides["right"].double()
         cosines[dtype] = float((exact * ours).sum() / exact.norm() / ours.norm())
     assert cosines[torch.bfloat16] > cosines[None] - BF16_COSINE_LOSS
     assert cosines[None] > 0.8
 
 
-def test_congruence_stays_bitwise_symmetric():
+@pytest.mark.parametrize("refresh", [congruence_refresh, half_refresh])
+def test_our_forms_stay_bitwise_symmetric(refresh):
     L = torch.eye(16)
     for G in itertools.islice(decaying(16, 5, seed=4), 30):
         for route in ("dense", "low_rank"):
-            after = congruence_refresh(L, G.float(), product_dtype=torch.bfloat16, route=route)
+            after = refresh(L, G.float(), product_dtype=torch.bfloat16, route=route)
             assert torch.equal(after, after.T)
         L = after
 
 
-@pytest.mark.parametrize("form", ["series", "congruence"])
+@pytest.mark.parametrize("form", ["series", "congruence", "half"])
 def test_state_is_float32_and_float64_parameters_keep_float64_products(form):
     for dtype in (torch.float32, torch.float64):
         plain, reduced = nn.Parameter(torch.ones(6, 4, dtype=dtype)), nn.Parameter(torch.ones(6, 4, dtype=dtype))
@@ -91,7 +100,7 @@ def test_a_real_networks_weights_stay_close():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("form", ["series", "congruence"])
+@pytest.mark.parametrize("form", ["series", "congruence", "half"])
 def test_tf32_products_are_within_tf32_and_put_the_setting_back(form):
     before = torch.backends.cuda.matmul.fp32_precision
     weights = {}

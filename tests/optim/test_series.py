@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from jorge_tune.optim import congruence_refresh, series_refresh
+from jorge_tune.optim import congruence_refresh, half_refresh, series_refresh
 from jorge_tune.optim.jorge import refresh_flops
 from tests.gradients import decaying
 from tests.reference import jorge_refresh
@@ -138,7 +138,7 @@ def test_flop_counts_choose_the_cheaper_route():
     assert refresh_flops(10, 1000)[0] < refresh_flops(10, 1000)[1]
 
 
-@pytest.mark.parametrize("refresh", [series_refresh, congruence_refresh])
+@pytest.mark.parametrize("refresh", [series_refresh, congruence_refresh, half_refresh])
 @pytest.mark.parametrize("route", ["dense", "low_rank"])
 def test_rows_that_no_gradient_enters_are_held_and_the_others_go_on(refresh, route):
     """Unbounded they reach 1e11 times the others by refresh 360, and nothing would change any more."""

@@ -22,6 +22,11 @@ CASES = [
     (Jorge, {"graft": "none", "graft_betas": [0.5, 0.9]}, r"graft_betas=\[0.5, 0.9\] has no effect with graft='none'"),
     (Shampoo, {"graft_eps": 1e-6}, "graft_eps=1e-06 has no effect with graft='sgd'"),
     (Jorge, {"form": "congruence", "series_terms": 3}, "series_terms=3 has no effect with form='congruence'"),
+    (Jorge, {"form": "half", "series_terms": 3}, "series_terms=3 has no effect with form='half'"),
+    (Jorge, {"form": "series", "ridge": 0.1}, "ridge=0.1 has no effect with form='series'"),
+    (Jorge, {"graft": "none", "length": "mixed"}, "length='mixed' has no effect with graft='none'"),
+    (Jorge, {"graft": "adamw", "embeddings": "adam"}, "embeddings='adam' has no effect with graft='adamw'"),
+    (Jorge, {"graft": "none", "embeddings": "adam"}, "embeddings='adam' has no effect with graft='none'"),
     (Shampoo, {"root_iterations": 5}, "root_iterations=5 has no effect with root='eigh'"),
 ]
 
@@ -78,6 +83,8 @@ def test_every_entry_of_the_table_is_among_the_cases():
         {"graft": "none", "momentum": 0.5},
         {"form": "congruence"},
         {"form": "series", "series_terms": 3},
+        {"form": "half", "ridge": 0.0},
+        {"graft": "adamw", "length": "mixed", "flatten": 5},
     ],
 )
 def test_nothing_is_said_of_what_is_read_or_left_at_its_default(values):

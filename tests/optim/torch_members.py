@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ConstantLR, ExponentialLR, LinearLR, PolynomialLR, ReduceLROnPlateau, StepLR
 
-from jorge_tune.optim import DecoupledSGD, Jorge, Shampoo, SketchyAdaGrad, SketchyShampoo
+from jorge_tune.optim import DecoupledSGD, Jorge, Muon, Shampoo, SketchyAdaGrad, SketchyShampoo
 
 pytest.importorskip("expecttest", reason="torch's test tools need expecttest: pip install 'jorge-tune[test]'")
 
@@ -72,6 +72,8 @@ OWN: dict[type[torch.optim.Optimizer], dict[str, Kwargs]] = {
         **PRECONDITIONED,
         "as in the paper": {"lr": LR, "preset": "paper"},
         "congruence": {"lr": LR, "form": "congruence"},
+        "half power": {"lr": LR, "form": "half"},
+        "half power, in every piece": {"lr": LR, "form": "half", "nesterov": True, "length": "mixed", "flatten": 5},
         "products in bfloat16": {"lr": LR, "product_precision": "bf16"},
         "three terms": {"lr": LR, "series_terms": 3, "b2_floor": 0.5},
     },
@@ -86,6 +88,12 @@ OWN: dict[type[torch.optim.Optimizer], dict[str, Kwargs]] = {
         "statistics every step": {"lr": LR, "rank": 3, "statistics_interval": 1},
     },
     SketchyAdaGrad: {"low rank": {"lr": LR, "rank": 4}, "regularised": {"lr": LR, "eps": 1e-6}},
+    Muon: {
+        **SGD_LIKE,
+        "grafted from AdamW": {"lr": LR, "graft": "adamw"},
+        "mixed lengths": {"lr": LR, "length": "mixed"},
+        "three steps": {"lr": LR, "flatten": 3},
+    },
     DecoupledSGD: SGD_LIKE,
 }
 SCHEDULERS = (

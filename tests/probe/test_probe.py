@@ -27,9 +27,9 @@ from jorge_tune.recipe.schema import (
     Warmup,
 )
 from jorge_tune.records import RunDirectory
+from jorge_tune.runs.stop_request import StopRequest
 from jorge_tune.training import train
 from jorge_tune.training.checkpoint import Checkpoint, load_checkpoint
-from jorge_tune.training.loop import StopRequest
 from jorge_tune.training.snapshot import open_snapshot
 from tests.training.conftest import make_image_folder
 from tests.training.small_recipes import digits_recipe, folder_recipe

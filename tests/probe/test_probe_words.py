@@ -9,9 +9,9 @@ import torch
 
 from jorge_tune.probe.probe_result import LineReading, ProbeResult, StepReading, read_line
 from jorge_tune.probe.probe_words import heading, table, words
-from jorge_tune.report.page import report_page
-from jorge_tune.report.parts import figures_of
-from jorge_tune.report.report import probe_report
+from jorge_tune.reports.page import report_page
+from jorge_tune.reports.parts import figures_of
+from jorge_tune.reports.report import probe_report
 from tests.report.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
 
 FIVE = (-2.0, -1.0, 0.0, 1.0, 2.0)

@@ -15,7 +15,9 @@ from jorge_tune.recipe.schema import (
     GroupSection,
     JorgeSection,
     Linear,
+    MetricsSection,
     ModelSection,
+    MuonSection,
     Polynomial,
     Recipe,
     SGDSection,
@@ -60,17 +62,24 @@ shared = {
         max_size=2,
     ).map(tuple),
 }
-kronecker = shared | {
+grafted = {
+    **shared,
     "momentum": fraction,
     "dampening": fraction,
     "graft": st.sampled_from(["sgd", "adamw", "none"]),
     "graft_betas": pairs,
     "graft_eps": positive,
+    "length": st.sampled_from(["tensor", "mixed"]),
+    "embeddings": st.sampled_from(["grafted", "adam"]),
+    "nonfinite": st.sampled_from(["skip", "raise"]),
+}
+kronecker = {
+    **grafted,
+    "flatten": st.integers(0, 9),
     "refresh_interval": st.none() | st.just("auto") | counts,
     "warm_refreshes": st.integers(0, 1000),
     "stagger": st.booleans(),
     "block_size": st.none() | counts,
-    "nonfinite": st.sampled_from(["skip", "raise"]),
 }
 optimizers = st.one_of(
     st.builds(SGDSection, **shared, momentum=fraction, dampening=fraction, decoupled=st.booleans()),
@@ -83,7 +92,8 @@ optimizers = st.one_of(
         eps_kind=st.sampled_from(["relative", "absolute"]),
         b2_floor=fraction,
         series_terms=st.integers(1, 3),
-        form=st.sampled_from(["series", "congruence"]),
+        form=st.sampled_from(["series", "congruence", "half"]),
+        ridge=fraction,
         preset=st.sampled_from([None, "paper"]),
     ),
     st.builds(ShampooSection, **kronecker, statistics_interval=counts, b2=fraction, eps=positive),
@@ -95,6 +105,7 @@ optimizers = st.one_of(
         b2=fraction,
         eps=positive,
     ),
+    st.builds(MuonSection, **grafted, flatten=counts),
     st.builds(
         SketchyAdaGradSection,
         **shared,
@@ -151,13 +162,39 @@ data = st.builds(
     evaluate_every=counts,
     args=arguments,
 )
+
+
+def without_braces(word: str) -> str:
+    """A word of a command in which nothing is a placeholder; no program can be given a NUL."""
+    return word.replace("{", "{{").replace("}", "}}").replace("\0", "")
+
+
+metrics = st.one_of(
+    st.builds(MetricsSection, scale=st.dictionaries(names, positive, max_size=2), steps_per_epoch=st.none() | counts),
+    st.builds(
+        MetricsSection,
+        from_=st.sampled_from(["jsonl", "csv", "tensorboard", "trainer_state", "mmengine"]),
+        path=st.none() | text.map(without_braces).filter(bool),
+        columns=st.dictionaries(names, text, max_size=1),
+        first_epoch=st.sampled_from([None, 0, 1]),
+    ),
+    st.builds(MetricsSection, from_=st.just("stdout"), pattern=st.sampled_from(["(?P<a>b)", ("(?P<a>b)", "(?P<c>d)")])),
+)
 tasks = st.one_of(
     st.none(),
     st.builds(
         TaskSection, kind=st.just("classification"), model=st.builds(ModelSection, name=text, args=arguments), data=data
     ),
     st.builds(TaskSection, kind=st.just("python"), factory=st.just("package.module:make")),
-    st.builds(TaskSection, kind=st.just("command"), command=st.lists(text | words, min_size=1, max_size=3).map(tuple)),
+    st.builds(
+        TaskSection,
+        kind=st.just("command"),
+        command=st.lists((text | words).map(without_braces), min_size=1, max_size=3).map(tuple)
+        | st.sampled_from(["python train.py --lr {optimizer.lr} 'a b'", "sh -c 'a | b' {recipe}"]),
+        metrics=st.none() | metrics,
+        grace_seconds=st.none() | positive,
+        silence_seconds=st.none() | positive,
+    ),
 )
 others = {
     "name": names,

@@ -22,7 +22,7 @@ from jorge_tune.recipe.schema import (
 )
 from tests.recipe.recipes_of_all_kinds import recipes
 
-SGD_KINDS = ("control", "jorge", "shampoo", "sketchy", "gen-sgd", "gen-jorge")
+SGD_KINDS = ("control", "jorge", "shampoo", "sketchy", "muon", "gen-sgd", "gen-jorge")
 
 TUNED = Recipe(
     name="mine-sgd",
@@ -68,6 +68,17 @@ def test_shampoo_and_sketch_take_all_that_jorge_shares_with_them(kind):
     assert replace(made, name="", optimizer=jorge.optimizer) == replace(jorge, name="")
 
 
+def test_muon_takes_sgds_length_and_decay_and_flattens():
+    made = derived("muon")
+    section = made.optimizer
+    assert (made.name, section.name, section.flatten) == ("mine-muon", "muon", 5)
+    assert (section.lr, section.weight_decay, section.momentum, section.nesterov) == (0.1, 5e-3, 0.9, True)
+    assert (section.graft, section.no_decay, section.groups) == ("sgd", ("bias",), TUNED.optimizer.groups)
+    jorge = bootstrap(TUNED).recipe
+    assert replace(made, name="", optimizer=jorge.optimizer) == replace(jorge, name="")
+    assert derived("muon", ADAMW).optimizer.graft == "adamw"
+
+
 def test_an_adamw_recipe_gives_shampoo_its_graft():
     section = derived("shampoo", ADAMW).optimizer
     assert (section.lr, section.weight_decay, section.graft_betas[0]) == (3e-3, 0.05, 0.8)
@@ -88,7 +99,7 @@ def test_gen_goes_on_top_of_the_schedule_and_changes_nothing_else(kind, given, b
 def test_a_long_training_is_compared_under_the_papers_schedule():
     """The rules see the recipe as it will be trained: 30 epochs step at a third, for Jorge's relatives too."""
     long = replace(TUNED, epochs=30)
-    for kind in ("control", "jorge", "shampoo", "sketchy"):
+    for kind in ("control", "jorge", "shampoo", "sketchy", "muon"):
         assert derived(kind, long).schedule.milestones == (10, 20)
     assert derived("gen-jorge", long).schedule.base.milestones == (10, 20)
     assert derived("gen-sgd", long).schedule.base == long.schedule
@@ -140,6 +151,7 @@ def test_the_shipped_digits_recipe_has_all_of_them_by_names_of_their_own():
         "cnn-jorge",
         "cnn-shampoo",
         "cnn-sketchy",
+        "cnn-muon",
         "cnn-gen-sgd",
         "cnn-gen-jorge",
     ]

@@ -9,9 +9,9 @@ import pytest
 
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.report.page import report_page
-from jorge_tune.report.parts import figures_of
-from jorge_tune.report.report import study_report
+from jorge_tune.reports.page import report_page
+from jorge_tune.reports.parts import figures_of
+from jorge_tune.reports.report import study_report
 from tests.report.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone, drawn_figures
 from tests.training.small_recipes import digits_recipe
 

@@ -173,7 +173,7 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
         (
             digits_recipe(task=TaskSection(kind="command", command=("sh",))),
             {},
-            r"task\.kind: this version cannot train a command",
+            r"task\.kind: this needs a model, and a command keeps its own",
         ),
         (
             digits_recipe(

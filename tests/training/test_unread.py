@@ -13,6 +13,7 @@ import torch
 from jorge_tune.recipe.schema import (
     AdamWSection,
     JorgeSection,
+    MuonSection,
     Optimizer,
     Recipe,
     SGDSection,
@@ -31,6 +32,12 @@ SECTIONS: dict[str, Optimizer] = {
     "jorge, graft adamw": JorgeSection(**_TIMETABLE, graft="adamw"),
     "jorge, graft none": JorgeSection(**_TIMETABLE, graft="none"),
     "jorge, congruence": JorgeSection(**_TIMETABLE, form="congruence"),
+    "jorge, half": JorgeSection(**_TIMETABLE, form="half"),
+    "jorge, half, in every piece": JorgeSection(
+        **_TIMETABLE, form="half", nesterov=True, length="mixed", flatten=5, embeddings="adam"
+    ),
+    "muon": MuonSection(lr=0.05),
+    "muon, graft adamw": MuonSection(lr=0.05, graft="adamw"),
     "jorge at interval 1": JorgeSection(lr=0.05, refresh_interval=1, warm_refreshes=2),
     "jorge of the paper": JorgeSection(lr=0.05, preset="paper"),
     "shampoo": ShampooSection(**_TIMETABLE),
@@ -47,8 +54,20 @@ OTHER_VALUES: dict[str, Any] = {
     "lr": 0.04, "weight_decay": 0.1, "momentum": 0.6, "dampening": 0.3, "graft_betas": (0.7, 0.8), "graft_eps": 1e-2,
     "betas": (0.7, 0.8), "eps": 0.03, "series_terms": 1, "b2_floor": 0.9, "b2": 0.6, "root_iterations": 2, "rank": 2,
     "statistics_interval": 2, "warm_refreshes": 4, "stagger": False, "refresh_interval": 2, "block_size": 4,
+    "length": "mixed", "flatten": 2, "ridge": 0.2,
 }  # fmt: skip
-NEEDS_MORE = {"nesterov", "graft", "form", "root", "nonfinite", "preset", "product_precision", "eps_kind", "decoupled"}
+NEEDS_MORE = {
+    "nesterov",
+    "graft",
+    "form",
+    "root",
+    "nonfinite",
+    "preset",
+    "product_precision",
+    "eps_kind",
+    "decoupled",
+    "embeddings",
+}
 IN_ITS_OWN_WAY = {"name", "no_decay", "groups"}  # whole lists, which have tests of their own
 
 
@@ -89,6 +108,8 @@ def test_a_field_is_in_the_table_if_and_only_if_it_changes_nothing(name: str, fi
         pytest.skip("nesterov excludes dampening")
     if field == "b2_floor" and getattr(section, "preset", None):
         pytest.skip("with the paper's tiny eps b2 is 1 to rounding, above every floor")
+    if field == "length" and section.length == value:  # type: ignore[union-attr]
+        value = "tensor"
     changed = dataclasses.replace(section, **{field: value})
     assert changed != section
     both = zip(_trained(section), _trained(changed), strict=True)

@@ -86,6 +86,7 @@ def silence_optuna() -> None:
     for name in ("optuna", "sqlalchemy", "alembic", "psycopg"):  # a logger that has no handler at all writes to stderr
         logging.getLogger(name).addHandler(_NOWHERE)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    warnings.filterwarnings("ignore", message="Choices for a categorical distribution")  # see `_distribution`
 
 
 def _open(address: Address, patience: Patience, *, create: bool) -> BaseStorage:
