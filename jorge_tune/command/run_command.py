@@ -19,10 +19,10 @@ from jorge_tune.command.output_file import OutputFile
 from jorge_tune.errors import KilledCommandError, TrainingError, shortened
 from jorge_tune.files import is_disk_full
 from jorge_tune.hardware import oom_kills
-from jorge_tune.logs.columns import ColumnPlan
+from jorge_tune.logs.columns import ColumnPlan, LogReading
 from jorge_tune.logs.course import Course, CourseSettings
 from jorge_tune.logs.formats import COUNTS_DONE, open_log
-from jorge_tune.logs.rows import LogReader
+from jorge_tune.logs.rows import LogReader, LogRow
 from jorge_tune.recipe.checks import check_resolved
 from jorge_tune.recipe.placeholders import command_words
 from jorge_tune.recipe.schema import MetricsSection, Recipe
@@ -126,6 +126,7 @@ class _CommandRun:
         settings = CourseSettings(metric, section.steps_per_epoch, _first_epoch(section, earlier))
         places = [Moment(r["step"], r["epoch"], r["train_seconds"]) for r in of_kind(earlier, "evaluation")]
         self._is_resumed = bool(earlier)
+        self._has_started = False
         self._course = Course(journal, settings, self._start, earlier=places if earlier else None)
 
     def run(self, stop: StopRequest, max_steps: int | None) -> None:
@@ -136,7 +137,7 @@ class _CommandRun:
         """
         self._clean_up()
         if self._is_resumed:
-            self._reader.skip()
+            self._take_leftovers()
             self._journal.say("the command starts again; it finds the run's directory as it left it")
         else:
             self._start(Moment(0, 0.0, 0.0), False)
@@ -171,10 +172,26 @@ class _CommandRun:
             self._clean_up()
         self._conclude(end, said, oom_kills() != kills_before)
 
+    def _take_leftovers(self) -> None:
+        """Record what the command wrote last, before the run that read it was killed."""
+        rows = self._reader.skip()
+        beyond: list[tuple[LogRow, list[LogReading]]] = []
+        for row in rows:
+            readings = self._plan.readings(row)
+            if readings:
+                is_new = self._course.is_beyond(readings[0])
+                beyond = [*beyond, (row, readings)] if is_new else []
+        clocks = [row.clock for row in rows[: len(rows) - len(beyond)] if row.clock is not None]
+        for row, readings in beyond:
+            passed = row.clock - clocks[-1] if clocks and row.clock is not None else 0.0
+            self._course.take(readings, max(0.0, passed))
+        self._course.reopen()
+
     def _start(self, at: Moment, is_kept: bool) -> None:
         """Record that a stretch begins."""
         task = self._recipe.task
         assert task is not None
+        self._has_started = True
         said = []
         if self._is_resumed and not is_kept:
             said.append("the command did not go on from an earlier place: it starts from its first step")
@@ -247,7 +264,7 @@ class _CommandRun:
 
     def _record(self, outcome: Any, reason: str, facts: Mapping[str, object]) -> None:
         with contextlib.suppress(OSError):
-            if self._is_resumed and self._course.evaluations == 0:  # nothing new: what was recorded still holds
+            if not self._has_started:  # nothing new: what was recorded still holds
                 self._journal.start(
                     self._course.moment, seed=self._recipe.seed, resumed=True, about=self._recipe.name, facts={}
                 )
