@@ -8,7 +8,7 @@ record says so (`clock: wall`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from jorge_tune.recipe.placeholders import command_words
 from jorge_tune.recipe.schema import MetricsSection, Recipe
 from jorge_tune.records import Record, RunDirectory, of_kind, read_records
 from jorge_tune.reporting import LISTENS, STOP
+from jorge_tune.runs.record_loggers import check_loggers, open_loggers
 from jorge_tune.runs.run_journal import Moment, ProgressCallback, RunJournal
 from jorge_tune.runs.run_result import RunEnding, RunResult, read_result
 from jorge_tune.runs.run_start import ResumeState, create_run, full_disk_in_words, inspect_run_directory
@@ -46,6 +47,7 @@ def run_command(
     threads: int | None = None,
     progress: ProgressCallback | None = None,
     stop: StopRequest | None = None,
+    loggers: Sequence[str] = (),
 ) -> RunResult:
     """Run a recipe's command in the run directory `out`, which is made once all input has proved good.
 
@@ -58,6 +60,7 @@ def run_command(
         threads: CPU threads, for OpenMP and MKL; None leaves them to the command.
         progress: called at the start and after each evaluation.
         stop: may ask the run to stop from elsewhere; Ctrl-C and SIGTERM do so in the main thread anyway.
+        loggers: where to copy the records to: `csv`, `tensorboard`, `wandb`.
 
     Raises:
         InputError: recipe, command, device or directory cannot be used; nothing was written.
@@ -65,6 +68,7 @@ def run_command(
         TrainingError: the command failed; its directory says how.
     """
     check_resolved(recipe)
+    check_loggers(loggers)
     directory = RunDirectory(out)
     state = inspect_run_directory(directory, recipe, resume=resume)
     if state is ResumeState.ENDED:
@@ -80,6 +84,7 @@ def run_command(
             journal = stack.enter_context(RunJournal(directory))
             if inspect_run_directory(directory, recipe, resume=resume) is ResumeState.ENDED:
                 return read_result(directory, recipe)
+        journal.also_to(open_loggers(loggers, directory, recipe))
         stop = stack.enter_context(stop or StopRequest())
         earlier = read_records(directory.records) if directory.records.is_file() else []
         run = _CommandRun(recipe, directory, journal, reader, launch, earlier, progress)
