@@ -26,8 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jorge_tune.calibrate.calibrate_recipe import calibratable
-from jorge_tune.calibrate.measure import DEFAULT_EFFORT
+from jorge_tune.calibration.calibrate_recipe import calibratable
+from jorge_tune.calibration.measure import DEFAULT_EFFORT
 from jorge_tune.recipe.recipe_files import override, read_recipe, resolve_recipe, write_recipe
 from jorge_tune.recipe.schema import Recipe
 

@@ -68,8 +68,33 @@ task:
   kind: classification
   model: {name: small_cnn, args: {batch_norm: false}}
   data: {name: digits}
-# factory: my_package.tasks:make     # kind python
-# command: [python, train.py]        # kind command
+# kind python
+# factory: my_package.tasks:make
+# args: {width: 64}
+# evaluate_every: 2
+# higher_is_better: {fid: false}
+# kind command
+# command: [python, train.py, --config, "{recipe}", --seed, "{seed}", --out, "{run}"]
+# metrics: {from: report}
+# grace_seconds: 30
+# silence_seconds: 3600
+""",
+    ),
+    Section(
+        schema.MetricsSection,
+        "`task.metrics`",
+        """
+task:
+  kind: command
+  command: [python, train.py, --lr, "{optimizer.lr}", --epochs, "{epochs}", --out, "{run}"]
+  metrics:
+    from: csv
+    path: logs/history.csv
+    columns: {epoch: Epoch, top1: val_acc, loss: val_loss, train/loss: loss}
+    scale: {top1: 0.01}
+    first_epoch: 1
+    steps_per_epoch: 391
+# pattern: 'Epoch (?P<epoch>[0-9]+).* acc (?P<top1>[0-9.]+)'   # from: stdout
 """,
     ),
     Section(
@@ -79,7 +104,7 @@ task:
 task:
   kind: classification
   model:
-    name: resnet50
+    name: resnet50            # or factory: my_module:Net
     args: {num_classes: 100}
   data: {name: cifar100}
 """,
@@ -92,7 +117,7 @@ task:
   kind: classification
   model: {name: resnet50, args: {num_classes: 1000}}
   data:
-    name: imagefolder        # root/train/<class>/<image>, and test/ or val/ beside train/
+    name: imagefolder        # root/train/<class>/<image>, and test/ or val/ beside train/; or factory: my_module:make
     root: data/imagenet
     validation: 0.1
     augment: standard
@@ -125,6 +150,7 @@ optimizer:
   lr: 0.1
   groups:
     - {pattern: "^backbone[.]", lr_scale: 0.1, weight_decay_scale: 0.5}
+    - {pattern: "^head[.]weight$", precondition: false}
 """,
     ),
     Section(
@@ -293,6 +319,11 @@ def meanings_of(cls: type) -> dict[str, str]:
     return sentences
 
 
+def key_of(name: str) -> str:
+    """The key in a file, where a field's name is a word of Python's."""
+    return name.removesuffix("_")
+
+
 def own_fields(cls: type) -> list[dataclasses.Field[Any]]:
     """The fields that the class itself declares, without the `name` that only says which class it is."""
     declared = vars(cls).get("__annotations__", {})
@@ -322,7 +353,7 @@ def _table(cls: type, fields: list[dataclasses.Field[Any]]) -> str:
     rows = ["| field | meaning | values | default |", "|---|---|---|---|"]
     for field in fields:
         values = _values(hints[field.name]).replace("|", "\\|")
-        rows.append(f"| `{field.name}` | {meanings.get(field.name, '')} | {values} | {_default(field)} |")
+        rows.append(f"| `{key_of(field.name)}` | {meanings.get(field.name, '')} | {values} | {_default(field)} |")
     return "\n".join(rows) + "\n"
 
 

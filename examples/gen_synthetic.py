@@ -22,8 +22,8 @@ from jorge_tune import GeN
 from jorge_tune.cli.output import plain_table
 from jorge_tune.compare.verdict import Table
 from jorge_tune.files import write_whole
-from jorge_tune.report.page import report_page
-from jorge_tune.report.parts import Axis, Figure, Report, Section, Sentence, Series
+from jorge_tune.reports.page import report_page
+from jorge_tune.reports.parts import Axis, Figure, Report, Section, Sentence, Series
 
 _LEAST = 1e-12  # values below are drawn there
 _CELLS = 60  # of the grid for level lines, per side

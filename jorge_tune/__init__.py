@@ -12,13 +12,20 @@ _HOMES = {
     "GeN": "jorge_tune.optim",
     "Jorge": "jorge_tune.optim",
     "Muon": "jorge_tune.optim",
+    "PythonTask": "jorge_tune.training.python_task",
+    "Shadow": "jorge_tune.probe.shadow",
     "Shampoo": "jorge_tune.optim",
     "SketchyAdaGrad": "jorge_tune.optim",
     "SketchyShampoo": "jorge_tune.optim",
+    "calibrate": "jorge_tune.calibration.own_loop",
+    "compare_runs": "jorge_tune.compare.compare_runs",
     "gen_from_recipe": "jorge_tune.training",
     "optimizer_from_recipe": "jorge_tune.training",
     "param_groups": "jorge_tune.optim",
+    "report": "jorge_tune.reporting",
+    "run_directory": "jorge_tune.reporting",
     "scheduler_from_recipe": "jorge_tune.training",
+    "should_stop": "jorge_tune.reporting",
 }
 
 __all__ = [
@@ -26,14 +33,21 @@ __all__ = [
     "GeN",
     "Jorge",
     "Muon",
+    "PythonTask",
+    "Shadow",
     "Shampoo",
     "SketchyAdaGrad",
     "SketchyShampoo",
     "__version__",
+    "calibrate",
+    "compare_runs",
     "gen_from_recipe",
     "optimizer_from_recipe",
     "param_groups",
+    "report",
+    "run_directory",
     "scheduler_from_recipe",
+    "should_stop",
 ]
 
 

@@ -1,6 +1,14 @@
-"""Everything this package raises on purpose, each with the exit code that the command line gives it.
+"""Every error that this package raises on purpose, and every exit code of the command line.
 
-Honest outcomes of a run (diverged, unstable, infeasible) are values, not exceptions.
+Code  Meaning
+0     done
+1     failed: a run, a storage or the machine (JorgeTuneError), or an internal error
+2     bad input: a file, a value, a name or an option (InputError)
+3     diverged: the loss was not finite
+4     no answer: nothing feasible, or the measurements support no suggestion
+130   interrupted by a signal; the same command, or --resume, continues
+
+The outcomes that a run may honestly have (diverged, unstable, infeasible) are values, not exceptions.
 """
 
 from __future__ import annotations
@@ -8,11 +16,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
-Finding = tuple[str, str]  # dotted path, what
+EXIT_DIVERGED = 3
+EXIT_NO_ANSWER = 4
+EXIT_INTERRUPTED = 130
+
+Finding = tuple[str, str]  # dotted path, what is wrong
 
 
 def shortened(items: Sequence[str], shown: int = 3) -> str:
-    """The first items of a list, as messages show them, and how many more there are."""
+    """The first items of a list as messages show them, and the number of further items."""
     rest = len(items) - shown
     return "; ".join(items[:shown]) + (f"; and {rest} more" if rest > 0 else "")
 
@@ -23,7 +35,7 @@ def first_line(error: BaseException) -> str:
 
 
 class JorgeTuneError(Exception):
-    """Root of the tree: something failed, and the message says what, where and the way out."""
+    """The root of all errors: something failed, and the message says what, where and the way out."""
 
     exit_code: ClassVar[int] = 1
 
@@ -35,7 +47,7 @@ class InputError(JorgeTuneError):
 
 
 class Fault(NamedTuple):
-    """One fault of a file, at the place where the reader finds it (line and column from 1)."""
+    """One fault of a file and its place; lines and columns count from 1."""
 
     line: int
     column: int
@@ -52,7 +64,7 @@ SHOWN_FAULTS = 20  # more of them bury the first, which often causes the others
 
 
 def first_faults(lines: Sequence[str], source: str) -> list[str]:
-    """The first of many lines, and how many more there are."""
+    """The first lines of many, and a line that counts the rest."""
     more = len(lines) - SHOWN_FAULTS
     if more <= 0:
         return list(lines)
@@ -60,7 +72,7 @@ def first_faults(lines: Sequence[str], source: str) -> list[str]:
 
 
 class FaultyFileError(InputError):
-    """A file with one or more faults: all of them are in `faults`, and the first twenty in the message."""
+    """A file has faults: `faults` holds all of them, the message shows the first twenty."""
 
     def __init__(self, source: str, faults: tuple[Fault, ...]) -> None:
         self.source = source
@@ -69,8 +81,16 @@ class FaultyFileError(InputError):
 
 
 class RunDirectoryError(InputError):
-    """A run directory that holds another run, no run, or a damaged one."""
+    """A run directory holds another run, no run, or a damaged run."""
 
 
 class TrainingError(JorgeTuneError):
     """A run could not continue for a reason other than divergence."""
+
+
+class KilledCommandError(TrainingError):
+    """Somebody else killed a run's command, so that another start may well succeed."""
+
+    def __init__(self, message: str, *, out_of_memory: bool) -> None:
+        self.out_of_memory = out_of_memory
+        super().__init__(message)

@@ -1,8 +1,8 @@
-"""Files that appear whole or not at all, files that others may have put there, and kernel locks.
+"""Writing files as a whole, reading files that other users may have written, and kernel locks.
 
-write  `write_whole` replaces a file in one move
-read   `open_regular` and `read_regular_bytes` open nothing but regular files, and follow no link
-lock   `take` locks an open file while a process lives; `keep_from_children` keeps the lock from forked processes
+write  `write_whole` replaces a file in one move, so a reader never sees a part of it
+read   `open_regular` and `read_regular_bytes` open only regular files and follow no link
+lock   `take` locks an open file for the life of a process; `keep_from_children` keeps the lock from forked processes
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from jorge_tune.errors import InputError
 
 
 def write_whole(path: Path, content: str | bytes, *, force: bool = False, make_folders: bool = False) -> None:
-    """Write to a file next to it, and move that into place once it is on the disk.
+    """Write a temporary file next to the target, and move it into place once it is on the disk.
 
-    A link is followed: what it points to is replaced.
+    If the path is a link, the file that it points to is replaced.
 
     Args:
-        path: The file.
-        content: Text is written as UTF-8.
-        force: Replace an existing file.
-        make_folders: Make the directories above it.
+        path: The file to write.
+        content: Text (written as UTF-8) or bytes.
+        force: Whether to replace an existing file.
+        make_folders: Whether to create the directories above the file.
 
     Raises:
-        InputError: it exists (without `force`), is a directory or a device, or cannot be written.
+        InputError: The file exists and `force` is not set, is a directory or a device, or cannot be written.
     """
     try:
         target = path.resolve()
         if target.is_dir():
-            raise InputError(f"{path}: is a directory; a file name is expected")
+            raise InputError(f"{path}: is a directory; give a file name")
         if target.exists() and not target.is_file():
             raise InputError(f"{path}: is not a regular file; give another name")
         if target.exists() and not force:
@@ -54,36 +54,36 @@ def open_regular(
     error: type[InputError] = InputError,
     mode: int = 0o644,
 ) -> int:
-    """Open a file that others may have put there: never through a link, and never anything but a regular file.
+    """Open a file that other users may have written: only a regular file, and never through a link.
 
-    A link would show what lies elsewhere, a pipe would block for ever, and opening a device may make it act.
+    A link could show a file in another place, a pipe could block for ever, and opening a device may make it act.
 
     Args:
-        path: The file.
-        flags: As `os.open` takes them; the descriptor is not passed on to other programs.
+        path: The file to open.
+        flags: The flags of `os.open`; other programs do not inherit the descriptor.
         below: A trusted directory, which may be a link itself; no directory between it and the file may be a link.
             None: the file's own directory.
-        error: What to raise.
+        error: The class of the error to raise.
         mode: The mode of a new file, with `os.O_CREAT`.
 
     Raises:
-        InputError: (or `error`) it is a link or not a regular file, or cannot be opened.
-        FileNotFoundError: there is none.
-        OSError: the disk is full, so the file cannot be made.
+        InputError: (or `error`) The file is a link, is not a regular file, or cannot be opened.
+        FileNotFoundError: The file does not exist.
+        OSError: The disk is full, so the file cannot be created.
     """
     try:
         descriptor = _open_below(path.parent if below is None else below, path, flags | _SAFELY, mode)
-        kind = _kind(os.fstat(descriptor).st_mode)  # it may have been replaced meanwhile
+        kind = _kind(os.fstat(descriptor).st_mode)  # another process may have replaced it
         if kind is not None:
             os.close(descriptor)
             raise _IrregularError(kind)
     except FileNotFoundError:
         raise
     except _IrregularError as fault:
-        raise error(f"{path}: must be a regular file, got {fault.kind}; put the file itself there") from None
+        raise error(f"{path}: must be a regular file, got {fault.kind}; replace it by the file itself") from None
     except (OSError, ValueError) as fault:  # ValueError: a NUL character in the name
         if isinstance(fault, OSError) and is_disk_full(fault):
-            raise  # not the file's fault
+            raise  # the file is not the cause
         reason = fault.strerror if isinstance(fault, OSError) else str(fault)
         raise error(f"{path}: cannot be opened ({reason})") from fault
     return descriptor
@@ -92,17 +92,17 @@ def open_regular(
 def read_regular_bytes(
     path: Path, *, most: int | None = None, below: Path | None = None, error: type[InputError] = InputError
 ) -> bytes:
-    """The content of a file that others may have put there.
+    """Read a file that other users may have written.
 
     Args:
-        path: The file.
-        most: The most bytes that it may have; None: no limit.
+        path: The file to read.
+        most: The maximum number of bytes; None: no limit.
         below: As for `open_regular`.
-        error: What to raise.
+        error: The class of the error to raise.
 
     Raises:
-        InputError: (or `error`) it is a link or not a regular file, cannot be read, or is larger than `most`.
-        FileNotFoundError: there is none.
+        InputError: (or `error`) The file is a link, is not a regular file, cannot be read, or is larger than `most`.
+        FileNotFoundError: The file does not exist.
     """
     with os.fdopen(open_regular(path, below=below, error=error), "rb") as file:
         try:
@@ -120,9 +120,10 @@ def is_disk_full(error: OSError) -> bool:
 
 
 def take(descriptor: int, *, shared: bool = False, release: bool = False) -> bool:
-    """Take (or let go of) an open file until it is closed, without waiting.
+    """Lock (or, with `release`, unlock) an open file without waiting; closing the file also unlocks it.
 
-    False where somebody else has it; True too where the system or the file system knows no locks.
+    Returns:
+        False if another process has the lock. True otherwise, also if the system or the file system has no locks.
     """
     try:
         import fcntl
@@ -140,21 +141,21 @@ def take(descriptor: int, *, shared: bool = False, release: bool = False) -> boo
 
 
 def keep_from_children(descriptor: int) -> None:
-    """Let no forked process inherit an open file, and with it a lock that would outlive its holder's death.
+    """Close an open file in forked processes, so that its lock ends with its holder.
 
-    `flock` frees a lock when the last copy of its descriptor is closed, and fork makes copies. So a loader process that
-    still waits for data when its parent is killed would keep the run directory locked.
+    `flock` frees a lock when the last copy of its descriptor is closed, and fork makes copies. Without this, a loader
+    process that still waits for data after its parent was killed would keep the run directory locked.
     """
     _kept.add(descriptor)
 
 
 def let_children_have(descriptor: int) -> None:
-    """Forget a descriptor that is about to be closed, since its number will be another file's."""
+    """Forget a descriptor before it is closed, because another file will get its number."""
     _kept.discard(descriptor)
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process has locked a file for itself; asked by sharing it for a moment. A missing file is not held."""
+    """Whether a process has locked a file; the test shares the lock for a moment. A missing file is not locked."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
@@ -166,7 +167,7 @@ def is_held(path: Path) -> bool:
 
 
 def boot() -> str:
-    """The running kernel's own random name; nothing where it has none."""
+    """The random name of this boot of the kernel; empty if the kernel has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -199,23 +200,23 @@ _KINDS = {
 
 
 class _IrregularError(Exception):
-    """What was found in a file's place, or in that of a directory on the way to it."""
+    """A link or another special file stands where a file or a directory should be."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
 
 def _kind(mode: int) -> str | None:
-    """In words what it is; None for a regular file."""
+    """The kind of a special file in words; None for a regular file."""
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "something else")
 
 
 def _open_below(directory: Path, path: Path, flags: int, mode: int) -> int:
-    """Open a file by way of the directories above it, none of which may be a link.
+    """Open a file through the directories above it, none of which may be a link.
 
     Raises:
-        _IrregularError: there is a link on the way, or no regular file at its end; nothing of it was opened.
-        OSError: it cannot be opened.
+        _IrregularError: A directory is a link, or the file is not a regular file; neither was opened.
+        OSError: The file cannot be opened.
     """
     *parents, name = path.relative_to(directory).parts
     if os.open not in os.supports_dir_fd:
@@ -244,7 +245,7 @@ def _refuse_link(name: str | Path, here: int | None = None) -> None:
 
 
 def _refuse_irregular(name: str | Path, here: int | None = None) -> None:
-    """Refuse it before it is opened, since opening alone makes a device act. A missing file is left to the opening."""
+    """Refuse a special file before it is opened, because opening a device may make it act; accept a missing file."""
     with contextlib.suppress(FileNotFoundError):
         kind = _kind(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode)
         if kind is not None:

@@ -1,4 +1,4 @@
-"""What files and NVML say about the machine, without torch: processor, cores, GPUs, driver, torch's build."""
+"""The machine as system files and NVML describe it, without torch: processor, cores, GPUs, driver, torch's build."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-_NAME_BYTES = 96  # NVML's longest names
+_NAME_BYTES = 96  # the longest name that NVML gives
 
 
 class Gpu(NamedTuple):
@@ -24,7 +24,7 @@ class Gpu(NamedTuple):
 
 
 class Nvidia(NamedTuple):
-    """What NVML sees: the driver's version and every GPU, in the order of the PCI bus."""
+    """The driver's version and every GPU, in the order of the PCI bus."""
 
     driver: str
     gpus: tuple[Gpu, ...]
@@ -41,21 +41,21 @@ def cpu_name() -> str:
 
 
 def usable_cores() -> tuple[int, ...]:
-    """The cores this process may use; all of them where the system does not say."""
+    """The cores that this process may use; all cores if the system does not say."""
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
 
 
 class Scheduling(NamedTuple):
-    """Seconds that this process's threads ran on a core, and that they were ready and waited for one."""
+    """Seconds that the threads of this process ran on a core, and seconds that they waited for a free core."""
 
     ran: float
     waited: float
 
 
 def scheduling() -> Scheduling | None:
-    """The seconds of all threads so far; None where the system does not count them (only Linux does)."""
+    """The seconds of all threads so far; None if the system does not count them (only Linux does)."""
     ran = waited = 0
     try:
         for path in Path("/proc/self/task").glob("*/schedstat"):
@@ -67,9 +67,9 @@ def scheduling() -> Scheduling | None:
 
 
 def oom_kills(process: Path = Path("/proc/self")) -> int | None:
-    """How many processes of a process's control group the kernel has killed out of memory.
+    """The number of processes that the kernel killed because a process's control group was out of memory.
 
-    The whole machine's where the group has no such count; None where the kernel has none either.
+    If the group has no such count, this is the count of the whole machine; None if the kernel has no count either.
     """
     for group in _memory_groups(process):
         for name in ("memory.events", "memory.oom_control"):  # of cgroup v2 and v1
@@ -80,7 +80,7 @@ def oom_kills(process: Path = Path("/proc/self")) -> int | None:
 
 
 def _memory_groups(process: Path) -> Iterator[Path]:
-    """The directories of the control groups that may account for the process's memory."""
+    """The directories of the control groups that may count the process's memory."""
     try:
         groups = [line.split(":", 2) for line in (process / "cgroup").read_text().splitlines()]
         mounts = [line.split(" ") for line in (process / "mountinfo").read_text().splitlines()]
@@ -92,14 +92,14 @@ def _memory_groups(process: Path) -> Iterator[Path]:
             continue
         for mount in mounts:
             kind, _, options = mount[mount.index("-") + 1 :][:3]
-            root = mount[3].rstrip("/")  # a container's own group may be mounted as the whole tree
+            root = mount[3].rstrip("/")  # a container may see its own group as the root
             right = kind == "cgroup2" if unified else kind == "cgroup" and "memory" in options.split(",")
             if right and f"{path}/".startswith(f"{root}/"):
                 yield Path(mount[4]) / path[len(root) :].lstrip("/")
 
 
 def _number_after(word: str, path: Path) -> int | None:
-    """The number in the line `word number` of one of the kernel's files."""
+    """The number in the line `word number` of a kernel file; None if there is no such line."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
@@ -109,7 +109,7 @@ def _number_after(word: str, path: Path) -> int | None:
 
 
 def visible_gpus(nvidia: Nvidia | None, environment: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]:
-    """The GPUs that CUDA would show, by `CUDA_VISIBLE_DEVICES`."""
+    """The GPUs that CUDA shows under `CUDA_VISIBLE_DEVICES`."""
     if nvidia is None:
         return ()
     asked = environment.get("CUDA_VISIBLE_DEVICES")
@@ -118,7 +118,7 @@ def visible_gpus(nvidia: Nvidia | None, environment: Mapping[str, str] = os.envi
     chosen: list[Gpu] = []
     for piece in asked.split(","):
         gpu = _gpu_called(piece.strip(), nvidia.gpus)
-        if gpu is None:  # CUDA stops at the first one that it does not know
+        if gpu is None:  # CUDA stops at the first unknown name
             break
         chosen.append(gpu)
     return tuple(chosen)
@@ -134,7 +134,7 @@ def _gpu_called(piece: str, gpus: tuple[Gpu, ...]) -> Gpu | None:
 
 @functools.cache
 def nvidia() -> Nvidia | None:
-    """What NVML sees; None where there is no driver."""
+    """The driver and the GPUs; None without a driver."""
     try:
         library = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
@@ -159,7 +159,7 @@ def nvidia() -> Nvidia | None:
 
 
 def torch_cuda_build() -> str | None:
-    """The CUDA version that the installed torch was built for, read from its files; None for a CPU build."""
+    """The CUDA version of the installed torch, read from its files; None for a CPU build."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return None
@@ -172,6 +172,6 @@ def torch_cuda_build() -> str | None:
 
 
 def machine_clock() -> float:
-    """Seconds of a clock that all processes of this machine share and that, if it can, counts on during sleep."""
+    """Seconds of a clock that all processes of this machine share, and that counts during sleep if possible."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)

@@ -1,21 +1,24 @@
-"""Run directories and the records in them: one JSON object per line, appended whole, read back checked.
+"""Run directories and their records: one JSON object per line, written as a whole and checked when read.
 
-A run directory holds `recipe.yaml`, `records.jsonl`, `environment.json`, `checkpoint/`, `log.txt` and, if the run
-printed something in a study, `output.txt`. Records:
+A run directory holds `recipe.yaml`, `records.jsonl`, `environment.json`, `checkpoint/` and `log.txt`. If a run of a
+study printed something, it also holds `output.txt`. The records:
 
-kind        step epoch train_seconds   and
-start       first step of this stretch  world_size, seed, resumed (bool), data (see below)
-step        steps done                  loss, lr (a list), forward_seconds, optimizer_seconds, graft_ratio, skipped
-rate        steps done                  lr (a list) of this step and, at GeN's probes, what it found; under `gen` alone
-evaluation  steps done                  part, metrics {loss, top1, ...}, evaluation_seconds
-end         steps done                  outcome (finished | diverged | interrupted | failed), reason
+kind        step epoch train_seconds     and
+start       first step after this start  world_size, seed, resumed (bool), data, clock (see below)
+step        steps done                   loss, lr (a list), forward_seconds, optimizer_seconds, graft_ratio, skipped
+rate        steps done                   only with GeN: lr (a list) of this step, and the result of a probe
+evaluation  steps done                   part, metrics {loss, top1, ...}, evaluation_seconds
+end         steps done                   outcome (finished | diverged | interrupted | failed), reason
 
-`step` counts optimizer steps done, `epoch` is a float, `train_seconds` excludes evaluation.
-`data` says what the run found: name, shape, classes, parts {train: {images, classes, of, source}, ...}, left_out {part:
-{reason: files}}, unused {part: images}, remarks {what: images}; older records have none, and empty ones are left out.
-A resumed run starts at its checkpoint's step, so what was recorded after that step is superseded by what follows.
-Reading gives plain data of these types, or an error that names the line: a directory may have been edited or come from
-somebody else, and its disk may have failed.
+`step` counts the optimizer steps done, `epoch` is a float, and `train_seconds` excludes the evaluation.
+`data` describes the data of the run: name, shape, classes, parts {train: {images, classes, of, source}, ...}, left_out
+{part: {reason: files}}, unused {part: images}, remarks {what: images}. Older records do not have it, and it leaves out
+empty fields.
+`clock` says what `train_seconds` are: training alone (where it is left out), `wall` for the wall clock of a command,
+evaluations included, `log` as the log has them that the run was read from, `none` where that log has none.
+A resumed run starts at the step of its checkpoint, so its records replace the earlier records after that step.
+Reading gives plain data of these types, or an error that names the line: another user may have edited or written the
+directory, and its disk may have failed.
 """
 
 from __future__ import annotations
@@ -36,31 +39,32 @@ from jorge_tune.untrusted import parse_json, shown
 Record = dict[str, Any]
 Outcome = Literal["finished", "diverged", "interrupted", "failed"]
 
-LONGEST_LINE = 2**20  # bytes; GeN's longest records have under 2,000
+RECORDS = "records.jsonl"
+LONGEST_LINE = 2**20  # bytes; GeN's longest records have less than 2,000
 LARGEST_FILE = 2**30
-_LARGEST_COUNT = 2**53  # what a float counts to
+_LARGEST_COUNT = 2**53  # a float counts exactly up to here
 _MOST_STEPS_PER_EPOCH = 2**40
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The paths inside one run directory; nothing is created by naming them."""
+    """The paths inside one run directory; an instance creates no file."""
 
     root: Path
 
     @property
     def recipe(self) -> Path:
-        """The recipe as it was run, every value resolved."""
+        """The recipe that ran, with every value resolved."""
         return self.root / "recipe.yaml"
 
     @property
     def records(self) -> Path:
         """The records, one JSON object per line."""
-        return self.root / "records.jsonl"
+        return self.root / RECORDS
 
     @property
     def environment(self) -> Path:
-        """Device, driver, versions and commit; no host or user names."""
+        """Device, driver, versions and commit, without host and user names."""
         return self.root / "environment.json"
 
     @property
@@ -70,14 +74,14 @@ class RunDirectory:
 
     @property
     def log(self) -> Path:
-        """Plain text for people."""
+        """The log, plain text for people."""
         return self.root / "log.txt"
 
 
 class RecordWriter:
-    """Appends records to a file, each in one `write` of a whole line; usable as a context manager.
+    """Appends records to a file, each with one write of a whole line; usable as a context manager.
 
-    A torn last line, left by a process that was killed while writing, is cut off when the file is opened.
+    If a process was killed while it wrote, the last line is incomplete; opening the file removes this line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,19 +89,19 @@ class RecordWriter:
         _cut_torn_line(self._descriptor)
 
     def write(self, record: Mapping[str, object]) -> None:
-        """Append one record; non-finite numbers are written as null-safe strings (`"nan"`, `"inf"`, `"-inf"`).
+        """Append one record; non-finite numbers become the strings "nan", "inf" and "-inf".
 
         Raises:
-            OSError: there is no room for it; nothing of it is left in the file.
+            OSError: The disk is full; the file then holds nothing of the record.
         """
         line = (json.dumps(portable(record), allow_nan=False, separators=(",", ":")) + "\n").encode()
         written = os.write(self._descriptor, line)
-        if written < len(line):  # the disk has just become full; the next record must not follow half a line
+        if written < len(line):  # the disk is full; the next record must not follow half a line
             os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
-        """Flush to the disk and close."""
+        """Flush the file to the disk and close it."""
         os.fsync(self._descriptor)
         os.close(self._descriptor)
 
@@ -109,10 +113,10 @@ class RecordWriter:
 
 
 def read_records(path: Path) -> list[Record]:
-    """All records that still hold, in order: a torn last line and superseded records are left out.
+    """The valid records in order, without an incomplete last line and without replaced records.
 
     Raises:
-        RunDirectoryError: the file is missing or not a regular file, or a line before the last is not a whole record.
+        RunDirectoryError: The file is missing or not a regular file, or a line before the last is not a record.
     """
     records: list[Record] = []
     for number, line in enumerate(_lines(path), start=1):
@@ -124,14 +128,14 @@ def read_records(path: Path) -> list[Record]:
 
 
 def parse_record(line: bytes, where: str) -> Record:
-    """One record, every field of which has its type; a NaN or an infinity is the float again.
+    """Read one record and check the type of each field; "nan" and "inf" become floats again.
 
     Args:
-        line: without its newline.
-        where: names it in messages, `records.jsonl:3` say.
+        line: The line without its newline.
+        where: The place for messages, for example `records.jsonl:3`.
 
     Raises:
-        RunDirectoryError: it is not a record.
+        RunDirectoryError: The line is not a record.
     """
     try:
         record = parse_json(line)
@@ -151,7 +155,7 @@ def of_kind(records: list[Record], kind: str, part: str | None = None) -> Iterat
 
 
 def outcome_of(records: list[Record]) -> Outcome | None:
-    """The outcome of a run that has ended, else None."""
+    """The outcome of a run; None if the run has not ended."""
     if records and records[-1]["kind"] == "end":
         outcome: Outcome = records[-1]["outcome"]
         return outcome
@@ -166,7 +170,7 @@ _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def portable(value: object) -> object:
-    """Plain data as JSON can hold it: NaN and infinities become the strings "nan", "inf" and "-inf"."""
+    """Plain data that JSON can hold: NaN and the infinities become the strings "nan", "inf" and "-inf"."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
@@ -177,7 +181,7 @@ def portable(value: object) -> object:
 
 
 def from_portable(value: Any) -> Any:
-    """The data that `portable` was given."""
+    """The data from which `portable` made this."""
     if isinstance(value, str):
         return _NON_FINITE.get(value, value)
     if isinstance(value, dict):
@@ -188,7 +192,7 @@ def from_portable(value: Any) -> Any:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The whole lines of a file; what follows the last newline is either nothing or torn."""
+    """The complete lines of a file; text after the last newline is incomplete and left out."""
     try:
         with os.fdopen(open_regular(path, error=RunDirectoryError), "rb") as file:
             if os.fstat(file.fileno()).st_size > LARGEST_FILE:
@@ -205,7 +209,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _cut_torn_line(descriptor: int) -> None:
-    """Cut off what follows the last newline, which is searched from the end."""
+    """Remove the text after the last newline; the search for the newline begins at the end."""
     size = end = os.fstat(descriptor).st_size
     while end > 0:
         start = max(0, end - LONGEST_LINE)
@@ -287,7 +291,7 @@ def _metrics(value: object) -> dict[str, float]:
 
 
 class RecordField(NamedTuple):
-    """How a field is read; one that is not needed may be missing or null."""
+    """How to read a field; a field that is not needed may be missing or null."""
 
     read: Callable[[object], Any]
     is_needed: bool = True
@@ -311,14 +315,14 @@ _KINDS: Mapping[str, Mapping[str, RecordField]] = {
     "evaluation": _PLACE | {"part": RecordField(_name), "metrics": RecordField(_metrics), "evaluation_seconds": _SPENT},
     "end": _PLACE | {"outcome": RecordField(_outcome), "reason": RecordField(_text)},
 }
-"""The kinds of records; fields that are not listed are kept as they are."""
+"""The fields of each kind of record; other fields stay as they are."""
 
 
 def _typed(record: Mapping[str, Any], fields: Mapping[str, RecordField]) -> Record:
-    """The record with its fields read.
+    """The record with the checked values of its fields.
 
     Raises:
-        ValueError: a field is missing, or of another type.
+        ValueError: A field is missing or has another type.
     """
     made = {key: from_portable(value) if key not in fields else value for key, value in record.items()}
     for name, field in fields.items():

@@ -22,8 +22,12 @@ LARGEST_INTEGER = 2**63 - 1
 _MOST_SHOWN = 60
 
 
-def parse_json(content: bytes | str) -> Any:
+def parse_json(content: bytes | str, *, allow_nan: bool = False) -> Any:
     """A whole text as plain data.
+
+    Args:
+        content: UTF-8.
+        allow_nan: read the bare words NaN, Infinity and -Infinity, as Python writes them.
 
     Raises:
         ValueError: what is wrong with it, in words that follow a colon.
@@ -37,7 +41,7 @@ def parse_json(content: bytes | str) -> Any:
             text,
             parse_int=_integer,
             parse_float=_number,
-            parse_constant=_refuse_word,
+            parse_constant=float if allow_nan else _refuse_word,
             object_pairs_hook=_object,
         )
     except json.JSONDecodeError as error:

@@ -10,6 +10,9 @@ from hypothesis import HealthCheck, settings
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job passes it on: no command hears Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Tests run in several processes (-n), and their commands are processes too: more threads than cores would only wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 for name in ("COLUMNS", "LINES"):  # readline, which pytest loads, sets them behind `os.environ` for child processes
     os.environ.pop(name, None)
     os.unsetenv(name)

@@ -1,6 +1,6 @@
-"""What is attached to a study for Optuna's dashboard: the verdict as its note, plots, recipes and the report.
+"""Attaches the verdict, plots, recipes and the report to a study, for Optuna's dashboard.
 
-Whoever concludes a study attaches it, and `dashboard` when it starts.
+The command that ends a study does this, and `dashboard` does it when it starts.
 """
 
 from __future__ import annotations
@@ -11,40 +11,44 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jorge_tune.cli.output import tell
+from jorge_tune.cli.output import tell, warn
 from jorge_tune.errors import InputError, JorgeTuneError
 
 if TYPE_CHECKING:
-    from jorge_tune.cli.study_options import FoundStudy
+    from jorge_tune.cli.study_options import StudyContext
     from jorge_tune.study.dashboard.attachments import Artifact, Attachments
     from jorge_tune.study.study import OpenStudy
 
 BESIDE = ("probe.json", "calibration.json")
-"""Measurements that may be in the directory of a study's runs; they are attached, and shown in its report."""
+"""Measurements that the directory of a study's runs may hold; the report shows them."""
 _PLOTS = ("history", "metric-by-epoch", "learning-rate")  # of the report's figures
 
 Twin = Callable[[str], "dict[str, Any]"]
 
 
-def attach_conclusion(found: FoundStudy, twin: Twin) -> None:
+def attach_conclusion(context: StudyContext, twin: Twin) -> None:
     """Attach the verdict, plots, recipes and report to a study that has ended, and notes to its companion studies.
 
-    A study is concluded without them where they cannot be attached; stderr says so. `twin` makes its report.
+    If they cannot be attached, stderr gets a warning, and the study is complete without them.
+
+    Args:
+        context: The study.
+        twin: Makes a study's report as plain data.
     """
     from jorge_tune.study.confirm import companion_studies
     from jorge_tune.study.runs_directory import is_folder_of
 
     try:
-        for opened in (found.opened, *companion_studies(found.opened)):
+        for opened in (context.opened, *companion_studies(context.opened)):
             name = opened.plan.name
-            runs = found.runs(name) if is_folder_of(found.runs(name), opened.name) else None
-            attach_to_study(opened, runs, twin, tell, search=None if name == found.name else found.name)
+            runs = context.runs(name) if is_folder_of(context.runs(name), opened.name) else None
+            attach_to_study(opened, runs, twin, tell, search=None if name == context.name else context.name)
     except (JorgeTuneError, OSError) as error:
-        tell(f"warning: the verdict is not attached for the dashboard: {error}")
+        warn(f"the verdict was not attached for the dashboard: {error}")
 
 
-def search_beside(name: str, names: Sequence[str]) -> str | None:
-    """The search whose companion study has that name; None where it stands for itself."""
+def search_of(name: str, names: Sequence[str]) -> str | None:
+    """The search to which the companion study of this name belongs; None if the study is not a companion."""
     from jorge_tune.study.plan import BASELINE_SUFFIX, CONFIRM_SUFFIX
 
     return next((search for search in names if name in (search + BASELINE_SUFFIX, search + CONFIRM_SUFFIX)), None)
@@ -53,17 +57,17 @@ def search_beside(name: str, names: Sequence[str]) -> str | None:
 def attach_to_study(
     opened: OpenStudy, runs: Path | None, twin: Twin, say: Callable[[str], None], *, search: str | None = None
 ) -> int:
-    """Attach a study's own note, plots and files; what is attached already stays as it is.
+    """Attach a study's own note, plots and files; earlier attachments stay as they are.
 
     Args:
-        opened: the study.
-        runs: the directory of its runs; None where this machine does not have it.
-        twin: makes the report of the study of that name.
-        say: hears of each file that is no regular one.
-        search: the search whose companion study it is, and whose page has the verdict.
+        opened: The study.
+        runs: The directory of its runs; None if this machine does not have it.
+        twin: Makes a study's report as plain data.
+        say: Receives a message for each file that is not a regular file.
+        search: The search to which this companion study belongs; its page has the verdict.
 
     Returns:
-        How many files are new.
+        The number of new files.
     """
     from jorge_tune.study.dashboard.attachments import ARTIFACTS, Attachments, UnfitFileError, has_package
     from jorge_tune.study.dashboard.notes import side_note
@@ -88,9 +92,9 @@ def attach_to_study(
 
 
 def _page(opened: OpenStudy, attachments: Attachments, twin: Twin) -> list[Artifact]:
-    """The report's verdict as the note, some of its figures as plots, and itself as a file."""
-    from jorge_tune.report.page import figure_for_picture, report_page
-    from jorge_tune.report.parts import figures_of
+    """Attach the report's verdict as the note and some figures as plots; gives the report as a file."""
+    from jorge_tune.reports.page import figure_for_picture, report_page
+    from jorge_tune.reports.parts import figures_of
     from jorge_tune.study.confirm import in_words
     from jorge_tune.study.dashboard.attachments import Artifact, has_package
     from jorge_tune.study.dashboard.notes import bare_note, study_note
@@ -99,8 +103,8 @@ def _page(opened: OpenStudy, attachments: Attachments, twin: Twin) -> list[Artif
     try:
         report = twin(name)
     except InputError as error:
-        if has_package() and not attachments.has_note():  # one that is there says more
-            attachments.note(bare_note(name, f"There is no report of it yet: {error}"))
+        if has_package() and not attachments.has_note():  # an earlier note says more
+            attachments.note(bare_note(name, f"The study has no report yet: {error}"))
         return []
 
     attachments.objective(in_words(opened.plan.objective))
@@ -109,14 +113,14 @@ def _page(opened: OpenStudy, attachments: Attachments, twin: Twin) -> list[Artif
         for figure in figures_of(report):
             if figure["key"] in _PLOTS and figure["series"]:
                 drawn = figure_for_picture(figure)
-                title = {"x": 0.02, "xanchor": "left", "y": 0.97, "yanchor": "top"}  # beside plotly's buttons
+                title = {"x": 0.02, "xanchor": "left", "y": 0.97, "yanchor": "top"}  # left of plotly's buttons
                 drawn.update_layout(width=None, height=None, autosize=True, title=title)
                 attachments.plot(figure["key"], drawn)
     return [Artifact("report.html", report_page(report), "text/html; charset=utf-8")]
 
 
 def _own_files(opened: OpenStudy, runs: Path | None) -> Iterator[Artifact]:
-    """The recipes that a study began with, and what was measured for it."""
+    """The recipes that a study began with, and its measurements."""
     from jorge_tune.recipe.render import render_recipe
     from jorge_tune.study.constraint import stored_costs
     from jorge_tune.study.dashboard.attachments import Artifact

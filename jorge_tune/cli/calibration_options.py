@@ -1,4 +1,4 @@
-"""What the commands that need a refresh interval share: options, progress, and settling `auto` before a run."""
+"""What the commands that need a refresh interval share: options, progress, and measuring `auto` before a run."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from jorge_tune.cli.output import is_talk_on_terminal, tell, tell_over
+from jorge_tune.cli.options import parsed_by
+from jorge_tune.cli.output import is_talk_on_terminal, tell, tell_over, warn
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.schema import KroneckerFields, Recipe
 
 if TYPE_CHECKING:
-    from jorge_tune.calibrate.calibrate_recipe import RecipeCalibration
-    from jorge_tune.calibrate.measure import CalibrationProgress
-
-EXIT_NO_ANSWER = 4
+    from jorge_tune.calibration.calibrate_recipe import RecipeCalibration
+    from jorge_tune.calibration.measure import CalibrationProgress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,7 +27,9 @@ def cache_option(command: F) -> F:
     option = click.option(
         "--cache",
         type=click.Path(path_type=Path, file_okay=False),
-        help="Where measurements are kept [default: JORGE_TUNE_CACHE, XDG_CACHE_HOME/jorge-tune, ~/.cache/jorge-tune].",
+        metavar="DIR",
+        help="Directory of stored measurements [default: JORGE_TUNE_CACHE, XDG_CACHE_HOME/jorge-tune, "
+        "~/.cache/jorge-tune].",
     )
     return option(command)
 
@@ -37,32 +38,37 @@ def overhead_option(command: F) -> F:
     """Add `--overhead 10%`; the command receives a fraction."""
     option = click.option(
         "--overhead",
-        callback=parse_overhead,
+        metavar="PERCENT",
+        callback=parsed_by(parse_overhead),
         default="10%",
         show_default=True,
-        help="Maximum step-time overhead over the baseline, as 10% or 0.1.",
+        help="Maximum step-time overhead over the baseline, written as 10% or 0.1.",
     )
     return option(command)
 
 
-def parse_overhead(ctx: click.Context | None, param: click.Parameter | None, value: str) -> float:
-    """`10%` or `0.1` as a fraction."""
-    text = value.strip()
+def parse_overhead(text: str) -> float:
+    """Read `10%` or `0.1` as a fraction.
+
+    Raises:
+        InputError: The text is not a number, out of range, or 1 or more without a percent sign.
+    """
+    number = text.strip()
     try:
-        fraction = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        fraction = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
     except ValueError:
         fraction = float("nan")
+
     if not 0 < fraction <= 10:
-        rule = "must be greater than 0 and at most 1000%, written as 10% or 0.1"
-        raise click.BadParameter(f"{value!r} {rule}", ctx, param)
-    if fraction >= 1 and not text.endswith("%"):
-        raise click.BadParameter(f"{value!r} is {100 * fraction:g} %; write {text}% if that is not meant", ctx, param)
+        raise InputError(f"must be greater than 0 and at most 1000%, got {text!r}; write 10% or 0.1")
+    if fraction >= 1 and not number.endswith("%"):
+        raise InputError(f"{text!r} means {100 * fraction:g} %; write {number}% or {100 * fraction:g}%")
     return fraction
 
 
 @contextmanager
 def calibration_progress() -> Iterator[Callable[[CalibrationProgress], None]]:
-    """A callback for a calibration: a live line on a terminal, a line per part off it."""
+    """Show a calibration on stderr: a live line on a terminal, else a line per part; gives its callback."""
     live, last = is_talk_on_terminal(), ""
 
     def show(progress: CalibrationProgress) -> None:
@@ -82,37 +88,38 @@ def calibration_progress() -> Iterator[Callable[[CalibrationProgress], None]]:
 
 
 def calibrate(recipe: Recipe, **request: Any) -> RecipeCalibration:
-    """Calibrate a recipe with progress and warnings on stderr; `request` as for `instrument.Request`."""
-    from jorge_tune.calibrate.cache import cache_folder
-    from jorge_tune.calibrate.calibrate_recipe import CalibrationRequest, calibrate_recipe
+    """Calibrate a recipe, with progress and warnings on stderr; `request` holds CalibrationRequest's fields."""
+    from jorge_tune.calibration.cache import cache_folder
+    from jorge_tune.calibration.calibrate_recipe import CalibrationRequest, calibrate_recipe
 
     request["cache"] = cache_folder(request.get("cache"))
     with calibration_progress() as report:
         found = calibrate_recipe(recipe, CalibrationRequest(**request), report=report)
     for warning in found.warnings:
-        tell(f"{warning} (warning)")
+        warn(warning)
     return found
 
 
 def settled(
     recipe: Recipe, held: Recipe | None, assignments: Sequence[str] = (), *, device: str, threads: int | None
 ) -> Recipe | None:
-    """The recipe as it can be trained: `refresh_interval: auto` measured, unless it is known already.
+    """The recipe that will be trained: `refresh_interval: auto` is replaced by a measured interval.
 
-    Warns on stderr of an interval that was measured elsewhere; one that was just given by hand has no origin.
+    Warns on stderr about an interval that was measured on another machine; an interval from `--set` has no origin.
 
     Args:
-        recipe: what to train, the assignments made.
-        held: the same recipe as it was trained before, whose interval is kept; None: it never was.
-        assignments: what `--set` gave.
-        device: where to train.
-        threads: CPU threads asked for.
+        recipe: The recipe to train, with the values of `--set`.
+        held: The same recipe as an earlier run trained it, which already has an interval; None: no earlier run.
+        assignments: The values of `--set`.
+        device: The device to train on.
+        threads: CPU threads to train with.
 
     Returns:
-        None where `auto` has no answer; it was said on stderr.
+        None if the calibration found no interval; stderr says why.
     """
-    from jorge_tune.calibrate.calibrate_recipe import measured_elsewhere, with_interval
-    from jorge_tune.calibrate.calibration_words import outcome_sentence
+    from jorge_tune.calibration.calibrate_recipe import measured_elsewhere, with_interval
+    from jorge_tune.calibration.calibration_words import outcome_sentence
+    from jorge_tune.recipe.checks import check_resolved
 
     section = recipe.optimizer
     if not isinstance(section, KroneckerFields):
@@ -122,22 +129,27 @@ def settled(
             return replace(recipe, calibration=None)
         complaint = measured_elsewhere(recipe, device, threads)
         if complaint:
-            tell(f"{complaint} (warning)")
+            warn(complaint)
         return recipe
+
     if held is not None and isinstance(held.optimizer, KroneckerFields):
         known = replace(section, refresh_interval=held.optimizer.refresh_interval)
         return replace(recipe, optimizer=known, calibration=held.calibration)
-    tell("refresh_interval: auto is measured first")
+
+    check_resolved(recipe)
+    tell("refresh_interval is auto; measuring it first")
     found = calibrate(recipe, device=device, threads=threads)
     tell(outcome_sentence(found))
     if found.choice.interval is None:
-        tell("give a number (--set optimizer.refresh_interval=10), or a recipe that is feasible")
+        tell(
+            "training needs a refresh interval; set one with --set optimizer.refresh_interval=10, or use another recipe"
+        )
         return None
     return with_interval(recipe, found)
 
 
 def held_by(folder: Path) -> Recipe | None:
-    """The recipe of the run that a directory holds; None where it holds none that can be read."""
+    """The recipe of a run directory; None if the directory holds no recipe that can be read."""
     from jorge_tune.recipe.recipe_files import recipe_of_run
     from jorge_tune.records import RunDirectory
 

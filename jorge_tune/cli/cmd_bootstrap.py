@@ -1,4 +1,4 @@
-"""`jorge-tune bootstrap`: a Jorge recipe from a tuned one, with the reason for each value."""
+"""`jorge-tune bootstrap`: derive a Jorge recipe from a tuned recipe, with the reason for each value."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jorge_tune.cli.calibration_options import EXIT_NO_ANSWER
-from jorge_tune.cli.options import complete_recipe, device_options
+from jorge_tune.cli.options import (
+    complete_recipe,
+    device_options,
+    force_option,
+    format_option,
+    out_option,
+    refuse_existing,
+    share_the_cores,
+    threads_option,
+    use_threads,
+)
 from jorge_tune.cli.output import (
     data_on_stdout,
-    format_option,
     is_stdout,
     print_json,
     print_table,
@@ -23,18 +31,20 @@ from jorge_tune.cli.output import (
     say,
     tell,
     tell_written,
+    training_progress,
+    warn_of_recipe,
     write_out,
 )
-from jorge_tune.errors import InputError
+from jorge_tune.errors import EXIT_NO_ANSWER
 from jorge_tune.recipe.bootstrap import BootstrapResult, ScheduleChoice, bootstrap
 from jorge_tune.recipe.derivation import OURS, Derivation
 from jorge_tune.recipe.recipe_files import RecipeFile, load, parse_recipe, render_recipe, resolve_recipe
 from jorge_tune.recipe.render import scalar
 from jorge_tune.recipe.schema import AdamWSection, Recipe
-from jorge_tune.report.text_plot import lr_curves
+from jorge_tune.reports.text_plot import lr_curves
 
 if TYPE_CHECKING:
-    from jorge_tune.calibrate.calibrate_recipe import RecipeCalibration
+    from jorge_tune.calibration.calibrate_recipe import RecipeCalibration
     from jorge_tune.probe.probe_result import ProbeResult
 
 _INTERVAL = "optimizer.refresh_interval"
@@ -42,26 +52,21 @@ _INTERVAL = "optimizer.refresh_interval"
 
 @click.command()
 @click.argument("recipe", metavar="SGD", shell_complete=complete_recipe)
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    help="File to write, - for stdout [default: SGD's name with jorge for sgd, in the current directory].",
+@out_option(
+    "File to write; - is stdout [default: SGD's file name with jorge in place of sgd, in the current directory]."
 )
 @click.option(
     "--schedule",
     type=click.Choice(["step", "keep"]),
-    help="Replace the schedule by step decay, or keep it [default: step from SGD, keep if short or from AdamW].",
+    help="Replace the schedule by step decay, or keep it [default: step for SGD; keep for AdamW or a short run].",
 )
-@click.option("--calibrate", is_flag=True, help="Measure the refresh interval here; exit 4 where there is none.")
-@click.option("--probe", is_flag=True, help="Probe its steps too (see probe); exit 4 where that suggests nothing.")
-@click.option(
-    "--study", type=click.IntRange(min=1), metavar="N", help="Then search around it with N trials (study run)."
-)
-@click.option("--all", "show_all", is_flag=True, help="Show the fields that are carried over, too.")
-@device_options("Where to measure")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads to measure with [default: torch's choice].")
-@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@click.option("--calibrate", is_flag=True, help="Measure the refresh interval, as calibrate-freq does.")
+@click.option("--probe", is_flag=True, help="Probe the step length, as probe does.")
+@click.option("--study", type=click.IntRange(min=1), metavar="N", help="Search with N trials, as study run does.")
+@click.option("--all", "show_all", is_flag=True, help="Also show the unchanged fields.")
+@device_options("Device to measure on")
+@threads_option()
+@force_option()
 @format_option
 def bootstrap_command(
     recipe: str,
@@ -76,11 +81,13 @@ def bootstrap_command(
     force: bool,
     output_format: str,
 ) -> int:
-    """Write the Jorge recipe that follows from SGD, a tuned SGD or AdamW recipe (a file or a shipped name).
+    """Derive a Jorge recipe from a tuned SGD or AdamW recipe.
 
-    The table shows what changes, and why. With -o - the recipe is printed on stdout and everything else on stderr.
-    With --study the search is run in any case; where --calibrate finds no interval it is run without the limit on
-    the step's time, and the exit code is still 4.
+    The argument SGD is the tuned recipe, a file or a shipped name. The table shows each changed value and the reason
+    for it. With -o -, the recipe goes to stdout and everything else goes to stderr. --study runs the search also if
+    --calibrate finds no interval; the search then has no limit on the step time.
+
+    Exit codes: 4 if --calibrate finds no interval, or if --probe or --study gives no answer.
 
     \b
     Example:
@@ -93,8 +100,8 @@ def bootstrap_command(
     before = load(source)
     made = bootstrap(before.recipe, schedule=schedule)
     target = out or _default_out(source, before.recipe)
-    if (calibrate or probe or study) and not is_stdout(target) and target.exists() and not force:
-        raise InputError(f"{target}: exists already; give another name, or --force to overwrite it")
+    if (calibrate or probe or study) and not is_stdout(target):
+        refuse_existing(target, force)  # before anything is measured
 
     with data_on_stdout(out):
         found = _calibrate(made.recipe, device, threads) if calibrate else None
@@ -120,7 +127,7 @@ def bootstrap_command(
 
 
 def _exit_code(found: RecipeCalibration | None, probed: ProbeResult | None) -> int:
-    """That of the first measurement that has no answer."""
+    """The exit code of the first measurement without an answer."""
     if found is not None and found.choice.interval is None:
         return EXIT_NO_ANSWER
     if probed is None:
@@ -132,8 +139,7 @@ def _exit_code(found: RecipeCalibration | None, probed: ProbeResult | None) -> i
 
 def _warn(read: Sequence[tuple[RecipeFile, Path]]) -> None:
     for loaded, path in read:
-        for warning in loaded.warnings:
-            tell(f"{warning.located(str(path))} (warning)")
+        warn_of_recipe(loaded.warnings, path)
 
 
 def _study(
@@ -145,17 +151,17 @@ def _study(
     probed: ProbeResult | None,
     output_format: str,
 ) -> tuple[int, dict[str, Any] | None]:
-    """Search around the recipe, as `study run` would; its exit code and its verdict.
+    """Search around the recipe as `study run` does; returns its exit code and its verdict.
 
-    What was measured before does not keep it from being run, but for Ctrl-C: the limit on the step's time is left out
-    where no interval keeps it.
+    The search runs after every measurement, except one that the user interrupted. If no interval keeps the step within
+    its budget, the search has no limit on the step time.
     """
     if probed is not None and probed.outcome == "interrupted":
-        way = f"`jorge-tune study run {shlex.quote(source)} --trials {settings['trials']}` runs it"
-        tell(f"study not started: the probe was interrupted; {way}")
+        command = f"`jorge-tune study run {shlex.quote(source)} --trials {settings['trials']}`"
+        tell(f"the study did not start, because the probe was interrupted; {command} starts it")
         return 0, None
     if found is not None and found.choice.interval is None:
-        tell("the study runs without the limit on the step's time: the calibration found no refresh interval")
+        tell("the calibration found no refresh interval, so the study runs without a limit on the step time")
         settings = settings | {"constraint": "none"}
     return _search(source, before, made, settings, output_format)
 
@@ -165,44 +171,38 @@ def _search(
 ) -> tuple[int, dict[str, Any] | None]:
     from jorge_tune.cli.cmd_dashboard import attach_verdict
     from jorge_tune.cli.study_display import exit_code, run, show_end
-    from jorge_tune.cli.study_options import make_study
+    from jorge_tune.cli.study_options import code_places, make_study
     from jorge_tune.study.confirm import stored_form
     from jorge_tune.study.study_file import study_around
 
     plan = study_around(made.recipe, before, made.derivations, recipe=source, **settings)
-    found = make_study(plan, None, branch=True)
-    end = run(found, workers=1, hours=None, download=False)
-    code = exit_code(found, end) if output_format == "json" else show_end(found, end, output_format)
+    context = make_study(plan, None, branch=True)
+    end = run(context, workers=1, hours=None, download=False, code=code_places((), plan))
+    code = exit_code(context, end) if output_format == "json" else show_end(context, end, output_format)
     if end.verdict is not None:
-        attach_verdict(found)
+        attach_verdict(context)
     return code, None if end.verdict is None else stored_form(end.verdict)
 
 
 def _calibrate(recipe: Recipe, device: str, threads: int | None) -> RecipeCalibration:
     from jorge_tune.cli.calibration_options import calibrate
-    from jorge_tune.cli.options import share_the_cores
 
     share_the_cores()
     return calibrate(recipe, device=device, threads=threads)
 
 
 def _probe(recipe: Recipe, device: str, threads: int | None) -> ProbeResult:
-    from jorge_tune.cli.cmd_train import use_threads
-    from jorge_tune.cli.options import share_the_cores
-    from jorge_tune.cli.output import training_progress
-
     share_the_cores()
     from jorge_tune.probe.probe import ProbeSettings, probe
 
-    if threads is not None:
-        use_threads(threads)
+    use_threads(threads)
     with training_progress(recipe.name) as progress:
         return probe(recipe, ProbeSettings(device=device), progress=progress)
 
 
 def _with_interval(made: BootstrapResult, found: RecipeCalibration) -> BootstrapResult:
-    """The recipe with the interval that was found, and its reason; as it was where none was found."""
-    from jorge_tune.calibrate.calibrate_recipe import with_interval
+    """The recipe with the measured interval and its reason; unchanged if none was found."""
+    from jorge_tune.calibration.calibrate_recipe import with_interval
 
     interval = found.choice.interval
     if interval is None:
@@ -215,7 +215,7 @@ def _with_interval(made: BootstrapResult, found: RecipeCalibration) -> Bootstrap
 
 def _show_calibration(found: RecipeCalibration | None) -> None:
     if found is not None:
-        from jorge_tune.calibrate.calibration_words import advice, outcome_sentence
+        from jorge_tune.calibration.calibration_words import advice, outcome_sentence
 
         say()
         for line in (outcome_sentence(found), *advice(found)):
@@ -238,22 +238,22 @@ def _default_out(source: Path, recipe: Recipe) -> Path:
 
 def _show(before: Recipe, made: BootstrapResult, show_all: bool) -> None:
     if isinstance(before.optimizer, AdamWSection):
-        say("The paper has rules from SGD only; those from AdamW are ours.\n")
+        say("The paper has rules for SGD only; the rules for AdamW are ours.\n")
     shown = [d for d in made.derivations if show_all or d.changed or d.before is None]
     print_table(["field", "before", "after", "why"], [_row(derivation) for derivation in shown])
     carried = len(made.derivations) - len(shown)
     if carried:
-        say(f"\n{carried} {'field' if carried == 1 else 'fields'} carried over; --all shows them.")
+        say(f"\n{carried} {'field is' if carried == 1 else 'fields are'} unchanged; --all shows them.")
     replaced = next((d for d in made.derivations if d.field == "schedule" and d.changed), None)
     if replaced is not None:
         say(
-            f"\nThe schedule CHANGES: {_cell(replaced.before)} is replaced by {_cell(replaced.after)}"
-            f" ({replaced.source}).\nKeep yours with --schedule keep.\n"
+            f"\nThe schedule CHANGES: {_cell(replaced.after)} replaces {_cell(replaced.before)}"
+            f" ({replaced.source}).\nTo keep yours, pass --schedule keep.\n"
         )
         say(lr_curves(before, made.recipe))
     by_convention = next((d for d in made.derivations if d.field == "schedule" and d.source == OURS), None)
     if by_convention is not None:
-        say(f"\nThe schedule is {by_convention.rule} (the paper replaces any; race both where you can).")
+        say(f"\nThe schedule is {by_convention.rule} (the paper replaces every schedule; race both if you can).")
 
 
 def _row(derivation: Derivation) -> list[str]:
@@ -273,7 +273,7 @@ def _as_data(
     if probed is not None:
         measured = {"probe": probed.to_json()}
     if found is not None:
-        from jorge_tune.calibrate.calibration_words import as_data
+        from jorge_tune.calibration.calibration_words import as_data
 
         measured |= {"calibration": as_data(found)}
     return {

@@ -1,4 +1,4 @@
-"""`jorge-tune calibrate-freq`: the refresh interval that keeps a step inside its time budget, measured here."""
+"""`jorge-tune calibrate-freq`: measure the refresh interval that keeps a step within its time budget."""
 
 from __future__ import annotations
 
@@ -7,42 +7,40 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jorge_tune.cli.calibration_options import (
-    EXIT_NO_ANSWER,
-    cache_option,
-    calibrate,
-    calibration_progress,
-    overhead_option,
+from jorge_tune.cli.calibration_options import cache_option, calibrate, calibration_progress, overhead_option
+from jorge_tune.cli.options import (
+    check_plot,
+    complete_recipe,
+    device_options,
+    format_option,
+    plot_option,
+    share_the_cores,
+    threads_option,
 )
-from jorge_tune.cli.options import check_plot, complete_recipe, device_options, share_the_cores
-from jorge_tune.cli.output import format_option, print_json, print_table, print_text, say, tell, write_plot
-from jorge_tune.errors import InputError
+from jorge_tune.cli.output import print_json, print_table, print_text, say, tell, warn_of_recipe, write_plot
+from jorge_tune.errors import EXIT_NO_ANSWER, InputError
 
 if TYPE_CHECKING:
-    from jorge_tune.calibrate.calibrate_recipe import RecipeCalibration, RecipeCheck
+    from jorge_tune.calibration.calibrate_recipe import RecipeCalibration, RecipeCheck
     from jorge_tune.recipe.schema import Recipe
 
-_BUILT_IN = {"cpu": "cifar10/resnet-small-sgd", "cuda": "cifar10/resnet18-sgd"}  # for those who name no recipe
-_BUILT_IN_SIZE = "task.data.args.size=32"  # the small ResNet's images come from a directory that need not be there
+_BUILT_IN = {"cpu": "cifar10/resnet-small-sgd", "cuda": "cifar10/resnet18-sgd"}  # used if the user names no recipe
+_BUILT_IN_SIZE = "task.data.args.size=32"  # the image directory of the small ResNet may be missing
 _CHECK_EXITS = {"inside": 0, "over": 1, "unstable": EXIT_NO_ANSWER}
+_PLOT_ENDINGS = (".html", ".png", ".json")
 
 
 @click.command("calibrate-freq")
 @click.argument("recipe", required=False, shell_complete=complete_recipe)
-@device_options("Where to measure")
+@device_options("Device to measure on")
 @overhead_option
-@click.option("--write", is_flag=True, help="Put the interval into RECIPE, with where it was measured.")
-@click.option("--check", is_flag=True, help="Measure RECIPE's present interval instead; exit 1 if it is over budget.")
-@click.option("--real-data", is_flag=True, help="Take batches from the loader and count its time.")
-@click.option("--remeasure", is_flag=True, help="Measure even if the cache has the answer.")
-@click.option("--seconds", type=click.FloatRange(min=1), help="How long to measure, about [default: 26].")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice].")
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Draw the curve to FILE.html or FILE.png, or write its numbers to FILE.json.",
-)
-@click.option("--force", is_flag=True, help="Overwrite an existing plot.")
+@click.option("--write", is_flag=True, help="Write the interval, and the machine that measured it, into RECIPE.")
+@click.option("--check", is_flag=True, help="Measure the interval that RECIPE has; exit 1 if it is over the budget.")
+@click.option("--real-data", is_flag=True, help="Use batches of the recipe's data, and count the loading time.")
+@click.option("--remeasure", is_flag=True, help="Measure again even if the cache has the answer.")
+@click.option("--seconds", type=click.FloatRange(min=1), help="Approximate measuring time [default: 26].")
+@threads_option()
+@plot_option(_PLOT_ENDINGS)
 @cache_option
 @format_option
 def calibrate_freq_command(
@@ -60,12 +58,14 @@ def calibrate_freq_command(
     cache: Path | None,
     output_format: str,
 ) -> int:
-    """Find the smallest refresh interval that keeps RECIPE's step within the budget on this machine.
+    """Measure the smallest refresh interval that keeps RECIPE's step within the time budget.
 
-    SGD's step, the optimizer's without a refresh and with one are measured in turn, on synthetic batches; the
-    interval that follows is then run and compared with the prediction. An SGD or AdamW recipe is bootstrapped
-    first. The second call answers from a cache. Exit code 4 where there is no answer: infeasible (over budget
-    even without a refresh) or unstable (something else runs here).
+    The command times three kinds of steps on synthetic batches: SGD's step, and the optimizer's step with and without
+    a refresh. It computes the interval, runs it, and compares the time with the prediction. An SGD or AdamW recipe is
+    bootstrapped first. The next call on this machine answers from the cache.
+
+    Exit codes: 4 if there is no answer. The answer is infeasible if the step is over the budget even without a
+    refresh, and unstable if other work on the machine disturbs the timings.
 
     \b
     Example:
@@ -90,53 +90,53 @@ def calibrate_freq_command(
 
 
 def _check_arguments(recipe: str | None, write: bool, check: bool, plot: Path | None, force: bool) -> None:
-    """What can be refused before anything is read or measured."""
+    """Refuse wrong options before anything is read or measured."""
     if write and check:
         raise InputError("--write and --check contradict each other; give one of them")
     if recipe is None and (write or check):
         raise InputError(f"{'--write' if write else '--check'} needs a RECIPE")
-    check_plot(plot, force, (".html", ".png", ".json"))
+    check_plot(plot, force, _PLOT_ENDINGS)
 
 
 def _read(argument: str | None, device: str, write: bool) -> tuple[Path | None, Recipe]:
-    """The recipe as it is calibrated, and its file."""
-    from jorge_tune.calibrate.cache import resolve_device
-    from jorge_tune.calibrate.calibrate_recipe import calibratable
+    """The path of the recipe, and the recipe that will be calibrated."""
+    from jorge_tune.calibration.cache import resolve_device
+    from jorge_tune.calibration.calibrate_recipe import calibratable
     from jorge_tune.recipe.recipe_files import load, override, resolve_recipe, shipped_recipes
 
     kind = resolve_device(device).partition(":")[0]
     path = resolve_recipe(argument or _BUILT_IN[kind])
     loaded = load(path)
-    for warning in loaded.warnings:
-        tell(f"{warning.located(str(path))} (warning)")
+    warn_of_recipe(loaded.warnings, path)
     recipe = calibratable(loaded.recipe)
     bootstrapped = recipe is not loaded.recipe
     if write and bootstrapped:
         name = loaded.recipe.optimizer.name
         raise InputError(
-            f"{path}: trains with {name}, which has no refresh interval to write; "
-            f"`jorge-tune bootstrap {argument} --calibrate` writes a recipe that has"
+            f"{path}: trains with {name}, which has no refresh interval; "
+            f"`jorge-tune bootstrap {argument} --calibrate` writes a recipe with one"
         )
     if write and path in shipped_recipes().values():
-        raise InputError(f"{path}: is a shipped recipe; copy it first with `jorge-tune recipes cp {argument} FILE`")
+        copy = f"`jorge-tune recipes cp {argument} FILE`"
+        raise InputError(f"{path}: is a shipped recipe, which --write does not change; copy it first with {copy}")
     if argument is None:
-        tell(f"no RECIPE given: {_BUILT_IN[kind]} is measured")
+        tell(f"no RECIPE given; measuring {_BUILT_IN[kind]}")
         recipe = override(recipe, [_BUILT_IN_SIZE]) if kind == "cpu" else recipe
     elif bootstrapped:
-        tell(f"{path}: trains with {loaded.recipe.optimizer.name}; its Jorge recipe is measured")
+        tell(f"{path}: trains with {loaded.recipe.optimizer.name}; measuring the Jorge recipe that follows from it")
     return path, recipe
 
 
 def _effort(seconds: float) -> Any:
-    from jorge_tune.calibrate.measure import DEFAULT_EFFORT, Effort
+    from jorge_tune.calibration.measure import DEFAULT_EFFORT, Effort
 
     measure, verify = DEFAULT_EFFORT.measure_seconds, DEFAULT_EFFORT.verify_seconds
     return Effort(*(part * seconds / (measure + verify) for part in (measure, verify)))
 
 
 def _check(recipe: Recipe, request: dict[str, Any], output_format: str) -> int:
-    from jorge_tune.calibrate.cache import cache_folder
-    from jorge_tune.calibrate.calibrate_recipe import CalibrationRequest, check_recipe
+    from jorge_tune.calibration.cache import cache_folder
+    from jorge_tune.calibration.calibrate_recipe import CalibrationRequest, check_recipe
 
     request["cache"] = cache_folder(request["cache"])
     with calibration_progress() as report:
@@ -149,7 +149,7 @@ def _check(recipe: Recipe, request: dict[str, Any], output_format: str) -> int:
 
 
 def _checked_data(checked: RecipeCheck) -> dict[str, Any]:
-    from jorge_tune.calibrate.choose_interval import whole_estimate
+    from jorge_tune.calibration.choose_interval import whole_estimate
 
     judgement, ran = checked.checked.judgement, checked.checked.verification
     return {
@@ -168,8 +168,15 @@ def _checked_data(checked: RecipeCheck) -> dict[str, Any]:
 
 
 def _show(found: RecipeCalibration, output_format: str) -> None:
-    from jorge_tune.calibrate.calibration_words import advice, as_data, notes, outcome_sentence, part_table, time_table
-    from jorge_tune.report.text_plot import interval_curve
+    from jorge_tune.calibration.calibration_words import (
+        advice,
+        as_data,
+        notes,
+        outcome_sentence,
+        part_table,
+        time_table,
+    )
+    from jorge_tune.reports.text_plot import interval_curve
 
     if output_format == "json":
         print_json(as_data(found))
@@ -180,7 +187,7 @@ def _show(found: RecipeCalibration, output_format: str) -> None:
         say("What would help:")
         for line in helpful:
             print_text(f"- {line}")
-    if found.choice.outcome != "unstable":  # its figures are not to be read
+    if found.choice.outcome != "unstable":  # then its numbers mean nothing
         for table in (time_table(found), part_table(found)):
             say()
             print_table(table.headings, table.rows, right=table.right)
@@ -192,13 +199,13 @@ def _show(found: RecipeCalibration, output_format: str) -> None:
 
 
 def _draw(found: RecipeCalibration, plot: Path) -> None:
-    from jorge_tune.report.of_measurements import measured_cost_figure
-    from jorge_tune.report.page import figure_for_picture
-    from jorge_tune.report.png import write_pngs
-    from jorge_tune.report.report import calibration_report
+    from jorge_tune.reports.of_measurements import measured_cost_figure
+    from jorge_tune.reports.page import figure_for_picture
+    from jorge_tune.reports.png import write_pngs
+    from jorge_tune.reports.report import calibration_report
 
     if found.choice.outcome == "unstable":
-        tell("no plot written: unstable timings make no curve")
+        tell("no plot written, because unstable timings make no curve")
     elif plot.suffix == ".png":
         missing = write_pngs({plot: figure_for_picture(measured_cost_figure(found).to_json())})
         tell(missing or f"wrote {plot}")
@@ -207,8 +214,8 @@ def _draw(found: RecipeCalibration, plot: Path) -> None:
 
 
 def _write(path: Path, recipe: Recipe, found: RecipeCalibration) -> None:
-    from jorge_tune.calibrate.calibrate_recipe import with_interval
+    from jorge_tune.calibration.calibrate_recipe import with_interval
     from jorge_tune.recipe.recipe_files import write_interval
 
     kept = write_interval(path, with_interval(recipe, found))
-    tell(f"wrote {path}" + ("" if kept else " anew, without its comments"))
+    tell(f"wrote {path}" + ("" if kept else "; its comments are lost"))

@@ -1,4 +1,4 @@
-"""`jorge-tune compare`: race recipes on common seeds, or set finished runs against each other."""
+"""`jorge-tune compare`: race recipes on the same seeds, or compare finished runs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from jorge_tune.cli.calibration_options import EXIT_NO_ANSWER, held_by, settled
-from jorge_tune.cli.options import check_plot, complete_recipe, device_options, share_the_cores
-from jorge_tune.cli.output import (
+from jorge_tune.cli.calibration_options import held_by, settled
+from jorge_tune.cli.log_options import log_options, read_logs, refuse_log_options
+from jorge_tune.cli.options import (
+    check_plot,
+    complete_recipe,
+    device_options,
+    download_option,
     format_option,
+    parse_target,
+    parsed_by,
+    plot_option,
+    seeds_option,
+    set_option,
+    share_the_cores,
+    target_options,
+    threads_option,
+)
+from jorge_tune.cli.output import (
     is_talk_on_terminal,
     print_json,
     print_table,
@@ -24,16 +38,11 @@ from jorge_tune.cli.output import (
     tell_over,
     write_plot,
 )
+from jorge_tune.cli.read_recipe import read_with_overrides
 from jorge_tune.cli.study_display import last_word, watching, why_left
-from jorge_tune.cli.study_options import (
-    EXIT_INTERRUPTED,
-    FoundStudy,
-    folders,
-    open_address,
-    runs_option,
-    storage_option,
-)
-from jorge_tune.errors import InputError, JorgeTuneError
+from jorge_tune.cli.study_options import StudyContext, folders, open_address, runs_option, storage_option
+from jorge_tune.errors import EXIT_INTERRUPTED, EXIT_NO_ANSWER, InputError, JorgeTuneError
+from jorge_tune.recipe.contenders import contender_kinds
 from jorge_tune.recipe.metrics import metric_fault, target_fault, usual_metric
 
 if TYPE_CHECKING:
@@ -45,12 +54,13 @@ if TYPE_CHECKING:
     from jorge_tune.recipe.schema import Recipe
     from jorge_tune.study.report_data import CollectedRuns
 
-_GOES_ON = "the same command takes the race up again"
-_LONGEST_NAME = 60  # characters, of a name made from all contenders' names
+_RESUMES = "run the same command again to resume the race"
+_LONGEST_NAME = 60  # characters, of a name that joins all contenders' names
+_PLOT_ENDINGS = (".html", ".png", ".json")
 
 
-class Engine(NamedTuple):
-    """What the engine's options say; None: its default."""
+class StudyOptions(NamedTuple):
+    """The options that keep a race as a study; None: not given."""
 
     workers: int | None
     storage: str | None
@@ -58,13 +68,13 @@ class Engine(NamedTuple):
     runs: Path | None
 
     @property
-    def is_wanted(self) -> bool:
-        """Whether any of them is given."""
+    def are_given(self) -> bool:
+        """Whether the user gave one of them."""
         return any(value is not None for value in self)
 
 
 class RaceOutcome(NamedTuple):
-    """The contenders with their runs, and what there is to say about runs that are missing."""
+    """The contenders with their runs, and notes about missing runs."""
 
     contenders: list[Contender]
     notes: list[str]
@@ -74,61 +84,63 @@ class RaceOutcome(NamedTuple):
 def race_as_study(
     entrants: Sequence[Contender],
     seeds: Sequence[int],
-    engine: Engine,
+    options: StudyOptions,
     where: RaceSettings,
     assignments: Sequence[str],
     metric: str | None,
 ) -> RaceOutcome | int:
-    """Train every contender that has no runs on every seed; an exit code, where that did not come to an end.
+    """Train each contender without runs on every seed, as a study; an exit code if the race did not finish.
 
     Args:
-        entrants: recipes and run directories.
-        seeds: to run.
-        engine: who works, and where it is kept.
-        where: to train.
-        assignments: what `--set` gave.
-        metric: what is compared; None: as the first recipe has it.
+        entrants: Recipes and run directories.
+        seeds: The seeds of each contender.
+        options: The workers, the storage, the study's name and the directory of its runs.
+        where: The device, threads and download choice.
+        assignments: The values of `--set`.
+        metric: The metric to compare; None: the first recipe's.
 
     Raises:
-        InputError: another study has the name, a recipe cannot be trained, or the storage cannot be used.
-        JorgeTuneError: no run came to its end, or the storage stayed away.
+        InputError: Another study has the name, a recipe cannot be trained, or the storage cannot be used.
+        JorgeTuneError: No run finished, or the storage did not come back.
     """
     from jorge_tune.cli.attach_study import attach_conclusion
+    from jorge_tune.recipe.user_code import places_of
     from jorge_tune.study.plan import comparison_plan
     from jorge_tune.study.report_data import collect, open_comparison
     from jorge_tune.study.run_study import Crew, compare_whole
 
-    name = engine.name or default_name([contender.name for contender in entrants if not contender.runs])
+    name = options.name or default_name([contender.name for contender in entrants if not contender.runs])
     plan_of = partial(comparison_plan, name, seeds=seeds, metric=metric, device=where.device, threads=where.threads)
-    plan_of(_recipes(entrants))  # what is wrong is found before anything is written
-    address, storage = open_address(engine.storage, create=True)
+    plan_of(_recipes(entrants))  # reports bad input before anything is written
+    address, storage = open_address(options.storage, create=True)
     known = _known_recipes(storage, name)
     ready = settle(entrants, assignments, where, lambda contender: known.get(contender.name))
     if ready is None:
         return EXIT_NO_ANSWER
-    recipes, places = _recipes(ready), folders(name, engine.runs)
+    recipes, places = _recipes(ready), folders(name, options.runs)
     opened = open_comparison(storage, plan_of(recipes), list(recipes), seeds, places)
-    found = FoundStudy(address, storage, opened, places)
-    _tell_what_is_there(found, len(recipes), seeds)
+    context = StudyContext(address, storage, opened, places)
+    _tell_progress(context, len(recipes), seeds)
     crew = Crew(
-        workers=engine.workers or 1,
+        workers=options.workers or 1,
         device=where.device,
         threads=where.threads,
         download=where.download,
-        last_word=last_word(_GOES_ON),
+        code=places_of(recipes.values()),
+        last_word=last_word(_RESUMES),
     )
-    with watching(found) as watch:
+    with watching(context) as watch:
         left = compare_whole(opened, address, places, crew, watch)
-    if broken_off := why_left(left, "the race", _GOES_ON):
-        return broken_off
-    collected = collect(opened, found.folder, seeds)
+    if code := why_left(left, "the race", _RESUMES):
+        return code
+    collected = collect(opened, context.folder, seeds)
     if left.kind == "done":
-        attach_conclusion(found, lambda study: _report_of(collected, opened.plan.objective.metric))
+        attach_conclusion(context, lambda study: _report_of(collected, opened.plan.objective.metric))
     return _with_runs(ready, collected)
 
 
 def default_name(contenders: Sequence[str]) -> str:
-    """`sgd-vs-jorge`, or `sgd-vs-5-others` where the names together are long; fit for a directory."""
+    """`sgd-vs-jorge`, or `sgd-vs-5-others` if the joined names are long; valid as a directory name."""
     text = "-vs-".join(contenders)
     if len(text) > _LONGEST_NAME:
         text = f"{contenders[0][:_LONGEST_NAME]}-vs-{len(contenders) - 1}-others"
@@ -136,12 +148,12 @@ def default_name(contenders: Sequence[str]) -> str:
 
 
 def _recipes(contenders: Sequence[Contender]) -> dict[str, Recipe]:
-    """Those to train, by name."""
+    """The recipes to train, by name."""
     return {contender.name: contender.recipe for contender in contenders if not contender.runs}
 
 
 def _known_recipes(storage: BaseStorage, name: str) -> dict[str, Recipe]:
-    """The recipes of the comparison of that name, if it is there: what was measured once holds."""
+    """The recipes that a stored comparison of this name has, with the intervals that it measured."""
     from jorge_tune.study.plan import ComparisonSpace
     from jorge_tune.study.study import present_study
 
@@ -150,28 +162,28 @@ def _known_recipes(storage: BaseStorage, name: str) -> dict[str, Recipe]:
     return space.recipes() if isinstance(space, ComparisonSpace) else {}
 
 
-def _tell_what_is_there(found: FoundStudy, contenders: int, seeds: Sequence[int]) -> None:
-    """Say on stderr what an earlier call has done, and what it has left to do."""
+def _tell_progress(context: StudyContext, contenders: int, seeds: Sequence[int]) -> None:
+    """Tell the user which runs the study has already, and which other seeds it will also run."""
     from jorge_tune.study.plan import SEED
     from jorge_tune.study.trial_rows import ENDED, rows_of
 
-    rows = [row for row in rows_of(found.opened) if SEED in row.point]
-    there = sum(row.state == "complete" and row.point[SEED] in seeds for row in rows)
-    if there:
-        tell(f"study {found.name}: {there} of {contenders * len(seeds)} runs are there already")
+    rows = [row for row in rows_of(context.opened) if SEED in row.point]
+    done = sum(row.state == "complete" and row.point[SEED] in seeds for row in rows)
+    if done:
+        tell(f"study {context.name}: {done} of {contenders * len(seeds)} runs are complete already")
     others = sorted({row.point[SEED] for row in rows if row.state not in ENDED} - {*seeds})
     if others:
         listed = ", ".join(map(str, others))
-        tell(f"study {found.name} has runs of other seeds to make, and makes them too: {listed}")
+        tell(f"study {context.name} also runs these seeds, which an earlier command queued: {listed}")
 
 
 def _report_of(collected: CollectedRuns, metric: str) -> dict[str, Any]:
-    """The report of a comparison's runs, as data."""
+    """The report of a comparison's runs, as plain data."""
     from jorge_tune.compare.comparison import compare
-    from jorge_tune.report.report import runs_report
+    from jorge_tune.reports.report import runs_report
 
     if not any(contender.runs for contender in collected.contenders):
-        raise InputError("none of its runs can be shown")
+        raise InputError("none of its runs can be read")
     comparison = compare(collected.contenders, metric=metric)
     notes = (*comparison.notes, *collected.notes)
     return runs_report(replace(comparison, notes=notes, is_side_by_side=collected.is_side_by_side)).to_json()
@@ -181,7 +193,7 @@ def _with_runs(contenders: Sequence[Contender], collected: CollectedRuns) -> Rac
     runs = {contender.name: contender.runs for contender in collected.contenders}
     raced = [one if one.runs else replace(one, runs=runs.get(one.name, ())) for one in contenders]
     if not any(one.runs for one in raced):
-        raise JorgeTuneError("no run has come to its end: " + "; ".join(collected.notes))
+        raise JorgeTuneError("no run finished: " + "; ".join(collected.notes))
     return RaceOutcome(raced, collected.notes, collected.is_side_by_side)
 
 
@@ -190,24 +202,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def side_by_side_option(command: F) -> F:
     """Add `--side-by-side`; the command receives it as `side_by_side`."""
-    text = "Run directories: they trained side by side on one machine, so do not compare their seconds."
+    text = "The runs shared one machine at the same time, so their seconds are not compared."
     return click.option("--side-by-side", is_flag=True, help=text)(command)
 
 
 def reference_option(command: F) -> F:
-    """Add `--reference NAME`; the command receives it as `reference`, None where it is to be chosen."""
-    text = "The contender that the others are compared with [default: see above]."
+    """Add `--reference NAME`; the command receives it as `reference`, None where it was not given."""
+    text = "Contender to compare the others with [default: see above]."
     return click.option("--reference", metavar="NAME", help=text)(command)
-
-
-def parse_against(ctx: click.Context | None, param: click.Parameter | None, value: str | None) -> tuple[str, ...]:
-    """`control,jorge` as kinds of contenders."""
-    from jorge_tune.recipe.contenders import contender_kinds
-
-    try:
-        return () if value is None else contender_kinds(value)
-    except InputError as error:
-        raise click.BadParameter(str(error), ctx, param) from error
 
 
 def read_arguments(
@@ -216,19 +218,23 @@ def read_arguments(
     against: Sequence[str] = (),
     leave_out: Callable[[str], None] | None = None,
 ) -> list[Contender]:
-    """Directories as runs that are there, everything else as recipes to train, in the order given; then those derived.
+    """Read each directory as finished runs and anything else as a recipe to train, then derive further contenders.
 
-    `leave_out` is told of damaged runs, as by `read_contenders`.
+    Args:
+        arguments: The user's arguments; the contenders keep their order.
+        assignments: The values of `--set`.
+        against: The kinds of contenders to derive from the first recipe.
+        leave_out: Receives a note for each damaged run, as in `read_contenders`.
 
     Raises:
-        InputError: a directory or recipe cannot be read, or nothing can be derived.
+        InputError: A directory or a recipe cannot be read, or no contender can be derived.
     """
     from jorge_tune.compare.run_directories import read_contenders, with_distinct_names
 
     folders = [Path(argument) for argument in arguments if Path(argument).is_dir()]
     if assignments and len(folders) == len(arguments):
-        raise InputError("--set: changes recipes, and there are only run directories, which are read as they are")
-    read = read_contenders(folders, leave_out)  # together: run directories side by side are one contender
+        raise InputError("--set changes recipes, and the arguments are run directories only; leave --set out")
+    read = read_contenders(folders, leave_out)  # in one call, which joins the run directories of one contender
     contenders: list[Contender] = []
     for argument in arguments:
         if Path(argument).is_dir():
@@ -244,13 +250,13 @@ def settle(
     where: RaceSettings,
     held: Callable[[Contender], Recipe | None],
 ) -> list[Contender] | None:
-    """The contenders, `refresh_interval: auto` measured where they are to be trained; None where that has no answer.
+    """Replace `refresh_interval: auto` by a measured interval in each recipe; None if a measurement finds no interval.
 
     Args:
-        contenders: those with runs are left as they are.
-        assignments: what `--set` gave.
-        where: they are trained.
-        held: a contender's recipe as it was trained before.
+        contenders: Contenders with runs stay as they are.
+        assignments: The values of `--set`.
+        where: The device and threads of the race.
+        held: Gives a contender's recipe as an earlier run trained it, or None.
     """
     ready = []
     for contender in contenders:
@@ -266,13 +272,8 @@ def settle(
 
 def _read_recipe(argument: str, assignments: tuple[str, ...]) -> Contender:
     from jorge_tune.compare.run_directories import Contender
-    from jorge_tune.recipe.recipe_files import load, override, resolve_recipe
 
-    path = resolve_recipe(argument)
-    loaded = load(path)
-    for warning in loaded.warnings:
-        tell(f"{warning.located(str(path))} (warning)")
-    recipe = override(loaded.recipe, assignments) if assignments else loaded.recipe
+    recipe = read_with_overrides(argument, assignments)
     return Contender(recipe.name, recipe)
 
 
@@ -284,7 +285,7 @@ def _derived(contenders: Sequence[Contender], against: Sequence[str]) -> list[Co
         return []
     recipes = [contender.recipe for contender in contenders if not contender.runs]
     if not recipes:
-        raise InputError("--against: follows from a recipe, and there are only run directories; give the recipe too")
+        raise InputError("--against needs a recipe, and the arguments are run directories only; give the recipe too")
     try:
         return [Contender(recipe.name, recipe) for recipe in derive_contenders(recipes, against)]
     except InputError as error:
@@ -292,64 +293,46 @@ def _derived(contenders: Sequence[Contender], against: Sequence[str]) -> list[Co
 
 
 _DEFAULT_OUT = Path("runs")
-_MOST_SEEDS = 1000
-
-
-def parse_seeds(ctx: click.Context | None, param: click.Parameter | None, value: str) -> tuple[int, ...]:
-    """`0-4` or `0,2,7-9` as seeds in the order given, each of them once."""
-    seeds: list[int] = []
-    for piece in value.split(","):
-        first, dash, last = piece.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise click.BadParameter(f"{value!r} is no list of seeds; write 0-4 or 0,2,7", ctx, param)
-        low, high = int(first), int(last or first)
-        if high < low or high - low >= _MOST_SEEDS or high >= 2**63:
-            rule = f"must go upwards, over at most {_MOST_SEEDS} seeds below 2**63"
-            raise click.BadParameter(f"{piece.strip()!r} {rule}", ctx, param)
-        seeds += range(low, high + 1)
-    if len(set(seeds)) < len(seeds):
-        raise click.BadParameter(f"{value!r} names a seed twice", ctx, param)
-    return tuple(seeds)
 
 
 @click.command()
 @click.argument("contenders", metavar="A B...", nargs=-1, required=True, shell_complete=complete_recipe)
-@click.option("--seeds", callback=parse_seeds, default="0-4", show_default=True, help="Seeds, as 0-4 or 0,2,7.")
+@seeds_option("0-4")
 @click.option(
     "--against",
-    callback=parse_against,
+    callback=parsed_by(contender_kinds),
     metavar="KINDS",
-    help="Race the first recipe against what follows from it: control, jorge, shampoo, sketchy, muon, gen-sgd, "
-    "gen-jorge, gen-adamw, adamw.",
+    help="Contenders to derive from the first recipe, separated by commas: control, jorge, shampoo, sketchy, muon, "
+    "gen-sgd, gen-jorge, gen-adamw, adamw.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Runs go to OUT/<name>/seed-<n>; those that are there are reused [default: runs].",
+    metavar="DIR",
+    help="Directory of the runs, DIR/<name>/seed-<n>; finished runs in it are reused [default: runs].",
 )
-@click.option("--target", metavar="[METRIC=]VALUE", help="What to reach, e.g. top1=0.95 [default: see above].")
-@click.option("--metric", help="What to measure [default: the target's, else top1, else the loss].")
-@click.option("--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Change the recipes, e.g. epochs=5.")
+@target_options()
+@set_option("Replace a value of every recipe.")
 @device_options()
-@click.option("--download", is_flag=True, help="Fetch data sets that are not there.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run [default: all, shared out].")
-@click.option("--workers", type=click.IntRange(min=1), help="Runs side by side, each its own process [default: 1].")
+@download_option
+@threads_option("all cores, divided among the runs", "CPU threads of each run")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Number of runs at the same time, each in its own process [default: 1].",
+)
 @storage_option
-@click.option("--name", help="The study that keeps the race [default: from the contenders' names].")
+@click.option("--name", help="Name of the study that keeps the race [default: from the contenders' names].")
 @runs_option
 @side_by_side_option
 @reference_option
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Draw the race to FILE.html or FILE.png, or write its numbers to FILE.json.",
-)
-@click.option("--force", is_flag=True, help="Overwrite an existing plot.")
+@log_options
+@plot_option(_PLOT_ENDINGS)
 @format_option
 def compare_command(
     contenders: tuple[str, ...],
     seeds: tuple[int, ...],
-    against: tuple[str, ...],
+    against: tuple[str, ...] | None,
     out: Path | None,
     target: str | None,
     metric: str | None,
@@ -359,6 +342,9 @@ def compare_command(
     threads: int | None,
     side_by_side: bool,
     reference: str | None,
+    from_logs: bool,
+    log_format: str | None,
+    log_settings: tuple[str, ...],
     workers: int | None,
     storage: str | None,
     name: str | None,
@@ -367,41 +353,53 @@ def compare_command(
     force: bool,
     output_format: str,
 ) -> int:
-    """Race A against B and others: who reaches the target first, in epochs and in seconds.
+    """Race A against B and others to a target, in epochs and in seconds.
 
-    A, B are recipes (files or shipped names), which are trained on every seed, or run directories and directories
-    of them, which are only read. The reference, with which the others are compared, is the first of them; where there
-    are run directories alone it is SGD, if that is one of them. --reference names another. Runs of one seed share
-    initial weights and the order of the data. The target, if none is given, is that of the reference's recipe, else
-    the reference's median final value. Losing the race is not an error: the exit code is 0.
+    A recipe (a file or a shipped name) is trained on every seed. A run directory, or a directory of several, is only
+    read. Runs with the same seed share the initial weights and the order of the data.
 
-    --against derives contenders from the first recipe. With --workers, --storage, --name or --runs the race is a study
-    that is kept: the same command goes on with it, more seeds add what is missing, and other machines join with
-    `study worker --name NAME`.
+    The others are compared with the reference. It is the first argument; if the arguments are run directories only,
+    it is SGD, if SGD is among them. The default target is the target of the reference's recipe, else the median of
+    the reference's final values. --against derives further contenders from the first recipe.
+
+    With --workers, --storage, --name or --runs, the race is kept as a study: the same command resumes it, further
+    seeds add only the missing runs, and other machines join with `study worker --name NAME`.
+
+    Exit codes: 0 also if Jorge loses the race, 4 if no refresh interval can be measured, 130 if you interrupted it.
+
+    With --from-logs nothing is trained: logs that other programs wrote are copied into run directories below OUT
+    and compared. The logs of a contender are its seeds, by their names (seed-3) or in the order given.
 
     \b
     Example:
       jorge-tune compare sgd.yaml control.yaml jorge.yaml --seeds 0-4 --plot race.html
       jorge-tune compare digits/cnn-sgd --against control,jorge,shampoo --workers 2
       jorge-tune compare runs/cnn-sgd runs/cnn-jorge --target top1=0.95
+      jorge-tune compare --from-logs sgd=old/results.csv jorge=new/results.csv --metric "mAP50(B)"
     """
     share_the_cores()
     from jorge_tune.compare.comparison import compare, reference_first
     from jorge_tune.compare.race import RaceSettings
 
     metric, value = parse_target(target, metric)
-    check_plot(plot, force, (".html", ".png", ".json"))  # before hours are spent on the race
-    engine = Engine(workers, storage, name, runs)
+    check_plot(plot, force, _PLOT_ENDINGS)
+    options = StudyOptions(workers, storage, name, runs)
     damaged: list[str] = []
-    entrants, notes = read_arguments(contenders, assignments, against, damaged.append), list[str]()
+    notes = list[str]()
+    if from_logs:
+        _check_logs(options, assignments, against or ())
+        entrants = read_logs(contenders, out or _DEFAULT_OUT, log_format, log_settings, metric)
+    else:
+        refuse_log_options(log_format, log_settings)
+        entrants = read_arguments(contenders, assignments, against or (), damaged.append)
     is_side_by_side = False
-    reference_first(entrants, reference)  # a wrong name is refused before hours are spent
-    _check_engine(engine, entrants, out)
+    reference_first(entrants, reference)  # refuses a wrong name before the race
+    _check_study_options(options, entrants, out)
     _check_target(metric, value, entrants)
     if any(not contender.runs for contender in entrants):
         where = RaceSettings(device, download, threads)
-        if engine.is_wanted:
-            raced = race_as_study(entrants, seeds, engine, where, assignments, metric)
+        if options.are_given:
+            raced = race_as_study(entrants, seeds, options, where, assignments, metric)
         else:
             raced = _race_here(entrants, seeds, out or _DEFAULT_OUT, where, assignments)
         if isinstance(raced, int):
@@ -410,46 +408,33 @@ def compare_command(
     entrants, chosen = reference_first(entrants, reference)
     comparison = compare(entrants, metric=metric, target=value)
     shared = side_by_side or is_side_by_side
-    said = (*chosen, *damaged, *comparison.notes, *notes)
-    comparison = replace(comparison, notes=said, is_side_by_side=shared)
+    notes = [*chosen, *damaged, *comparison.notes, *notes]
+    comparison = replace(comparison, notes=tuple(notes), is_side_by_side=shared)
     print_comparison(comparison, output_format)
     if plot is not None:
         _draw(comparison, plot)
     return 0
 
 
-def parse_target(target: str | None, metric: str | None) -> tuple[str | None, float | None]:
-    """`top1=0.95` or `0.95` as a metric and a value.
-
-    Raises:
-        InputError: not a number, or another metric than --metric names.
-    """
-    if target is None:
-        return metric, None
-    name, equals, number = target.rpartition("=")
-    try:
-        value = float(number)
-    except ValueError:
-        value = float("nan")
-    if not abs(value) < float("inf") or (equals and not name.strip()):
-        raise InputError(f"--target: must be a number or METRIC=NUMBER such as top1=0.95, got {target!r}")
-    if name and metric and name.strip() != metric:
-        raise InputError(f"--target names {name.strip()!r} and --metric {metric!r}; give one of them")
-    return name.strip() or metric, value
+def _check_logs(options: StudyOptions, assignments: Sequence[str], against: Sequence[str]) -> None:
+    """Refuse what only runs that are trained can have."""
+    if options.are_given or assignments or against:
+        raise InputError("--from-logs: trains nothing, so it goes without --set, --against and the options of studies")
 
 
 def _check_target(metric: str | None, value: float | None, entrants: Sequence[Contender]) -> None:
-    """Refuse a metric that is not measured, and a target that no run can reach, before anything is trained."""
+    """Refuse a metric that no recipe measures and a target that no run can reach, before the race."""
     new = [contender.recipe for contender in entrants if not contender.runs]
     wrong_metric = [what for recipe in new if metric and (what := metric_fault(recipe, metric)) is not None]
     if wrong_metric:
-        raise InputError(f"--metric: {wrong_metric[0]}")
-    if new and value is not None and (what := target_fault(metric or usual_metric(entrants[0].recipe), value)):
-        raise InputError(f"--target: {what}")
+        raise InputError(f"--metric {wrong_metric[0]}")
+    first = entrants[0].recipe
+    if new and value is not None and (what := target_fault(metric or usual_metric(first), value, first)):
+        raise InputError(f"--target {what}")
 
 
 def print_comparison(comparison: Comparison, output_format: str) -> None:
-    """The target, the table, the verdict and the notes; or all of it as JSON."""
+    """Print the target, the table, the verdict and the notes, or all of them as JSON."""
     from jorge_tune.compare.verdict import comparison_table, target_sentence, verdict
 
     if output_format == "json":
@@ -465,7 +450,7 @@ def print_comparison(comparison: Comparison, output_format: str) -> None:
 
 
 def report_progress(progress: RaceProgress) -> None:
-    """One line per run on stderr; on a terminal also a line that follows the run."""
+    """Print one line per run on stderr; on a terminal, also a line that follows the present run."""
     where = f"[{progress.number}/{progress.total}] {progress.name}, seed {progress.seed}"
     live = is_talk_on_terminal()
     if progress.stage == "training" and live:
@@ -473,7 +458,7 @@ def report_progress(progress: RaceProgress) -> None:
     elif progress.stage == "ended":
         (tell_over if live else tell)(f"{where}: {progress.outcome}", nl=True)
     elif progress.stage == "reused":
-        tell(f"{where}: {progress.outcome} before, reused")
+        tell(f"{where}: {progress.outcome} in an earlier race, reused")
 
 
 def _standing(progress: RaceProgress) -> str:
@@ -487,7 +472,7 @@ def _standing(progress: RaceProgress) -> str:
 def _race_here(
     entrants: list[Contender], seeds: tuple[int, ...], out: Path, where: RaceSettings, assignments: tuple[str, ...]
 ) -> RaceOutcome | int:
-    """Train in this process, one run after another; an exit code, where that did not come to an end."""
+    """Train in this process, one run after another; an exit code if the race did not finish."""
     from jorge_tune.compare.race import run_race
 
     ready = settle(entrants, assignments, where, lambda one: held_by(out / one.name / f"seed-{seeds[0]}"))
@@ -495,25 +480,28 @@ def _race_here(
         return EXIT_NO_ANSWER
     race = run_race(ready, seeds, out, settings=where, report=report_progress)
     if race.interrupted:
-        tell("interrupted; the same command takes the race up again")
+        tell(f"interrupted; {_RESUMES}")
         return EXIT_INTERRUPTED
     return RaceOutcome(list(race.contenders), [])
 
 
-def _check_engine(engine: Engine, entrants: list[Contender], out: Path | None) -> None:
-    """Refuse options that have nothing to say."""
-    if not engine.is_wanted:
+def _check_study_options(options: StudyOptions, entrants: list[Contender], out: Path | None) -> None:
+    """Refuse options that would have no effect."""
+    if not options.are_given:
         return
     if out is not None:
-        raise InputError("--out: is for a race in this process; with --workers, --storage or --name give --runs")
+        raise InputError("--out has no effect on a race that is kept as a study; give --runs instead")
     if all(contender.runs for contender in entrants):
-        raise InputError("--workers, --storage, --name and --runs: train recipes, and there are only run directories")
+        raise InputError(
+            "--workers, --storage, --name and --runs are for training, and the arguments are run directories only; "
+            "leave them out"
+        )
 
 
 def _draw(comparison: Comparison, plot: Path) -> None:
-    from jorge_tune.report.of_runs import curve_figures
-    from jorge_tune.report.png import poster, write_pngs
-    from jorge_tune.report.report import runs_report
+    from jorge_tune.reports.of_runs import curve_figures
+    from jorge_tune.reports.png import poster, write_pngs
+    from jorge_tune.reports.report import runs_report
 
     if plot.suffix == ".png":
         missing = write_pngs({plot: poster([figure.to_json() for figure in curve_figures(comparison)])})

@@ -1,4 +1,4 @@
-"""`jorge-tune dashboard`: attach what is missing to studies and their trials, then serve Optuna's dashboard."""
+"""`jorge-tune dashboard`: attach missing notes and files to studies and trials, then serve Optuna's dashboard."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jorge_tune.cli.attach_study import Twin, attach_conclusion, attach_to_study, search_beside
-from jorge_tune.cli.output import say, tell
+from jorge_tune.cli.attach_study import Twin, attach_conclusion, attach_to_study, search_of
+from jorge_tune.cli.output import say, tell, warn
 from jorge_tune.cli.study_options import (
-    FoundStudy,
+    StudyContext,
     folders,
     patience_of,
     runs_option,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jorge_tune.study.storage.patient import PatientStorage
 
 _PORT = 8080
-_PATIENCE_SECONDS = 10.0  # a page does not wait longer for a storage that is gone
+_PATIENCE_SECONDS = 10.0  # how long a page waits for a lost storage
 
 
 @click.command()
@@ -42,24 +42,21 @@ _PATIENCE_SECONDS = 10.0  # a page does not wait longer for a storage that is go
     type=click.IntRange(0, 65535),
     default=_PORT,
     show_default=True,
-    help="Port on 127.0.0.1; 0 takes any free one.",
+    help="Port on 127.0.0.1; 0 takes a free port.",
 )
-@click.option("--no-serve", is_flag=True, help="Attach what is missing, and exit.")
+@click.option("--no-serve", is_flag=True, help="Attach the missing notes and files, and exit.")
 def dashboard_command(study: str | None, storage: str | None, runs: Path | None, port: int, no_serve: bool) -> int:
-    """Serve Optuna's dashboard on this machine, with verdicts, recipes, records and curves attached.
+    """Serve Optuna's dashboard on this machine, for STUDY or for all studies.
 
-    Workers attach a note, the recipe, the records and the curves to each trial when it ends; the command that ends a
-    study attaches the verdict (as the study's note), plots, recipes and the report. When the dashboard starts, it
-    attaches what is missing: to a study that has not ended, and to trials of earlier versions. After that it only
-    serves; start it again to bring the study's note and report up to date.
+    The dashboard shows each study's verdict as its note, and each trial's recipe, records and curves as files. Workers
+    attach these files when a trial ends; the command that ends a study attaches the verdict, the plots and the report.
+    At its start, the dashboard attaches what is missing. To update the note and the report of a running study, start
+    the dashboard again. If the run directories are not on this machine, the dashboard attaches notes only.
 
-    Files are in RUNS/artifacts. Where run directories are not on this machine, only notes are attached. Without STUDY,
-    all studies are served.
-
-    The page is served on 127.0.0.1 only. To see it from another machine, use ssh:
-    `ssh -L 8080:127.0.0.1:8080 HOST`. Whoever can open the page can write notes, attach files to a study, and delete
-    a study that has no running trials. Nobody can rename or create a study there, or change a trial. Press Ctrl-C to
-    stop it.
+    The dashboard listens on 127.0.0.1 only. To open it from another machine, use
+    `ssh -L 8080:127.0.0.1:8080 HOST`. Everyone who can open it can write notes, attach files to a study, and delete a
+    study without running trials. Nobody can create or rename a study there, or change a trial. Press Ctrl-C to stop
+    it.
 
     \b
     Example:
@@ -73,15 +70,17 @@ def dashboard_command(study: str | None, storage: str | None, runs: Path | None,
     if not no_serve:
         require_package()
     if runs is not None and study is None:
-        raise InputError("--runs is the directory of one study's runs; give the name of that study")
+        raise InputError("--runs is the directory of one study's runs; give the name of this study too")
     address = find_address(storage)
     warn_of_password(storage, address)
-    if storage is not None and address.secrets():  # said once; reports find it as children of this process would
+    if storage is not None and address.secrets():  # warn once; reports then find it in the environment
         os.environ.update(address.for_environment())
         storage = None
     is_copy = not can_be_written(address)
     if is_copy and no_serve:
-        raise InputError(f"{address}: cannot be written, so nothing can be attached to its studies")
+        raise InputError(
+            f"{address}: is read-only, so nothing can be attached to its studies; leave --no-serve out to see a copy"
+        )
 
     with reading(address, patience_of(address)) as opened:
         opened.patience.seconds = _PATIENCE_SECONDS
@@ -91,40 +90,40 @@ def dashboard_command(study: str | None, storage: str | None, runs: Path | None,
             attach_missing(opened, study, where, twin)
             return 0
         if is_copy:
-            tell(f"{address}: cannot be written; showing a copy, in which nothing can be attached or changed")
+            tell(f"{address}: is read-only; showing a copy, in which nothing can be attached or changed")
         return _serve(opened, study, study_id, port, where, None if is_copy else twin)
 
 
 def _study_id(storage: PatientStorage, name: str) -> int:
-    """Raises InputError where there is no such study; it names those there are."""
+    """Raises InputError if the storage has no such study; the message names its studies."""
     from jorge_tune.study.study import join_study
 
     return join_study(storage, name).study_id
 
 
 def _twins(option: str | None, where: Callable[[str], Path]) -> Twin:
-    """Makes the report of a study of that name, as data."""
+    """A function that makes a study's report as plain data."""
     from jorge_tune.cli.cmd_report import report_of_study
 
     return lambda name: report_of_study(name, option, where(name), (None, None), ()).to_json()
 
 
-def attach_verdict(found: FoundStudy) -> None:
-    """Attach to a search that has ended what its page in the dashboard shows."""
-    option: str | None = str(found.address)
-    if found.address.secrets():  # an option would be warned of once more
-        os.environ.update(found.address.for_environment())
+def attach_verdict(context: StudyContext) -> None:
+    """Attach the verdict, plots and files of a finished search for its page in the dashboard."""
+    option: str | None = str(context.address)
+    if context.address.secrets():  # an option would repeat the warning
+        os.environ.update(context.address.for_environment())
         option = None
-    attach_conclusion(found, _twins(option, found.runs))
+    attach_conclusion(context, _twins(option, context.runs))
 
 
 def _artifacts(storage: PatientStorage, study: str | None, where: Callable[[str], Path]) -> ArtifactFolders | None:
-    """The directories of artifacts that are here, the named study's first."""
+    """The directories of artifacts on this machine, the named study's first."""
     from jorge_tune.study.dashboard.attachments import ARTIFACTS, ArtifactFolders
     from jorge_tune.study.stored_plan import is_study_name
     from jorge_tune.study.study import study_names
 
-    there = [name for name in study_names(storage) if is_study_name(name)]  # which alone are names of directories
+    there = [name for name in study_names(storage) if is_study_name(name)]  # only these can name directories
     names = sorted(there, key=lambda name: name != study)
     found = [where(name) / ARTIFACTS for name in names if where(name).is_dir()]
     return ArtifactFolders(found) if found else None
@@ -138,7 +137,7 @@ def _serve(
     where: Callable[[str], Path],
     twin: Twin | None,
 ) -> int:
-    """Until Ctrl-C or SIGTERM. The port is taken before anything is attached; without `twin` nothing is."""
+    """Serve until Ctrl-C or SIGTERM; take the port first, then attach (nothing without `twin`)."""
     from jorge_tune.study.dashboard.server import DashboardServer
 
     stop = threading.Event()
@@ -147,8 +146,8 @@ def _serve(
         if twin is not None:
             try:
                 attach_missing(storage, study, where, twin)
-            except JorgeTuneError as error:  # what is attached can be looked at all the same
-                tell(f"warning: what is missing was not attached: {error}")
+            except JorgeTuneError as error:  # the earlier attachments can be seen all the same
+                warn(f"the missing notes and files were not attached: {error}")
         say(server.url)
         if study_id is not None:
             say(server.study_url(study_id))
@@ -161,21 +160,21 @@ def _serve(
 
 
 def attach_missing(storage: PatientStorage, study: str | None, where: Callable[[str], Path], twin: Twin) -> None:
-    """Attach what is missing to a study and its companion studies, or to all studies; say on stderr how much it was.
+    """Attach the missing notes and files to a study and its companion studies, or to all studies.
 
     Args:
-        storage: of the studies.
-        study: the study's name; None: all studies that jorge-tune made.
-        where: the directory of the runs of a study of that name.
-        twin: makes a study's report.
+        storage: The storage of the studies.
+        study: The study's name; None: all studies of jorge-tune.
+        where: Gives the directory of a study's runs, by name.
+        twin: Makes a study's report as plain data.
 
     Raises:
-        StorageError: the storage is gone, or cannot be written.
+        StorageError: The storage is lost, or cannot be written.
     """
     from jorge_tune.study.dashboard.attachments import NO_PACKAGE, has_package
     from jorge_tune.study.study import study_names
 
-    said = _SaidOnce()
+    said = _TellOnce()
     if not has_package():
         said(NO_PACKAGE)
     trials = files = 0
@@ -189,17 +188,21 @@ def attach_missing(storage: PatientStorage, study: str | None, where: Callable[[
         except KeyError:
             if name in study_names(storage):
                 raise
-            continue  # somebody deleted it just now
+            continue  # a user has just deleted it
         trials, files = trials + counts.trials, files + counts.files
         if counts.without_records:
             said(_without_records(name, len(counts.without_records), where(name)))
         for fault in counts.faults:
             said(fault)
-    tell(f"attached what was missing: {trials} {'trial' if trials == 1 else 'trials'}, {files} files")
+    tell(f"attached notes and files: {_counted(trials, 'trial')}, {_counted(files, 'file')}")
 
 
-class _SaidOnce:
-    """Says each thing on stderr once."""
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+class _TellOnce:
+    """Prints each message to stderr once."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
@@ -223,7 +226,7 @@ def _present(storage: PatientStorage, study: str | None) -> list[str]:
 def _attach_to(
     storage: PatientStorage, name: str, names: list[str], runs: Path, twin: Twin, said: Callable[[str], None]
 ) -> AttachmentCounts:
-    """Attach to one study and its trials; nothing to another program's study, or to one that is just being made."""
+    """Attach to one study and its trials; skip a study of another program, and one that is being created."""
     from jorge_tune.study.dashboard.trial_files import AttachmentCounts, TrialFiles
     from jorge_tune.study.runs_directory import is_folder_of
     from jorge_tune.study.study import present_study
@@ -233,10 +236,10 @@ def _attach_to(
         return AttachmentCounts()
     here = runs if is_folder_of(runs, opened.name) else None
     counts = TrialFiles(opened, here).attach_missing()
-    counts.files += attach_to_study(opened, here, twin, said, search=search_beside(name, names))
+    counts.files += attach_to_study(opened, here, twin, said, search=search_of(name, names))
     return counts
 
 
 def _without_records(name: str, count: int, runs: Path) -> str:
-    trials = "1 trial" if count == 1 else f"{count} trials"
-    return f"study {name}: the run directories of {trials} are not in {runs}: only notes are attached; give --runs"
+    trials = _counted(count, "trial")
+    return f"study {name}: the run directories of {trials} are not in {runs}, so they get notes only; give --runs"

@@ -1,4 +1,4 @@
-"""`jorge-tune demo`: the whole way on real data, from a tuned SGD recipe to a verdict, in about a minute."""
+"""`jorge-tune demo`: go from a tuned SGD recipe to a verdict on real data, in about a minute."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from jorge_tune.cli.cmd_compare import parse_seeds, print_comparison, report_progress
-from jorge_tune.cli.options import device_options, share_the_cores
+from jorge_tune.cli.cmd_compare import print_comparison, report_progress
+from jorge_tune.cli.options import device_options, seeds_option, share_the_cores
 from jorge_tune.cli.output import as_json, print_table, say, tell
-from jorge_tune.errors import InputError
+from jorge_tune.errors import EXIT_INTERRUPTED, InputError
 
 if TYPE_CHECKING:
     from jorge_tune.compare.comparison import Comparison
@@ -26,7 +26,7 @@ _PAGE, _TWIN = "comparison.html", "comparison.json"
 
 
 class Trio(NamedTuple):
-    """The three contenders: the tuned recipe, the control, and what bootstrap makes of the recipe."""
+    """The three contenders: the tuned recipe, its control, and the bootstrapped recipe."""
 
     sgd: Recipe
     control: Recipe
@@ -39,17 +39,18 @@ class Trio(NamedTuple):
     type=click.Path(path_type=Path, file_okay=False),
     default="jorge-tune-demo",
     show_default=True,
-    help="Directory for recipes, runs and the page; runs that are there are reused.",
+    metavar="DIR",
+    help="Directory for recipes, runs and report; finished runs in it are reused.",
 )
-@click.option("--seeds", callback=parse_seeds, default="0-2", show_default=True, help="Seeds, as 0-4 or 0,2,7.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Length of each run [default: the recipe's].")
+@seeds_option("0-2")
+@click.option("--epochs", type=click.IntRange(min=1), help="Epochs of each run [default: the recipe's].")
 @device_options()
 def demo_command(out: Path, seeds: tuple[int, ...], epochs: int | None, device: str) -> int:
-    """Race SGD, its control and Jorge on scikit-learn's digits, and say what came out.
+    """Race SGD, a control and Jorge on scikit-learn's digits, and print the verdict.
 
-    The shipped recipe digits/cnn-sgd is bootstrapped; its control is SGD with Jorge's schedule and decoupled
-    decay. The table, the verdict and the curves are computed from the runs: Jorge may lose. Nothing is
-    downloaded.
+    The demo bootstraps the shipped recipe digits/cnn-sgd. The control is SGD with Jorge's schedule and decoupled
+    decay. The table, the verdict and the curves are computed from the runs, so Jorge may lose. The demo downloads
+    nothing.
 
     \b
     Example:
@@ -71,11 +72,11 @@ def demo_command(out: Path, seeds: tuple[int, ...], epochs: int | None, device: 
         Contender("control", trio.control),
         Contender("jorge", trio.bootstrapped.recipe),
     ]
-    settings = RaceSettings(device, threads=1)  # more of them slow such small models down
+    settings = RaceSettings(device, threads=1)  # more threads make such a small model slower
     race = run_race(contenders, seeds, out / "runs", settings=settings, report=report_progress)
     if race.interrupted:
-        tell("interrupted; the same command goes on from here")
-        return 130
+        tell("interrupted; run the same command again to resume the race")
+        return EXIT_INTERRUPTED
     comparison = compare(race.contenders)
     say("")
     print_comparison(comparison, "table")
@@ -95,7 +96,7 @@ def _make_recipes(epochs: int | None) -> Trio:
 
 
 def _write_recipes(out: Path, trio: Trio) -> None:
-    """sgd.yaml, control.yaml and jorge.yaml with its reasons; files that hold something else are left alone."""
+    """Write sgd.yaml, control.yaml and jorge.yaml with its reasons; refuse to overwrite a file that differs."""
     jorge = trio.bootstrapped
     _write_recipe(out / "sgd.yaml", trio.sgd)
     _write_recipe(out / "control.yaml", trio.control)
@@ -108,13 +109,13 @@ def _write_recipe(path: Path, recipe: Recipe, derivations: Sequence[Derivation] 
     if path.exists():
         if read_recipe(path) != recipe:
             raise InputError(
-                f"{path}: differs from what this demo writes (edited, or other --epochs); give another --out"
+                f"{path}: is not the recipe that this demo writes (edited, or other --epochs); give another --out"
             )
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{path.parent}: cannot be made ({error.strerror}); give another --out") from error
+        raise InputError(f"{path.parent}: cannot be created ({error.strerror}); give another --out") from error
     write_recipe(path, recipe, derivations)
 
 
@@ -127,12 +128,12 @@ def _row(derivation: Derivation) -> list[str]:
 
 
 def _draw(comparison: Comparison, out: Path) -> None:
-    """Both curves in the terminal, the report as a page and as JSON, and where everything lies."""
+    """Print the curves, write the report as a page and as JSON, and print where the files are."""
     from jorge_tune.compare.curves import AXIS_TITLES
     from jorge_tune.files import write_whole
-    from jorge_tune.report.page import report_page
-    from jorge_tune.report.report import runs_report
-    from jorge_tune.report.text_plot import race_curves
+    from jorge_tune.reports.page import report_page
+    from jorge_tune.reports.report import runs_report
+    from jorge_tune.reports.text_plot import race_curves
 
     for axis in AXIS_TITLES:
         say("\n" + race_curves(comparison, axis))
@@ -140,5 +141,5 @@ def _draw(comparison: Comparison, out: Path) -> None:
     twin = replace(runs_report(comparison), title=_TITLE).to_json()
     write_whole(out / _PAGE, report_page(twin), force=True, make_folders=True)
     write_whole(out / _TWIN, as_json(twin, indent=1) + "\n", force=True)
-    say(f"\nreport: {out / _PAGE}, and its numbers: {out / _TWIN}")
+    say(f"\nreport: {out / _PAGE}, numbers: {out / _TWIN}")
     say(f"recipes: {out / 'sgd.yaml'}, {out / 'control.yaml'}, {out / 'jorge.yaml'}")

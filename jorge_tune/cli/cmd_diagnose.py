@@ -1,4 +1,4 @@
-"""`jorge-tune diagnose`: Jorge's direction against exact Shampoo's, on a recipe's own gradients."""
+"""`jorge-tune diagnose`: compare Jorge's direction with exact Shampoo's, on a recipe's own gradients."""
 
 from __future__ import annotations
 
@@ -9,53 +9,50 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jorge_tune.cli.cmd_train import read_with_overrides, use_threads
-from jorge_tune.cli.options import check_plot, complete_recipe, device_options, share_the_cores
-from jorge_tune.cli.output import (
+from jorge_tune.cli.options import (
+    check_plot,
+    device_options,
+    download_option,
     format_option,
-    print_json,
-    print_table,
-    print_text,
-    say,
-    tell,
-    training_progress,
-    write_plot,
+    plot_option,
+    recipe_argument,
+    seed_option,
+    set_option,
+    share_the_cores,
+    threads_option,
+    use_threads,
 )
-from jorge_tune.errors import InputError
+from jorge_tune.cli.output import print_json, print_table, print_text, say, tell, training_progress, write_plot
+from jorge_tune.cli.read_recipe import read_with_overrides, with_overrides
+from jorge_tune.errors import EXIT_DIVERGED, EXIT_INTERRUPTED, InputError
 
 if TYPE_CHECKING:
     from jorge_tune.diagnose.diagnosis import Diagnosis
-    from jorge_tune.recipe.schema import Recipe
 
-_EXIT_CODES = {"finished": 0, "diverged": 3, "interrupted": 130}
+_EXIT_CODES = {"finished": 0, "diverged": EXIT_DIVERGED, "interrupted": EXIT_INTERRUPTED}
 
 
 @click.command()
-@click.argument("recipe", shell_complete=complete_recipe)
-@click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Length of the run.")
+@recipe_argument
+@click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Training steps of the run.")
 @click.option("--every", type=click.IntRange(min=1), default=10, show_default=True, help="Steps between two readings.")
 @click.option(
-    "--max-side", type=click.IntRange(min=1), default=1024, show_default=True, help="Leave larger blocks out."
+    "--max-side", type=click.IntRange(min=1), default=1024, show_default=True, help="Skip blocks with a longer side."
 )
-@click.option("--parameters", metavar="REGEX", help="Read only the parameters whose name matches.")
+@click.option("--parameters", metavar="REGEX", help="Read only the parameters with a matching name.")
 @click.option(
     "--refreshes",
     type=click.IntRange(min=0),
     default=300,
     show_default=True,
-    help="Length of the convex quadratics; 0 leaves them out.",
+    help="Refreshes on the convex test problems; 0 skips them.",
 )
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Replace a value of the Jorge recipe.")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of the run [default: the recipe's].")
+@set_option("Replace a value of the Jorge recipe.")
+@seed_option()
 @device_options()
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice].")
-@click.option("--download", is_flag=True, help="Fetch a torchvision data set that is not there.")
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write all figures and tables to FILE.html, or the same numbers to FILE.json.",
-)
-@click.option("--force", is_flag=True, help="Overwrite an existing plot.")
+@threads_option()
+@download_option
+@plot_option()
 @format_option
 def diagnose_command(
     recipe: str,
@@ -73,14 +70,18 @@ def diagnose_command(
     force: bool,
     output_format: str,
 ) -> int:
-    """Set Jorge's direction against exact Shampoo's, on RECIPE's own gradients along a short run.
+    """Compare Jorge's direction with exact Shampoo's during a short run of RECIPE.
 
-    RECIPE is a file or a shipped name; one of SGD or AdamW is bootstrapped first, before --set. L G R, before
-    momentum, is compared with what exact roots of the same averages give, with Newton's iteration capped at 1, 2, 4
-    and 8 steps, with Shampoo's own averages, and with the gradient; then b2, condition and asymmetry of L, graft
-    ratio, spectra of the statistics, and the root's error against the number of refreshes on convex quadratics.
-    The run itself is not disturbed, and nothing but the plot is written. Readings take time with the cube of a
+    RECIPE is a file or a shipped name. An SGD or AdamW recipe is bootstrapped first; --set then changes the Jorge
+    recipe. Each reading compares Jorge's direction L G R, before momentum, with four others: with exact roots of the
+    same averages, with roots from 1, 2, 4 and 8 Newton steps, with Shampoo's own averages, and with the gradient. The
+    tables also show b2, condition, asymmetry, graft ratio and spectra, and the error of the root after each refresh
+    on convex test problems.
+
+    The readings do not change the run, and only --plot writes a file. The cost of a reading grows with the cube of a
     block's side.
+
+    Exit codes: 3 if the run diverged, 130 if you interrupted it.
 
     \b
     Example:
@@ -91,16 +92,15 @@ def diagnose_command(
     given = read_with_overrides(recipe, (), seed)
     share_the_cores()
     from jorge_tune.diagnose.diagnose import DiagnosisSettings, as_jorge, diagnose
-    from jorge_tune.diagnose.observe import WatchedBlocks
+    from jorge_tune.diagnose.observe import BlockChoice
 
-    if threads is not None:
-        use_threads(threads)
-    choice = WatchedBlocks(max_side, _pattern(parameters))
+    use_threads(threads)
+    choice = BlockChoice(max_side, _pattern(parameters))
     settings = DiagnosisSettings(
         steps=steps, every=every, refreshes=refreshes, choice=choice, device=device, download=download
     )
     wanted, notes = as_jorge(given)
-    wanted = _changed(wanted, assignments)
+    wanted = with_overrides(wanted, assignments, wanted.name)
     with training_progress(wanted.name) as progress:
         diagnosis = diagnose(wanted, settings, progress=progress)
     diagnosis = replace(diagnosis, notes=(*notes, *diagnosis.notes))
@@ -108,30 +108,17 @@ def diagnose_command(
         _say_how_it_ended(diagnosis)
     _show(diagnosis, output_format)
     if plot is not None:
-        from jorge_tune.report.report import diagnosis_report
+        from jorge_tune.reports.report import diagnosis_report
 
         write_plot(diagnosis_report(diagnosis), plot)
     return _EXIT_CODES[diagnosis.outcome]
-
-
-def _changed(recipe: Recipe, assignments: tuple[str, ...]) -> Recipe:
-    """The Jorge recipe with its overrides; what is to be warned of goes to stderr."""
-    from jorge_tune.recipe.checks import warnings_of
-    from jorge_tune.recipe.recipe_files import override
-
-    if not assignments:
-        return recipe
-    changed = override(recipe, assignments)
-    for field, what in warnings_of(changed):
-        tell(f"{changed.name} with --set: {field}: {what} (warning)")
-    return changed
 
 
 def _pattern(text: str | None) -> re.Pattern[str] | None:
     try:
         return None if text is None else re.compile(text)
     except re.error as error:
-        raise InputError(f"--parameters: must be a regular expression, got {text!r} ({error})") from error
+        raise InputError(f"--parameters must be a regular expression, got {text!r} ({error})") from error
 
 
 def _say_how_it_ended(diagnosis: Diagnosis) -> None:

@@ -1,4 +1,4 @@
-"""`jorge-tune doctor`: what is installed, which devices there are, what is missing and how to get it."""
+"""`jorge-tune doctor`: show versions, devices and missing packages, and how to install them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 import click
 
 from jorge_tune import __version__
-from jorge_tune.cli.output import format_option, print_json, print_table, say
+from jorge_tune.cli.options import format_option
+from jorge_tune.cli.output import print_json, print_table, say
 
 _PYTHON = (3, 11)
 _STORAGE_VARIABLES = ("JORGE_TUNE_STORAGE", "OPTUNA_STORAGE")
 
 
 class Package(NamedTuple):
-    """A distribution, the lowest version that works, and what it is for."""
+    """A distribution, the lowest version that works, and its purpose."""
 
     name: str
     lowest: str
@@ -46,7 +47,11 @@ PACKAGES = (
 @click.command()
 @format_option
 def doctor_command(output_format: str) -> int:
-    """Show versions, devices and settings; exit 1 if something needed is missing, with the line that gets it.
+    """Show versions, devices and missing packages.
+
+    For each missing or old package, the command prints the pip command that installs it.
+
+    Exit codes: 1 if a required package is missing or too old, or if torch does not load.
 
     \b
     Example:
@@ -62,7 +67,7 @@ def doctor_command(output_format: str) -> int:
 
 
 def examine() -> dict[str, Any]:
-    """Everything that doctor reports, as plain data. Values of storage variables stay out: they hold passwords."""
+    """The report as plain data; it leaves out the values of the storage variables, which may hold passwords."""
     packages = [_examine_package(package) for package in PACKAGES]
     lacking = [package for package in packages if package["state"] != "ok"]
     python_ok = sys.version_info[:2] >= _PYTHON
@@ -105,7 +110,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _devices() -> tuple[list[dict[str, Any]], str | None]:
-    """What torch can train on, and what keeps torch from loading, if anything does."""
+    """The devices that torch can use, and the reason if torch does not load."""
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: one of its libraries does not load
@@ -139,7 +144,7 @@ def _threads(torch_loads: bool) -> dict[str, Any]:
 
 
 def _usable_cores() -> int:
-    """The cores this process may use, which can be fewer than the machine has."""
+    """The number of cores that this process may use; the machine may have more."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -153,7 +158,7 @@ def _pip_line(lacking: list[dict[str, Any]]) -> str | None:
 
 def _show(report: dict[str, Any]) -> None:
     for name, version in report["versions"].items():
-        note = "" if name != "python" or report["python_ok"] else " (too old: 3.11 or newer is needed)"
+        note = "" if name != "python" or report["python_ok"] else " (too old; Python 3.11 or newer is required)"
         say(f"{name} {version}{note}")
     say()
     rows = [[p["name"], p["version"], p["state"], p["purpose"]] for p in report["packages"]]
@@ -163,7 +168,7 @@ def _show(report: dict[str, Any]) -> None:
         memory = f", {device['memory_bytes'] / 2**30:.0f} GiB" if "memory_bytes" in device else ""
         say(f"device {device['device']}: {device['name']}{memory}")
     if report["device_problem"]:
-        say(f"no devices: {report['device_problem']}")
+        say(f"no device can be used: {report['device_problem']}")
     threads = report["threads"]
     omp = threads["OMP_NUM_THREADS"] or "not set"
     say(f"cores {threads['cores']}, torch threads {threads.get('torch', '-')}, OMP_NUM_THREADS {omp}")
@@ -171,7 +176,7 @@ def _show(report: dict[str, Any]) -> None:
         say(f"{name} {state}")
     say()
     if report["pip"]:
-        say(f"needed:   {report['pip']}")
+        say(f"required: {report['pip']}")
     if report["pip_optional"]:
         say(f"optional: {report['pip_optional']}")
     if report["ready"]:

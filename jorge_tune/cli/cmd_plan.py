@@ -1,4 +1,4 @@
-"""`jorge-tune plan`: what a recipe's optimizer will keep and compute, before any training."""
+"""`jorge-tune plan`: show an optimizer's memory and operations before any training."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jorge_tune.cli.options import complete_recipe
+from jorge_tune.cli.options import format_option, parsed_by, recipe_argument, set_option
 from jorge_tune.cli.output import (
-    format_option,
     print_json,
     print_table,
     print_text,
@@ -21,18 +20,18 @@ from jorge_tune.cli.output import (
     show_bytes,
     show_operations,
     tell,
+    warn,
 )
-from jorge_tune.errors import InputError
+from jorge_tune.errors import EXIT_NO_ANSWER, InputError
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.recipe.checks import warnings_of
+from jorge_tune.recipe.checks import check_has_model, warnings_of
 from jorge_tune.recipe.recipe_files import load, override, resolve_recipe
-from jorge_tune.recipe.schema import AdamWSection, Recipe, SGDSection
+from jorge_tune.recipe.schema import AdamWSection, Recipe, SGDSection, has_model
 
 if TYPE_CHECKING:
     from jorge_tune.optim.costs import ParameterCost, Total
     from jorge_tune.training.memory_plan import Candidate, Fit, RecipePlan, Rival
 
-_EXIT_INFEASIBLE = 4
 _UNITS = {"b": 1} | {
     f"{letter}{kind}": base**power
     for power, letter in enumerate("kmgt", start=1)
@@ -40,26 +39,31 @@ _UNITS = {"b": 1} | {
 }
 
 
-def parse_size(ctx: click.Context | None, param: click.Parameter | None, value: str | None) -> int | None:
-    """`2GiB` or `1.5 GB` as bytes."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", value, flags=re.IGNORECASE)
+def parse_size(text: str) -> int:
+    """Read `2GiB` or `1.5 GB` as bytes.
+
+    Raises:
+        InputError: The text is not a number above 0 and a unit.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", text, flags=re.IGNORECASE)
     size = float(found[1]) * _UNITS.get(found[2].lower(), 0) if found else 0
     if size < 1:
         rule = "must be a number above 0 and a unit: B, KB, KiB, MB, MiB, GB, GiB, TB or TiB"
-        raise InputError(f"--memory-budget {rule}, got {value!r}; write 2GiB or 500MB")
+        raise InputError(f"{rule}, got {text!r}; write 2GiB or 500MB")
     return int(size)
 
 
 @click.command()
-@click.argument("recipe", shell_complete=complete_recipe)
-@click.option("--memory-budget", metavar="SIZE", callback=parse_size, help="Bytes for the optimizer's state, as 2GiB.")
-@click.option("--top", type=click.IntRange(min=1), help="Only the rows with the most state.")
-@click.option("--each", is_flag=True, help="A row for every parameter, also where several are alike.")
+@recipe_argument
 @click.option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Replace a value, of a bootstrapped recipe too."
+    "--memory-budget",
+    metavar="SIZE",
+    callback=parsed_by(parse_size),
+    help="Memory for the optimizer's state, written as 2GiB or 500MB.",
 )
+@click.option("--top", type=click.IntRange(min=1), help="Show only this number of rows, those with the most state.")
+@click.option("--each", is_flag=True, help="Show one row per parameter, even if several are alike.")
+@set_option("Replace a value of the recipe, after the bootstrap.")
 @format_option
 def plan_command(
     recipe: str,
@@ -69,12 +73,16 @@ def plan_command(
     assignments: tuple[str, ...],
     output_format: str,
 ) -> int:
-    """Show what the optimizer of RECIPE (a file or a shipped name) will keep and compute for each parameter.
+    """Show the memory and the operations of RECIPE's optimizer, for each parameter.
 
-    Neither data nor weights are needed. An SGD or AdamW recipe is bootstrapped first. State is what stays
-    allocated between steps, in bytes; refresh and apply are floating-point operations, of one refresh of
-    everything and of each step. With --memory-budget it is said whether the recipe's own block size (of
-    sketchy, rank) fits and, with its price, the largest whose state does; exit code 4 if none does.
+    RECIPE is a file or a shipped name. The plan needs no data and no weights. An SGD or AdamW recipe is bootstrapped
+    first. "State" is the memory that stays allocated between steps. "Refresh" and "apply" are floating-point
+    operations: of one refresh of everything, and of one step.
+
+    With --memory-budget, the plan says whether the recipe's block size (for sketchy: its rank) fits, and which is the
+    largest one that fits.
+
+    Exit codes: 4 if no block size or rank fits the budget.
 
     \b
     Example:
@@ -86,34 +94,36 @@ def plan_command(
 
     plan = plan_recipe(planned, budget=memory_budget)
     if plan.interval_is_assumed:
-        tell(f"refresh_interval is not set: means are taken over {plan.refresh_interval} steps")
+        tell(f"refresh_interval is not set; the plan assumes {plan.refresh_interval} steps")
     for head in plan.long_heads:
-        way_out = "tie it to the embedding, or put it into a group with precondition=False in a loop of your own"
-        tell(
-            f"{head.name} has {head.shape[0]} rows, as an output layer over a vocabulary, and its L and R take "
-            f"{show_bytes(head.preconditioner_bytes)}: {way_out} (warning)"
+        rule = f"{{pattern: '^{re.escape(head.name)}$', precondition: false}}"
+        warn(
+            f"{head.name} has {head.shape[0]} rows, like an output layer over a vocabulary, and its L and R take "
+            f"{show_bytes(head.preconditioner_bytes)}; tie it to the embedding, or leave it out by adding {rule} to "
+            "optimizer.groups"
         )
     if output_format == "json":
         print_json(_as_data(planned.name, plan))
     else:
         _show(planned.name, plan, top, each)
-    return _EXIT_INFEASIBLE if plan.fit is not None and plan.fit.chosen is None else 0
+    return EXIT_NO_ANSWER if plan.fit is not None and plan.fit.chosen is None else 0
 
 
 def _read(argument: str, assignments: tuple[str, ...]) -> Recipe:
-    """The recipe to be planned: bootstrapped if need be, then overridden."""
+    """The recipe to plan: bootstrapped if it trains with SGD or AdamW, then changed by --set."""
     path = resolve_recipe(argument)
     recipe = load(path).recipe
     if isinstance(recipe.optimizer, (SGDSection, AdamWSection)):
-        tell(f"{path} trains with {recipe.optimizer.name}: planning what bootstrap makes of it")
+        tell(f"{path}: trains with {recipe.optimizer.name}; planning the Jorge recipe that follows from it")
         recipe = bootstrap(recipe).recipe
     if assignments:
         recipe = override(recipe, assignments)
-    if recipe.task is None or recipe.task.model is None:
-        way_out = "add task.model, as `task: {kind: classification, model: {name: resnet18}}`"
-        raise InputError(f"{path}: task.model: the recipe names no model, so there is nothing to plan; {way_out}")
+    check_has_model(recipe)
+    if not has_model(recipe):
+        way_out = "add one, for example `task: {kind: classification, model: {name: resnet18}}`"
+        raise InputError(f"{path}: task.model: the recipe names no model to plan; {way_out}")
     for field, what in warnings_of(recipe):
-        tell(f"{path}: {field}: {what} (warning)")
+        warn(f"{path}: {field}: {what}")
     return recipe
 
 
@@ -135,10 +145,10 @@ def _show(name: str, plan: RecipePlan, top: int | None, each: bool) -> None:
     headings = ["optimizer", "rank", "L and R", *TOTALS]
     print_table(headings, [_rival_row(rival) for rival in plan.rivals], title="The same model with", right=headings[1:])
     print_text(
-        f"\nThe parameters take {show_bytes(plan.total.parameter_bytes)}. State is what stays allocated between steps. "
-        "Refresh (of everything), apply and per step (apply and the mean of refreshes and statistics) are "
-        "floating-point operations, not seconds: Shampoo's and Sketchy's refreshes are decompositions, Jorge's are "
-        "matrix products."
+        f"\nThe parameters take {show_bytes(plan.total.parameter_bytes)}. State is the memory that stays allocated "
+        "between steps. Refresh (of everything), apply (of one step) and per step (apply, and the mean cost of "
+        "statistics and refreshes) count floating-point operations, not seconds: Shampoo and Sketchy refresh with "
+        "decompositions, Jorge with matrix products."
     )
     if plan.fit is not None:
         say("")
@@ -159,7 +169,7 @@ def _parameter_rows(plan: RecipePlan, top: int | None, each: bool) -> list[list[
 
 
 def _alike(parameters: Iterable[ParameterCost]) -> list[list[ParameterCost]]:
-    """Parameters of one shape and one fate together, those without blocks by their reason; in order of the first."""
+    """Groups of parameters with the same shape and blocks, or with the same reason for no blocks."""
     together: dict[object, list[ParameterCost]] = {}
     for cost in parameters:
         together.setdefault(cost.reason or (cost.shape, cost.blocks, cost.state_bytes), []).append(cost)
@@ -182,7 +192,7 @@ def _row(costs: Sequence[ParameterCost], whole: Total, name: str = "") -> list[o
 
 
 def _blocks(cost: ParameterCost) -> str:
-    """`5 of 512x1024`, a line for each shape; a side without preconditioner is named."""
+    """`5 of 512x1024`, one line per shape; says which side has the only preconditioner."""
     lines = []
     for shape, number in Counter(cost.blocks).items():
         bare = "" if shape.left and shape.right else f", {'left' if shape.left else 'right'} only"
@@ -241,7 +251,7 @@ TOTALS = ("state", "x params", "refresh", "apply", "per step")
 
 
 def total_cells(total: Total) -> list[str]:
-    """A cell for each of `TOTALS`."""
+    """One cell for each heading of `TOTALS`."""
     return [
         show_bytes(total.state_bytes),
         f"{share(total.state_bytes, total.parameter_bytes):.2f}",
@@ -250,7 +260,7 @@ def total_cells(total: Total) -> list[str]:
 
 
 def show_fit(fit: Fit, rivals: Sequence[Rival]) -> None:
-    """The candidates, and what follows from them."""
+    """Print the candidates and the conclusion."""
     headings = [fit.field, "blocks", *TOTALS, "fits"]
     rows = [[_name(c, fit), c.num_blocks, *total_cells(c.total), _fits(c, fit)] for c in fit.candidates]
     print_table(headings, rows, title=f"State within {show_bytes(fit.budget)}", right=headings[:-1])
@@ -265,33 +275,33 @@ def _fits(candidate: Candidate, fit: Fit) -> str:
 
 
 def _verdict(fit: Fit, rivals: Sequence[Rival]) -> list[str]:
-    """What to do, and what it costs."""
+    """The conclusion: what to change, and what it costs."""
     own, chosen = fit.own, fit.chosen
     if chosen is None:
         return _nothing_fits(fit, rivals)
     lines = []
     if own.fits(fit.budget):
-        lines.append(f"{fit.field} {_value(own)}, the recipe's own, fits: nothing to change.")
+        lines.append(f"The recipe's own {fit.field}, {_value(own)}, fits; nothing to change.")
         if chosen is own:
             return lines
-        lines.append(f"{fit.field} {_value(chosen)} would fit too: {_price(own.total, chosen.total)}.")
+        lines.append(f"{fit.field} {_value(chosen)} fits too: {_price(own.total, chosen.total)}.")
     else:
-        lines.append(f"{fit.field} {_value(chosen)} instead of {_value(own)}: {_price(own.total, chosen.total)}.")
+        lines.append(f"Use {fit.field} {_value(chosen)} instead of {_value(own)}: {_price(own.total, chosen.total)}.")
     if chosen.bare_sides:
-        lines.append(f"{chosen.bare_sides} sides are too long for it and have no preconditioner.")
+        lines.append(f"{chosen.bare_sides} sides are too long for it, so they get no preconditioner.")
     if chosen.value is None:
         return [*lines, f"Write `{fit.field}: null` into the recipe's optimizer section."]
     return [*lines, f"Apply it with --set optimizer.{fit.field}={chosen.value}"]
 
 
 def _nothing_fits(fit: Fit, rivals: Sequence[Rival]) -> list[str]:
-    """The floor, and the ways out: preconditioned rivals that fit, the one with the most state first."""
+    """The smallest state, and the preconditioned optimizers that fit, the one with the most state first."""
     smallest, sketch = fit.smallest, fit.least_sketch
     bare = smallest.total.state_bytes - smallest.total.preconditioner_bytes
     lines = [
-        f"No {fit.field} fits: the smallest state is that of {_value(smallest)}, "
+        f"No {fit.field} fits: the smallest state, with {fit.field} {_value(smallest)}, takes "
         f"{show_bytes(smallest.total.state_bytes)}.",
-        f"The momenta alone take {show_bytes(bare)}: no {fit.field} meets a budget below that. The smallest sketch "
+        f"The momenta alone take {show_bytes(bare)}, so no {fit.field} fits a smaller budget. The smallest sketch "
         f"({sketch.name}, rank {sketch.rank}) takes {show_bytes(sketch.total.state_bytes)}.",
     ]
     known = {(rival.name, rival.rank) for rival in rivals}
@@ -299,8 +309,8 @@ def _nothing_fits(fit: Fit, rivals: Sequence[Rival]) -> list[str]:
     fitting = [r for r in others if r.total.preconditioner_bytes and r.total.state_bytes <= fit.budget]
     for rival in sorted(fitting, key=lambda rival: -rival.total.state_bytes):
         changes = f"--set optimizer.name={rival.name}" + (f" --set optimizer.rank={rival.rank}" if rival.rank else "")
-        svd = ", its refresh an SVD" if rival.rank else ""
-        lines.append(f"{rival.name} fits, with {show_bytes(rival.total.state_bytes)}{svd}: {changes}")
+        svd = ", and refreshes with an SVD" if rival.rank else ""
+        lines.append(f"{rival.name} fits: it takes {show_bytes(rival.total.state_bytes)}{svd}; use {changes}")
     return lines
 
 
@@ -311,7 +321,7 @@ def _price(before: Total, after: Total) -> str:
         ("apply", show_operations, before.apply_flops, after.apply_flops),
         ("per step", show_operations, before.flops_per_step, after.flops_per_step),
     ]
-    return ", ".join(f"{what} {text(a)} for {text(b)}" for what, text, b, a in pairs)
+    return ", ".join(f"{what} {text(a)} instead of {text(b)}" for what, text, b, a in pairs)
 
 
 def _name(candidate: Candidate, fit: Fit) -> str:

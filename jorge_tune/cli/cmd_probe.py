@@ -1,4 +1,4 @@
-"""`jorge-tune probe`: how long the recipe's own steps should be for the loss, and what that means."""
+"""`jorge-tune probe`: measure the step length that lowers the loss most, during a recipe's own training."""
 
 from __future__ import annotations
 
@@ -9,60 +9,72 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jorge_tune.cli.calibration_options import EXIT_NO_ANSWER
-from jorge_tune.cli.cmd_train import read_with_overrides, use_threads
-from jorge_tune.cli.options import check_plot, complete_recipe, device_options, share_the_cores
-from jorge_tune.cli.output import format_option, print_json, print_table, print_text, say, training_progress, write_plot
+from jorge_tune.cli.options import (
+    check_plot,
+    device_options,
+    download_option,
+    format_option,
+    parsed_by,
+    plot_option,
+    recipe_argument,
+    seed_option,
+    set_option,
+    share_the_cores,
+    threads_option,
+    use_threads,
+)
+from jorge_tune.cli.output import print_json, print_table, print_text, say, training_progress, write_plot
+from jorge_tune.cli.read_recipe import read_with_overrides
+from jorge_tune.errors import EXIT_DIVERGED, EXIT_INTERRUPTED, EXIT_NO_ANSWER, InputError
 
 if TYPE_CHECKING:
     from jorge_tune.probe.probe_result import ProbeResult
     from jorge_tune.recipe.schema import Recipe
 
-_EXIT_CODES = {"diverged": 3, "interrupted": 130}
+_EXIT_CODES = {"diverged": EXIT_DIVERGED, "interrupted": EXIT_INTERRUPTED}
 
 
-def parse_steps(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
-    """`0,100,1000` as numbers."""
-    if text is None:
-        return None
+def parse_steps(text: str) -> tuple[int, ...]:
+    """Read `0,100,1000` as step numbers.
+
+    Raises:
+        InputError: The text is not a list of step numbers.
+    """
     try:
         steps = tuple(int(part) for part in text.split(","))
     except ValueError:
         steps = (-1,)
     if min(steps) < 0:
-        raise click.BadParameter(f"must be numbers of steps, 0 or more, with commas between, got {text!r}")
+        raise InputError(f"must be step numbers of 0 or more, separated by commas, got {text!r}; write 0,100,1000")
     return steps
 
 
 @click.command()
-@click.argument("recipe", shell_complete=complete_recipe)
+@recipe_argument
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="RUN",
-    help="Start from the checkpoint of this run of RECIPE; its directory is only read.",
+    help="Start from the checkpoint of this run directory, which stays unchanged.",
 )
 @click.option(
     "--at",
-    callback=parse_steps,
+    callback=parsed_by(parse_steps),
     metavar="STEPS",
-    help="Steps done before the one that is read [default: 0,100,1000 from where it starts].",
+    help="Steps to read, counted from step 0 [default: 0,100,1000 after the start].",
 )
-@click.option("--points", type=click.Choice(["3", "5"]), default="5", show_default=True, help="Points on the line.")
-@click.option("--batches", type=click.IntRange(min=1), default=8, show_default=True, help="Fresh batches.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Replace a value; may be repeated.")
 @click.option(
-    "--seed", type=click.IntRange(min=0), help="Seed of the run [default: the recipe's, or the checkpoint's]."
+    "--points", type=click.Choice(["3", "5"]), default="5", show_default=True, help="Points that the parabola fits."
 )
+@click.option(
+    "--batches", type=click.IntRange(min=1), default=8, show_default=True, help="Fresh batches for each reading."
+)
+@set_option()
+@seed_option("the recipe's, or the checkpoint's")
 @device_options()
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice].")
-@click.option("--download", is_flag=True, help="Fetch a torchvision data set that is not there.")
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write all figures and tables to FILE.html, or the same numbers to FILE.json.",
-)
-@click.option("--force", is_flag=True, help="Overwrite an existing plot.")
+@threads_option()
+@download_option
+@plot_option()
 @format_option
 def probe_command(
     recipe: str,
@@ -79,12 +91,16 @@ def probe_command(
     force: bool,
     output_format: str,
 ) -> int:
-    """Measure the best length of RECIPE's own steps, along its own training, and leave no trace.
+    """Measure the best step length of RECIPE, a file or a shipped name, during its training.
 
-    RECIPE is a file or a shipped name. At each asked step the loss is read along the optimizer's own step, on the
-    step's own batch and on fresh ones, and a parabola fitted (GeN, Eq. 3.3). Printed are lr*/lr with resampled
-    intervals, slope, curvature, how good the fit is, what follows, and what does not: the greedy optimum on fresh
-    batches lies far below rates that train well. Where the readings support no suggestion the exit code is 4.
+    At each step of --at, the probe reads the loss along the optimizer's own step: on the batch of this step and on
+    fresh batches. It fits a parabola to the losses (GeN, Eq. 3.3). The result shows the ratio of the best rate to the
+    recipe's rate (lr*/lr) with its interval, the slope, the curvature, the quality of the fit, and a suggestion. The
+    best rate for one step on fresh batches is far below rates that train well, so it is not a rate for the recipe.
+
+    The probe writes nothing except the plot, and the readings do not change the training.
+
+    Exit codes: 3 if the training diverged, 4 if the readings support no suggestion, 130 if you interrupted it.
 
     \b
     Example:
@@ -98,21 +114,20 @@ def probe_command(
     share_the_cores()
     from jorge_tune.probe.probe import ProbeSettings, probe
 
-    if threads is not None:
-        use_threads(threads)
+    use_threads(threads)
     settings = ProbeSettings(at=at, points=int(points), batches=batches, device=device, download=download)
     with training_progress(wanted.name) as progress:
         probed = probe(wanted, settings, checkpoint=checkpoint, progress=progress)
     show(probed, output_format)
     if plot is not None:
-        from jorge_tune.report.report import probe_report
+        from jorge_tune.reports.report import probe_report
 
         write_plot(probe_report(probed), plot)
     return exit_code(probed)
 
 
 def exit_code(probed: ProbeResult) -> int:
-    """0 with a suggestion, 4 without; 3 or 130 where the training diverged or was stopped."""
+    """0 with a suggestion, 4 without one; 3 or 130 if the training diverged or was interrupted."""
     from jorge_tune.probe.probe_result import suggestion
 
     answered = suggestion(probed.readings).direction is not None
@@ -137,7 +152,7 @@ def show(probed: ProbeResult, output_format: str = "table") -> None:
 
 
 def _with_seed_of(run: Path, recipe: Recipe) -> Recipe:
-    """The recipe with the seed of a run's; as it is where there is no such run, which is refused later."""
+    """The recipe with the seed of a run; unchanged if there is no such run, which the probe reports later."""
     from jorge_tune.recipe.recipe_files import recipe_of_run
     from jorge_tune.records import RunDirectory
 

@@ -1,4 +1,4 @@
-"""`jorge-tune recipes`: what comes with the package."""
+"""`jorge-tune recipes` and `jorge-tune validate`: list, copy and check recipes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from jorge_tune.cli.lazy import SuggestingGroup
-from jorge_tune.cli.options import complete_recipe
-from jorge_tune.cli.output import format_option, is_stdout, print_json, print_table, say, tell_written, write_out
+from jorge_tune.cli.options import complete_recipe, force_option, format_option
+from jorge_tune.cli.output import is_stdout, print_json, print_table, say, tell_written, write_out
 from jorge_tune.errors import Fault, FaultyFileError, InputError, first_faults
 from jorge_tune.recipe.checks import untrainable_because
 from jorge_tune.recipe.recipe_files import (
@@ -26,7 +26,7 @@ _HEADINGS = ("name", "task", "optimizer", "schedule", "length", "batch_size", "l
 
 @click.group(cls=SuggestingGroup)
 def recipes_command() -> None:
-    """List the shipped recipes, or copy one to start from.
+    """List or copy the shipped recipes.
 
     \b
     Example:
@@ -38,9 +38,10 @@ def recipes_command() -> None:
 @recipes_command.command()
 @format_option
 def ls(output_format: str) -> None:
-    """List the shipped recipes; each name can stand wherever a recipe file is asked for.
+    """List the shipped recipes.
 
-    "bootstrap only": this version cannot train such a task; `bootstrap` turns the recipe into Jorge's all the same.
+    Every command that takes a recipe file also takes one of these names. "bootstrap only" means that this version
+    cannot train the task, but `bootstrap` can derive a Jorge recipe.
 
     \b
     Example:
@@ -61,11 +62,11 @@ def ls(output_format: str) -> None:
 @recipes_command.command()
 @click.argument("name", shell_complete=complete_recipe)
 @click.argument("out", type=click.Path(path_type=Path), required=False)
-@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@force_option()
 def cp(name: str, out: Path | None, force: bool) -> None:
-    """Copy the shipped recipe NAME, comments included, to OUT [default: its file name, in the current directory].
+    """Copy the shipped recipe NAME to OUT, with its comments.
 
-    With - for OUT it is printed on stdout.
+    The default for OUT is the recipe's file name, in the current directory. - prints the recipe to stdout.
 
     \b
     Example:
@@ -85,7 +86,7 @@ def cp(name: str, out: Path | None, force: bool) -> None:
 
 def _row(name: str, recipe: Recipe) -> list[object]:
     if recipe.task is None:
-        raise InputError(f"{name}: a shipped recipe has a task")
+        raise InputError(f"{name}: a shipped recipe must have a task")
     length = f"{recipe.epochs} epochs" if recipe.epochs is not None else f"{recipe.steps} steps"
     optimizer, schedule = recipe.optimizer, recipe.schedule
     return [name, recipe.task.kind, optimizer.name, schedule.name, length, recipe.batch_size, optimizer.lr]
@@ -95,10 +96,12 @@ def _row(name: str, recipe: Recipe) -> list[object]:
 @click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True, shell_complete=complete_recipe)
 @format_option
 def validate_command(recipes: tuple[str, ...], output_format: str) -> int:
-    """Check each RECIPE (a file or a shipped name) and report all faults of all of them; exit 2 if there is one.
+    """Check each RECIPE, a file or a shipped name, and list every fault.
 
-    The form is checked, not whether its model, data or device exist: `train` finds that out. A recipe whose kind of
-    task this version cannot train has a fault, and can still be bootstrapped.
+    The command checks the form of a recipe: keys, types and ranges. `train` finds out whether its model, data and
+    device exist. A task that this version cannot train is a fault; `bootstrap` accepts such a recipe all the same.
+
+    Exit codes: 2 if a recipe has a fault.
 
     \b
     Example:
@@ -138,6 +141,6 @@ def _show(result: dict[str, object]) -> None:
     for line in first_faults([fault["message"] for fault in faults], str(result["recipe"])):
         say(line)
     for warning in warnings:
-        say(f"{warning['message']} (warning)")
+        say(f"warning: {warning['message']}")
     if not faults:
         say(f"{result['recipe']}: fine" + (", with warnings" if warnings else ""))

@@ -1,4 +1,4 @@
-"""`jorge-tune study`: search around a bootstrapped recipe, and see whether one shot was enough."""
+"""`jorge-tune study`: search around a bootstrapped recipe, and judge the bootstrap."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import click
 from jorge_tune.cli.lazy import LazyGroup
 
 _COMMANDS = {
-    "add": "Queue a point of your own.",
-    "best": "Print the best trial's recipe.",
-    "confirm": "Run baseline, bootstrap and best on seeds that the search did not see.",
-    "export": "Write trials as CSV or JSON, one trial's recipe, or an SQLite copy.",
-    "launch": "Print the command lines that start workers on other machines.",
-    "reap": "Put trials back whose workers are gone.",
-    "run": "Search, confirm, and say whether single-shot tuning held.",
-    "status": "Show how a study stands, and its verdict.",
-    "stop": "Let all workers of a study leave.",
-    "worker": "Join a study from any machine that reaches its storage.",
+    "add": "Queue a trial with your own values.",
+    "best": "Print the recipe of the best trial.",
+    "confirm": "Run baseline, bootstrap and best trial on new seeds.",
+    "export": "Write the trials, a recipe or a copy of the study.",
+    "launch": "Print the commands that start workers on other machines.",
+    "reap": "Put the trials of lost workers back into the queue.",
+    "run": "Search, confirm the best trial, and judge the bootstrap.",
+    "status": "Show the progress and the verdict of a study.",
+    "stop": "Ask all workers of a study to stop.",
+    "worker": "Join a study as a worker, from any machine.",
 }
 
 
@@ -29,10 +29,10 @@ _HOMES = {
 
 @click.group(cls=LazyGroup, texts=_COMMANDS, prefix="study_", homes=_HOMES)
 def study_command() -> None:
-    """Search around a bootstrapped recipe with Optuna, and see whether single-shot tuning held.
+    """Search around a bootstrapped recipe, and judge whether the bootstrap alone was enough.
 
-    A study lives in a storage (an SQLite file unless told otherwise) and survives what happens to its workers:
-    interrupted, killed or cut off, it goes on with the same command, or with another worker.
+    The search uses Optuna. A storage keeps the study; by default it is an SQLite file. If a worker is interrupted,
+    killed or cut off, the same command or another worker resumes the study.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`jorge-tune study status`: how a study stands, and its verdict."""
+"""`jorge-tune study status`, `best`, `add`, `stop`, `reap` and `export`: look at a study, and change its queue."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jorge_tune.cli.calibration_options import EXIT_NO_ANSWER
+from jorge_tune.cli.options import force_option, format_option, out_option, set_option
 from jorge_tune.cli.output import (
     STDOUT,
     clock_time,
-    format_option,
     is_stdout,
     print_json,
     print_table,
@@ -27,13 +26,13 @@ from jorge_tune.cli.output import (
 from jorge_tune.cli.study_options import (
     find_search,
     find_study,
-    goes_on,
+    how_to_resume,
     name_option,
     runs_option,
-    say_unread,
     storage_option,
+    warn_of_unread,
 )
-from jorge_tune.errors import InputError
+from jorge_tune.errors import EXIT_NO_ANSWER, InputError
 from jorge_tune.recipe.render import scalar
 
 if TYPE_CHECKING:
@@ -47,12 +46,11 @@ if TYPE_CHECKING:
 @runs_option
 @format_option
 def study_status_command(name: str | None, storage: str | None, runs: Path | None, output_format: str) -> None:
-    """Show trials by state, the best so far, who runs what, what is lost, the time left, and the verdict.
+    """Show the progress and the verdict of a study.
 
-    A comparison has no best trial and no verdict here: `jorge-tune report NAME` shows it.
-
-    Workers of other machines are seen where --runs is on a disk that they share. A lost trial goes back by itself
-    as soon as any worker looks, or with `study reap`.
+    The table shows the trials by state, the best trial, the running and the lost trials, and the time left. Workers on
+    other machines appear if they share the disk of --runs. Any worker puts a lost trial back into the queue when it
+    next looks; `study reap` does it at once. For the verdict of a comparison, use `jorge-tune report NAME`.
 
     \b
     Example:
@@ -62,10 +60,10 @@ def study_status_command(name: str | None, storage: str | None, runs: Path | Non
     from jorge_tune.study.confirm import companion_studies, fresh_verdict, unread
     from jorge_tune.study.status import read_status
 
-    found = find_study(storage, name, runs, to_read=True)
-    status = read_status(found.opened, found.folder, found.address, companion_studies(found.opened))
-    status = replace(status, verdict=fresh_verdict(found.opened))  # trials may have ended since it was stored
-    status = replace(status, unread=tuple(unread(found.opened, status.rows)))
+    context = find_study(storage, name, runs, to_read=True)
+    status = read_status(context.opened, context.folder, context.address, companion_studies(context.opened))
+    status = replace(status, verdict=fresh_verdict(context.opened))  # trials may have ended since it was stored
+    status = replace(status, unread=tuple(unread(context.opened, status.rows)))
     if output_format == "json":
         print_json(status.to_json())
         return
@@ -93,7 +91,7 @@ def _rows(status: StudyStatus) -> list[tuple[str, str]]:
         ("best", "-" if status.best is None else f"{status.best.value:.4g}, trial {status.best.number}"),
         ("baseline", "-" if status.baseline is None else f"{status.baseline:.4g}"),
         *((one.name, f"{one.ended} of {one.total} ended") for one in status.companions),
-        ("started again", str(status.restarted)),
+        ("restarted", str(status.restarted)),
         ("lost", ", ".join(f"trial {number}" for number in status.lost) or "none"),
         ("idle workers", str(len(status.idle))),
         ("storage", status.storage),
@@ -114,16 +112,16 @@ def _row(one: RunningTrial, status: StudyStatus) -> list[str]:
 @click.command()
 @name_option
 @storage_option
-@click.option(
-    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write the recipe to; - for stdout."
-)
-@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@out_option("File for the recipe; - is stdout.")
+@force_option()
 @format_option
 def study_best_command(name: str | None, storage: str | None, out: Path | None, force: bool, output_format: str) -> int:
-    """Print the best trial's recipe with the reason for each value; exit 4 where no trial is the best.
+    """Print the recipe of the best trial, with the reason for each value.
 
-    The best has the best value among the trials that keep the constraint; of equals it is the first. Another trial's
-    recipe: `study export --trial N`.
+    The best trial has the best value among the trials that keep the constraint; the earliest one wins a tie. For the
+    recipe of another trial, use `study export --trial N`.
+
+    Exit codes: 4 if the study has no best trial.
 
     \b
     Example:
@@ -139,16 +137,16 @@ def study_best_command(name: str | None, storage: str | None, out: Path | None, 
     from jorge_tune.study.trial_rows import best_of
 
     refuse_json_with_stdout(out, output_format)
-    found = find_search(storage, name, to_read=True)
+    context = find_search(storage, name, to_read=True)
     if out is not None and not is_stdout(out):
-        keep_off(found.address, out)
-    say_unread(found)
-    evidence = gather(found.opened)
+        keep_off(context.address, out)
+    warn_of_unread(context)
+    evidence = gather(context.opened)
     best = best_of(evidence.rows, lower_is_better=evidence.lower_is_better)
     if best is None:
-        tell(f"study {found.name} has no best trial: {judge(evidence).why_no_best}")
+        tell(f"study {context.name} has no best trial: {judge(evidence).why_no_best}")
         return EXIT_NO_ANSWER
-    recipe, derivations = recipe_of(best, found.opened.plan)
+    recipe, derivations = recipe_of(best, context.opened.plan)
     if out is not None:
         write_out(out, render_recipe(recipe, derivations), force=force)
         tell_written(out)
@@ -156,7 +154,7 @@ def study_best_command(name: str | None, storage: str | None, out: Path | None, 
         data = {"number": best.number, "value": best.value, "point": best.point, "recipe": recipe_to_dict(recipe)}
         print_json(portable(data))
     elif out is None:
-        say(f"# study {found.name}: trial {best.number}, {evidence.objective} {best.value:.6g}")
+        say(f"# study {context.name}: trial {best.number}, {evidence.objective} {best.value:.6g}")
         write_out(STDOUT, render_recipe(recipe, derivations))
     return 0
 
@@ -164,21 +162,15 @@ def study_best_command(name: str | None, storage: str | None, out: Path | None, 
 @click.command()
 @name_option
 @storage_option
-@click.option(
-    "--set",
-    "assignments",
-    multiple=True,
-    required=True,
-    metavar="FIELD=VALUE",
-    help="A searched field; may be repeated.",
-)
+@set_option("Value of a searched field.", "FIELD=VALUE", required=True)
 @format_option
 def study_add_command(name: str | None, storage: str | None, assignments: tuple[str, ...], output_format: str) -> None:
-    """Queue a point: the fields given, as the recipe has them, and the bootstrap's for the rest.
+    """Queue a trial with your own values.
 
-    It is one of the study's trials, run before further ones are drawn; a study whose trials are all done needs a
-    larger --trials for it. A point outside the space is refused; one that a trial has already is queued once more, and
-    that is said.
+    Fields that you do not set keep the bootstrap's values. The trial counts as one of the study's trials and runs
+    before the sampler draws another point; if all trials have ended, resume the study with a larger --trials. Values
+    outside the search space are refused. If an earlier trial has the same values, stderr says so, and the trial is
+    queued again.
 
     \b
     Example:
@@ -188,16 +180,16 @@ def study_add_command(name: str | None, storage: str | None, assignments: tuple[
     from jorge_tune.study.study import add_point
     from jorge_tune.study.trial_rows import rows_of
 
-    found = find_search(storage, name)
-    space = found.opened.plan.space
+    context = find_search(storage, name)
+    space = context.opened.plan.space
     point = space.point_from_assignments(assignments)
     values = {parameter.path: parameter.plain(point[parameter.name]) for parameter in space}
-    twins = [row for row in rows_of(found.opened) if values_of(row, space) == values]
-    number = add_point(found.opened, point)
+    twins = [row for row in rows_of(context.opened) if values_of(row, space) == values]
+    number = add_point(context.opened, point)
     if twins:
-        tell(f"the same point as trial {twins[0].number} ({twins[0].state})")
+        tell(f"trial {twins[0].number} ({twins[0].state}) has the same values")
     if output_format == "json":
-        print_json({"study": found.name, "number": number, "point": point, "values": values})
+        print_json({"study": context.name, "number": number, "point": point, "values": values})
     else:
         shown = ", ".join(f"{path} {scalar(value)}" for path, value in values.items())
         say(f"queued as trial {number}: {shown}")
@@ -206,11 +198,12 @@ def study_add_command(name: str | None, storage: str | None, assignments: tuple[
 @click.command()
 @name_option
 @storage_option
-@click.option("--now", is_flag=True, help="Do not finish the present trials: checkpoint them, to be resumed.")
+@click.option("--now", is_flag=True, help="Checkpoint the present trials instead of finishing them.")
 def study_stop_command(name: str | None, storage: str | None, now: bool) -> None:
-    """Let every worker, on all machines, end its present trial and leave; with --now it checkpoints and leaves.
+    """Ask all workers of a study, on all machines, to stop after their present trial.
 
-    Workers look every few seconds. `study run` takes the study up again, `compare` a comparison.
+    With --now, each worker writes a checkpoint and stops without finishing its trial. Workers see the stop request
+    within a few seconds. `study run` resumes a search, and `compare` resumes a comparison.
 
     \b
     Example:
@@ -219,11 +212,11 @@ def study_stop_command(name: str | None, storage: str | None, now: bool) -> None
     """
     from jorge_tune.study.confirm import companion_studies
 
-    found = find_study(storage, name)
-    for study in (found.opened, *companion_studies(found.opened)):
-        study.request_stop("checkpoint" if now else "finish", "asked for by `study stop`")
-    what = "checkpoint their runs" if now else "finish their trials"
-    say(f"study {found.name}: workers {what} and leave; {goes_on(found)}")
+    context = find_study(storage, name)
+    for study in (context.opened, *companion_studies(context.opened)):
+        study.request_stop("checkpoint" if now else "finish", "stop request from `study stop`")
+    what = "checkpoint their trials" if now else "finish their trials"
+    say(f"study {context.name}: its workers {what} and stop; {how_to_resume(context)}")
 
 
 _LOOK_SECONDS = 2.0
@@ -235,10 +228,10 @@ _LOOK_SECONDS = 2.0
 @runs_option
 @format_option
 def study_reap_command(name: str | None, storage: str | None, runs: Path | None, output_format: str) -> None:
-    """Put back the trials whose workers are gone, to be resumed by whoever works next.
+    """Put the trials of lost workers back into the queue; the next worker resumes them.
 
-    A worker that died on this machine is known at once. One elsewhere is known by a lease that stands still, so this
-    watches for as long as a lease lasts (90 s), unless no trial is in doubt. Workers do the same among themselves.
+    The command sees at once that a worker on this machine is dead. A worker on another machine is lost when its lease
+    expires, so the command may watch for 90 s, the length of a lease. Workers do the same for each other.
 
     \b
     Example:
@@ -246,21 +239,21 @@ def study_reap_command(name: str | None, storage: str | None, runs: Path | None,
     """
     from jorge_tune.study.confirm import companion_studies
 
-    found = find_study(storage, name, runs)
+    context = find_study(storage, name, runs)
     put_back = {
-        study.plan.name: _reap(study, found.runs(study.plan.name))
-        for study in (found.opened, *companion_studies(found.opened))
+        study.plan.name: _reap(study, context.runs(study.plan.name))
+        for study in (context.opened, *companion_studies(context.opened))
     }
     if output_format == "json":
         print_json(put_back)
         return
     for study, numbers in put_back.items():
-        listed = ", ".join(str(number) for number in numbers)
-        say(f"study {study}: " + (f"trial {listed} put back" if numbers else "nothing is lost"))
+        listed = ("trial " if len(numbers) == 1 else "trials ") + ", ".join(map(str, numbers))
+        say(f"study {study}: " + (f"{listed} put back into the queue" if numbers else "no trial is lost"))
 
 
 def _reap(opened: OpenStudy, runs: Path) -> list[int]:
-    """Watch until every running trial has shown a sign of life, or is put back."""
+    """Watch until each running trial has renewed its lease or is back in the queue."""
     from jorge_tune.study.leases import LeaseTimes, Reaper
 
     folder = opened.enter(runs) if runs.is_dir() else None
@@ -283,19 +276,23 @@ _ENDINGS = {".csv": "csv", ".json": "json", ".yaml": "recipe", ".yml": "recipe",
 @click.command()
 @name_option
 @storage_option
+@out_option("File to write; - is stdout.", required=True)
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write; - for stdout."
+    "--as",
+    "kind",
+    type=click.Choice(["csv", "json", "recipe", "sqlite"]),
+    help="What to write [default: by the file's ending].",
 )
-@click.option("--as", "kind", type=click.Choice(["csv", "json", "recipe", "sqlite"]), help="What [default: by ending].")
-@click.option("--trial", type=click.IntRange(min=0), help="Whose recipe is written [default: the best trial's].")
-@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@click.option("--trial", type=click.IntRange(min=0), help="Trial for the recipe [default: the best trial].")
+@force_option()
 def study_export_command(
     name: str | None, storage: str | None, out: Path, kind: str | None, trial: int | None, force: bool
 ) -> int:
-    """Write all trials as CSV or JSON, one trial's recipe with its reasons, or an SQLite copy of the study.
+    """Write the trials, a recipe or a copy of the study.
 
-    What is written follows from the file's ending: .csv, .json (with plan and verdict), .yaml (a recipe), .db (a
-    copy of the study and those beside it, for any Optuna tool). -o - writes to stdout, and needs --as.
+    The file's ending decides what is written: .csv (all trials), .json (all trials, the plan and the verdict), .yaml
+    (one trial's recipe, with the reason for each value), or .db (an SQLite copy of the study and its companion
+    studies, for any Optuna tool). -o - writes to stdout and needs --as.
 
     \b
     Example:
@@ -309,22 +306,26 @@ def study_export_command(
 
     kind = kind or _ENDINGS.get(out.suffix.lower())
     if is_stdout(out) and kind in (None, "sqlite"):
-        raise InputError("-o - needs --as csv, json or recipe, which are text")
+        raise InputError("-o - writes text to stdout; add --as csv, --as json or --as recipe")
     if kind is None:
-        raise InputError(f"{out}: its ending does not say what to write; end it in {', '.join(_ENDINGS)}, or give --as")
+        raise InputError(
+            f"-o must end in {', '.join(_ENDINGS)}, got {str(out)!r}; use one of these endings, or add --as"
+        )
     if trial is not None and kind != "recipe":
-        raise InputError(f"--trial picks a recipe, and {out} is to be {kind}; end it in .yaml, or give --as recipe")
-    found = find_study(storage, name, to_read=True)
+        raise InputError(
+            f"--trial needs a recipe to write, and {out} will be {kind}; end the name in .yaml, or add --as recipe"
+        )
+    context = find_study(storage, name, to_read=True)
     if not is_stdout(out):
-        keep_off(found.address, out)
-    say_unread(found)
+        keep_off(context.address, out)
+    warn_of_unread(context)
     if kind == "sqlite":
-        export.write_sqlite(found.opened, out, force=force)
+        export.write_sqlite(context.opened, out, force=force)
     else:
         texts = {
-            "csv": lambda: export.csv_of(found.opened),
-            "json": lambda: export.json_of(found.opened),
-            "recipe": lambda: export.trial_text(found.opened, trial),
+            "csv": lambda: export.csv_of(context.opened),
+            "json": lambda: export.json_of(context.opened),
+            "recipe": lambda: export.trial_text(context.opened, trial),
         }
         write_out(out, texts[kind](), force=force)
     tell_written(out)

@@ -1,4 +1,4 @@
-"""`jorge-tune study run`: baseline, search, confirmation, verdict."""
+"""`jorge-tune study run` and `study confirm`: baseline, search, confirmation, verdict."""
 
 from __future__ import annotations
 
@@ -8,29 +8,39 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jorge_tune.cli.calibration_options import EXIT_NO_ANSWER, parse_overhead
-from jorge_tune.cli.cmd_compare import parse_seeds, parse_target
+from jorge_tune.cli.calibration_options import parse_overhead
 from jorge_tune.cli.cmd_dashboard import attach_verdict
-from jorge_tune.cli.options import complete_recipe, device_options, share_the_cores
-from jorge_tune.cli.output import clock_time, format_option, print_json, print_table, say, tell
+from jorge_tune.cli.options import (
+    complete_recipe,
+    device_options,
+    download_option,
+    format_option,
+    parse_seeds,
+    parse_target,
+    parsed_by,
+    share_the_cores,
+    threads_option,
+    workers_option,
+)
+from jorge_tune.cli.output import clock_time, print_json, print_table, say, tell
 from jorge_tune.cli.study_display import run, show_end
 from jorge_tune.cli.study_options import (
-    FoundStudy,
+    StudyContext,
+    code_option,
+    code_places,
     find_search,
     folders,
-    goes_on,
+    how_to_resume,
     make_study,
     name_option,
     runs_option,
     storage_option,
 )
-from jorge_tune.config.ranges import IMPORTABLE
-from jorge_tune.errors import InputError
-from jorge_tune.recipe.render import leaves, recipe_to_dict, scalar
+from jorge_tune.errors import EXIT_NO_ANSWER, InputError
+from jorge_tune.recipe.render import scalar
 
 if TYPE_CHECKING:
     from jorge_tune.compare.pace import Pace
-    from jorge_tune.recipe.schema import Recipe
     from jorge_tune.study.estimate import StudyEstimate
     from jorge_tune.study.plan import StudyPlan
     from jorge_tune.study.storage.address import Address
@@ -38,44 +48,64 @@ if TYPE_CHECKING:
 _SAMPLERS = ("tpe", "gp", "cmaes", "random", "grid", "qmc")
 _PRUNERS = ("median", "hyperband", "asha", "wilcoxon", "none")
 _OBJECTIVES = ("best", "final", "time-to-target", "epochs-to-target")
-_STARTING = ("objective", "target", "seeds", "sampler", "pruner", "constraint", "no_constraint")
+_ONLY_AT_THE_START = ("objective", "target", "seeds", "sampler", "pruner", "constraint", "no_constraint")
 
 
 @click.command()
 @click.argument("source", metavar="[STUDY|RECIPE]", required=False, shell_complete=complete_recipe)
-@click.option("--name", help="The study's name [default: the file's, or the recipe's].")
-@click.option("--trials", type=click.IntRange(min=1), help="Trials in all, those that are done included [default: 40].")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Runs side by side.")
+@click.option("--name", help="Name of the study [default: the study file's, or the recipe's].")
+@click.option("--trials", type=click.IntRange(min=1), help="Number of trials, earlier ones included [default: 40].")
+@workers_option
 @storage_option
 @runs_option
-@click.option("--objective", type=click.Choice(_OBJECTIVES), help="What is searched for [default: best].")
-@click.option("--target", metavar="[METRIC=]VALUE", help="The target of an objective that has one, e.g. top1=0.97.")
-@click.option("--seeds", metavar="SEEDS", help="Seeds of every trial, as 0-2 or 0,4 [default: 0].")
-@click.option("--confirm-seeds", type=click.IntRange(min=0), help="Seeds to confirm on; 0: none [default: 6].")
-@click.option("--sampler", type=click.Choice(_SAMPLERS), help="The sampler [default: tpe].")
+@click.option("--objective", type=click.Choice(_OBJECTIVES), help="Value that the search improves [default: best].")
 @click.option(
-    "--pruner", type=click.Choice(_PRUNERS), help="The pruner, which ends hopeless trials early [default: median]."
+    "--target", metavar="[METRIC=]VALUE", help="Target of time-to-target or epochs-to-target, for example top1=0.97."
 )
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Begin no trial after so many hours.")
-@click.option("--constraint", metavar="OVERHEAD", help="Maximum step-time overhead over the baseline [default: 10%].")
-@click.option("--no-constraint", is_flag=True, help="Do not limit the time of a step; nothing is calibrated.")
-@click.option("--branch", is_flag=True, help="Go on as NAME-2 where NAME is another study by now.")
+@click.option(
+    "--seeds",
+    metavar="SEEDS",
+    callback=parsed_by(parse_seeds),
+    help="Seeds of every trial, as 0-2 or 0,4 [default: 0].",
+)
+@click.option(
+    "--confirm-seeds",
+    type=click.IntRange(min=0),
+    help="Number of confirmation seeds; 0 skips the confirmation [default: 6].",
+)
+@click.option("--sampler", type=click.Choice(_SAMPLERS), help="Sampler, which chooses the points [default: tpe].")
+@click.option(
+    "--pruner", type=click.Choice(_PRUNERS), help="Pruner, which ends hopeless trials early [default: median]."
+)
+@click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Start no trial after this many hours.")
+@click.option(
+    "--constraint",
+    metavar="PERCENT",
+    callback=parsed_by(parse_overhead),
+    help="Maximum step-time overhead over the baseline [default: 10%].",
+)
+@click.option("--no-constraint", is_flag=True, help="Do not limit the step time, and do not calibrate.")
+@click.option("--branch", is_flag=True, help="If another study has this name, use NAME-2.")
 @device_options(default=None)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run [default: the cores, shared out].")
-@click.option("--download", is_flag=True, help="Fetch a torchvision data set that is not there.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and what it may take; run nothing.")
+@threads_option("all cores, divided among the runs", "CPU threads of each run")
+@download_option
+@code_option
+@click.option("--dry-run", is_flag=True, help="Print the plan and an estimate of its time, and run nothing.")
 @format_option
 def study_run_command(
     source: str | None, name: str | None, workers: int, runs: Path | None, output_format: str, **options: Any
 ) -> int:
-    """Search around a bootstrapped recipe, confirm what was found, and say whether single-shot tuning held.
+    """Search around a bootstrapped recipe, confirm the best trial, and judge the bootstrap.
 
-    The argument is a study file, or a recipe (an SGD or AdamW recipe is bootstrapped first), around which rate, decay,
-    refresh interval and schedule are searched. Options win over the file. Trial 0 is the bootstrap; its SGD recipe
-    runs beside it as NAME.sgd. Then baseline, bootstrap and best run on seeds of their own, as NAME.confirm.
+    The argument is a study file or a recipe; an SGD or AdamW recipe is bootstrapped first. The search varies the rate,
+    the decay, the refresh interval and the schedule. Options override the study file. Trial 0 is the bootstrap. The
+    baseline, the original SGD recipe, runs as the companion study NAME.sgd. At the end, baseline, bootstrap and best
+    trial run on new seeds as the companion study NAME.confirm. The verdict says whether single-shot tuning, which is
+    the bootstrap alone, was enough.
 
-    Ctrl-C leaves a checkpoint of every run; the same command, or `study run --name NAME`, goes on. So does it after
-    anything else that ends it. Exit 4: no trial has a value to be the best by.
+    Ctrl-C writes a checkpoint of every run. The same command resumes the study, and so does `study run --name NAME`.
+
+    Exit codes: 4 if the study has no best trial, 130 if you interrupted the study.
 
     \b
     Example:
@@ -87,39 +117,40 @@ def study_run_command(
     plan = None if source is None else _plan(source, name, options)
     if options["dry_run"]:
         return _dry_run(plan or _stored_plan(options, name), workers, runs, options["storage"], output_format)
-    found = _found(plan, name, runs, options)
-    end = run(found, workers=workers, hours=options["hours"], download=options["download"])
-    code = show_end(found, end, output_format)
+    context = _context(plan, name, runs, options)
+    code = code_places(options["code"], plan)
+    end = run(context, workers=workers, hours=options["hours"], download=options["download"], code=code)
+    exit_code = show_end(context, end, output_format)
     if end.verdict is not None:
-        attach_verdict(found)
-    return code
+        attach_verdict(context)
+    return exit_code
 
 
-def _found(plan: StudyPlan | None, name: str | None, runs: Path | None, options: dict[str, Any]) -> FoundStudy:
-    """The study, made or taken up."""
+def _context(plan: StudyPlan | None, name: str | None, runs: Path | None, options: dict[str, Any]) -> StudyContext:
+    """Create the study of the plan, or resume a stored study."""
     if plan is None:
-        return _taken_up(options, name, runs)
+        return _resume(options, name, runs)
     return make_study(plan, options["storage"], runs, branch=options["branch"])
 
 
-def _taken_up(options: dict[str, Any], name: str | None, runs: Path | None) -> FoundStudy:
-    """A study that is there, under the settings that may change."""
+def _resume(options: dict[str, Any], name: str | None, runs: Path | None) -> StudyContext:
+    """Find a stored study, and apply the settings that may change later."""
     from dataclasses import replace
 
     from jorge_tune.study.study import open_study
     from jorge_tune.study.study_file import confirmation_seeds
 
-    given = [key for key in _STARTING if options[key]]
+    given = [key for key in _ONLY_AT_THE_START if options[key]]
     if given:
-        raise InputError(f"--{given[0].replace('_', '-')}: give the study file or recipe too, it is read anew then")
-    found = find_search(options["storage"], name, runs)
-    found.opened.check_version()
-    plan = found.opened.plan
+        raise InputError(f"--{given[0].replace('_', '-')} needs the study file or the recipe; give it as the argument")
+    context = find_search(options["storage"], name, runs)
+    context.opened.check_version()
+    plan = context.opened.plan
     settings = {key: options[key] for key in ("trials", "hours", "device", "threads") if options[key] is not None}
     if options["confirm_seeds"] is not None:
         settings["confirm_seeds"] = confirmation_seeds(plan.seeds, options["confirm_seeds"])
-    opened = open_study(found.storage, replace(plan, **settings), found.runs)
-    return replace(found, opened=opened)
+    opened = open_study(context.storage, replace(plan, **settings), context.runs)
+    return replace(context, opened=opened)
 
 
 def _stored_plan(options: dict[str, Any], name: str | None) -> StudyPlan:
@@ -127,7 +158,7 @@ def _stored_plan(options: dict[str, Any], name: str | None) -> StudyPlan:
 
 
 def _plan(source: str, name: str | None, options: dict[str, Any]) -> StudyPlan:
-    """The plan of a study file or around a recipe, the options made."""
+    """The plan of a study file or of a recipe, with the options."""
     from jorge_tune.recipe.recipe_files import resolve_recipe
     from jorge_tune.study.study_file import default_study, is_study, read_study
 
@@ -140,17 +171,17 @@ def _plan(source: str, name: str | None, options: dict[str, Any]) -> StudyPlan:
 
 
 def _changes(name: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a study file that options give."""
+    """The fields of a study file that the options set."""
     keys = ("trials", "hours", "sampler", "pruner", "confirm_seeds", "device", "threads")
     changes: dict[str, Any] = {"name": name, **{key: options[key] for key in keys}}
     if options["seeds"] is not None:
-        changes["seeds"] = list(parse_seeds(None, None, options["seeds"]))
+        changes["seeds"] = list(options["seeds"])
     if options["no_constraint"]:
         changes["constraint"] = "none"
     elif options["constraint"] is not None:
-        changes["constraint"] = {"overhead": f"{100 * parse_overhead(None, None, options['constraint']):.12g}%"}
+        changes["constraint"] = {"overhead": f"{100 * options['constraint']:.12g}%"}
     if options["target"] is not None and "target" not in (options["objective"] or ""):
-        raise InputError("--target goes with --objective time-to-target or epochs-to-target")
+        raise InputError("--target needs --objective time-to-target or epochs-to-target")
     if options["objective"] is not None:
         metric, target = parse_target(options["target"], None)
         section = {"kind": options["objective"], "metric": metric, "target": target}
@@ -166,15 +197,13 @@ def _dry_run(plan: StudyPlan, workers: int, runs: Path | None, storage: str | No
 
 
 def show_plan(plan: StudyPlan, workers: int, runs: Path, address: Address, output_format: str) -> None:
-    """Print a plan; a few steps of its recipe are trained to time them, nothing is kept of them.
+    """Print a plan and an estimate; a few training steps are timed for it, and nothing of them is kept.
 
     Raises:
-        InputError: the recipe cannot be trained here.
+        InputError: The recipe cannot be trained on this machine.
     """
     from jorge_tune.study.estimate import estimate
 
-    imported = ", ".join(_classes_of(plan.recipe))
-    tell("a few steps are timed" + (f", which imports and runs {imported}" if imported else ""))
     pace = _pace(plan, workers)
     known: dict[str, Any] = {}
     if pace is not None:
@@ -195,13 +224,16 @@ def show_plan(plan: StudyPlan, workers: int, runs: Path, address: Address, outpu
     print_table(["runs", "number", "at most"], _costs(found))
 
 
-def _classes_of(recipe: Recipe) -> list[str]:
-    """What of a recipe is code of somebody's own, as `module:Class`."""
-    named = {path: value for path, value in leaves(recipe_to_dict(recipe)).items() if path.endswith(".name")}
-    return sorted({value for value in named.values() if isinstance(value, str) and IMPORTABLE.holds(value)})
-
-
 def _pace(plan: StudyPlan, workers: int) -> Pace | None:
+    """The pace of a few steps; None where these would run code of the user's own."""
+    from jorge_tune.recipe.user_code import check_findable, named_modules
+
+    check_findable(plan.recipe)
+    if named := named_modules(plan.recipe):
+        imported = ", ".join(map(str, named))
+        tell(f"no step is timed: the study imports {imported}, and a dry run imports nothing")
+        return None
+    tell("a few steps are timed")
     share_the_cores()
     from jorge_tune.compare.pace import pace
     from jorge_tune.study.supervisor import shares
@@ -236,7 +268,7 @@ def _costs(found: StudyEstimate) -> list[tuple[str, str, str]]:
         ("search", str(found.search_runs), steps),
         ("baseline", str(found.baseline_runs), steps),
         ("confirmation", str(found.confirmation_runs), steps),
-        ("all", str(found.runs), total + (" (the search ends by its hours)" if found.is_capped else "")),
+        ("all", str(found.runs), total + (" (--hours ends the search)" if found.is_capped else "")),
     ]
 
 
@@ -259,11 +291,12 @@ def _as_data(plan: StudyPlan, workers: int, runs: Path, address: Address, found:
 @name_option
 @storage_option
 @runs_option
-@click.option("--confirm-seeds", type=click.IntRange(min=1), help="How many seeds [default: as planned, else 6].")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Runs side by side.")
+@click.option("--confirm-seeds", type=click.IntRange(min=1), help="Number of seeds [default: the plan's, else 6].")
+@workers_option
 @device_options(default=None)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run [default: the cores, shared out].")
-@click.option("--download", is_flag=True, help="Fetch a torchvision data set that is not there.")
+@threads_option("all cores, divided among the runs", "CPU threads of each run")
+@download_option
+@code_option
 @format_option
 def study_confirm_command(
     name: str | None,
@@ -274,13 +307,16 @@ def study_confirm_command(
     device: str | None,
     threads: int | None,
     download: bool,
+    code: tuple[str, ...],
     output_format: str,
 ) -> int:
-    """Run baseline, bootstrap and the best trial so far on seeds that the search did not see, and judge anew.
+    """Run baseline, bootstrap and best trial on new seeds, and judge the bootstrap again.
 
-    `study run` does this in the end. Runs that are there are kept: more seeds, or another best trial since, add what
-    is missing. The runs are a study of their own, NAME.confirm, which others may join with `study worker`. Exit 4
-    where no trial is the best.
+    `study run` does this at its end. Finished runs are kept: if you ask for further seeds, or if another trial is now
+    the best, only the missing runs are trained. The runs are the companion study NAME.confirm, which other machines
+    can join with `study worker`.
+
+    Exit codes: 4 if the study has no best trial, 130 if you interrupted the runs.
 
     \b
     Example:
@@ -291,25 +327,26 @@ def study_confirm_command(
     from jorge_tune.study.study import open_study
     from jorge_tune.study.study_file import confirmation_seeds
 
-    found = find_search(storage, name, runs)
-    found.opened.check_version()
-    plan = found.opened.plan
+    context = find_search(storage, name, runs)
+    context.opened.check_version()
+    plan = context.opened.plan
     count = confirm_seeds or len(plan.confirm_seeds) or 6
     plan = replace(plan, confirm_seeds=confirmation_seeds(plan.seeds, count))
-    found = replace(found, opened=open_study(found.storage, plan, found.runs))
+    context = replace(context, opened=open_study(context.storage, plan, context.runs))
     crew = Crew(
         workers=workers,
         device=device or plan.device,
         threads=threads or plan.threads,
         download=download,
-        last_word=last_word(goes_on(found)),
+        code=code_places(code),
+        last_word=last_word(how_to_resume(context)),
     )
-    with watching(found) as watch:
-        end = confirm_whole(found.opened, found.address, found.runs, crew, watch)
+    with watching(context) as watch:
+        end = confirm_whole(context.opened, context.address, context.runs, crew, watch)
     if end is None:
-        tell(f"study {found.name} has nothing to confirm: no trial has a value to be the best by")
+        tell(f"study {context.name} has nothing to confirm: it has no best trial, because no trial has a value")
         return EXIT_NO_ANSWER
-    code = show_end(found, end, output_format)
+    exit_code = show_end(context, end, output_format)
     if end.verdict is not None:
-        attach_verdict(found)
-    return code
+        attach_verdict(context)
+    return exit_code

@@ -1,4 +1,4 @@
-"""`jorge-tune study worker`: one more worker of a study, from anywhere."""
+"""`jorge-tune study worker` and `study launch`: join a study, and print the commands that join it elsewhere."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from pathlib import Path
 
 import click
 
-from jorge_tune.cli.options import device_options
-from jorge_tune.cli.output import format_option, print_json, say, tell
-from jorge_tune.cli.study_options import EXIT_INTERRUPTED, find_study, goes_on, name_option, runs_option, storage_option
-from jorge_tune.errors import InputError
+from jorge_tune.cli.options import device_options, download_option, format_option, threads_option
+from jorge_tune.cli.output import print_json, say, tell
+from jorge_tune.cli.study_options import (
+    StudyContext,
+    code_option,
+    code_places,
+    find_study,
+    how_to_resume,
+    name_option,
+    runs_option,
+    storage_option,
+)
+from jorge_tune.errors import EXIT_INTERRUPTED, InputError
 
 
 @click.command()
@@ -19,8 +28,9 @@ from jorge_tune.errors import InputError
 @storage_option
 @runs_option
 @device_options(default=None)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of a run [default: the study's].")
-@click.option("--download", is_flag=True, help="Fetch a torchvision data set that is not there.")
+@threads_option("the study's", "CPU threads of each run")
+@download_option
+@code_option
 def study_worker_command(
     name: str | None,
     storage: str | None,
@@ -28,12 +38,17 @@ def study_worker_command(
     device: str | None,
     threads: int | None,
     download: bool,
+    code: tuple[str, ...],
 ) -> int:
-    """Join a study by its name and work until no trial is left, as one of any number of workers on any machines.
+    """Join a study as a worker, and work until no trial is left.
 
-    The plan is in the storage; nothing else is needed here. Where --runs is on a disk that all workers see, a trial
-    lost by one is resumed by another, else it starts anew. The study's hours count from here. NAME.sgd and
-    NAME.confirm can be joined the same way.
+    Any number of workers on any machines can join. The storage holds the plan, so a worker needs only the storage and
+    the study's name. If the plan's recipes name code of your own, start the worker in the folder of that code; the
+    worker says what it imports. If all workers share the disk of --runs, one worker resumes a trial that another lost;
+    otherwise the trial starts again. The study's hours count from this worker's start. NAME.sgd and NAME.confirm can be
+    joined in the same way.
+
+    Exit codes: 130 if you interrupted the worker.
 
     \b
     Example:
@@ -44,23 +59,24 @@ def study_worker_command(
     from jorge_tune.study.stop import WorkerStops
     from jorge_tune.study.worker import WorkerSettings, work_on
 
-    found = find_study(storage, name, runs)
-    plan = found.opened.plan
+    context = find_study(storage, name, runs)
+    plan = context.opened.plan
     settings = WorkerSettings(
         device=device or plan.device,
         threads=threads or plan.threads,
         download=download,
+        code=code_places(code),
         deadline=None if plan.hours is None else time.time() + 3600 * plan.hours,
     )
-    seen = found.opened.for_display()
+    seen = context.opened.for_display()
     with (
-        WorkerStops(last_word(goes_on(found))).listening() as stops,
-        study_display(plan.name, lambda: read_status(seen, found.folder, found.address)) as report,
+        WorkerStops(last_word(how_to_resume(context))).listening() as stops,
+        study_display(plan.name, lambda: read_status(seen, context.folder, context.address)) as report,
     ):
-        left = work_on(found.opened, found.folder, settings, stops, lambda told: report(told, None))
-    if left.kind != "done":
-        tell(left.reason + (f"; {goes_on(found)}" if left.kind in ("stopped", "interrupted") else ""))
-    return EXIT_INTERRUPTED if left.kind == "interrupted" else left.exit_code
+        ended = work_on(context.opened, context.folder, settings, stops, lambda message: report(message, None))
+    if ended.kind != "done":
+        tell(ended.reason + (f"; {how_to_resume(context)}" if ended.kind in ("stopped", "interrupted") else ""))
+    return EXIT_INTERRUPTED if ended.kind == "interrupted" else ended.exit_code
 
 
 @click.command()
@@ -68,8 +84,10 @@ def study_worker_command(
 @storage_option
 @runs_option
 @click.argument("hosts", nargs=-1, metavar="[HOST]...")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Workers per machine.")
-@click.option("--slurm", is_flag=True, help="A batch script for Slurm instead, with a job array of --workers.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Number of workers per machine."
+)
+@click.option("--slurm", is_flag=True, help="Print a Slurm batch script with a job array of --workers jobs.")
 @format_option
 def study_launch_command(
     name: str | None,
@@ -80,45 +98,51 @@ def study_launch_command(
     slurm: bool,
     output_format: str,
 ) -> None:
-    """Print the lines that start workers of a study on other machines; nothing is run, and no password is printed.
+    """Print the commands that start workers of a study on other machines.
 
-    Each worker finds the storage in JORGE_TUNE_STORAGE, which has to be set there; the lines say so, and the address
-    in them has its password masked. An SQLite file serves one machine only.
+    The command runs nothing. Each worker reads the address of the storage from the variable JORGE_TUNE_STORAGE, which
+    you set on its machine; the printed address hides the password. An SQLite file serves one machine only.
 
     \b
     Example:
       jorge-tune study launch --name resnet node1 node2 --workers 4
       jorge-tune study launch --name resnet --slurm --workers 16 > workers.sbatch
     """
-    found = find_study(storage, name, runs)
-    if found.address.kind == "sqlite" and (slurm or hosts):
+    context = find_study(storage, name, runs)
+    if context.address.kind == "sqlite" and (slurm or hosts):
         raise InputError(
-            f"{found.address} is a file for one machine; keep the study in PostgreSQL or MySQL, or on a disk that all "
-            "machines see in a journal file (--storage journal:///PATH)"
+            f"{context.address} is a file for one machine; keep the study in PostgreSQL or MySQL, or in a journal file "
+            "on a disk that all machines share (--storage journal:///PATH)"
         )
     line = (
-        f"jorge-tune study worker --name {shlex.quote(found.name)} --runs {shlex.quote(str(found.folder.absolute()))}"
+        f"jorge-tune study worker --name {shlex.quote(context.name)} "
+        f"--runs {shlex.quote(str(context.folder.absolute()))}"
     )
-    lines = _slurm(line, found.name, workers) if slurm else _lines(line, hosts, workers)
-    where = f"JORGE_TUNE_STORAGE, set there to {found.address}" + (
-        " with its password" if found.address.secrets() else ""
-    )
+    lines = _slurm(line, context.name, workers) if slurm else _lines(line, hosts, workers)
+    for module in sorted(_own_modules(context)):
+        tell(f"the runs import {module}; start the workers in its folder, or add --code DIR to the lines")
+    password = " with its password" if context.address.secrets() else ""
+    comment = f"# set JORGE_TUNE_STORAGE on each machine to {context.address}{password}"
     if output_format == "json":
         print_json(
-            {"study": found.name, "variable": "JORGE_TUNE_STORAGE", "address": str(found.address), "lines": lines}
+            {"study": context.name, "variable": "JORGE_TUNE_STORAGE", "address": str(context.address), "lines": lines}
         )
         return
-    say(
-        "\n".join(
-            [*lines[:1], f"# workers find the storage in {where}", *lines[1:]]
-            if slurm
-            else [f"# workers find the storage in {where}", *lines]
-        )
-    )
+    first = 1 if slurm else 0  # a batch script begins with its interpreter
+    say("\n".join([*lines[:first], comment, *lines[first:]]))
+
+
+def _own_modules(context: StudyContext) -> set[str]:
+    """The modules of the user's own that the study's recipes name."""
+    from jorge_tune.recipe.user_code import references
+    from jorge_tune.study.plan import recipes_of
+
+    named = [references(recipe) for recipe in recipes_of(context.opened.plan)]
+    return {text.partition(":")[0] for texts in named for path, text in texts.items() if path.startswith("task.")}
 
 
 def _lines(line: str, hosts: tuple[str, ...], workers: int) -> list[str]:
-    """One line per worker; with hosts by ssh, which hands the variable on where its server accepts it."""
+    """One line per worker; with hosts, through ssh, which passes the variable on if the server accepts it."""
     if not hosts:
         return [line] * workers
     return [

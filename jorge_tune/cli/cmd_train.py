@@ -1,36 +1,48 @@
-"""`jorge-tune train`: one run of one recipe."""
+"""`jorge-tune train`: train one recipe with one seed."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from jorge_tune.cli.calibration_options import EXIT_NO_ANSWER, held_by, settled
-from jorge_tune.cli.options import complete_recipe, device_options, share_the_cores
-from jorge_tune.cli.output import clock_time, format_option, print_json, print_table, tell, training_progress
+from jorge_tune.cli.calibration_options import held_by, settled
+from jorge_tune.cli.options import (
+    device_options,
+    download_option,
+    format_option,
+    recipe_argument,
+    seed_option,
+    set_option,
+    share_the_cores,
+    threads_option,
+    use_threads,
+)
+from jorge_tune.cli.output import clock_time, print_json, print_table, training_progress
+from jorge_tune.cli.read_recipe import read_with_overrides
+from jorge_tune.errors import EXIT_DIVERGED, EXIT_INTERRUPTED, EXIT_NO_ANSWER
 
 if TYPE_CHECKING:
-    from jorge_tune.recipe.schema import Recipe
-    from jorge_tune.training.runner import RunResult
-
-_EXIT_DIVERGED = 3
-_EXIT_INTERRUPTED = 130
+    from jorge_tune.runs.run_result import RunResult
 
 
 @click.command()
-@click.argument("recipe", shell_complete=complete_recipe)
-@click.option("--out", type=click.Path(path_type=Path), help="Run directory [default: runs/<name>/seed-<n>].")
-@click.option("--resume", is_flag=True, help="Continue the run that the directory holds.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Replace a value; may be repeated.")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of the run [default: the recipe's].")
+@recipe_argument
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Run directory to write [default: runs/<name>/seed-<n>].",
+)
+@click.option("--resume", is_flag=True, help="Resume the run that the run directory holds.")
+@set_option()
+@seed_option()
 @device_options()
-@click.option("--max-steps", type=click.IntRange(min=1), help="Stop after that many steps in all; --resume goes on.")
-@click.option("--log-every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps between readings.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: torch's choice].")
-@click.option("--download", is_flag=True, help="Fetch a torchvision data set that is not there.")
+@click.option("--max-steps", type=click.IntRange(min=1), help="Stop at this step; --resume continues from there.")
+@click.option("--log-every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps between records.")
+@threads_option()
+@download_option
 @format_option
 def train_command(
     recipe: str,
@@ -45,11 +57,13 @@ def train_command(
     download: bool,
     output_format: str,
 ) -> int:
-    """Train RECIPE (a file or a shipped name) and leave a run directory: records, checkpoint, environment, log.
+    """Train RECIPE, a file or a shipped name, and write a run directory.
 
-    Ctrl-C finishes the step, writes a checkpoint and exits with 130; --resume continues exactly there. A run whose
-    loss is no longer a number ends as diverged, with exit code 3. `refresh_interval: auto` is measured first, as by
-    calibrate-freq, and ends with 4 where that has no answer.
+    The run directory holds the records, the checkpoint, the environment and the log. Ctrl-C finishes the present step
+    and writes a checkpoint; --resume continues at exactly this step. If the recipe says `refresh_interval: auto`, the
+    interval is measured first, as calibrate-freq does.
+
+    Exit codes: 3 if the run diverged, 4 if the measurement found no interval, 130 if you interrupted the run.
 
     \b
     Example:
@@ -58,22 +72,23 @@ def train_command(
     """
     wanted = read_with_overrides(recipe, assignments, seed)
     share_the_cores()
-    folder = out or Path("runs") / wanted.name / f"seed-{wanted.seed}"
-    ready = settled(wanted, held_by(folder), assignments, device=device, threads=threads)
+    run_directory = out or Path("runs") / wanted.name / f"seed-{wanted.seed}"
+    ready = settled(wanted, held_by(run_directory), assignments, device=device, threads=threads)
     if ready is None:
         return EXIT_NO_ANSWER
-    from jorge_tune.training import runner
+    from jorge_tune.one_run import is_command, train_any
 
-    if threads is not None:
+    if not is_command(ready):
         use_threads(threads)
     with training_progress(ready.name) as progress:
-        result = runner.train(
+        result = train_any(
             ready,
-            folder,
+            run_directory,
             device=device,
             resume=resume,
             max_steps=max_steps,
             log_every=log_every,
+            threads=threads,
             progress=progress,
             download=download,
         )
@@ -81,35 +96,11 @@ def train_command(
     return _exit_code(result, max_steps)
 
 
-def read_with_overrides(argument: str, assignments: tuple[str, ...], seed: int | None) -> Recipe:
-    """The recipe with its overrides; its file's warnings go to stderr."""
-    from jorge_tune.recipe.checks import warnings_of
-    from jorge_tune.recipe.recipe_files import load, override, resolve_recipe
-
-    path = resolve_recipe(argument)
-    loaded = load(path)
-    recipe = override(loaded.recipe, assignments) if assignments else loaded.recipe
-    if assignments:  # what is warned of may be the override's doing, so no line is named
-        warnings = [f"{path} with --set: {field}: {what}" for field, what in warnings_of(recipe)]
-    else:
-        warnings = [warning.located(str(path)) for warning in loaded.warnings]
-    for warning in warnings:
-        tell(f"{warning} (warning)")
-    return recipe if seed is None else replace(recipe, seed=seed)
-
-
-def use_threads(threads: int) -> None:
-    """Let torch use that many CPU threads."""
-    import torch
-
-    torch.set_num_threads(threads)
-
-
 def _exit_code(result: RunResult, max_steps: int | None) -> int:
     if result.outcome == "diverged":
-        return _EXIT_DIVERGED
+        return EXIT_DIVERGED
     as_asked = max_steps is not None and result.step >= max_steps
-    return _EXIT_INTERRUPTED if result.outcome == "interrupted" and not as_asked else 0
+    return EXIT_INTERRUPTED if result.outcome == "interrupted" and not as_asked else 0
 
 
 def _show(result: RunResult, output_format: str) -> None:
@@ -129,7 +120,7 @@ def _show(result: RunResult, output_format: str) -> None:
             (f"best {result.part} {result.best.metric}", f"{result.best.value:.4f} at epoch {result.best.epoch:g}")
         )
     if result.part == "test":
-        rows.append(("note", "no validation part: the test part was read after each epoch"))
+        rows.append(("note", "the data has no validation part, so the test part was read after each epoch"))
     print_table(["", "value"], [*dict(rows).items(), ("run directory", str(result.folder.root))])
 
 

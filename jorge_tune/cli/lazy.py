@@ -1,4 +1,4 @@
-"""Groups of commands: a misspelt one gets a suggestion, and those of a lazy group are imported when asked for."""
+"""Command groups: one suggests the right name for a misspelt command, one imports a command only when it is called."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 
 
 class SuggestingGroup(click.Group):
-    """A group that knows what a misspelt command may have meant."""
+    """A group that suggests similar names for a misspelt command."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that the arguments name. Raises UsageError where there is none, with those of a similar name."""
+        """The command that the arguments name.
+
+        Raises:
+            UsageError: The group has no such command; the message names similar ones.
+        """
         name = args[0]
         if self.get_command(ctx, name) is None and not ctx.resilient_parsing and not name.startswith("-"):
             near = difflib.get_close_matches(name, self.list_commands(ctx))
@@ -29,12 +33,14 @@ class SuggestingGroup(click.Group):
 
 
 class LazyGroup(SuggestingGroup):
-    """A group by its commands' one-line texts; `jorge_tune.cli.cmd_NAME` holds the command NAME as `NAME_command`.
+    """A group that knows its commands' summaries and imports a command only when it is called.
+
+    The module `jorge_tune.cli.cmd_NAME` holds the command NAME as `NAME_command`.
 
     Args:
-        texts: what each command does, by its name.
-        prefix: what goes before a command's name in both names (`study_`).
-        homes: the module, by command, where another one holds it.
+        texts: The one-line summary of each command, by name.
+        prefix: What precedes the name of the module and of the command (`study_`).
+        homes: The module of each command that is in another one, by name.
     """
 
     def __init__(
@@ -49,11 +55,11 @@ class LazyGroup(SuggestingGroup):
         self.texts, self._prefix, self._homes = texts, prefix, homes or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands' names."""
+        """The names of the commands."""
         return sorted(self.texts)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported now; None where there is none of this name."""
+        """Import the command and return it; None if the group has no such command."""
         if cmd_name not in self.texts:
             return None
         name = self._prefix + cmd_name.replace("-", "_")
@@ -62,12 +68,12 @@ class LazyGroup(SuggestingGroup):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The texts, without a command being imported."""
+        """Write the summaries without importing a command."""
         with formatter.section("Commands"):
             formatter.write_dl(sorted(self.texts.items()))
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Commands by their texts, without one being imported; options as click has them."""
+        """Complete command names from the summaries, without importing a command; click completes the options."""
         from click.shell_completion import CompletionItem
 
         commands = [CompletionItem(n, help=t) for n, t in sorted(self.texts.items()) if n.startswith(incomplete)]

@@ -1,7 +1,7 @@
-"""The one place that prints: data to stdout, talk to stderr, and no control character of a stored text to either.
+"""The only module that prints: results to stdout, messages to stderr, never a control character of a stored text.
 
-What cannot be written to stderr is lost and ends nothing: a training does not stop because nobody listens. What cannot
-be written to stdout ends the command, since its result is then not whole.
+A message that stderr does not take is lost, and the command goes on: a training run must not stop because nobody reads
+its messages. A result that stdout does not take ends the command, because the result would be incomplete.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TextIO, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, TextIO, cast
 
 import click
 
@@ -24,8 +24,9 @@ from jorge_tune.records import portable
 from jorge_tune.untrusted import visible
 
 if TYPE_CHECKING:
-    from jorge_tune.report.parts import Report
-    from jorge_tune.training.run_journal import RunProgress
+    from jorge_tune.errors import Fault
+    from jorge_tune.reports.parts import Report
+    from jorge_tune.runs.run_journal import RunProgress
 
 STDOUT = Path("-")
 """What `-o -` names."""
@@ -33,41 +34,52 @@ _CLEAR_LINE = "\r\x1b[K"
 
 
 class OutputError(JorgeTuneError):
-    """stdout takes no more."""
+    """stdout cannot be written."""
 
 
 class ReaderLeftError(OutputError):
-    """Whoever read stdout has left early (`| head -1`): nothing went wrong that is worth a word."""
+    """The reader of stdout has closed it early (`| head -1`); this needs no message."""
 
 
 class _State:
-    """What holds for the whole process."""
+    """The state of this process's streams."""
 
     is_stdout_closed: ClassVar[bool] = False
     is_stdout_data: ClassVar[bool] = False
 
 
 def say(text: object = "", *, nl: bool = True) -> None:
-    """A text of the result, on stdout.
+    """Print a part of the result to stdout.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: stdout cannot be written.
     """
     _write(visible(text), nl=nl)
 
 
 def tell(text: object = "", *, nl: bool = True) -> None:
-    """Talk, on stderr; lost where that takes nothing."""
+    """Print a message to stderr; it is lost if stderr cannot be written."""
     _write_talk(visible(text), nl=nl)
 
 
+def warn(text: object) -> None:
+    """Print `warning: text` to stderr."""
+    tell(f"warning: {text}")
+
+
+def warn_of_recipe(faults: Iterable[Fault], path: Path) -> None:
+    """Print a recipe file's warnings to stderr, each with its line and column."""
+    for fault in faults:
+        warn(fault.located(str(path)))
+
+
 def tell_over(text: object, *, nl: bool = False) -> None:
-    """Talk on a terminal, in place of the line that stands there."""
+    """Print a message on a terminal, over the present line."""
     _write_talk(_CLEAR_LINE + visible(text), nl=nl)
 
 
 def say_drawn(drawn: str) -> None:
-    """What rich has drawn of visible text, colours included, on stdout. Raises as `say` does."""
+    """Print what rich has drawn to stdout, colours included; raises as `say` does."""
     _write(drawn, nl=False)
 
 
@@ -82,7 +94,7 @@ def is_talk_on_terminal() -> bool:
 
 
 def line_width() -> int | None:
-    """Columns that tables and sentences have room for: COLUMNS, else the terminal's; None off a terminal."""
+    """The columns for tables and sentences: COLUMNS, else the terminal's width; None without a terminal."""
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns) > 0:
         return int(columns)
@@ -90,13 +102,13 @@ def line_width() -> int | None:
 
 
 def is_stdout(out: Path | None) -> bool:
-    """Whether `-o -` was given."""
+    """Whether the user gave `-o -`."""
     return out == STDOUT
 
 
 @contextlib.contextmanager
 def data_on_stdout(out: Path | None) -> Iterator[None]:
-    """With `-o -` stdout has the file's content alone: what else there is to say goes to stderr meanwhile."""
+    """Keep stdout for the file's content where the user gave `-o -`: everything else goes to stderr."""
     _State.is_stdout_data = is_stdout(out)
     try:
         yield
@@ -111,12 +123,12 @@ def refuse_json_with_stdout(out: Path | None, output_format: str) -> None:
 
 
 def write_out(out: Path, content: str | bytes, *, force: bool = False, make_folders: bool = False) -> None:
-    """Write what `-o OUT` asks for, to stdout where OUT is `-`.
+    """Write a file, or stdout where `out` is `-`.
 
-    On a terminal the control characters of a text are written out; a file or a pipe gets it as it is.
+    A terminal gets a text with its control characters written out; a file or a pipe gets it unchanged.
 
     Raises:
-        InputError: the file exists (without `force`), or cannot be written.
+        InputError: The file exists and `force` is not set, or it cannot be written.
         OutputError: stdout cannot be written.
     """
     from jorge_tune.files import write_whole
@@ -125,7 +137,7 @@ def write_out(out: Path, content: str | bytes, *, force: bool = False, make_fold
         write_whole(out, content, force=force, make_folders=make_folders)
         return
     if _State.is_stdout_closed:
-        raise OutputError("stdout: is closed, so -o - cannot write to it; give a file name")
+        raise OutputError("stdout is closed, so -o - cannot write to it; give a file name")
     if isinstance(content, str) and not _is_terminal(sys.stdout):
         content = content.encode()
     with _stdout_faults():
@@ -133,9 +145,9 @@ def write_out(out: Path, content: str | bytes, *, force: bool = False, make_fold
 
 
 def write_plot(report: Report, plot: Path) -> None:
-    """Write a report to the file that --plot names: the page, or as `.json` the numbers of the page."""
+    """Write a report to the file of `--plot`: its numbers if the name ends in `.json`, else the page."""
     from jorge_tune.files import write_whole
-    from jorge_tune.report.page import report_page
+    from jorge_tune.reports.page import report_page
 
     twin = report.to_json()
     content = as_json(twin, indent=1) + "\n" if plot.suffix == ".json" else report_page(twin)
@@ -144,23 +156,23 @@ def write_plot(report: Report, plot: Path) -> None:
 
 
 def tell_written(*outs: Path) -> None:
-    """Say which files were written; stdout is none."""
+    """Tell the user which files were written; `-` does not count."""
     files = [str(out) for out in outs if not is_stdout(out)]
     if files:
         tell(f"wrote {' and '.join(files)}")
 
 
 def open_streams() -> None:
-    """Lead standard streams that are closed (`2>&-`, cron) nowhere, and let all print whatever text there is.
+    """Replace closed standard streams (`2>&-`, cron) by the null device, and let every stream print any text.
 
-    Without this the next file to be opened would take the place of a closed stream, and everything printed would go
-    into it.
+    Without this, the next file that is opened would take the place of a closed stream, and everything printed would go
+    into that file.
     """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # open takes the lowest free number: this one
     _State.is_stdout_closed = sys.stdout is None
     if sys.stdin is None:
         sys.stdin = _nowhere("r")
@@ -169,11 +181,11 @@ def open_streams() -> None:
         if stream is None:
             setattr(sys, name, _nowhere("w"))
         elif getattr(stream, "errors", "") == "strict" and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a locale without the character
+            stream.reconfigure(errors="backslashreplace")  # the locale may lack a character
 
 
 def close_streams() -> bool:
-    """Write what is still to be written, at the very end; whether stdout took all of it."""
+    """Flush the streams at the end of the process; whether stdout took everything."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -202,20 +214,20 @@ def _write_talk(text: str, *, nl: bool) -> None:
 
 @contextlib.contextmanager
 def _stdout_faults() -> Iterator[None]:
-    """Raises OutputError for what the system says of stdout."""
+    """Raises OutputError where the system refuses a write to stdout."""
     try:
         yield
     except BrokenPipeError as error:
         _mute(sys.stdout)
-        raise ReaderLeftError("stdout: its reader has left") from error
+        raise ReaderLeftError("the reader of stdout has closed it") from error
     except OSError as error:
         _mute(sys.stdout)
-        raise OutputError(f"stdout: cannot be written ({error.strerror or error})") from error
+        raise OutputError(f"stdout cannot be written ({error.strerror or error})") from error
 
 
 def _mute(stream: TextIO) -> None:
-    """Lead a stream that takes nothing nowhere, so that what it still holds raises no second fault at the end."""
-    with contextlib.suppress(OSError, ValueError):  # a stream without a descriptor has nothing to lead
+    """Point a broken stream to the null device, so that its buffered text raises no second error at exit."""
+    with contextlib.suppress(OSError, ValueError):  # the stream has no descriptor
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
@@ -232,26 +244,7 @@ def _is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 _GAP = "  "
-
-
-def format_option_for(text: str) -> Callable[[F], F]:
-    """Add `--format table|json` with a help text; the command receives it as `output_format`."""
-    return click.option(
-        "--format",
-        "output_format",
-        type=click.Choice(["table", "json"]),
-        default="table",
-        show_default=True,
-        help=text,
-    )
-
-
-def format_option(command: F) -> F:
-    """Add `--format table|json` to a command that prints a result."""
-    return format_option_for("How to print the result.")(command)
 
 
 def print_table(
@@ -262,16 +255,16 @@ def print_table(
     right: Collection[str] = (),
     turn: bool = False,
 ) -> None:
-    """Print rows to stdout: boxed by rich on a terminal, else as plain columns, whole and one line per row.
+    """Print a table to stdout: in rich's box on a terminal, else as plain columns with one line per row.
 
-    Where COLUMNS is set, a table that is wider is fitted to it, on a terminal and off it.
+    Where COLUMNS is set, a wider table is fitted to that width, also without a terminal.
 
     Args:
-        headings: one per column.
-        rows: cells, shown with `str`; None is shown as "-".
-        title: a line above the table.
-        right: headings of the columns that are flush right (numbers).
-        turn: where there is no room for it, print the table turned, a column per row.
+        headings: One heading per column.
+        rows: The cells, shown with `str`; None is shown as "-".
+        title: A line above the table.
+        right: The headings of the columns that are flush right (numbers).
+        turn: Whether a table that is too wide is transposed.
     """
     headings = [visible(heading) for heading in headings]
     right = {visible(heading) for heading in right}
@@ -290,7 +283,7 @@ def print_table(
 
 
 def print_text(text: str) -> None:
-    """Lines of prose, broken between words on a terminal, or where COLUMNS is set; whole elsewhere."""
+    """Print lines of prose, wrapped on a terminal or where COLUMNS is set."""
     width = line_width() or 0
     for line in visible(text).splitlines():
         wrapped = textwrap.wrap(line, width, subsequent_indent="  ", break_on_hyphens=False) if width > 20 else [line]
@@ -298,12 +291,12 @@ def print_text(text: str) -> None:
 
 
 def print_json(data: object) -> None:
-    """Print plain data to stdout as JSON; NaN and infinities become the strings "nan", "inf" and "-inf"."""
+    """Print plain data to stdout as JSON; NaN and the infinities become "nan", "inf" and "-inf"."""
     say(as_json(data))
 
 
 def as_json(data: object, indent: int | None = 2) -> str:
-    """Plain data as JSON in printable ASCII, so that no terminal takes any of it for a command."""
+    """Plain data as JSON in printable ASCII, so that no terminal reads a part of it as a command."""
     return json.dumps(portable(data), indent=indent, allow_nan=False).replace("\x7f", "\\u007f")
 
 
@@ -329,12 +322,12 @@ def _pad(cell: str, width: int, flush_right: bool) -> str:
 
 
 def _is_too_wide(text: str, width: int | None, more: int = 0) -> bool:
-    """Whether a plain table, `more` characters wider in its box, has no room."""
+    """Whether a plain table, with `more` characters for its box, is wider than `width`."""
     return width is not None and max(len(line) for line in text.splitlines()) + 2 + more > width
 
 
 def _turned(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
-    """The first column's cells as headings, the other headings as the first column."""
+    """The transposed table: its headings are the first column's cells, its first column the other headings."""
     columns = [list(column) for column in zip(headings, *cells, strict=True)]
     return columns[0], columns[1:]
 
@@ -342,7 +335,7 @@ def _turned(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> tuple[li
 def _print_rich(
     headings: Sequence[str], cells: Sequence[Sequence[str]], title: str, right: Collection[str], width: int
 ) -> None:
-    """As it is where it fits; else words and numbers stay whole, and columns without room follow below."""
+    """Print one box if the table fits; else several below each other, without breaking words or numbers."""
     if not _is_too_wide(plain_table(headings, cells), width, len(headings)):
         _print_box(headings, cells, title, right, width)
         return
@@ -381,7 +374,7 @@ def _print_box(
 
 
 def _least_widths(headings: Sequence[str], cells: Sequence[Sequence[str]], right: Collection[str]) -> list[int]:
-    """What each column needs so that no word is broken, and no number in those that are flush right."""
+    """The width that each column needs so that no word breaks, and no number in a flush-right column."""
     widths = []
     for column, heading in enumerate(headings):
         texts = [row[column] for row in cells]
@@ -391,9 +384,9 @@ def _least_widths(headings: Sequence[str], cells: Sequence[Sequence[str]], right
 
 
 def _groups(widths: Sequence[int], width: int) -> list[list[int]]:
-    """Columns, as many side by side as there is room for, the first one beside all of them."""
+    """Groups of columns that fit the width; each group repeats the first column."""
     room = width - 2
-    first = min(widths[0], room // 2)  # a longer name is folded
+    first = min(widths[0], room // 2)  # a longer name wraps
     groups: list[list[int]] = [[0]]
     taken = first
     for column, needed in enumerate(widths[1:], start=1):
@@ -424,16 +417,16 @@ def show_operations(number: float) -> str:
 
 
 def share(part: float, whole: float) -> float:
-    """`part` of `whole`, 0 of nothing."""
+    """`part` as a fraction of `whole`; 0 where `whole` is 0."""
     return part / whole if whole else 0.0
 
 
-_WIDE = 110  # columns of a terminal that has room for a longer bar
+_WIDE = 110  # from this many columns on, the bar is longer
 
 
 @contextmanager
 def training_progress(name: str) -> Iterator[Callable[[RunProgress], None]]:
-    """A callback for `train`; the display lasts as long as the context."""
+    """Show a training run on stderr while the context lasts; gives the callback for `train`."""
     if not is_talk_on_terminal():
         yield plain_line
         return
@@ -457,22 +450,25 @@ def training_progress(name: str) -> Iterator[Callable[[RunProgress], None]]:
         def show(progress: RunProgress) -> None:
             if progress.data:
                 console.print(visible(progress.data), markup=False, highlight=False, soft_wrap=True)
-            bar.update(line, completed=progress.step, total=progress.total_steps, numbers=visible(numbers_of(progress)))
+            bar.update(
+                line, completed=progress.step, total=progress.total_steps or None, numbers=visible(numbers_of(progress))
+            )
 
         yield show
 
 
 def plain_line(progress: RunProgress) -> None:
-    """One line for the data and for each evaluation, nothing for anything else."""
+    """Print one line for the data and one for each evaluation; other events print nothing."""
     if progress.data:
         tell(progress.data)
     if progress.event == "evaluation":
-        where = f"step {progress.step}/{progress.total_steps}  epoch {progress.epoch:.2f}"
+        of_all = f"/{progress.total_steps}" if progress.total_steps else ""
+        where = f"step {progress.step}{of_all}  epoch {progress.epoch:.2f}"
         tell(f"{where}  {numbers_of(progress)}")
 
 
 def numbers_of(progress: RunProgress) -> str:
-    """Time left, loss, metrics and throughput, as far as they are known; what matters least comes last."""
+    """The known numbers of time left, loss, metrics and throughput, the most important first."""
     parts = []
     if progress.eta_seconds is not None:
         parts.append(f"ETA {clock_time(progress.eta_seconds)}")
@@ -487,7 +483,7 @@ def numbers_of(progress: RunProgress) -> str:
 
 
 def clock_time(seconds: float) -> str:
-    """`h:mm:ss`, rounded up to a second.
+    """Seconds as `h:mm:ss`, rounded up.
 
     Example:
         >>> clock_time(61.2)

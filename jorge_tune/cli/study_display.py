@@ -1,4 +1,4 @@
-"""The progress of a study on stderr: a live display on a terminal, a line per finished trial off it."""
+"""The progress of a study on stderr: a live display on a terminal, else a line per finished trial."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from jorge_tune.cli.calibration_options import EXIT_NO_ANSWER
 from jorge_tune.cli.output import clock_time, is_talk_on_terminal, print_json, print_text, say, tell
-from jorge_tune.cli.study_options import EXIT_INTERRUPTED, FoundStudy, goes_on
-from jorge_tune.errors import JorgeTuneError
+from jorge_tune.cli.study_options import StudyContext, how_to_resume
+from jorge_tune.errors import EXIT_INTERRUPTED, EXIT_NO_ANSWER, JorgeTuneError
 from jorge_tune.untrusted import visible
 
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from jorge_tune.recipe.user_code import CodePlaces
     from jorge_tune.study.run_study import Stage, StudyEnd
     from jorge_tune.study.status import RunningTrial, StudyStatus
     from jorge_tune.study.study import OpenStudy
@@ -33,11 +33,11 @@ Report = Callable[["WorkerMessage", "int | None"], None]
 
 @contextmanager
 def study_display(label: str, read: Read) -> Iterator[Report]:
-    """What workers tell is told on; on a terminal a display below it follows the study.
+    """Print the workers' messages; on a terminal, a display below them shows the study.
 
     Args:
-        label: names the stage.
-        read: looks at the study; called at a gentle pace.
+        label: The name of the stage.
+        read: Reads the study's status; called at most every two seconds, and when a trial ends.
     """
     board = Board(label, read)
     if not is_talk_on_terminal():
@@ -54,11 +54,11 @@ def study_display(label: str, read: Read) -> Iterator[Report]:
 
 
 class Board:
-    """The last look at a study, and the lines that come of what workers tell.
+    """The latest status of a study, and the lines that workers' messages become.
 
     Args:
-        label: names the stage.
-        read: looks at the study.
+        label: The name of the stage.
+        read: Reads the study's status.
     """
 
     def __init__(self, label: str, read: Read) -> None:
@@ -66,39 +66,40 @@ class Board:
         self._status, self._read_at = read(), time.monotonic()
 
     def printing(self, out: Callable[[str], None]) -> Report:
-        """What hears the workers, and writes a line of whatever is worth one."""
+        """A receiver of workers' messages; it prints a line for each message that needs one."""
 
-        def report(told: WorkerMessage, worker: int | None) -> None:
-            line = self.line_of(told, worker)
+        def report(message: WorkerMessage, worker: int | None) -> None:
+            line = self.line_of(message, worker)
             if line is not None:
                 out(line)
 
         return report
 
-    def line_of(self, told: WorkerMessage, worker: int | None) -> str | None:
-        """A line for a trial that ended, went back or told something; None for one that merely began."""
-        if told.trial is None:
-            return told.what if worker is None else f"worker {worker + 1}: {told.what}"
-        if told.state == "running":
+    def line_of(self, message: WorkerMessage, worker: int | None) -> str | None:
+        """The line for a message about a trial or a worker; None for a trial that has just begun."""
+        if message.trial is None:
+            return message.what if worker is None else f"worker {worker + 1}: {message.what}"
+        if message.state == "running":
             return None
-        where = f"{self._label}: {_trial(self._status, told.trial)}"
-        if told.state not in ("complete", "pruned", "failed"):
-            return f"{where}: {told.what}" + (f" ({told.state})" if told.state == "waiting" else "")
+        where = f"{self._label}: {_trial(self._status, message.trial)}"
+        if message.state not in ("complete", "pruned", "failed"):
+            return f"{where}: {message.what}" + (f" ({message.state})" if message.state == "waiting" else "")
+
         status = self.look(at_once=True)
-        where = f"{self._label}: {_trial(status, told.trial)}"
-        what = _value(status, told.trial, told.what) if told.state == "complete" else _ending(told)
-        return f"[{status.ended}/{status.total}] {where}: {what}{_best_so_far(status, told.trial)}"
+        where = f"{self._label}: {_trial(status, message.trial)}"
+        what = _value(status, message.trial, message.what) if message.state == "complete" else _ending(message)
+        return f"[{status.ended}/{status.total}] {where}: {what}{_best_so_far(status, message.trial)}"
 
     def look(self, *, at_once: bool = False) -> StudyStatus:
-        """The study as it was seen last, or is now."""
+        """The latest status; `at_once` reads it now."""
         if at_once or time.monotonic() - self._read_at >= _READ_SECONDS:
-            with suppress(JorgeTuneError):  # the storage is away: what was seen last stays
+            with suppress(JorgeTuneError):  # the storage does not answer: keep the latest status
                 self._status = self._read()
             self._read_at = time.monotonic()
         return self._status
 
     def drawn(self) -> Group:
-        """The display: a bar, the best so far, a line for each trial that runs."""
+        """The display: a bar, the best trial so far, and a line for each running trial."""
         from rich.console import Group
         from rich.text import Text
 
@@ -107,11 +108,11 @@ class Board:
 
 
 def display_lines(label: str, status: StudyStatus) -> list[str]:
-    """The display's lines, what matters most first in each."""
+    """The lines of the display, the most important part first in each."""
     filled = round(_BAR * status.ended / max(status.total, 1))
     bar = "#" * filled + "-" * (_BAR - filled)
     eta = "" if status.eta_seconds is None else f"  ETA {clock_time(status.eta_seconds)}"
-    lines = [f"{label} [{bar}] {status.ended}/{status.total}, {status.remaining} to go{eta}"]
+    lines = [f"{label} [{bar}] {status.ended}/{status.total}, {status.remaining} remaining{eta}"]
     if status.best is not None and _has_best(status):
         point = ", ".join(f"{name.rpartition('.')[2]} {_short(value)}" for name, value in status.best_values.items())
         assert status.best.value is not None
@@ -122,20 +123,20 @@ def display_lines(label: str, status: StudyStatus) -> list[str]:
     return lines
 
 
-def _value(status: StudyStatus, number: int, told: str) -> str:
-    """A completed trial's value as it was told; an infinite one in words."""
+def _value(status: StudyStatus, number: int, reported: str) -> str:
+    """A completed trial's value as the worker reported it; an infinite value in words."""
     row = next((row for row in status.rows if row.number == number), None)
     if row is None or row.value is None or math.isfinite(row.value):
-        return told
+        return reported
     return "diverged" if row.diverged else status.worst
 
 
-def _ending(told: WorkerMessage) -> str:
-    return told.state + (f", {told.what}" if told.what else "")
+def _ending(message: WorkerMessage) -> str:
+    return message.state + (f", {message.what}" if message.what else "")
 
 
 def _trial(status: StudyStatus, number: int) -> str:
-    """`trial 3`, and in a confirmation or comparison whose run it is."""
+    """`trial 3`; a confirmation or comparison adds the contender and the seed."""
     from jorge_tune.study.confirm import run_in_words
 
     words = run_in_words(status.rows, number, named=status.is_comparison)
@@ -145,7 +146,7 @@ def _trial(status: StudyStatus, number: int) -> str:
 def _running(status: StudyStatus, one: RunningTrial) -> str:
     text = _trial(status, one.number)
     if one.is_lost:
-        return f"{text}: lost, waits to be put back"
+        return f"{text}: lost, not yet put back into the queue"
     text += "" if one.seed is None or "seed" in text else f"  seed {one.seed}"
     text += "" if one.epoch is None else f"  epoch {one.epoch:g}"
     scores: Mapping[str, Any] = one.metrics or {}
@@ -161,7 +162,7 @@ def _best_so_far(status: StudyStatus, number: int) -> str:
 
 
 def _has_best(status: StudyStatus) -> bool:
-    """Whether its trials are points of a search, of which one is the best."""
+    """Whether the study is a search, which has a best trial."""
     return not status.study.endswith((".sgd", ".confirm"))
 
 
@@ -175,46 +176,55 @@ Watch = Callable[["Stage", "OpenStudy"], Report]
 
 
 @contextmanager
-def watching(found: FoundStudy) -> Iterator[Watch]:
-    """Shows each stage as it begins; the last one's display ends with the context."""
+def watching(context: StudyContext) -> Iterator[Watch]:
+    """Show each stage of a study; the display of a stage ends when the next begins, or with the context."""
     from jorge_tune.study.status import read_status
 
     with ExitStack() as shown:
 
         def watch(stage: Stage, opened: OpenStudy) -> Report:
             shown.close()
-            tell(f"{stage}: study {opened.plan.name} in {found.address}")
-            folder, seen = found.runs(opened.plan.name), opened.for_display()
-            return shown.enter_context(study_display(stage, lambda: read_status(seen, folder, found.address)))
+            tell(f"{stage}: study {opened.plan.name} in {context.address}")
+            folder, seen = context.runs(opened.plan.name), opened.for_display()
+            return shown.enter_context(study_display(stage, lambda: read_status(seen, folder, context.address)))
 
         yield watch
 
 
-def run(found: FoundStudy, *, workers: int, hours: float | None, download: bool) -> StudyEnd:
-    """Work on a study on this machine, to its verdict or until there is a reason to leave; told on stderr."""
+def run(context: StudyContext, *, workers: int, hours: float | None, download: bool, code: CodePlaces) -> StudyEnd:
+    """Work on a study on this machine until it has a verdict or something stops the work; progress on stderr.
+
+    Args:
+        context: The study.
+        workers: Number of workers.
+        hours: Start no trial after this many hours; None: the plan's.
+        download: Whether a torchvision data set may be fetched.
+        code: Where runs find the code that recipes name.
+    """
     from jorge_tune.study.run_study import Crew, run_whole
 
-    plan = found.opened.plan
+    plan = context.opened.plan
     crew = Crew(
         workers=workers,
         device=plan.device,
         threads=plan.threads,
         download=download,
         hours=plan.hours if hours is None else hours,
-        last_word=last_word(goes_on(found)),
+        code=code,
+        last_word=last_word(how_to_resume(context)),
     )
-    with watching(found) as watch:
-        return run_whole(found.opened, found.address, found.runs, crew, watch)
+    with watching(context) as watch:
+        return run_whole(context.opened, context.address, context.runs, crew, watch)
 
 
-def last_word(goes_on: str) -> Callable[[], None]:
-    """What is left on stderr where a second signal ends the command at once, in a signal's handler.
+def last_word(resume: str) -> Callable[[], None]:
+    """A function for a signal handler; it prints to stderr that a second signal ended the command at once.
 
     Args:
-        goes_on: what takes the work up again, in words.
+        resume: The clause that says what resumes the work.
     """
-    cursor = "\x1b[?25h\n" if is_talk_on_terminal() else ""  # which the display hides
-    words = f"{cursor}ended at once by a second signal; {visible(goes_on)}\n".encode()
+    cursor = "\x1b[?25h\n" if is_talk_on_terminal() else ""  # the display hides the cursor
+    words = f"{cursor}a second signal ended the command at once; {visible(resume)}\n".encode()
 
     def say() -> None:
         with suppress(OSError):
@@ -223,11 +233,11 @@ def last_word(goes_on: str) -> Callable[[], None]:
     return say
 
 
-def show_end(found: FoundStudy, end: StudyEnd, output_format: str) -> int:
-    """The verdict on stdout, unless something broke the study off; the exit code."""
+def show_end(context: StudyContext, end: StudyEnd, output_format: str) -> int:
+    """Print the verdict to stdout if the study has one; returns the exit code."""
     from jorge_tune.study.confirm import stored_form
 
-    code = exit_code(found, end)
+    code = exit_code(context, end)
     if end.verdict is None:
         return code
     data = stored_form(end.verdict)
@@ -240,28 +250,28 @@ def show_end(found: FoundStudy, end: StudyEnd, output_format: str) -> int:
     return code
 
 
-def exit_code(found: FoundStudy, end: StudyEnd) -> int:
-    """What the command ends with; why it ended early is said on stderr."""
-    broken_off = why_left(end.worker_exit, end.stage, goes_on(found))
-    if broken_off:
-        return broken_off
+def exit_code(context: StudyContext, end: StudyEnd) -> int:
+    """The command's exit code; stderr says why a study ended early."""
+    code = why_left(end.worker_exit, end.stage, how_to_resume(context))
+    if code:
+        return code
     return 0 if end.verdict is not None and end.verdict.has_answer else EXIT_NO_ANSWER
 
 
-def why_left(left: WorkerExit, what: str, goes_on: str) -> int:
-    """Say on stderr why workers left early; the exit code of what broke them off, 0 where nothing did.
+def why_left(exit_reason: WorkerExit, what: str, resume: str) -> int:
+    """Print to stderr why the workers ended early; returns the exit code, 0 if nothing went wrong.
 
     Args:
-        left: why the last of them left.
-        what: they worked on.
-        goes_on: what resumes it, in words.
+        exit_reason: Why the last worker ended.
+        what: The stage that the workers worked on.
+        resume: The clause that says what resumes the work.
     """
-    if left.kind in ("fault", "error"):
-        tell(left.reason)
-        return left.exit_code or 1
-    if left.kind == "interrupted":
-        tell(f"{left.reason}; {goes_on}")
+    if exit_reason.kind in ("fault", "error"):
+        tell(exit_reason.reason)
+        return exit_reason.exit_code or 1
+    if exit_reason.kind == "interrupted":
+        tell(f"{exit_reason.reason}; {resume}")
         return EXIT_INTERRUPTED
-    if left.kind in ("stopped", "time"):
-        tell(f"{what} ended early: {left.reason}")
+    if exit_reason.kind in ("stopped", "time"):
+        tell(f"{what} ended early: {exit_reason.reason}")
     return 0

@@ -1,20 +1,21 @@
-"""What the commands on studies share: options, and how a study is found in its storage."""
+"""What the study commands share: options, and how they find or create a study."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from jorge_tune.cli.output import tell
+from jorge_tune.cli.output import tell, warn
 from jorge_tune.errors import InputError
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
+    from jorge_tune.recipe.user_code import CodePlaces
     from jorge_tune.study.plan import StudyPlan
     from jorge_tune.study.storage.address import Address
     from jorge_tune.study.storage.retry import Patience
@@ -22,15 +23,13 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-EXIT_INTERRUPTED = 130
-
 
 def storage_option(command: F) -> F:
     """Add `--storage`; the command receives it as `storage`, None where the environment decides."""
     option = click.option(
         "--storage",
         metavar="URL",
-        help="Where studies are kept: an SQLite or journal file, PostgreSQL, MySQL "
+        help="Storage of the studies: an SQLite file, a journal file, PostgreSQL or MySQL "
         "[default: JORGE_TUNE_STORAGE, OPTUNA_STORAGE, sqlite:///studies/jorge-tune.db].",
     )
     return option(command)
@@ -38,7 +37,7 @@ def storage_option(command: F) -> F:
 
 def name_option(command: F) -> F:
     """Add `--name`; the command receives it as `name`."""
-    return click.option("--name", help="The study [default: the only one that the storage holds].")(command)
+    return click.option("--name", help="Name of the study [default: the only study in the storage].")(command)
 
 
 def runs_option(command: F) -> F:
@@ -46,14 +45,54 @@ def runs_option(command: F) -> F:
     option = click.option(
         "--runs",
         type=click.Path(path_type=Path, file_okay=False),
-        help="Where run directories go; best on a disk that all workers see [default: studies/<name>].",
+        metavar="DIR",
+        help="Directory of the study's runs, best on a disk that all workers share [default: studies/<name>].",
     )
     return option(command)
 
 
+def code_option(command: F) -> F:
+    """Add `--code`; the command receives what it names as `code`."""
+    option = click.option(
+        "--code",
+        multiple=True,
+        metavar="PLACE",
+        help="A directory, or the name of an installed module, that the study's recipes may take code from; may be "
+        "repeated [default: this directory; PYTHONPATH always].",
+    )
+    return option(command)
+
+
+def code_places(given: Sequence[str], plan: StudyPlan | None = None) -> CodePlaces:
+    """The places that `--code` names, else those of a plan that was just made of the user's files, else this directory.
+
+    Raises:
+        InputError: one is neither a directory nor a module's name.
+    """
+    from jorge_tune.recipe.user_code import CodePlaces, places_of
+    from jorge_tune.study.plan import recipes_of
+
+    if plan is not None and not given:
+        return places_of(recipes_of(plan))
+    folders = [place for place in given if Path(place).is_dir()]
+    modules = [place for place in given if place not in folders]
+    for place in modules:
+        if not place.isidentifier():
+            raise InputError(f"--code: must be a directory or the name of a module, got {place!r}")
+    found = [str(Path(folder).resolve()) for folder in (folders if given else ["."])]
+    return CodePlaces(tuple(found), tuple(modules))
+
+
 @dataclass(frozen=True)
-class FoundStudy:
-    """A study and the storage that it was found in; `runs` gives the directory of it and of those beside it."""
+class StudyContext:
+    """A study, its storage, and the directories of its runs.
+
+    Args:
+        address: The address of the storage.
+        storage: The open storage.
+        opened: The study.
+        runs: Gives the directory of the runs of a study, by its name: this study or a companion study.
+    """
 
     address: Address
     storage: BaseStorage
@@ -72,11 +111,11 @@ class FoundStudy:
 
 
 def open_address(option: str | None, *, create: bool = False) -> tuple[Address, BaseStorage]:
-    """The storage that an option or the environment names; a server that does not answer is waited for.
+    """Open the storage that `--storage` or the environment names; wait for a server that does not answer.
 
     Raises:
-        InputError: it cannot be used.
-        StorageError: it stayed away.
+        InputError: The storage cannot be used.
+        StorageError: The server did not answer in time.
     """
     from jorge_tune.study.storage.address import find_address
     from jorge_tune.study.storage.open import open_storage
@@ -87,44 +126,52 @@ def open_address(option: str | None, *, create: bool = False) -> tuple[Address, 
 
 
 def patience_of(address: Address) -> Patience:
-    """How commands wait for a storage that is gone, as workers do; stderr says so meanwhile."""
+    """How long commands wait for a lost storage, as workers do; stderr says that they wait."""
     from jorge_tune.study.storage.retry import Patience
 
     return Patience(address, told=tell)
 
 
 def warn_of_password(option: str | None, address: Address) -> None:
-    """Say on stderr that a password given as an option is no secret."""
+    """Warn the user that other users can read a password in an option."""
     if option is not None and address.secrets():
-        tell(
+        warn(
             "--storage: other users of this machine can read the password in the list of processes; "
-            "put the address into JORGE_TUNE_STORAGE instead (warning)",
+            "put the address into JORGE_TUNE_STORAGE instead"
         )
 
 
-def find_study(option: str | None, name: str | None, runs: Path | None = None, *, to_read: bool = False) -> FoundStudy:
-    """The study of that name, or the only one there is; `to_read` also where its file cannot be written.
+def find_study(
+    option: str | None, name: str | None, runs: Path | None = None, *, to_read: bool = False
+) -> StudyContext:
+    """Find the study of this name, or the only study in the storage.
+
+    Args:
+        option: The value of `--storage`.
+        name: The study's name; None: the only study.
+        runs: The value of `--runs`.
+        to_read: Whether the command only reads, which also works if the storage's file is read-only.
 
     Raises:
-        InputError: the storage cannot be used, or holds no such study.
+        InputError: The storage cannot be used, or holds no such study.
     """
     from jorge_tune.study.study import join_study
 
     address, storage = _open_to_read(option) if to_read else open_address(option)
-    return FoundStudy(address, storage, join_study(storage, name or _only_one(storage)), folders(name, runs))
+    return StudyContext(address, storage, join_study(storage, name or _only_one(storage)), folders(name, runs))
 
 
-def say_unread(found: FoundStudy) -> None:
-    """Say on stderr what of a study could not be read, and is therefore missing from what is printed or written."""
+def warn_of_unread(context: StudyContext) -> None:
+    """Warn about trials that cannot be read, and so are missing from what the command prints or writes."""
     from jorge_tune.study.confirm import unread
     from jorge_tune.study.trial_rows import rows_of
 
-    for sentence in unread(found.opened, rows_of(found.opened)):
-        tell(f"{sentence.removesuffix('.')} (warning)")
+    for sentence in unread(context.opened, rows_of(context.opened)):
+        warn(sentence.removesuffix("."))
 
 
 def _open_to_read(option: str | None) -> tuple[Address, BaseStorage]:
-    """The storage until the present command ends; a copy, where it cannot be written."""
+    """Open the storage until the present command ends; open a copy if its file is read-only."""
     from jorge_tune.study.storage.address import find_address
     from jorge_tune.study.storage.open import reading
 
@@ -133,29 +180,31 @@ def _open_to_read(option: str | None) -> tuple[Address, BaseStorage]:
     return address, click.get_current_context().with_resource(reading(address, patience_of(address)))
 
 
-def find_search(option: str | None, name: str | None, runs: Path | None = None, *, to_read: bool = False) -> FoundStudy:
-    """The same, where only a search will do.
+def find_search(
+    option: str | None, name: str | None, runs: Path | None = None, *, to_read: bool = False
+) -> StudyContext:
+    """Find a study as `find_study` does, for commands that only work on a search.
 
     Raises:
-        InputError: as `find_study`, or the study is a comparison.
+        InputError: As `find_study`, or the study is a comparison.
     """
     from jorge_tune.study.plan import is_comparison
 
-    found = find_study(option, name, runs, to_read=to_read)
-    if is_comparison(found.opened.plan):
+    context = find_study(option, name, runs, to_read=to_read)
+    if is_comparison(context.opened.plan):
         raise InputError(
-            f"study {found.name} is a comparison, which searches nothing: `jorge-tune compare` with its recipes and "
-            f"--name {found.name} goes on with it, `jorge-tune report {found.name}` shows it"
+            f"study {context.name} is a comparison, not a search; `jorge-tune compare` with its recipes and "
+            f"--name {context.name} resumes it, and `jorge-tune report {context.name}` shows it"
         )
-    return found
+    return context
 
 
-def make_study(plan: StudyPlan, option: str | None, runs: Path | None = None, *, branch: bool = False) -> FoundStudy:
-    """The study of a plan, made where it is not there yet.
+def make_study(plan: StudyPlan, option: str | None, runs: Path | None = None, *, branch: bool = False) -> StudyContext:
+    """Find the study of a plan, or create it.
 
     Raises:
-        InputError: a package is missing, the storage cannot be used, or another study has its name (without `branch`)
-            or its directory.
+        InputError: A package is missing, the storage cannot be used, or another study has the name (without `branch`)
+            or the directory.
     """
     from jorge_tune.study.samplers import require_packages
     from jorge_tune.study.study import open_study
@@ -166,22 +215,22 @@ def make_study(plan: StudyPlan, option: str | None, runs: Path | None = None, *,
     places = folders(plan.name, runs)
     opened = open_study(storage, plan, places, on_change="branch" if branch else "refuse")
     if opened.plan.name != plan.name:
-        tell(f"study {plan.name} is another one; this one goes on as {opened.plan.name}")
-    return FoundStudy(address, storage, opened, places)
+        tell(f"another study has the name {plan.name}; this study is {opened.plan.name}")
+    return StudyContext(address, storage, opened, places)
 
 
-def goes_on(found: FoundStudy) -> str:
-    """What takes a study up again, in words; one beside a search goes on with the search."""
+def how_to_resume(context: StudyContext) -> str:
+    """The command that resumes a study, as a clause; a companion study is resumed with its search."""
     from jorge_tune.study.plan import BASELINE_SUFFIX, CONFIRM_SUFFIX, is_comparison
 
-    if is_comparison(found.opened.plan):
-        return f"`jorge-tune compare` with its recipes and --name {found.name} goes on"
-    search = found.name.removesuffix(BASELINE_SUFFIX).removesuffix(CONFIRM_SUFFIX)
-    return f"`jorge-tune study run --name {search}` goes on"
+    if is_comparison(context.opened.plan):
+        return f"`jorge-tune compare` with its recipes and --name {context.name} resumes it"
+    search = context.name.removesuffix(BASELINE_SUFFIX).removesuffix(CONFIRM_SUFFIX)
+    return f"`jorge-tune study run --name {search}` resumes it"
 
 
 def folders(name: str | None, runs: Path | None) -> Callable[[str], Path]:
-    """Where runs go, by study: under --runs those beside the search get the end of their name appended."""
+    """Gives the directory of a study's runs by its name; a companion study's gets its suffix (`DIR.confirm`)."""
     from jorge_tune.study.worker import default_runs
 
     def folder(study: str) -> Path:
@@ -203,5 +252,6 @@ def _only_one(storage: BaseStorage) -> str:
     if len(names) == 1:
         return names[0]
     known = ", ".join(name if is_study_name(name) else shown(name) for name in names)
-    there = f"it holds {known}; give --name" if names else "it holds none; `jorge-tune study run` makes one"
-    raise InputError(f"no study is named, and this storage is no help: {there}")
+    if names:
+        raise InputError(f"the storage holds more than one study: {known}; choose one with --name")
+    raise InputError("the storage holds no study; `jorge-tune study run` creates one")

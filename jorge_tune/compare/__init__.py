@@ -1,1 +1,1 @@
-"""Finished runs set against each other: races, contests, statistics, the verdict."""
+"""Comparisons of finished runs: races, paired contests, statistics, the verdict."""

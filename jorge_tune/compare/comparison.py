@@ -1,10 +1,10 @@
-"""A comparison: run directories measured against one target and set against each other, as values."""
+"""A comparison as values: runs measured against one target, and contenders compared in pairs."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,13 +13,13 @@ from jorge_tune.compare.contest import PairedContest, SeedValues, correct, media
 from jorge_tune.compare.run_directories import Contender, Run, is_control, unpaired_because, worth_a_note
 from jorge_tune.compare.statistics import Spread, spread
 from jorge_tune.errors import InputError
-from jorge_tune.recipe.metrics import is_lower_better, target_fault
+from jorge_tune.recipe.metrics import by_rank, is_lower_better, target_fault
 from jorge_tune.recipe.schema import Gen, SGDSection
 
 
 @dataclass(frozen=True)
 class TargetLine:
-    """The value a race is measured against, and where it comes from, in words."""
+    """The value that a run has to reach, and where it comes from, in words."""
 
     value: float
     origin: str
@@ -47,8 +47,9 @@ class RaceScore:
 class RaceContest:
     """A contender against another on the seeds that both have, in each quantity of a race.
 
-    The ratios are medians over the pairs, and below 1 they speak for the contender. A pair in which neither reached the
-    target has no ratio, and there is none where as many pairs are won as lost because one did not reach it.
+    The ratios are medians over the pairs; a ratio below 1 speaks for the contender. A pair in which neither run reached
+    the target has no ratio. There is no median ratio if as many pairs are won as are lost because one run did not reach
+    the target.
     """
 
     epochs: PairedContest
@@ -164,8 +165,16 @@ class Comparison:
 
     @property
     def compares_seconds(self) -> bool:
-        """Whether seconds are comparable: the runs trained alone, and on one device."""
-        return not self.is_side_by_side and len(self.devices) < 2
+        """Whether seconds are comparable: the runs trained alone, on one device, and by clocks of one kind."""
+        return not self.is_side_by_side and len(self.devices) < 2 and self.clock_fault is None
+
+    @property
+    def clock_fault(self) -> str | None:
+        """Why the runs' clocks do not allow to compare seconds; None where they do."""
+        clocks = {run.clock for standing in self.standings for run in standing.contender.runs}
+        if "none" in clocks:
+            return "not all logs have them"
+        return None if len(clocks) < 2 else "some count training alone, others a process's wall clock"
 
     def to_json(self) -> dict[str, object]:
         """Plain data.
@@ -208,13 +217,13 @@ def compare(contenders: Sequence[Contender], *, metric: str | None = None, targe
     wanted = metric or (recipe_target.metric if recipe_target else None)
     metric = _chosen_metric(measured, part, wanted)
     metric_notes = [] if wanted else _metrics_left_out(measured, part)
-    lower = is_lower_better(metric)
-    line = _target_line(contenders[0], usable[0], part, metric, target)
+    lower = is_lower_better(metric, contenders[0].recipe)
+    line = _target_line(contenders[0], usable[0], part, metric, target, lower=lower)
 
     standings = [
         Standing(
             contender=contender,
-            scores=tuple(_score(run, part, metric, line.value) for run in runs),
+            scores=tuple(_score(run, part, metric, line.value, lower=lower) for run in runs),
             left_out=tuple(f"{run.folder}: {why}" for run in contender.runs if (why := _why_left_out(run))),
         )
         for contender, runs in zip(contenders, usable, strict=True)
@@ -268,7 +277,7 @@ def reference_first(contenders: Sequence[Contender], named: str | None = None) -
 
 
 def race_contest(standing: Standing, other: Standing, *, lower_is_better: bool) -> RaceContest | None:
-    """Set a standing against another on their common seeds; None if seeds do not pair them."""
+    """Compare a standing with another on their common seeds; None if seeds do not pair them."""
     if unpaired_because(other.contender.recipe, standing.contender.recipe) is not None:
         return None
 
@@ -367,7 +376,11 @@ def _run_notes(standings: Sequence[Standing], part: str) -> list[str]:
         notes.append("no validation part: targets and finals are read on the test part, once per evaluation")
     for standing in standings:
         notes += [f"{standing.name}: left out: {what}" for what in standing.left_out]
-        notes += [f"{standing.name}: {note}" for run in standing.contender.runs for note in run.notes]
+        said = [note for run in standing.contender.runs for note in run.notes]
+        notes += [f"{standing.name}: {note}" for note in dict.fromkeys(said)]
+    timed = [one.name for one in standings if any(run.clock == "wall" for run in one.contender.runs)]
+    if timed:
+        notes.append(f"seconds of {', '.join(timed)} are the wall clock of their processes, evaluations included")
     return notes
 
 
@@ -419,45 +432,48 @@ def _chosen_metric(runs: Sequence[Run], part: str, wanted: str | None) -> str:
     if not common:
         listed = sorted({", ".join(sorted(names)) for names in recorded})
         raise InputError("the runs share no metric: " + " against ".join(listed))
-    return min(common, key=_by_rank)
+    return min(common, key=_rank_in(runs))
 
 
 def _metrics_left_out(runs: Sequence[Run], part: str) -> list[str]:
     """A note if some runs lack a metric that is better known than the one compared."""
     recorded = [_recorded(run, part) for run in runs]
     common, known = set.intersection(*recorded), set.union(*recorded)
-    if not common or min(known, key=_by_rank) in common:
+    rank = _rank_in(runs)
+    if not common or min(known, key=rank) in common:
         return []
     missing = ", ".join(sorted(known - common))
-    return [f"{min(common, key=_by_rank)} is compared, since not all runs have recorded {missing}"]
+    return [f"{min(common, key=rank)} is compared, since not all runs have recorded {missing}"]
 
 
 def _recorded(run: Run, part: str) -> set[str]:
     return {name for reading in run.evaluations[part] for name in reading.metrics}
 
 
-def _by_rank(metric: str) -> tuple[object, ...]:
-    return (metric != "top1", is_lower_better(metric), metric != "loss", metric)
+def _rank_in(runs: Sequence[Run]) -> Callable[[str], tuple[object, ...]]:
+    """`by_rank` for the metrics of runs, which share a task."""
+    return lambda metric: by_rank(metric, runs[0].recipe)
 
 
-def _target_line(first: Contender, runs: Sequence[Run], part: str, metric: str, given: float | None) -> TargetLine:
+def _target_line(
+    first: Contender, runs: Sequence[Run], part: str, metric: str, given: float | None, *, lower: bool
+) -> TargetLine:
     if given is not None:
-        if (what := target_fault(metric, given)) is not None:
-            raise InputError(f"--target: {what}")
+        if (what := target_fault(metric, given, first.recipe)) is not None:
+            raise InputError(f"--target {what}")
         return TargetLine(given, "given")
 
     target = first.recipe.target
     if target is not None and target.metric == metric:
         return TargetLine(target.value, f"the target in {first.name}'s recipe")
 
-    finals = [_final(run, part, metric) for run in runs]
+    finals = [_final(run, part, metric, lower=lower) for run in runs]
     if not finals or not math.isfinite(value := statistics.median(finals)):
         raise InputError(f"{first.name}, the first contender, has no final {metric} to race against; give --target")
     return TargetLine(value, f"{first.name}'s median final value")
 
 
-def _score(run: Run, part: str, metric: str, target: float) -> RaceScore:
-    lower = is_lower_better(metric)
+def _score(run: Run, part: str, metric: str, target: float, *, lower: bool) -> RaceScore:
     readings = run.evaluations.get(part, ())
 
     # A run that diverged did not reach the target, whatever it had before.
@@ -472,8 +488,8 @@ def _score(run: Run, part: str, metric: str, target: float) -> RaceScore:
         epochs_to_target=hit.epoch if hit else math.inf,
         seconds_to_target=hit.train_seconds if hit else math.inf,
         train_seconds=run.train_seconds,
-        best=(min if lower else max)(values, default=_worst(metric)),
-        final=_final(run, part, metric),
+        best=(min if lower else max)(values, default=_worst(lower=lower)),
+        final=_final(run, part, metric, lower=lower),
         test=test[-1] if part != "test" and test and not math.isnan(test[-1]) else None,
     )
 
@@ -482,16 +498,16 @@ def _reaches(value: float, target: float, lower: bool) -> bool:
     return value <= target if lower else value >= target  # NaN reaches nothing
 
 
-def _final(run: Run, part: str, metric: str) -> float:
+def _final(run: Run, part: str, metric: str, *, lower: bool) -> float:
     """The last reading; the worst possible value for a run that diverged or ended in NaN."""
     readings = run.evaluations.get(part, ())
     value = readings[-1].metrics.get(metric, math.nan) if readings else math.nan
-    return _worst(metric) if run.outcome == "diverged" or math.isnan(value) else value
+    return _worst(lower=lower) if run.outcome == "diverged" or math.isnan(value) else value
 
 
-def _worst(metric: str) -> float:
-    """The worst possible value of the metric."""
-    return math.inf if is_lower_better(metric) else -math.inf
+def _worst(*, lower: bool) -> float:
+    """The worst possible value of a metric."""
+    return math.inf if lower else -math.inf
 
 
 def _distance_from_sgd(contender: Contender) -> int:

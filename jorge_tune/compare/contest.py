@@ -134,7 +134,7 @@ class PairedContest:
 
 
 def pair(contender: SeedValues, other: SeedValues, *, lower_is_better: bool) -> PairedContest | None:
-    """Set a contender against another on their common seeds; None if they have none."""
+    """Compare a contender with another on their common seeds; None if they have none."""
     seeds = sorted(contender.values.keys() & other.values.keys())
     if not seeds:
         return None
@@ -147,7 +147,7 @@ def pair(contender: SeedValues, other: SeedValues, *, lower_is_better: bool) -> 
 def round_robin(
     contenders: Sequence[SeedValues], *, lower_is_better: bool, question: tuple[str, str] | None = None
 ) -> tuple[PairedContest, ...]:
-    """Set each contender against every earlier one with which it shares a seed.
+    """Compare each contender with every earlier one that shares a seed with it.
 
     Args:
         contenders: in an order in which earlier ones are what later ones are measured by.

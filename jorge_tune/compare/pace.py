@@ -1,4 +1,4 @@
-"""The time of a recipe's steps and evaluations, from a few of them: for an estimate, not for a calibration."""
+"""The time of a recipe's steps and evaluations, measured on a few of them: an estimate, not a calibration."""
 
 from __future__ import annotations
 

@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Literal
 
 from jorge_tune.compare.run_directories import Contender, Run, read_run
 from jorge_tune.errors import InputError
+from jorge_tune.one_run import is_command, train_any
+from jorge_tune.recipe.user_code import code_folders
+from jorge_tune.recipe.user_imports import user_code
 from jorge_tune.records import RunDirectory
 
 if TYPE_CHECKING:
-    from jorge_tune.training.run_journal import RunProgress
+    from torch import nn
+
+    from jorge_tune.runs.run_journal import RunProgress
 
 Stage = Literal["reused", "training", "ended"]
 
@@ -68,12 +73,13 @@ def run_race(
         InputError: a recipe cannot be trained, or a directory is taken; that is checked before anything is written.
     """
     entrants = [index for index, contender in enumerate(contenders) if not contender.runs]
-    _check(contenders, entrants, seeds, out)
+    _check(contenders, entrants, seeds, out, settings)
 
     runs: dict[int, list[Run]] = {index: [] for index in entrants}
     total, number = len(entrants) * len(seeds), 0
     interrupted = False
-    with cpu_threads(settings.threads):
+    needs_torch = any(not is_command(contenders[index].recipe) for index in entrants)
+    with cpu_threads(settings.threads) if needs_torch else contextlib.nullcontext():
         for seed, index in itertools.product(seeds, entrants):
             number += 1
             place = (number, total, contenders[index].name, seed)
@@ -105,12 +111,14 @@ def cpu_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _check(contenders: Sequence[Contender], entrants: Sequence[int], seeds: Sequence[int], out: Path) -> None:
+def _check(
+    contenders: Sequence[Contender], entrants: Sequence[int], seeds: Sequence[int], out: Path, settings: RaceSettings
+) -> None:
     """Build every model and optimizer once, so that a fault of the last contender is found before the race begins."""
-    from jorge_tune.training.build import build_model, build_optimizer
-    from jorge_tune.training.runner import inspect_run_directory
+    from jorge_tune.runs.run_start import inspect_run_directory
 
     taken: dict[Path, str] = {}
+    made: tuple[str, nn.Module] | None = None  # contenders of one task share the model, which may come with its data
     for index in entrants:
         name, recipe = contenders[index].name, contenders[index].recipe
         directory = run_path(out, name, 0).parent
@@ -120,7 +128,18 @@ def _check(contenders: Sequence[Contender], entrants: Sequence[int], seeds: Sequ
 
         for seed in seeds:
             inspect_run_directory(RunDirectory(run_path(out, name, seed)), replace(recipe, seed=seed), resume=True)
-        build_optimizer(recipe.optimizer, build_model(recipe))
+        if is_command(recipe):
+            from jorge_tune.command.run_command import check_startable
+
+            check_startable(recipe, settings.device)
+            continue
+        from jorge_tune.training.build import build_model, build_optimizer
+
+        with user_code(recipe):
+            made_of = repr((recipe.task, recipe.batch_size, code_folders(recipe)))
+            if made is None or made[0] != made_of:
+                made = (made_of, build_model(recipe))
+            build_optimizer(recipe.optimizer, made[1])
 
 
 def _one_run(
@@ -132,7 +151,7 @@ def _one_run(
     report: Callable[[RaceProgress], None],
 ) -> Run:
     """Train one run, resume it, or reuse it if it has ended; `place` is the head of each progress report."""
-    from jorge_tune.training.runner import ResumeState, inspect_run_directory, train
+    from jorge_tune.runs.run_start import ResumeState, inspect_run_directory
 
     path, recipe = run_path(out, contender.name, seed), replace(contender.recipe, seed=seed)
     if inspect_run_directory(RunDirectory(path), recipe, resume=True) is ResumeState.ENDED:
@@ -141,10 +160,11 @@ def _one_run(
         return run
 
     report(RaceProgress("training", *place))
-    train(
+    train_any(
         recipe,
         path,
         device=settings.device,
+        threads=settings.threads,
         download=settings.download,
         resume=True,
         progress=lambda progress: report(RaceProgress("training", *place, run=progress)),

@@ -13,7 +13,7 @@ from jorge_tune.errors import RunDirectoryError
 from jorge_tune.files import read_regular_bytes
 from jorge_tune.recipe.bootstrap import control
 from jorge_tune.recipe.recipe_files import recipe_of_run
-from jorge_tune.recipe.schema import DataSection, JorgeSection, Recipe, TaskSection
+from jorge_tune.recipe.schema import DataSection, JorgeSection, Recipe, TaskSection, evaluate_every
 from jorge_tune.records import Outcome, Record, RunDirectory, of_kind, outcome_of, read_records
 from jorge_tune.untrusted import parse_json, shown
 
@@ -45,6 +45,7 @@ class Run:
     evaluations: Mapping[str, tuple[Evaluation, ...]]  # by part
     device: str | None
     environment: Mapping[str, Any] | None = field(default=None, compare=False)
+    clock: str = "training"  # what its seconds are: see `records`
     notes: tuple[str, ...] = ()
 
     @property
@@ -87,7 +88,8 @@ def read_run(path: Path) -> Run:
         evaluations=_evaluations(records),
         device=device if isinstance(device, str) or device is None else json.dumps(device),
         environment=environment,
-        notes=notes,
+        clock=str(starts[0].get("clock", "training")) if starts else "training",
+        notes=(*notes, *_counting(records)),
     )
 
 
@@ -185,6 +187,12 @@ def _evaluations(records: Sequence[Record]) -> dict[str, tuple[Evaluation, ...]]
     return {part: tuple(readings) for part, readings in parts.items()}
 
 
+def _counting(records: Sequence[Record]) -> tuple[str, ...]:
+    """A note where a log without epochs is counted in steps."""
+    counted = any(record.get("counts") == "steps" for record in of_kind(list(records), "evaluation"))
+    return ("its log has no epochs, so each step counts as one (task.metrics.steps_per_epoch)",) if counted else ()
+
+
 def _environment(path: Path) -> tuple[Mapping[str, Any] | None, tuple[str, ...]]:
     """The content of environment.json; None, with a note, if it cannot be read: a run is complete without it."""
     try:
@@ -210,6 +218,7 @@ def _natural(path: Path) -> list[tuple[str, int]]:
 
 
 _NOTED = ("epochs", "steps", "batch_size", "precision")
+_NOT_PAIRING = ("metrics", "grace_seconds", "silence_seconds")  # how a command is read does not change what it does
 
 
 def unpaired_because(recipe: Recipe, other: Recipe) -> str | None:
@@ -219,10 +228,12 @@ def unpaired_because(recipe: Recipe, other: Recipe) -> str | None:
         return None if task == other_task else "only one has a task"
 
     for part in fields(TaskSection):
+        if part.name in _NOT_PAIRING:
+            continue
         mine, theirs = getattr(task, part.name), getattr(other_task, part.name)
         if part.name == "data":
             mine, theirs = _examples_of(mine), _examples_of(theirs)
-        if mine != theirs:
+        if mine != theirs and part.name != "evaluate_every":
             return f"task.{part.name} differs"
     return None
 
@@ -235,7 +246,7 @@ def worth_a_note(recipe: Recipe, other: Recipe) -> list[str]:
         if mine != theirs:
             notes.append(f"{name}: {_shown(mine)} against {_shown(theirs)}")
 
-    mine, theirs = _evaluate_every(recipe), _evaluate_every(other)
+    mine, theirs = evaluate_every(recipe), evaluate_every(other)
     if mine != theirs:
         notes.append(f"task.data.evaluate_every: {mine} against {theirs}")
     return notes
@@ -252,10 +263,6 @@ def is_control(recipe: Recipe, jorge: Recipe) -> bool:
 def _examples_of(data: DataSection | None) -> DataSection | None:
     """The data section without the fields that change neither the examples nor their order."""
     return None if data is None else replace(data, root="", workers=0, evaluate_every=1)
-
-
-def _evaluate_every(recipe: Recipe) -> int | None:
-    return recipe.task.data.evaluate_every if recipe.task and recipe.task.data else None
 
 
 def _shown(value: object) -> str:

@@ -59,6 +59,8 @@ def details(comparison: Comparison) -> str:
     lines += _too_few(comparison)
     if comparison.is_side_by_side:
         lines.append("Seconds are not compared: the runs trained side by side on one machine.")
+    elif comparison.clock_fault is not None:
+        lines.append(f"Seconds are not compared: {comparison.clock_fault}.")
     elif not comparison.compares_seconds:
         lines.append(f"Seconds are not compared: the runs trained on {', '.join(comparison.devices)}.")
     return "\n".join(lines)

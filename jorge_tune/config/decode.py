@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from jorge_tune.config.characters import bool_hint, lookalike_hint, looks_like_number, number_hint, opens_with_odd_quote
 from jorge_tune.config.ranges import Rule
 from jorge_tune.config.tree import LARGEST_FILE, Node, read_tree, resolved, shown_key
-from jorge_tune.config.unknown_keys import alternatives, hints_of, nearest, suggestion, unknown_key
+from jorge_tune.config.unknown_keys import alternatives, hints_of, key_of, nearest, suggestion, unknown_key
 from jorge_tune.errors import Fault, FaultyFileError, Finding, InputError
 
 T = typing.TypeVar("T")
@@ -61,6 +61,9 @@ class _Decoder:
         members = alternatives(hint)
         if node.value is None and type(None) in members:
             return None
+        lists = [member for member in members if typing.get_origin(member) is tuple]
+        if lists and len([member for member in members if member is not type(None)]) > 1:
+            return self._items_or_one(lists[0], members, node, place)
         classes = [member for member in members if dataclasses.is_dataclass(member)]
         words = [member for member in members if typing.get_origin(member) is Literal]
         if classes and not (words and node.section is None):
@@ -82,6 +85,16 @@ class _Decoder:
     def _fault(self, node: Node, path: str, what: str) -> Any:
         self._faults.append(Fault(node.line, node.column, path, what))
         return FAULTY
+
+    def _items_or_one(self, items: Any, members: tuple[Any, ...], node: Node, place: KeyPosition) -> Any:
+        """A list, or one value."""
+        if isinstance(node.value, list):
+            return self._items(items, None, node, place)
+        reading = _read_any(tuple(member for member in members if member is not items), node)
+        if isinstance(reading, _Mismatch):
+            expected = reading.expected if reading.decisive else ("a list", *reading.expected)
+            return self._fault(node, place.path, dataclasses.replace(reading, expected=expected).sentence())
+        return reading
 
     def _items(self, hint: Any, rule: Rule | None, node: Node, place: KeyPosition) -> Any:
         arguments = typing.get_args(hint)
@@ -149,7 +162,7 @@ class _Decoder:
 
     def _fields(self, cls: Any, node: Node, place: KeyPosition, siblings: list[Any]) -> Any:
         hints = hints_of(cls)
-        fields = {field.name: field for field in dataclasses.fields(cls)}
+        fields = {key_of(field.name): field for field in dataclasses.fields(cls)}
         undecided = cls not in siblings  # the section's name was wrong (and is noted), so its keys are not judged
         values: dict[str, Any] = {}
         for key, entry in (node.section or {}).items():
@@ -167,7 +180,9 @@ class _Decoder:
             if is_required(field) and name not in values and not (undecided and name == "name"):
                 values[name] = FAULTY
                 self._faults.append(Fault(place.line, place.column, place.path, f"'{name}' is missing"))
-        return FAULTY if undecided or FAULTY in values.values() else cls(**values)
+        if undecided or any(value is FAULTY for value in values.values()):
+            return FAULTY
+        return cls(**{fields[key].name: value for key, value in values.items()})
 
 
 def _shared_base(classes: list[Any]) -> Any:

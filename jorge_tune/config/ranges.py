@@ -56,7 +56,8 @@ BELOW_ONE = Rule("at least 0 and less than 1", lambda value: 0 <= value < 1)
 INSIDE_ONE = Rule("greater than 0 and less than 1", lambda value: 0 < value < 1)
 UP_TO_ONE = Rule("between 0 and 1", lambda value: 0 <= value <= 1)
 FACTOR = Rule("greater than 0 and at most 1", lambda value: 0 < value <= 1)
-SEED = Rule("between 0 and 4294967295", lambda value: 0 <= value < 2**32)
+LARGEST_SEED = 2**32 - 1  # of torch, NumPy and scikit-learn together
+SEED = Rule(f"between 0 and {LARGEST_SEED}", lambda value: 0 <= value <= LARGEST_SEED)
 NOT_EMPTY = Rule("not empty", lambda value: len(value) > 0)
 REGULAR_EXPRESSION = Rule(f"a regular expression of at most {_LONGEST_PATTERN} characters", _compiles)
 SPLIT = Rule(

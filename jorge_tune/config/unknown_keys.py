@@ -110,8 +110,13 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 @functools.cache
 def hints_of(cls: type) -> dict[str, Any]:
-    """A dataclass's fields and their types, `Annotated` kept."""
-    return typing.get_type_hints(cls, include_extras=True)
+    """A dataclass's fields, by their keys in a file, and their types, `Annotated` kept."""
+    return {key_of(name): hint for name, hint in typing.get_type_hints(cls, include_extras=True).items()}
+
+
+def key_of(name: str) -> str:
+    """The key in a file of a field that is a word of Python's: `from_` is written `from`."""
+    return name.removesuffix("_")
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:

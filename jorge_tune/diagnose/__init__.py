@@ -1,1 +1,1 @@
-"""Jorge's direction against exact Shampoo's along a short run, and what it means."""
+"""How near Jorge's direction is to that of exact Shampoo, measured along a short run."""

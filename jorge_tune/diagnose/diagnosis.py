@@ -1,8 +1,13 @@
-"""What a diagnosis found, as plain records: no torch here, so that pages and tables are made without it.
+"""The results of a diagnosis as plain records, without torch, so that pages and tables need no torch either.
 
-Directions are named: "jorge" is L G R; "exact" has Jorge's own averages and their exact roots; "newton-k" the same
-averages and k Newton steps; "shampoo" Shampoo's averages (b2 0.999, every step) and exact roots, "shampoo-newton-k" the
-same with k Newton steps; "sgd" is G. All of them are directions before momentum, of the run's own gradients.
+Directions have names. All of them are computed from the run's own gradients, before momentum:
+
+jorge              L G R
+exact              the exact roots of Jorge's own averages, applied to G
+newton-k           the same averages with k Newton steps instead of exact roots
+shampoo            the exact roots of Shampoo's averages (b2 0.999, at every step)
+shampoo-newton-k   Shampoo's averages with k Newton steps
+sgd                G
 """
 
 from __future__ import annotations
@@ -23,9 +28,9 @@ SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 class Refresh:
     """One refresh of one side.
 
-    b2 depends on eps, the direction does not: the smaller the start, the nearer is b2 to 1 while new gradients are as
-    much the larger. What depends on neither is the share that the newest gradient has of tr A after the refresh; an
-    older one's share falls by 1 - newest_share at each refresh that follows.
+    b2 depends on eps, although the direction does not: with a smaller start, b2 is nearer to 1, but new gradients are
+    larger beside A by the same factor. `newest_share` does not depend on eps. It is the share that the newest gradient
+    has of tr A after the refresh; each later refresh multiplies this share by 1 - its own newest_share.
     """
 
     step: int
@@ -35,26 +40,27 @@ class Refresh:
 
 @dataclass(frozen=True, kw_only=True)
 class SideReading:
-    """One side of a block at one step: its L (or R), and what the statistics behind it look like."""
+    """One side of a block at one step: its L (or R), and the statistics behind it."""
 
     refreshes: int
-    b2: float  # of the last refresh, as is the next
-    newest_share: float  # of the newest gradient in tr A
+    b2: float  # of the last refresh
+    newest_share: float  # of the last refresh
     condition: float  # of L
     asymmetry: float  # ||L - L^T|| / ||L||
     root_error: float  # ||L - A^(-1/4)|| / ||A^(-1/4)||, A being Jorge's own average
     newton_errors: Mapping[int, float]  # the same for k Newton steps on A, by k
     intrinsic_dimension: float  # of A
-    mass: Mapping[int, float]  # share of tr A in the top l directions, by l
+    mass: Mapping[int, float]  # the share of tr A in the top l directions, by l
     shampoo_intrinsic_dimension: float
     shampoo_mass: Mapping[int, float]
 
 
 @dataclass(frozen=True)
 class BlockReading:
-    """One block at one step. `cosines[a][b]` is that of direction a to direction b; None: one of them has none.
+    """One block at one step.
 
-    Where nothing could be measured `missing` says why and the rest is empty.
+    `cosines[a][b]` is the cosine of direction a to direction b; None if one of them is zero or not finite. If nothing
+    could be measured, `missing` says why, and the rest is empty.
     """
 
     step: int
@@ -66,7 +72,7 @@ class BlockReading:
 
 @dataclass(frozen=True)
 class BlockDiagnosis:
-    """A block along the run, with every refresh of its sides."""
+    """One block along the run, with every refresh of its sides."""
 
     name: str
     rows: int
@@ -76,7 +82,7 @@ class BlockDiagnosis:
 
     @property
     def measured(self) -> tuple[BlockReading, ...]:
-        """The readings that hold something."""
+        """The readings at which something could be measured."""
         return tuple(reading for reading in self.readings if not reading.missing)
 
 
@@ -92,7 +98,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class QuadraticPoint:
-    """After so many refreshes: root errors and cosines to the exact direction by root, losses by optimizer."""
+    """Root errors and cosines to the exact direction by root, and losses by optimizer, after so many refreshes."""
 
     refreshes: int
     root_errors: Mapping[str, Spread]
@@ -102,7 +108,7 @@ class QuadraticPoint:
 
 @dataclass(frozen=True)
 class QuadraticStudy:
-    """The convex quadratic, and what was measured on it; spreads are over problems drawn with other seeds."""
+    """A convex quadratic, and what was measured on it; the spreads are over problems drawn with different seeds."""
 
     eigenvalues: str  # of H and of K
     about: str
@@ -111,7 +117,7 @@ class QuadraticStudy:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A whole diagnosis. `notes` says what was changed, left out or could not be measured."""
+    """A whole diagnosis. `notes` say what was changed, left out, or could not be measured."""
 
     recipe: str
     form: str
@@ -127,11 +133,11 @@ class Diagnosis:
 
     @property
     def measured_steps(self) -> list[int]:
-        """Steps at which at least one block was measured."""
+        """The steps at which at least one block was measured."""
         return sorted({reading.step for block in self.blocks for reading in block.measured})
 
     def cosines(self, of: str, to: str, step: int | None = None) -> list[float]:
-        """All cosines of one direction to another, of every block, at one step or at all of them."""
+        """The cosines of one direction to another on every block, at one step or at all steps."""
         found = (
             reading.cosines[of][to]
             for block in self.blocks
@@ -141,14 +147,14 @@ class Diagnosis:
         return [value for value in found if value is not None]
 
     def step_cosine(self, of: str, to: str, step: int) -> float | None:
-        """The blocks' cosines weighted by ||G||^2: that of the whole step, each block having SGD's length."""
+        """The cosine of the whole step, if each block's step has SGD's length: the mean weighted by ||G||^2."""
         here = [r for block in self.blocks for r in block.measured if r.step == step]
         pairs = [(r.weight, value) for r in here if (value := r.cosines[of][to]) is not None]
         total = sum(weight for weight, _ in pairs)
         return sum(weight * value for weight, value in pairs) / total if total > 0 else None
 
     def side_readings(self, step: int | None = None) -> Iterator[tuple[BlockDiagnosis, str, SideReading]]:
-        """Every side of every block, at one step or at all of them."""
+        """Every side of every block, at one step or at all steps."""
         for block in self.blocks:
             for reading in block.measured:
                 if step is None or reading.step == step:
@@ -156,7 +162,7 @@ class Diagnosis:
                         yield block, side, found
 
     def spread_of(self, field: str, step: int | None = None) -> Spread | None:
-        """Median and range of a number of the sides."""
+        """Median and range of one field of the sides' readings."""
         return spread([float(getattr(found, field)) for _, _, found in self.side_readings(step)])
 
     def to_json(self) -> dict[str, Any]:

@@ -233,14 +233,24 @@ def is_count(value: object, minimum: int) -> bool:
 
 def is_number(value: object) -> bool:
     """Whether `value` is a finite real number (and no bool)."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int that no float holds
+        return False
 
 
 def is_rate(value: object) -> bool:
     """Whether `value` is a learning rate: a finite number, or a tensor of one element, whatever its shape."""
     if not isinstance(value, Tensor):
         return is_number(value)
-    return value.numel() == 1 and not value.is_complex() and math.isfinite(read_rate(value))
+    return (
+        value.numel() == 1
+        and value.dtype is not torch.bool
+        and not value.is_complex()
+        and math.isfinite(read_rate(value))
+    )
 
 
 def require_rate(value: object, name: str) -> None:

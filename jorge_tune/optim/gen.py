@@ -70,7 +70,7 @@ class GeN:
         optimizer: Any torch optimizer whose groups have an `lr`.
         interval: Steps between two probes, Phi >= 1.
         smoothing: gamma in [0, 1].
-        points: 3 (x = -1, 0, 1) or 5 (-2 to 2). Three points cannot tell a parabola from noise; five can, and do.
+        points: 3 (x = -1, 0, 1) or 5 (-2 to 2). Three points cannot separate a parabola from noise; five can, and do.
         clamp: Most that s may change by at one probe, >= 1.
         initial_lr: "given", or "search": the first step takes the best rate of a grid from 1e-6 to 1e2, refined by
             one parabola; it stands for the first group's rate before any schedule, the groups' ratios kept (C.4.2).
@@ -381,7 +381,7 @@ def check_own_state(state_dict: Any, keys: set[str]) -> None:
     require(keys_given == ["gen", "optimizer"], "state_dict", "be GeN's own, not the optimizer's", keys_given)
     own = state_dict["gen"]
     form = isinstance(own, Mapping) and own.keys() == keys
-    require(form, "state_dict['gen']", "be GeN's own", sorted(own) if isinstance(own, Mapping) else own)
+    require(form, "state_dict['gen']", "be GeN's own", sorted(map(str, own)) if isinstance(own, Mapping) else own)
     sound = is_number(own["scale"]) and own["scale"] > 0
     require(sound, "state_dict['gen']['scale']", "be a finite number > 0", own["scale"])
     require(is_count(own["steps"], 0), "state_dict['gen']['steps']", "be an int >= 0", own["steps"])

@@ -17,7 +17,7 @@ import itertools
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias, overload
 
 import torch
@@ -341,6 +341,36 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         median = float(torch.cat(ratios).median()) if ratios else None
         return Counters(median, int(self._skipped))
 
+    @torch.no_grad()
+    def preconditioned(self, gradients: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
+        """P = L G R of any gradients, with the preconditioners as they are; nothing is refreshed or changed.
+
+        Args:
+            gradients: By parameter, each of its parameter's shape. Parameters that have no preconditioner, or none
+                yet, are left out of the result.
+
+        Shape:
+            As the gradients, in the state's dtype.
+        """
+        groups = {param: group for group in self.param_groups for param in group["params"]}
+        found = {}
+        for param, grad in gradients.items():
+            blocks = self._blocks(param, groups[param])
+            own = self.state.get(param, {})
+            if not blocks or "momentum" not in own:
+                continue
+            matrix = self._matrix(grad.to(state_dtype(param)))
+            result = torch.empty_like(matrix)
+            for number, block in enumerate(blocks):
+                piece = block.view(matrix).unsqueeze(0)
+                for side in ("left", "right"):
+                    tensors = _side_of(own, side, number)
+                    if tensors:
+                        piece = self._apply_side(tensors, piece, groups[param], right=side == "right")
+                block.view(result).copy_(piece[0])
+            found[param] = result.reshape(param.shape)
+        return found
+
     # One step of one group.
 
     def _masks(self, device: torch.device) -> bool:
@@ -526,6 +556,16 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
                 here = [rows[i] for i in places]
                 new = change(stack.read(side, here), part if side == "left" else part.mT, group)
                 stack.write(side, here, new, None if finite is None else pick(finite, places))
+
+
+def _side_of(own: Mapping[str, Any], side: str, number: int) -> SideState:
+    """One side's tensors in a parameter's state, by name, with a leading dimension of 1."""
+    key = side_key(side, number, "")
+    return {
+        name.removeprefix(key).removeprefix("."): tensor.unsqueeze(0)
+        for name, tensor in own.items()
+        if name == key or name.startswith(f"{key}.")
+    }
 
 
 @functools.cache

@@ -117,8 +117,10 @@ def _groups_of(state_dict: Any) -> list[Group]:
     got = sorted(map(str, state_dict)) if isinstance(state_dict, Mapping) else type(state_dict).__name__
     require(whole, "state_dict", "be an optimizer's, with 'state' and 'param_groups'", got)
     groups = state_dict["param_groups"]
-    formed = isinstance(groups, Sequence) and all(isinstance(g, Mapping) and "params" in g for g in groups)
-    require(formed, "state_dict['param_groups']", "be a list of groups with 'params'", groups)
+    formed = isinstance(groups, Sequence) and all(
+        isinstance(group, Mapping) and isinstance(group.get("params"), Sequence) for group in groups
+    )
+    require(formed, "state_dict['param_groups']", "be a list of groups with a list of 'params'", groups)
     require(isinstance(state_dict["state"], Mapping), "state_dict['state']", "be a dict", state_dict["state"])
     return [dict(group) for group in groups]
 
@@ -157,6 +159,7 @@ def _own_state(state: Any, param: Tensor, expected: dict[str, tuple[int, ...]], 
             checked[name] = Kept(value.detach().to(device=param.device, copy=True))
         else:
             checked[name] = value
+    require("step" in checked or not any(map(_is_ours, checked)), place, "have a step", sorted(checked))
     begun = {_block_of(name) for name in checked if name in expected}
     checked.update({name: Kept(signs) for name, signs in missing_signs(checked, expected, param.device).items()})
     missing = sorted(name for name in expected if _block_of(name) in begun and name not in checked)
@@ -177,7 +180,7 @@ def _clock(step: Any, place: str) -> Tensor:
     """A parameter's step count, int64 on the host: saved by us, or a plain number as some tools write it."""
     number = step.item() if isinstance(step, Tensor) and step.numel() == 1 else plain(step)
     whole = is_count(number, 0) or (isinstance(number, float) and number >= 0 and number.is_integer())
-    require(whole, f"{place}: step", "be a whole number >= 0", step)
+    require(whole and number < 2**63, f"{place}: step", "be a whole number >= 0", step)
     return torch.tensor(int(number), dtype=torch.int64)
 
 

@@ -57,7 +57,7 @@ class Parabola:
             "convex descent": f"convex descent, lowest at {self.optimum or 0:.3g} times the step{beyond}",
             "concave": "concave along the step: no lowest point",
             "ascent": "the loss rises along the step",
-            "noise": "cannot be told from noise",
+            "noise": "cannot be separated from noise",
         }[self.verdict]
         if self.noise_chance is None:
             return f"{words} (three points cannot judge noise)"

@@ -19,7 +19,7 @@ NO_DECAY_CLASSES = ("norm", "bias", "one_dimensional")
 
 
 class GroupRule(Protocol):
-    """Parameters whose name matches `pattern` have their lr and decay scaled."""
+    """What holds for the parameters whose name matches `pattern`."""
 
     @property
     def pattern(self) -> str:
@@ -33,6 +33,10 @@ class GroupRule(Protocol):
     def weight_decay_scale(self) -> float:
         """Factor on the weight decay."""
 
+    @property
+    def precondition(self) -> bool:
+        """Whether these parameters may have preconditioners."""
+
 
 def param_groups(
     model: nn.Module,
@@ -45,8 +49,8 @@ def param_groups(
     """Groups for any torch optimizer, each with `params`, `lr`, `weight_decay` and `precondition`.
 
     A parameter takes the first rule that matches its name. Weights of `nn.Embedding` and `nn.EmbeddingBag` are marked
-    `precondition: False`: their gradients touch few rows, and one side is as long as the vocabulary. So is what is
-    tied to them, and what a parametrisation makes them of.
+    `precondition: False`, whatever the rules say: their gradients touch few rows, and one side is as long as the
+    vocabulary. So is what is tied to them, and what a parametrisation makes them of.
 
     Args:
         model: The model; a parameter shared by several modules counts once, frozen ones are kept.
@@ -76,7 +80,8 @@ def param_groups(
         own_decay = weight_decay * rule.weight_decay_scale if rule else weight_decay
         if _is_exempt(param, owners[param], no_decay):
             own_decay = 0.0
-        key = (own_lr, own_decay, param not in tables)
+        precondition = param not in tables and (rule is None or rule.precondition)
+        key = (own_lr, own_decay, precondition)
         gathered.setdefault(key, []).append(param)
     if unmatched:
         raise ValueError(f"groups: no parameter's name matches {', '.join(sorted(map(repr, unmatched)))}")

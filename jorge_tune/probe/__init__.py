@@ -1,1 +1,1 @@
-"""The best length of a step along the optimizer's own direction, measured without a trace."""
+"""How long the steps of a training should be, measured along the optimizer's own direction."""

@@ -1,4 +1,4 @@
-"""A probe as tables and words: what was measured, what follows from it, and what does not."""
+"""A probe in words and tables: what was measured, what follows from it, and what does not."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from jorge_tune.probe.probe_result import CONFIDENCE, RESAMPLES, LineReading, Pr
 from jorge_tune.recipe.render import number
 
 GREEDY = (
-    "What does not follow: a fresh optimum below the rate is no reason to lower it. It is the length that lowers the "
-    "loss most in this one step. Long steps pay later: they go on along directions in which the loss falls slowly, "
-    "while what they add in noise goes when the rate decays. Rates that train well lie far above it. Nor does it "
-    "follow that the rate is stable: too long a step can look right along its own line, because it undoes the last one."
+    "What does not follow: an optimum below lr on fresh batches is no reason to lower the rate. It is the length that "
+    "lowers the loss most in this one step. Longer steps pay off later: they make progress along directions in which "
+    "the loss falls slowly, and the noise that they add goes away when the rate decays. Rates that train well lie far "
+    "above this optimum. Nor does it follow that the rate is stable: a step that is too long can look right along its "
+    "own line, because it undoes the previous one."
 )
 _FOLLOWS = {
-    "raise": "the rate is probably too low. Try a higher one; how much higher the probe does not say",
+    "raise": "the rate is probably too low. Try a higher one; the probe does not say how much higher",
     "lower": "the rate is too high there. Try a lower one, or a longer warm-up",
-    "keep": "nothing measured here speaks against the rate",
+    "keep": "these measurements give no reason to change the rate",
 }
 _VERDICTS = {
     "ascent": "the loss rises along the step",
@@ -25,8 +26,8 @@ _VERDICTS = {
     "noise": "the points do not lie on a parabola",
 }
 _OWN = (
-    "The step was computed from its own batch, so the optimum there is too long for any other: the distance between "
-    "the two is how much of the step is that batch's noise."
+    "The step was computed from its own batch, so the optimum there is too long for any other batch. The distance "
+    "between the two shows how much of the step is noise of that batch."
 )
 
 
@@ -37,14 +38,14 @@ def heading(probed: ProbeResult) -> str:
     return (
         f"{probed.recipe} ({probed.optimizer}, seed {probed.seed}) on {probed.device}: the loss along {count(probed)} "
         f"of its own training, at {-half} to {half} times the step, on the step's own batch and on {fresh} ones. lr* "
-        f"is the rate at which the parabola is lowest; slope and curvature are in units of the step; intervals are the "
-        f"middle {100 * CONFIDENCE:.0f} % of {RESAMPLES} draws of the samples; noise is how often pure noise would be "
-        f"fitted as well."
+        f"is the rate at which the fitted parabola is lowest. Slope and curvature are in units of the step. The "
+        f"interval is the middle {100 * CONFIDENCE:.0f} % of {RESAMPLES} resamples. Noise says how often a parabola "
+        f"would fit pure noise as well."
     )
 
 
 def count(probed: ProbeResult) -> str:
-    """How many steps were read."""
+    """The number of steps that were read: `3 steps`."""
     return f"{len(probed.readings)} step{'' if len(probed.readings) == 1 else 's'}"
 
 
@@ -62,23 +63,27 @@ def table(probed: ProbeResult) -> Table:
 
 
 def words(probed: ProbeResult) -> list[str]:
-    """What was found at each step, what follows and what does not; the outcome first where the walk broke off."""
+    """The reading of each step, what follows and what does not; first the outcome if the training broke off."""
     lines = []
     if probed.outcome != "finished":
-        lines.append(f"The training {probed.outcome}: {probed.reason}. What follows was read before.")
+        was = "was interrupted" if probed.outcome == "interrupted" else probed.outcome
+        lines.append(f"The training {was}: {probed.reason}. The readings below were made before.")
     lines += [_sentence(reading) for reading in probed.readings]
-    found = suggestion(probed.readings)
-    left_out = "; ".join(found.left_out)
-    if found.direction is None:
-        return [*lines, f"No suggestion: {found.reason}{f' ({left_out})' if left_out else ''}."]
-    steps = ", ".join(map(str, found.rests_on))
-    lines.append(f"What follows: {found.reason}: {_FOLLOWS[found.direction]}. This rests on step {steps}.")
+
+    suggested = suggestion(probed.readings)
+    left_out = "; ".join(suggested.left_out)
+    if suggested.direction is None:
+        return [*lines, f"No suggestion: {suggested.reason}{f' ({left_out})' if left_out else ''}."]
+
+    steps = ", ".join(map(str, suggested.rests_on))
+    lines.append(f"What follows: {suggested.reason}: {_FOLLOWS[suggested.direction]}. This rests on step {steps}.")
     if left_out:
         lines.append(f"Left out of it: {left_out}.")
     return [*lines, _OWN, GREEDY]
 
 
 def _lines(reading: StepReading) -> Iterator[tuple[str, LineReading]]:
+    """The lines of a step, each with the name of its batches."""
     if reading.own is not None:
         yield "its own", reading.own
     if reading.fresh is not None:
@@ -98,20 +103,23 @@ def _cells(lr: float, line: LineReading) -> list[str]:
 
 
 def _sentence(reading: StepReading) -> str:
+    """The reading of one step."""
     where = f"Step {reading.step} (lr {number(float(f'{reading.lr:.3g}'))}{', warming up' if reading.warming else ''})"
     if reading.missing:
         return f"{where}: {reading.missing}."
-    said = []
+
+    parts = []
     for name, line in _lines(reading):
         if line.fit is None:
-            said.append(f"on {name} the loss is not finite")
+            parts.append(f"on {name} the loss is not finite")
         elif line.optimum is None:
-            share = f"{100 * line.agreeing:.0f} % of the draws have a lowest point ahead"
-            said.append(f"on {name}: {_VERDICTS[line.fit.verdict]} ({share})")
+            share = f" ({100 * line.agreeing:.0f} % of the resamples have a lowest point ahead)"
+            parts.append(f"on {name}: {_VERDICTS[line.fit.verdict]}{share if line.samples > 1 else ''}")
         else:
             at_least = line.fit.at_least
             span = "" if line.interval is None else f" [{line.interval.low:.3g}, {line.interval.high:.3g}]"
-            doubt = f", but {100 * (1 - line.agreeing):.0f} % of the draws have none" if not span else ""
+            doubt = f", but {100 * (1 - line.agreeing):.0f} % of the resamples have none" if not span else ""
+            doubt = ", without an interval" if line.samples == 1 else doubt
             how = " (rounding hides the curvature)" if at_least else span
-            said.append(f"on {name}: lr* is {'at least ' if at_least else ''}{line.optimum:.3g} times lr{how}{doubt}")
-    return f"{where}: {'; '.join(said)}.".replace("on its own", "on its own batch").replace("fresh:", "fresh batches:")
+            parts.append(f"on {name}: lr* is {'at least ' if at_least else ''}{line.optimum:.3g} times lr{how}{doubt}")
+    return f"{where}: {'; '.join(parts)}.".replace("on its own", "on its own batch").replace("fresh:", "fresh batches:")

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.checks import base_schedule
 from jorge_tune.recipe.derivation import OURS, Derivation
+from jorge_tune.recipe.placeholders import placeholder_faults
 from jorge_tune.recipe.render import leaves, number, recipe_to_dict
 from jorge_tune.recipe.schedule import lr_factor, schedule_unit, total_steps
 from jorge_tune.recipe.schema import (
@@ -75,6 +76,10 @@ def bootstrap(recipe: Recipe, *, schedule: ScheduleChoice | None = None) -> Boot
 
     name = renamed(recipe.name, recipe.optimizer.name, "jorge")
     made = replace(recipe, name=name, optimizer=optimizer, schedule=new_schedule, calibration=None)
+    if lost := list(placeholder_faults(made)):
+        raise InputError(
+            f"recipe {name}: {lost[0][0]}: {lost[0][1]}; a command that reads {{recipe}} suits any optimizer"
+        )
     named = [Derivation("name", recipe.name, name, "named after its optimizer")]
     if recipe.calibration is not None:
         before = recipe_to_dict(recipe)["calibration"]

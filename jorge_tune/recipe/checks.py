@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Final
 
 from jorge_tune.errors import Finding, InputError
 from jorge_tune.recipe.metrics import metric_fault, target_fault
+from jorge_tune.recipe.placeholders import passes_recipe_on, placeholder_faults
 from jorge_tune.recipe.schema import (
     AdamWSection,
     Cosine,
+    DataSection,
     Gen,
     GraftedFields,
     GroupSection,
+    KroneckerFields,
+    MetricsSection,
+    ModelSection,
     PlainSchedule,
     Recipe,
     ScheduleFields,
@@ -25,9 +31,11 @@ from jorge_tune.recipe.schema import (
     Warmup,
 )
 from jorge_tune.recipe.unread import unread_fields
+from jorge_tune.untrusted import shown
 
 _WITH_MODEL_AND_DATA = ("classification", "segmentation", "detection", "language")
-TRAINABLE_KINDS: Final[tuple[TaskKind, ...]] = ("classification",)
+TRAINABLE_KINDS: Final[tuple[TaskKind, ...]] = ("classification", "python", "command")
+_OF_COMMANDS = ("metrics", "grace_seconds", "silence_seconds")
 
 
 def faults_of(recipe: Recipe) -> Iterator[Finding]:
@@ -37,6 +45,7 @@ def faults_of(recipe: Recipe) -> Iterator[Finding]:
         yield ("epochs" if given == "both" else "", f"exactly one of epochs and steps must be given, got {given}")
     if recipe.task is not None:
         yield from _task_faults(recipe.task)
+        yield from placeholder_faults(recipe)
     if recipe.target is not None:
         yield from _target_faults(recipe)
     yield from _optimizer_faults(recipe)
@@ -57,6 +66,7 @@ def warnings_of(recipe: Recipe) -> Iterator[Finding]:
         yield from _idle_milestones(recipe, schedule, path)
     yield from _overwhelming_decay(recipe)
     yield from _unread(recipe)
+    yield from _unread_recipe(recipe)
 
 
 def untrainable_because(recipe: Recipe) -> Finding | None:
@@ -66,7 +76,7 @@ def untrainable_because(recipe: Recipe) -> Finding | None:
     """
     if recipe.task is None or recipe.task.kind in TRAINABLE_KINDS:
         return None
-    kinds = " and ".join(TRAINABLE_KINDS)
+    kinds = " and ".join(filter(None, (", ".join(TRAINABLE_KINDS[:-1]), TRAINABLE_KINDS[-1])))
     way_out = "your own loop can train it with jorge_tune.optimizer_from_recipe"
     if isinstance(recipe.optimizer, (SGDSection, AdamWSection)):
         way_out = f"`bootstrap` accepts the recipe, and {way_out}"
@@ -81,6 +91,41 @@ def check_trainable(recipe: Recipe) -> None:
     """
     if (untrainable := untrainable_because(recipe)) is not None:
         raise InputError(f"recipe {recipe.name}: {untrainable[0]}: {untrainable[1]}")
+
+
+def check_has_model(recipe: Recipe) -> None:
+    """Refuse a command, for all that looks into the model: plan, probe, diagnose, calibrate-freq.
+
+    Raises:
+        InputError: naming the kind of task that has one.
+    """
+    if recipe.task is not None and recipe.task.kind == "command":
+        raise InputError(
+            f"recipe {recipe.name}: task.kind: this needs a model, and a command keeps its own to itself; "
+            "write the task as `{kind: python, factory: module:function}` for it"
+        )
+
+
+def unresolved_because(recipe: Recipe) -> Finding | None:
+    """Why a command cannot run yet: `refresh_interval: auto` is measured where the model is. None where it can."""
+    is_auto = isinstance(recipe.optimizer, KroneckerFields) and recipe.optimizer.refresh_interval == "auto"
+    if recipe.task is None or recipe.task.kind != "command" or not is_auto:
+        return None
+    return (
+        "optimizer.refresh_interval",
+        "'auto' cannot be measured for a command, whose model is in the script; measure it there with "
+        "jorge_tune.calibrate, or give a number",
+    )
+
+
+def check_resolved(recipe: Recipe) -> None:
+    """Refuse a command whose refresh interval is still `auto`.
+
+    Raises:
+        InputError: with the ways out.
+    """
+    if (unresolved := unresolved_because(recipe)) is not None:
+        raise InputError(f"recipe {recipe.name}: {unresolved[0]}: {unresolved[1]}")
 
 
 def _endless_warmup(recipe: Recipe, warmup: Warmup, path: str) -> Iterator[Finding]:
@@ -141,6 +186,19 @@ def _unread(recipe: Recipe) -> Iterator[Finding]:
             yield entry.path, f"has no effect {entry.why}; leave it out"
 
 
+def _unread_recipe(recipe: Recipe) -> Iterator[Finding]:
+    """A command to which nothing hands the optimizer that the recipe asks for."""
+    task = recipe.task
+    if task is None or task.kind != "command" or isinstance(recipe.optimizer, (SGDSection, AdamWSection)):
+        return
+    if not passes_recipe_on(task):
+        yield (
+            "task.command",
+            f"does not pass {{recipe}} on: unless the script reads JORGE_TUNE_RECIPE, it trains with an optimizer of "
+            f"its own, and not with {recipe.optimizer.name}",
+        )
+
+
 def _idle_milestones(recipe: Recipe, schedule: Step, path: str) -> Iterator[Finding]:
     in_steps = (schedule.unit or ("step" if recipe.steps else "epoch")) == "step"
     last = recipe.steps if in_steps else recipe.epochs
@@ -167,21 +225,88 @@ def _task_faults(task: TaskSection) -> Iterator[Finding]:
         for key in ("model", "data"):
             if getattr(task, key) is None:
                 yield "task", f"'{key}' is missing: a {task.kind} task needs it"
-    if task.kind == "python" and task.factory is None:
-        yield "task", "'factory' is missing: a python task names one as module:function"
+        yield from _source_faults("task.model", task.model)
+        yield from _source_faults("task.data", task.data)
+    yield from _python_faults(task)
     if task.kind == "command" and not task.command:
         yield "task", "'command' is missing: a command task lists the program and its arguments"
-    if task.kind != "python" and task.factory is not None:
-        yield "task.factory", f"belongs to kind python, not to {task.kind}"
     if task.kind != "command" and task.command:
         yield "task.command", f"belongs to kind command, not to {task.kind}"
+    if task.kind == "command":
+        yield from _command_faults(task)
+        return
+    for key in _OF_COMMANDS:
+        if getattr(task, key) is not None:
+            yield f"task.{key}", f"belongs to kind command, not to {task.kind}"
+
+
+def _command_faults(task: TaskSection) -> Iterator[Finding]:
+    """What a command has no use for, and settings of its log that do not go together."""
+    for key in ("model", "data"):
+        if getattr(task, key) is not None:
+            yield f"task.{key}", f"belongs to other kinds: a command has its own {key}; leave it out"
+    metrics = task.metrics
+    if metrics is None:
+        return
+    patterns = patterns_of(metrics)
+    if metrics.from_ == "stdout" and not patterns:
+        yield "task.metrics", "'pattern' is missing: stdout is read by regular expressions with named groups"
+    if metrics.from_ != "stdout" and patterns:
+        yield "task.metrics.pattern", f"belongs to stdout, not to {metrics.from_}"
+    for index, pattern in enumerate(patterns):
+        if not re.compile(pattern).groupindex:
+            where = "task.metrics.pattern" if isinstance(metrics.pattern, str) else f"task.metrics.pattern[{index}]"
+            yield where, f"must have a named group, such as (?P<top1>[0-9.]+), got {shown(pattern)}"
+    if metrics.from_ in ("report", "stdout") and metrics.path is not None:
+        yield "task.metrics.path", f"belongs to log files; {metrics.from_} has none"
+    if metrics.from_ == "report" and metrics.columns:
+        yield "task.metrics.columns", "belongs to logs; jorge_tune.report names its values itself"
+    columns = list(metrics.columns.values())
+    for name in sorted({name for name in columns if columns.count(name) > 1 and name not in ("step", "epoch")}):
+        yield "task.metrics.columns", f"the column {shown(name)} is named twice"
+
+
+def patterns_of(metrics: MetricsSection) -> tuple[str, ...]:
+    """The regular expressions for stdout, one or several."""
+    return (metrics.pattern,) if isinstance(metrics.pattern, str) else metrics.pattern
+
+
+_ELSEWHERE: Final = {
+    ("classification", "factory"): "; a classification has task.model.factory and task.data.factory",
+    ("classification", "args"): "; a classification has task.model.args and task.data.args",
+    ("classification", "evaluate_every"): "; a classification has task.data.evaluate_every",
+}
+
+
+def _python_faults(task: TaskSection) -> Iterator[Finding]:
+    """A python task makes its model and data itself; what belongs to it alone is nobody else's."""
+    if task.kind == "python":
+        if task.factory is None:
+            yield "task", "'factory' is missing: a python task names one as module:function"
+        for key in ("model", "data"):
+            if getattr(task, key) is not None:
+                yield f"task.{key}", f"belongs to kind classification: the factory of a python task makes its own {key}"
+        return
+    if task.higher_is_better and task.kind != "command":
+        yield "task.higher_is_better", f"belongs to kinds python and command; the metrics of a {task.kind} are known"
+    given = {"factory": task.factory, "args": task.args or None, "evaluate_every": task.evaluate_every}
+    for key, value in given.items():
+        if value is not None:
+            yield f"task.{key}", f"belongs to kind python, not to {task.kind}{_ELSEWHERE.get((task.kind, key), '')}"
+
+
+def _source_faults(path: str, section: ModelSection | DataSection | None) -> Iterator[Finding]:
+    """A model or a data set is one of ours or the user's own."""
+    if section is not None and (section.name is None) == (section.factory is None):
+        given = "neither" if section.name is None else "both"
+        yield path, f"exactly one of name and factory must be given, got {given}"
 
 
 def _target_faults(recipe: Recipe) -> Iterator[Finding]:
     assert recipe.target is not None
     faults = {
         "target.metric": metric_fault(recipe, recipe.target.metric),
-        "target.value": target_fault(recipe.target.metric, recipe.target.value),
+        "target.value": target_fault(recipe.target.metric, recipe.target.value, recipe),
     }
     for path, what in faults.items():
         if what is not None:

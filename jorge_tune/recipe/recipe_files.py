@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from jorge_tune.recipe.checks import faults_of, untrainable_because, warnings_of
 from jorge_tune.recipe.hints import RECIPE_WORDS
 from jorge_tune.recipe.render import recipe_to_dict, render_recipe, scalar
 from jorge_tune.recipe.schema import KroneckerFields, Recipe
+from jorge_tune.recipe.user_code import bound_to
 from jorge_tune.records import RunDirectory
 from jorge_tune.untrusted import shown
 
@@ -61,13 +62,14 @@ class RecipeFile:
 
 
 def load(path: str | Path) -> RecipeFile:
-    """Read a recipe file.
+    """Read a recipe file. Modules that it names are looked for in its own folder first.
 
     Raises:
         InputError: there is no such file, or it is no text file.
         FaultyFileError: the file has faults; all of them are in the message.
     """
-    return parse_recipe(text_of(Path(path), "recipe file"), str(path))
+    loaded = parse_recipe(text_of(Path(path), "recipe file"), str(path))
+    return replace(loaded, recipe=bound_to(loaded.recipe, [Path(path).absolute().parent]))
 
 
 def read_recipe(path: str | Path) -> Recipe:

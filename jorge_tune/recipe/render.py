@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from jorge_tune.config.decode import is_required
+from jorge_tune.config.unknown_keys import key_of
 from jorge_tune.recipe.schema import Recipe, Warmup
 
 if TYPE_CHECKING:
@@ -92,12 +93,13 @@ def _plain(section: Any, path: str, kept: frozenset[str]) -> dict[str, Any]:
     """A section's fields without its defaults, except those whose dotted path is in `kept`."""
     data: dict[str, Any] = {}
     for field in dataclasses.fields(section):
-        below = f"{path}.{field.name}" if path else field.name
+        key = key_of(field.name)
+        below = f"{path}.{key}" if path else key
         value = getattr(section, field.name)
         asked_for = value is not None and any(keep == below or keep.startswith(below + ".") for keep in kept)
-        always = is_required(field) or field.name in ("name", "version", "gamma")
+        always = is_required(field) or (key in ("name", "version", "gamma", "from") and value is not None)
         if always or asked_for or value != _default(field):
-            data[field.name] = _plain_value(value, below, kept)
+            data[key] = _plain_value(value, below, kept)
     if isinstance(section, Warmup) and section.epochs is not None and float(section.epochs).is_integer():
         data["epochs"] = int(section.epochs)  # a warm-up of 5 epochs reads better than one of 5.0
     return data

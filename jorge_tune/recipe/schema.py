@@ -44,23 +44,26 @@ Unit = Literal["epoch", "step"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSection:
-    """A model by name, with its constructor's arguments.
+    """A model by name or of your own, with its constructor's arguments; give `name` or `factory`.
 
     Attributes:
         name: `small_cnn`, `mlp`, `cifar_resnet`, or a classification model of torchvision such as `resnet50`.
+        factory: A class or function of your own that makes the model, as `my_module:Net`.
         args: Arguments of the model's constructor, such as `{num_classes: 100}`.
     """
 
-    name: Text
+    name: Text | None = None
+    factory: Annotated[str, IMPORTABLE] | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSection:
-    """A data set, what is held out of it, and how it is augmented.
+    """A data set by name or of your own, what is held out of it, and how it is augmented; give `name` or `factory`.
 
     Attributes:
         name: `digits`, `cifar10`, `cifar100`, `fashion_mnist`, or `imagefolder` for a directory of your own images.
+        factory: A function of your own that makes the parts of the data set, as `my_module:make_data`.
         root: The directory where the files lie; `digits` needs none.
         validation: What selects the best state: a fraction of the training part, a part's name, or unset, in which
             case the test part is evaluated (`digits` has a fixed validation part).
@@ -71,10 +74,12 @@ class DataSection:
         workers: Processes that load images; 0 loads them in the training process.
         drop_last: Leave out the last batch of an epoch where it is smaller than the others.
         evaluate_every: Epochs between two evaluations.
-        args: Arguments of an `imagefolder`: `size` in pixels, `mean` and `std` of the three colours.
+        args: Arguments of an `imagefolder`: `size` in pixels, `mean` and `std` of the three colours; or the arguments
+            of the factory.
     """
 
-    name: Text
+    name: Text | None = None
+    factory: Annotated[str, IMPORTABLE] | None = None
     root: Text = "data"
     validation: Annotated[float, INSIDE_ONE] | Annotated[str, SPLIT] | None = None
     augment: Text = "standard"
@@ -85,23 +90,81 @@ class DataSection:
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
+LogFormat = Literal["report", "jsonl", "csv", "tensorboard", "trainer_state", "mmengine", "stdout"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsSection:
+    """Where the values of a command are read.
+
+    Attributes:
+        from_: `report` reads what the script reports by `jorge_tune.report`. The others read what it writes anyway:
+            JSON lines, CSV, TensorBoard's event files, the `trainer_state.json` of Hugging Face's Trainer, MMEngine's
+            `scalars.json`, or the lines it prints.
+        path: The log file, below the run directory unless it begins with `/`, placeholders and `*` allowed; of several
+            files the newest counts. Unset looks for the format's usual names in the run directory.
+        columns: Which column is what: keys `epoch`, `step`, `seconds` and `part`, or the name of a metric
+            (`train/loss` or `test/top1` for another part than validation), each with the name that the log has.
+        pattern: For `stdout`, regular expressions whose named groups are columns, searched in each line. A place
+            (`epoch`, `step`) holds for the lines that follow it; `train_loss` is the training's, `top1` validation's.
+        scale: Factors by metric, such as `{top1: 0.01}` for a log in percent.
+        first_epoch: The number that the log gives to the first epoch; unset takes the first number that appears.
+        steps_per_epoch: Optimizer steps in an epoch, for logs that have only steps or only epochs.
+    """
+
+    from_: LogFormat = "report"
+    path: Text | None = None
+    columns: Mapping[str, Text] = field(default_factory=dict)
+    pattern: tuple[Annotated[str, REGULAR_EXPRESSION], ...] | Annotated[str, REGULAR_EXPRESSION] = ()
+    scale: Mapping[str, Positive] = field(default_factory=dict)
+    first_epoch: Annotated[int, one_of(0, 1)] | None = None
+    steps_per_epoch: Count | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskSection:
     """What is trained on what.
 
     Attributes:
-        kind: The kind of task; this version trains `classification`, the others can be bootstrapped but not trained.
+        kind: The kind of task; this version trains `classification`, `python` and `command`, the others can be
+            bootstrapped but not trained.
         model: The model; tasks of kind classification, segmentation, detection and language need it.
         data: The data set; the same tasks need it.
-        factory: For kind python: the function that makes the task.
-        command: For kind command: the program and its arguments.
+        factory: For kind python: the class or function of your own that makes the task, as `my_module:make_task`.
+        args: For kind python: arguments of the factory.
+        evaluate_every: For kind python: epochs between two evaluations; unset is 1.
+        higher_is_better: For metrics of your own whose names do not tell it, such as `{fid: false}`.
+        command: For kind command: the program and its arguments, as a list or as one line with quotes as in a shell.
+            Placeholders: `{recipe}`, `{run}`, `{seed}`, `{device}` and any value of the recipe, as `{optimizer.lr}`.
+        metrics: For kind command: where its values are read; unset reads what it reports by `jorge_tune.report`.
+        grace_seconds: For kind command: seconds that it may take to end once it was asked to; unset uses 30.
+        silence_seconds: For kind command: it is stopped once no value came for so many seconds; unset never stops it.
     """
 
     kind: TaskKind
     model: ModelSection | None = None
     data: DataSection | None = None
     factory: Annotated[str, IMPORTABLE] | None = None
-    command: tuple[Text, ...] = ()
+    args: Mapping[str, Any] = field(default_factory=dict)
+    evaluate_every: Count | None = None
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
+    command: tuple[Text, ...] | Text = ()
+    metrics: MetricsSection | None = None
+    grace_seconds: NotNegative | None = None
+    silence_seconds: Positive | None = None
+
+
+def has_model(recipe: Recipe) -> bool:
+    """Whether a model can be made of the recipe alone: it names one, or a factory that brings one."""
+    task = recipe.task
+    return task is not None and (task.model is not None or task.kind == "python")
+
+
+def evaluate_every(recipe: Recipe) -> int:
+    """Epochs between two evaluations; 1 where the recipe does not say it."""
+    task = recipe.task
+    every = None if task is None else task.data.evaluate_every if task.data is not None else task.evaluate_every
+    return every or 1
 
 
 NoDecayClass = Literal["norm", "bias", "one_dimensional"]
@@ -111,17 +174,20 @@ Rank = Annotated[int, at_least(2)]
 
 @dataclass(frozen=True, kw_only=True)
 class GroupSection:
-    """Parameters whose name matches `pattern` get a scaled rate and decay; the first rule that matches counts.
+    """A rule for the parameters whose name matches `pattern`; a parameter takes the first rule that matches.
 
     Attributes:
         pattern: A regular expression that is searched for in the parameter's name.
         lr_scale: The factor on the learning rate.
         weight_decay_scale: The factor on the weight decay.
+        precondition: `false` leaves these parameters without preconditioners, as a large output head may need;
+            embeddings never have any. It has no effect on `sgd` and `adamw`, and `bootstrap` carries it over.
     """
 
     pattern: Annotated[str, REGULAR_EXPRESSION]
     lr_scale: NotNegative = 1.0
     weight_decay_scale: NotNegative = 1.0
+    precondition: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +199,7 @@ class OptimizerFields:
         lr: The learning rate before the schedule.
         weight_decay: The weight decay: in the gradient for `sgd`, decoupled for `adamw` and for our own optimizers.
         no_decay: Classes of parameters without decay: normalisation layers, biases, all one-dimensional ones.
-        groups: Rules that scale rate and decay for parameters by name.
+        groups: Rules for parameters by name: factors on rate and decay, and whether to precondition.
     """
 
     name: str
@@ -240,7 +306,7 @@ class JorgeSection(KroneckerFields):
             `half` is such a form too, and takes the inverse square root of the statistics in place of the fourth root.
         ridge: For `congruence` and `half`: what is added to the statistics, relative to their mean eigenvalue.
         product_precision: The arithmetic of the products that correct a preconditioner.
-        preset: `paper` takes the paper's algorithm to the letter; values given beside it win.
+        preset: `paper` takes the paper's algorithm to the letter; fields that you set override it.
     """
 
     name: Literal["jorge"] = "jorge"
@@ -457,7 +523,7 @@ class Gen:
     Attributes:
         interval: Steps between two probes of the loss.
         smoothing: How much of the present factor a probe keeps; 0 takes the new value, 1 never changes.
-        points: Points at which the loss is read; 3 cannot tell a parabola from noise, 5 can.
+        points: Points at which the loss is read; 3 points cannot separate a parabola from noise; 5 can.
         initial_lr: `given` starts from `optimizer.lr`; `search` lets the first step look for the rate.
         earlier_batches: How many earlier batches the loss is read on; 0 reads it on the step's own batch, as the
             paper does. More batches give lower rates and cost points x batches forward passes.

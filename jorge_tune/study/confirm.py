@@ -353,6 +353,6 @@ class RecordedValues:
                 return []  # these are runs of another study, or the trial started again in another directory since
             seeds = [row.point[SEED]] if SEED in row.point else plan.seeds
             runs = [read_run(run_path(directory, row.number, seed)) for seed in seeds]
+            return [score_run(run, plan.objective) for run in runs] if all(run.ended for run in runs) else []
         except JorgeTuneError:
             return []
-        return [score_run(run, plan.objective) for run in runs] if all(run.ended for run in runs) else []

@@ -1,7 +1,7 @@
 """The constraint on iteration time, from one exclusive calibration per device, block size, precision and batch size.
 
 A trial's step costs `time(k) = plain + refresh / k` iterations of the baseline, for its refresh interval k (see
-`calibrate.choose_interval`). The study keeps what was measured, for every worker on such a device. A worker for whose
+`calibration.choose_interval`). The study keeps what was measured, for every worker on such a device. A worker for whose
 device it is missing measures it before its first trial, alone on the machine.
 """
 
@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from jorge_tune.calibrate.cache import facts_of, fingerprint_of, resolve_device
+from jorge_tune.calibration.cache import facts_of, fingerprint_of, resolve_device
 from jorge_tune.config.ranges import NotNegative, Positive
 from jorge_tune.errors import InputError, JorgeTuneError, shortened
 from jorge_tune.recipe.recipe_files import parse_recipe, render_recipe
 from jorge_tune.recipe.schema import KroneckerFields, Recipe
+from jorge_tune.recipe.user_code import NO_PLACES, CodePlaces, restricted_to
 from jorge_tune.study.jobs.client import environment_for_torch
 from jorge_tune.study.plan import StudyPlan
 from jorge_tune.study.space import ChoiceParameter, FactorParameter, trained_interval, trained_warm_refreshes
@@ -128,10 +129,11 @@ class IterationTimes:
         opened: the study.
         device: the worker's.
         threads: the CPU threads of its runs.
+        code: where it takes the code from that recipes name.
     """
 
-    def __init__(self, opened: OpenStudy, *, device: str, threads: int | None) -> None:
-        self._opened, self._plan, self._threads = opened, opened.plan, threads
+    def __init__(self, opened: OpenStudy, *, device: str, threads: int | None, code: CodePlaces = NO_PLACES) -> None:
+        self._opened, self._plan, self._threads, self._code = opened, opened.plan, threads, code
         self._device = resolve_device(device) if self._plan.overhead is not None else device
         self._costs: dict[str, Cost] = {}
         self._keys: dict[Any, str] = {}
@@ -224,7 +226,8 @@ class IterationTimes:
         work = tuple(getattr(costed.optimizer, name, None) for name in _OPTIMIZER_WORK)
         known = (work, costed.precision, costed.batch_size)
         if known not in self._keys:
-            self._keys[known] = fingerprint_of(facts_of(costed, self._device, threads=self._threads))
+            here = restricted_to(costed, self._code)
+            self._keys[known] = fingerprint_of(facts_of(here, self._device, threads=self._threads))
         return self._keys[known]
 
     def _decide(self, report: Callable[[str], None]) -> None:
@@ -299,7 +302,13 @@ _LOOK_SECONDS = 0.25
 
 
 def calibrate_apart(
-    recipe: Recipe, device: str, threads: int | None, overhead: float, *, wait: Callable[[float], bool]
+    recipe: Recipe,
+    device: str,
+    threads: int | None,
+    overhead: float,
+    *,
+    wait: Callable[[float], bool],
+    code: CodePlaces = NO_PLACES,
 ) -> Cost | None:
     """Measure a recipe's step in a fresh process, or find it in the cache of measurements.
 
@@ -309,12 +318,19 @@ def calibrate_apart(
         threads: CPU threads; None: torch's choice.
         overhead: the budget as a fraction.
         wait: waits for so many seconds; if it returns True, the measurement ends without a cost.
+        code: where to take the code from that the recipe names.
 
     Raises:
         InputError: the recipe cannot be calibrated here.
         JorgeTuneError: the process died.
     """
-    request = {"recipe": render_recipe(recipe), "device": device, "threads": threads, "overhead": overhead}
+    request = {
+        "recipe": render_recipe(recipe),
+        "device": device,
+        "threads": threads,
+        "overhead": overhead,
+        "code": code,
+    }
     with (
         tempfile.TemporaryFile("w+") as request_file,
         tempfile.TemporaryFile("w+") as answer_file,
@@ -346,7 +362,7 @@ def _cost(answer_text: str, log: str) -> Cost:
     try:
         answer = json.loads(answer_text)
     except ValueError:
-        raise JorgeTuneError(f"the calibration broke off: {log.strip().splitlines()[-1]}") from None
+        raise JorgeTuneError(f"the calibration failed: {log.strip().splitlines()[-1]}") from None
     if "input_error" in answer:
         raise InputError(answer["input_error"])
     return Cost(**answer)
@@ -363,10 +379,11 @@ def main() -> None:
 
 
 def _measured(request: dict[str, Any]) -> Cost:
-    from jorge_tune.calibrate.calibrate_recipe import CalibrationRequest, calibrate_recipe
-    from jorge_tune.calibrate.choose_interval import step_cost
+    from jorge_tune.calibration.calibrate_recipe import CalibrationRequest, calibrate_recipe
+    from jorge_tune.calibration.choose_interval import step_cost
 
     recipe = parse_recipe(request["recipe"], "the study's recipe").recipe
+    recipe = restricted_to(recipe, CodePlaces(*map(tuple, request["code"])))
     wanted = CalibrationRequest(overhead=request["overhead"], device=request["device"], threads=request["threads"])
     calibrated = calibrate_recipe(recipe, wanted)
     cost = step_cost(calibrated.measurements.rounds, calibrated.measurements.pools)

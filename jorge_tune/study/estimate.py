@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jorge_tune.recipe.schedule import total_steps
-from jorge_tune.recipe.schema import Recipe
+from jorge_tune.recipe.schema import Recipe, evaluate_every
 
 if TYPE_CHECKING:
     from jorge_tune.study.plan import StudyPlan
@@ -71,7 +71,7 @@ def estimate(
 
 def evaluations_of(recipe: Recipe, steps_per_epoch: int | None = None) -> int | None:
     """The number of evaluations of a run: every `evaluate_every` epochs and after the last step; None: not known."""
-    every = recipe.task.data.evaluate_every if recipe.task is not None and recipe.task.data is not None else 1
+    every = evaluate_every(recipe)
     epochs: float
     if recipe.epochs is not None:
         epochs = recipe.epochs

@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import jorge_tune
+from jorge_tune.config.ranges import LARGEST_SEED
 from jorge_tune.errors import InputError
-from jorge_tune.recipe.checks import check_trainable
+from jorge_tune.one_run import is_command
+from jorge_tune.recipe.checks import check_resolved, check_trainable
 from jorge_tune.recipe.derivation import Derivation
 from jorge_tune.recipe.metrics import usual_metric
 from jorge_tune.recipe.recipe_files import parse_recipe, render_recipe
@@ -58,12 +60,16 @@ class StudyPlan:
 
     def identity(self) -> dict[str, Any]:
         """What all trials of a study must have in common, as plain data; budget and sampler are not part of it."""
+        objective = asdict(self.objective)
+        if self.objective.higher_is_better is None:
+            del objective["higher_is_better"]  # older studies do not have it
+
         return {
             "version": jorge_tune.__version__,
             "recipe": recipe_to_dict(self.recipe),
             "baseline": None if self.baseline is None else recipe_to_dict(self.baseline),
             "space": self.space.identity(),
-            "objective": asdict(self.objective),
+            "objective": objective,
             "seeds": list(self.seeds),
             "overhead": self.overhead,
         }
@@ -96,8 +102,6 @@ BASELINE_SUFFIX, CONFIRM_SUFFIX = ".sgd", ".confirm"
 CONTENDER, SEED = "contender", "seed"
 BASELINE, SEARCH = "baseline", "search"  # the values of a trial's contender
 
-_LARGEST_SEED = 2**32 - 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class SeedParameter:
@@ -107,7 +111,7 @@ class SeedParameter:
     path: str = SEED
     bootstrap: int = 0  # the seed of trial 0
     low: int = 0
-    high: int = _LARGEST_SEED
+    high: int = LARGEST_SEED
     labels: tuple[int, ...] = ()  # empty: a seed is not chosen from a list
     values: tuple[int, ...] = ()
 
@@ -175,6 +179,12 @@ class ComparisonSpace(ConfirmationSpace):
     def identity(self) -> dict[str, Any]:
         """The recipes, field by field, so that a difference can be named."""
         return {name: recipe_to_dict(recipe) for name, recipe in self.recipes().items()}
+
+
+def needs_torch(plan: StudyPlan) -> bool:
+    """Whether some run of the study trains in a process of ours, and not by a command."""
+    recipes = list(plan.space.recipes().values()) if isinstance(plan.space, ComparisonSpace) else [plan.recipe]
+    return not all(is_command(recipe) for recipe in recipes)
 
 
 def searched(space: SearchSpace) -> SearchSpace:
@@ -281,11 +291,17 @@ def comparison_plan(
         if recipe.task is None:
             raise InputError(f"recipe {contender} has no task, so it cannot be trained; give it one, or leave it out")
         check_trainable(recipe)
+        check_resolved(recipe)
+    reference = contenders[first]
+    if metric is None and is_command(reference) and reference.target is None:
+        raise InputError(f"--metric: must name what the command of recipe {first} reports, since it has no target")
 
     seed = SeedParameter(bootstrap=seeds[0])
     if not all(seed.contains(one) for one in seeds):
         raise InputError(f"--seeds: must be between {seed.low} and {seed.high}, got {max(seeds)}")
 
+    judged_by = metric or usual_metric(known)
+    stated = None if known.task is None else known.task.higher_is_better.get(judged_by)
     labels = tuple(sorted(contenders))
     texts = tuple(render_recipe(replace(contenders[label], seed=0)) for label in labels)
     contender_of = ChoiceParameter(name=CONTENDER, path=CONTENDER, labels=labels, values=texts, bootstrap=first)
@@ -296,13 +312,20 @@ def comparison_plan(
         recipe=recipe,
         baseline=None,
         space=ComparisonSpace(recipe, (contender_of, seed)),  # type: ignore[arg-type]
-        objective=Objective(kind="final", metric=metric or usual_metric(known)),
+        objective=Objective(kind="final", metric=judged_by, higher_is_better=stated),
         sampler="random",
         seeds=(),
         overhead=None,
         device=device,
         threads=threads,
     )
+
+
+def recipes_of(plan: StudyPlan) -> list[Recipe]:
+    """The recipes whose code the runs of a study need; points of its space change no code."""
+    if isinstance(plan.space, ComparisonSpace):
+        return list(plan.space.recipes().values())
+    return [plan.recipe] + ([] if plan.baseline is None else [plan.baseline])
 
 
 def comparison_points(contenders: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Value]]:

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from jorge_tune.recipe.user_code import NO_PLACES, CodePlaces
 from jorge_tune.study.confirm import companion_studies, conclude, open_baseline, open_confirmation
 from jorge_tune.study.jobs.client import RunLauncher
+from jorge_tune.study.plan import needs_torch
 from jorge_tune.study.storage.address import Address
 from jorge_tune.study.study import OpenStudy
 from jorge_tune.study.study_verdict import StudyVerdict
 from jorge_tune.study.supervisor import Supervisor, shares
 from jorge_tune.study.trial_rows import ENDED, rows_of
-from jorge_tune.study.worker import WorkerExit, WorkerMessage, WorkerStart, measure_first
+from jorge_tune.study.worker import WorkerExit, WorkerMessage, WorkerStart, check_imports, measure_first
 
 Stage = Literal["baseline", "search", "confirmation", "comparison"]
 Runs = Callable[[str], Path]
@@ -29,8 +31,8 @@ Report = Callable[[WorkerMessage, int | None], None]
 class Crew:
     """The workers of a study on this machine.
 
-    `hours`: no trial of the search begins later than that after the start. `last_word`: called when a second signal
-    ends everything at once.
+    `hours`: no trial of the search begins later than that after the start. `code`: where the workers take the code from
+    that recipes name. `last_word`: called when a second signal ends everything at once.
     """
 
     workers: int = 1
@@ -38,6 +40,7 @@ class Crew:
     threads: int | None = None
     download: bool = False
     hours: float | None = None
+    code: CodePlaces = NO_PLACES
     last_word: Callable[[], None] = lambda: None
 
 
@@ -72,7 +75,8 @@ def run_whole(
     for study in (opened, *companion_studies(opened)):
         study.withdraw_stop_request()
 
-    with RunLauncher() as launcher:  # one for all stages, since loading torch takes longer than many a small run
+    # One for all stages, since loading torch takes longer than many a small run.
+    with RunLauncher(with_torch=needs_torch(opened.plan)) as launcher:
         baseline = open_baseline(opened, runs)
         if baseline is not None:
             worker_exit = _work("baseline", baseline, address, runs, crew, watch, launcher)
@@ -91,7 +95,7 @@ def confirm_whole(
     opened: OpenStudy, address: Address, runs: Runs, crew: Crew, watch: Callable[[Stage, OpenStudy], Report]
 ) -> StudyEnd | None:
     """Work on the confirmation alone; None if there is nothing to confirm. Raises as `run_whole` does."""
-    with RunLauncher() as launcher:
+    with RunLauncher(with_torch=needs_torch(opened.plan)) as launcher:
         return _confirm(opened, address, runs, crew, watch, launcher)
 
 
@@ -123,7 +127,7 @@ def compare_whole(
         Why the last workers stopped.
     """
     opened.withdraw_stop_request()
-    with RunLauncher() as launcher:
+    with RunLauncher(with_torch=needs_torch(opened.plan)) as launcher:
         return _work("comparison", opened, address, runs, crew, watch, launcher)
 
 
@@ -154,12 +158,14 @@ def _work(
             device=device,
             threads=threads,
             download=crew.download,
+            code=crew.code,
             deadline=None if hours is None else time.time() + 3600 * hours,
         )
         for device, threads in shares(workers, crew.device, crew.threads)
     ]
 
     report = watch(stage, opened)
+    check_imports(opened.plan, crew.code, lambda message: report(message, None))
     directory, settings = runs(opened.plan.name), starts[0].settings()
     worker_exit = measure_first(opened, directory, settings, lambda message: report(message, None), crew.last_word)
     return worker_exit or Supervisor(address, starts, report, crew.last_word, launcher).supervise()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jorge_tune.compare.run_directories import Evaluation, Run
-from jorge_tune.recipe.metrics import is_lower_better
+from jorge_tune.errors import RunDirectoryError
 from jorge_tune.study.study_schema import Objective
 
 
@@ -30,9 +30,17 @@ def score_run(run: Run, objective: Objective, *, seconds: Callable[[int], float]
         run: finished or diverged.
         objective: of the study.
         seconds: gives the seconds of so many steps by a calibration; None takes training seconds as measured.
+
+    Raises:
+        RunDirectoryError: the run never measured the objective's metric.
     """
     diverged = run.outcome == "diverged"
     readings = selecting(run)
+    if not diverged and readings and not any(objective.metric in reading.metrics for reading in readings):
+        has = ", ".join(dict.fromkeys(name for reading in readings for name in reading.metrics))
+        raise RunDirectoryError(
+            f"{run.folder}: no evaluation has {objective.metric}; the objective needs it; it has {has}"
+        )
     return RunScore(run.seed, objective.worst if diverged else _value(readings, objective, seconds), diverged)
 
 
@@ -97,4 +105,4 @@ def _hit(readings: Sequence[Evaluation], objective: Objective) -> Evaluation | N
 
 def _sign(objective: Objective) -> int:
     """1 if higher values of the metric are better, else -1."""
-    return -1 if is_lower_better(objective.metric) else 1
+    return -1 if objective.is_metric_lower_better else 1

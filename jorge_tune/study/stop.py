@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Literal, NamedTuple
 
-Kind = Literal["signal", "supervisor", "study", "fault"]
+from jorge_tune.errors import EXIT_INTERRUPTED
 
-EXIT_INTERRUPTED = 130
+Kind = Literal["signal", "supervisor", "study", "fault"]
 
 
 class WorkerStop(NamedTuple):

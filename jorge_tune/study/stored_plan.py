@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final, TypeVar
 
 from jorge_tune.config.decode import decode
-from jorge_tune.config.ranges import FILE_NAME, SEED, Count, Positive, Rule, Text, at_least, one_of
+from jorge_tune.config.ranges import FILE_NAME, LARGEST_SEED, SEED, Count, Positive, Rule, Text, at_least, one_of
 from jorge_tune.config.tree import node_of
 from jorge_tune.errors import Fault, InputError, shortened
 from jorge_tune.recipe.derivation import Derivation
@@ -186,7 +186,6 @@ def _check_choice(fields: Mapping[str, Any]) -> None:
 
 
 FORMAT: Final = 1
-_LARGEST_SEED = 2**32 - 1
 
 
 def is_study_name(name: object) -> bool:
@@ -210,6 +209,7 @@ class StoredObjective:
     kind: Kind
     metric: Text
     target: float | None = None
+    higher_is_better: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +256,7 @@ class StoredSeed:
     path: Text
     bootstrap: Annotated[int, SEED]
     low: Annotated[int, one_of(0)] = 0
-    high: Annotated[int, one_of(_LARGEST_SEED)] = _LARGEST_SEED
+    high: Annotated[int, one_of(LARGEST_SEED)] = LARGEST_SEED
     labels: tuple[int, ...] = ()
     values: tuple[int, ...] = ()
 

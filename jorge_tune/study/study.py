@@ -130,7 +130,7 @@ class OpenStudy:
         except InputError as error:
             raise InputError(
                 f"study {self.plan.name}: its attribute {STOP} cannot be read ({error}); "
-                f"`jorge-tune study stop --name {self.plan.name}` writes it anew"
+                f"`jorge-tune study stop --name {self.plan.name}` replaces it"
             ) from None
         return StudyStopRequest(cast("How", request.how), request.reason, request.exit_code)
 

@@ -11,11 +11,12 @@ from typing import Any
 
 from jorge_tune.compare.run_directories import unpaired_because, worth_a_note
 from jorge_tune.config.decode import decode, parse, text_of
+from jorge_tune.config.ranges import LARGEST_SEED
 from jorge_tune.config.tree import node_of, read_tree
 from jorge_tune.config.unknown_keys import hints_of
 from jorge_tune.errors import Fault, FaultyFileError, Finding, InputError
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.recipe.checks import untrainable_because
+from jorge_tune.recipe.checks import unresolved_because, untrainable_because
 from jorge_tune.recipe.derivation import Derivation
 from jorge_tune.recipe.metrics import metric_fault, target_fault, usual_metric
 from jorge_tune.recipe.recipe_files import read_recipe, resolve_recipe
@@ -227,7 +228,6 @@ WILCOXON_SEEDS = 4  # with fewer pairs, no one-sided signed-rank test has a p-va
 HALVING_EVALUATIONS = 3  # the first rung and one reading beyond it
 _LARGEST_GRID = 100_000
 _DEFAULT_TRIALS = 40
-_LAST_SEED = 2**32 - 1
 
 
 def build_plan(
@@ -243,6 +243,8 @@ def build_plan(
         findings.append(("recipe", f"recipe {recipe.name} has no task, so it cannot be trained"))
     if (untrainable := untrainable_because(recipe)) is not None:
         findings.append(("recipe", f"recipe {recipe.name}: {untrainable[0]}: {untrainable[1]}"))
+    if (unresolved := unresolved_because(recipe)) is not None:
+        findings.append(("recipe", f"recipe {recipe.name}: {unresolved[0]}: {unresolved[1]}"))
     if baseline is not None and (why := unpaired_because(baseline, recipe)) is not None:
         findings.append(("baseline", f"recipe {baseline.name} cannot be compared with {recipe.name}: {why}"))
 
@@ -289,7 +291,7 @@ def centre_of(recipe: Recipe) -> tuple[Recipe, Recipe | None, tuple[Derivation, 
 
 def confirmation_seeds(seeds: Sequence[int], count: int) -> tuple[int, ...]:
     """The next seeds after the largest one of the search, without those that the search has."""
-    after = itertools.chain(range(max(seeds) + 1, _LAST_SEED + 1), range(max(seeds)))
+    after = itertools.chain(range(max(seeds) + 1, LARGEST_SEED + 1), range(max(seeds)))
     free = (seed for seed in after if seed not in seeds)
     return tuple(itertools.islice(free, count))
 
@@ -299,21 +301,26 @@ def _objective(file: StudyFile, recipe: Recipe, findings: list[Finding]) -> Obje
     wanted = section if isinstance(section, ObjectiveSection) else ObjectiveSection(kind=section)
     of_recipe = recipe.target
     metric = wanted.metric or usual_metric(recipe)
+    is_command = recipe.task is not None and recipe.task.kind == "command"
+    if is_command and of_recipe is None and wanted.metric is None:
+        what = "needs the name of a metric that the command reports: give a target in the recipe"
+        findings.append(("objective", f"{what}, or objective: {{kind: {wanted.kind}, metric: ...}}"))
     target = wanted.target
     if target is None and of_recipe is not None and of_recipe.metric == metric:
         target = of_recipe.value
 
-    made = Objective(kind=wanted.kind, metric=metric, target=target)
+    stated = None if recipe.task is None else recipe.task.higher_is_better.get(metric)
+    made = Objective(kind=wanted.kind, metric=metric, target=target, higher_is_better=stated)
     if made.needs_target and target is None:
         what = f"{wanted.kind} needs a target: give objective: {{kind: {wanted.kind}, metric: {metric}, target: ...}}"
         findings.append(("objective", f"{what}, or a target for {metric} in the recipe"))
 
     complaints = {
         "objective.metric": metric_fault(recipe, metric),
-        "objective.target": None if target is None else target_fault(metric, target),
+        "objective.target": None if target is None else target_fault(metric, target, recipe),
     }
     findings += [(path, complaint) for path, complaint in complaints.items() if complaint is not None]
-    return made
+    return made if made.needs_target else replace(made, target=None)
 
 
 def _check_pruner(file: StudyFile, recipe: Recipe, findings: list[Finding]) -> None:
@@ -355,9 +362,11 @@ def _trials(file: StudyFile, space: SearchSpace | None, findings: list[Finding])
 def _overhead(file: StudyFile, recipe: Recipe, findings: list[Finding]) -> float | None:
     if isinstance(file.constraint, str):
         return None
-    can_be_calibrated = isinstance(recipe.optimizer, KroneckerFields)
+    is_command = recipe.task is not None and recipe.task.kind == "command"
+    can_be_calibrated = isinstance(recipe.optimizer, KroneckerFields) and not is_command
     if file.constraint is not None and not can_be_calibrated:
-        what = f"the step of {recipe.optimizer.name} cannot be calibrated against a baseline's; write constraint: none"
+        whose = "a command" if is_command else recipe.optimizer.name
+        what = f"the step of {whose} cannot be calibrated against a baseline's; write constraint: none"
         findings.append(("constraint", what))
     return share_of((file.constraint or ConstraintSection()).overhead) if can_be_calibrated else None
 

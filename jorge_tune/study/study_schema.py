@@ -92,12 +92,15 @@ Direction = Literal["minimize", "maximize"]
 class Objective:
     """The best or final value of a metric, or the training seconds or epochs until it reaches `target`.
 
+    `higher_is_better` is what the recipe says of the metric; None: its name tells it.
+
     A trial's value is the median over its seeds. A run that diverged or did not reach the target counts as `worst`.
     """
 
     kind: Kind
     metric: str
     target: float | None = None
+    higher_is_better: bool | None = None
 
     @property
     def needs_target(self) -> bool:
@@ -107,7 +110,12 @@ class Objective:
     @property
     def lower_is_better(self) -> bool:
         """Times, epochs and losses are minimised; scores are maximised."""
-        return self.needs_target or is_lower_better(self.metric)
+        return self.needs_target or self.is_metric_lower_better
+
+    @property
+    def is_metric_lower_better(self) -> bool:
+        """Whether lower values of the metric itself are better."""
+        return is_lower_better(self.metric) if self.higher_is_better is None else not self.higher_is_better
 
     @property
     def direction(self) -> Direction:

@@ -1,13 +1,13 @@
-"""The verdict of a study: the bootstrap's rank, the best trial, the confirmation, and whether one shot was enough.
+"""The verdict of a study: the bootstrap's rank, the best trial, the confirmation, and whether single-shot tuning held.
 
-Only the confirmation decides whether single-shot tuning held, because the best of many trials looks better than it is
-on the seeds that chose it:
+Single-shot tuning is the bootstrap: one recipe, not searched for. Only the confirmation decides whether it held,
+because the best of many trials looks better than it is on the seeds that chose it:
 
 - held: no other trial was better; or, on at least six confirmation seeds, the best trial was not significantly better
   than the bootstrap. The best trial is then at most as much better as the upper end of its gain's interval.
 - beaten: the best trial was significantly better, at 0.05, by the signed-rank test of this one contest.
-- undecided: there are too few common seeds, there is no confirmation, there is nothing to compare, the interval has no
-  upper end, or the bootstrap breaks the constraint.
+- undecided: there is no confirmation, it has too few common seeds, there is nothing to compare, the interval has no
+  upper end, or the bootstrap does not keep the constraint.
 """
 
 from __future__ import annotations
@@ -36,9 +36,12 @@ NOT_REACHED, NO_NUMBER = "did not reach the target", "ended without a number"
 class Evidence:
     """What a verdict is made from.
 
-    `rows` are the trials of the search; number 0 is the bootstrap. `confirmation` has the values by contender and seed:
-    of the baseline, of the bootstrap and, if it is another trial, of the best. `worst` is one of `NOT_REACHED` and
-    `NO_NUMBER`. `constraint` says in words what a feasible trial keeps; None if every trial is feasible.
+    Attributes:
+        worst: What an infinite value means, `NOT_REACHED` or `NO_NUMBER`.
+        rows: The trials of the search; number 0 is the bootstrap.
+        constraint: What a feasible trial keeps, in words; None if every trial is feasible.
+        confirmation: The values by contender and seed: of the baseline, of the bootstrap and, if it is another trial,
+            of the best trial.
     """
 
     study: str
@@ -57,10 +60,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class ChosenTrial:
-    """A trial as a verdict names it.
+    """A trial that the verdict names: the bootstrap or the best one.
 
-    `value` is None if the trial has none (yet); `state` says why. `point` has the trial's parameters (factors),
-    `values` the values of its recipe that follow from them.
+    `value` is None if the trial has none; `state` says why. `point` has the trial's parameters (factors), and `values`
+    the values of its recipe that follow from them.
     """
 
     number: int
@@ -74,10 +77,10 @@ class ChosenTrial:
 
 @dataclass(frozen=True)
 class Rank:
-    """The bootstrap's place among all trials that ended: 1 + the number of better ones.
+    """The bootstrap's place among all trials that ended: 1 + the number of better trials.
 
-    `equal` counts the other trials with the same value. Pruned and failed trials rank behind. `feasible_better` counts
-    the better ones that keep the constraint.
+    Pruned and failed trials rank last. `equal` counts the other trials with the same value, and `feasible_better` the
+    better trials that keep the constraint.
     """
 
     place: int
@@ -88,9 +91,10 @@ class Rank:
 
 @dataclass(frozen=True)
 class TrialCounts:
-    """The number of trials by state; those that diverged, missed or are infeasible are among the completed.
+    """The number of trials by state.
 
-    `missed` are those that did not reach the target, or ended without a number.
+    The last three count completed trials. `without_value` counts those that did not diverge, but did not reach the
+    target or ended without a number.
     """
 
     complete: int
@@ -98,8 +102,12 @@ class TrialCounts:
     failed: int
     unfinished: int
     diverged: int
-    missed: int
+    without_value: int
     infeasible: int
+
+    def to_json(self) -> dict[str, int]:
+        """Plain data; stored reports have `without_value` as "missed"."""
+        return {"missed" if name == "without_value" else name: number for name, number in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -150,6 +158,8 @@ class StudyVerdict:
                 data[key] = [_contender_to_json(contender) for contender in self.contenders]
             elif key == "contests":
                 data["gains"] = [_contest_to_json(contest) for contest in self.contests]
+            elif key == "counts":
+                data[key] = self.counts.to_json()
             else:
                 data[key] = value
         return portable(data)  # type: ignore[return-value]
@@ -173,7 +183,7 @@ def _contest_to_json(contest: PairedContest) -> dict[str, Any]:
 
 
 def judge(evidence: Evidence) -> StudyVerdict:
-    """Reach the verdict on a study, whether it has finished or not."""
+    """The verdict of a study, whether it has finished or not."""
     lower = evidence.lower_is_better
     bootstrap = next((row for row in evidence.rows if row.number == 0), None)
     best = best_of(evidence.rows, lower_is_better=lower)
@@ -230,7 +240,7 @@ def _counts(rows: Sequence[TrialRow]) -> TrialCounts:
         failed=states.count("failed"),
         unfinished=states.count("running") + states.count("waiting"),
         diverged=sum(row.diverged for row in complete),
-        missed=sum(not row.diverged for row in worst),
+        without_value=sum(not row.diverged for row in worst),
         infeasible=sum(not row.is_feasible for row in complete),
     )
 
@@ -254,7 +264,7 @@ def _single_shot(
     counts: TrialCounts,
     evidence: Evidence,
 ) -> SingleShot:
-    """Whether single-shot tuning held; `contest` is that of the best trial against the bootstrap."""
+    """Whether single-shot tuning held; `contest` is the best trial against the bootstrap."""
     if bootstrap is None or bootstrap.state not in ("complete", "pruned"):
         state = "is missing" if bootstrap is None else f"is {bootstrap.state}"
         return SingleShot("undecided", f"trial 0, the bootstrap, {state}")
@@ -277,7 +287,7 @@ def _single_shot(
     if contest.high == math.inf:
         return SingleShot("undecided", f"the bootstrap failed on seeds on which {trial} did not")
     if contest.losses == 0 and contest.wins and 2 / 2**contest.wins > SIGNIFICANT:
-        # Even if all of them speak for the best trial, the seeds that are not level are too few for a small p-value.
+        # All seeds that are not level speak for the best trial, but they are too few for a significant p-value.
         seeds = _number(contest.wins, "confirmation seed")
         level = f"{trial} is better on {seeds} and level on the others"
         return SingleShot("undecided", f"{level}, which cannot rule out chance")
@@ -285,7 +295,7 @@ def _single_shot(
 
 
 def _unbeaten(counts: TrialCounts, total: int) -> SingleShot:
-    """The bootstrap is the best trial: says of how many."""
+    """The outcome if the bootstrap itself is the best trial."""
     others = counts.complete + counts.pruned - 1
     if others < 1:
         return SingleShot("undecided", "no other trial has completed or been pruned, so there is nothing to compare")
@@ -298,12 +308,12 @@ def _why_no_best(counts: TrialCounts, worst: str) -> str:
     """Why there is no best trial."""
     if counts.complete == 0:
         return "no trial has completed"
-    if counts.missed + counts.diverged < counts.complete:
+    if counts.without_value + counts.diverged < counts.complete:
         return "no completed trial keeps the constraint"
 
     if not counts.diverged and worst == NOT_REACHED:
         return "no completed trial reached the target"
-    ends = [what for number, what in ((counts.diverged, "diverged"), (counts.missed, worst)) if number]
+    ends = [what for number, what in ((counts.diverged, "diverged"), (counts.without_value, worst)) if number]
     return f"every completed trial {' or '.join(ends)}"
 
 
@@ -312,7 +322,7 @@ _INFINITE = {NOT_REACHED: "not reached", NO_NUMBER: "no number"}
 
 
 def sentences(verdict: StudyVerdict) -> tuple[str, ...]:
-    """The verdict in sentences: the headline, whether single-shot tuning held, and then what the two rest on."""
+    """The verdict in sentences: the headline, whether single-shot tuning held, and then what both rest on."""
     lines = [headline(verdict), _single_shot_in_words(verdict)]
     lines += [_counts_in_words(verdict), _bootstrap(verdict), _best(verdict), _baseline(verdict)]
     lines += _confirmation(verdict)
@@ -321,7 +331,7 @@ def sentences(verdict: StudyVerdict) -> tuple[str, ...]:
 
 
 def headline(verdict: StudyVerdict) -> str:
-    """The bootstrap against the baseline in one sentence: on confirmation seeds, if both were run on any."""
+    """The bootstrap against the baseline in one sentence, on confirmation seeds if both ran on any."""
     contest = verdict.contest(BOOTSTRAP, BASELINE)
     if contest is not None:
         return _headline_of(contest, verdict)
@@ -394,7 +404,9 @@ def _counts_in_words(verdict: StudyVerdict) -> str:
     line = f"{_number(verdict.total, 'trial')} in all: {', '.join(parts)}."
 
     without_value = [
-        f"{number} {what}" for number, what in ((counts.diverged, "diverged"), (counts.missed, verdict.worst)) if number
+        f"{number} {what}"
+        for number, what in ((counts.diverged, "diverged"), (counts.without_value, verdict.worst))
+        if number
     ]
     line += f" Of the completed, {' and '.join(without_value)}." if without_value else ""
     if counts.infeasible:
@@ -460,7 +472,7 @@ def _contest_in_words(contest: PairedContest, verdict: StudyVerdict) -> str:
     names = f"{_named(contest.contender, verdict.best)} against {_named(contest.against, verdict.best)}"
     amount = f"a gain of {_signed(contest.median)} {_interval(contest)}"
     if math.isinf(contest.median):
-        amount = "the gain is no number, because one of them has none on most seeds"
+        amount = "the gain is undefined, because one of them has no value on most seeds"
 
     p_name = "p" if contest.p == contest.p_corrected else "corrected p"
     p = "" if contest.p_corrected is None else f", {p_name} = {contest.p_corrected:.2g}"

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from jorge_tune.errors import InputError
+from jorge_tune.errors import EXIT_INTERRUPTED, InputError
 from jorge_tune.hardware import nvidia, torch_cuda_build, usable_cores, visible_gpus
 from jorge_tune.study.jobs.client import RunLauncher
-from jorge_tune.study.stop import EXIT_INTERRUPTED, WorkerStops
+from jorge_tune.study.stop import WorkerStops
 from jorge_tune.study.storage.address import Address
 from jorge_tune.study.worker import ExitKind, WorkerExit, WorkerMessage, WorkerStart
 

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 from jorge_tune.errors import JorgeTuneError, RunDirectoryError
 from jorge_tune.recipe.recipe_files import render_recipe
 from jorge_tune.recipe.schema import Recipe
+from jorge_tune.recipe.user_code import NO_PLACES, CodePlaces
 from jorge_tune.study.jobs.client import ProcessEnd, RunJob
 from jorge_tune.study.jobs.faults import Reach, Starts, decide, too_many
 from jorge_tune.study.jobs.job import Machine, RunFollower, RunningChild, Runs, cause_of, ended_run, follow, was_busy
@@ -69,6 +70,7 @@ class TrialContext:
     device: str = "auto"
     threads: int | None = None
     download: bool = False
+    code: CodePlaces = NO_PLACES
     training_seconds: Callable[[Recipe], Callable[[int], float] | None] = lambda recipe: None
     watch: Callable[[int, RunFollower], None] = lambda seed, follower: None
     look: Callable[[], None] = lambda: None
@@ -150,7 +152,8 @@ class TrialRun:
         """One run, started again as often as its faults ask for."""
         recipe = replace(self._recipe, seed=seed)
         directory, text = self._directory / f"seed-{seed}", render_recipe(recipe)
-        job = RunJob(text, str(directory), self._context.device, self._context.threads, self._context.download)
+        context = self._context
+        job = RunJob(text, str(directory), context.device, context.threads, context.download, context.code)
         follower, last_end = RunFollower(directory), ""
         while True:
             follower.read()
@@ -202,7 +205,7 @@ class TrialRun:
         return None
 
     def _note_memory(self, seed: int) -> None:
-        again = "it runs again, in a fresh process and with no other run of the study beside it"
+        again = "it runs again in a fresh process, while no other run of the study runs"
         change = f"seed {seed} ran out of memory: {again}"
         changes = (*self._starts.changes, change)
         self._starts = replace(self._starts, out_of_memory=self._starts.out_of_memory + 1, changes=changes)

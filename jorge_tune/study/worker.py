@@ -22,8 +22,9 @@ from typing import Literal, NamedTuple
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from jorge_tune.errors import InputError, JorgeTuneError
+from jorge_tune.errors import EXIT_INTERRUPTED, InputError, JorgeTuneError
 from jorge_tune.recipe.schema import Recipe
+from jorge_tune.recipe.user_code import NO_PLACES, CodePlaces, check_findable, named_modules, restricted_to
 from jorge_tune.records import portable
 from jorge_tune.study.claimed_trial import ClaimedTrial, Ending, UnreadTrialError, report_end
 from jorge_tune.study.constraint import IterationTimes, calibrate_apart
@@ -31,9 +32,10 @@ from jorge_tune.study.dashboard.trial_files import TrialFiles
 from jorge_tune.study.jobs.client import RunLauncher
 from jorge_tune.study.jobs.job import Machine, RunFollower, Runs
 from jorge_tune.study.leases import Lease, LeaseTimes, Reaper, Sweep, owners_clock
+from jorge_tune.study.plan import StudyPlan, needs_torch, recipes_of
 from jorge_tune.study.runs_directory import Presence, RunsDirectory
 from jorge_tune.study.samplers import build_pruner, build_sampler
-from jorge_tune.study.stop import EXIT_INTERRUPTED, WorkerStops
+from jorge_tune.study.stop import WorkerStops
 from jorge_tune.study.storage.claims import Claim
 from jorge_tune.study.study import OpenStudy, StudyStopRequest
 from jorge_tune.study.trial import TrialContext, TrialEnd, TrialRun
@@ -60,6 +62,7 @@ class WorkerSettings:
     device: str = "auto"
     threads: int | None = None
     download: bool = False
+    code: CodePlaces = NO_PLACES
     times: LeaseTimes = field(default_factory=LeaseTimes)
     deadline: float | None = None
 
@@ -77,6 +80,7 @@ class WorkerStart:
     device: str = "auto"
     threads: int | None = None
     download: bool = False
+    code: CodePlaces = NO_PLACES
     deadline: float | None = None
     supervisor: int | None = None
     fork_server: int | None = None
@@ -92,6 +96,7 @@ class WorkerStart:
             device=self.device,
             threads=self.threads,
             download=self.download,
+            code=CodePlaces(*map(tuple, self.code)),
             times=LeaseTimes.lasting(self.lasts),
             deadline=self.deadline,
         )
@@ -157,6 +162,7 @@ class Worker:
             device=settings.device,
             threads=settings.threads,
             download=settings.download,
+            code=settings.code,
             training_seconds=costs.training_seconds,
             watch=self._watch,
             look=self._look,
@@ -277,7 +283,7 @@ class Worker:
         if end.kind == "unusable":
             self._stop_the_study(end.reason, end.exit_code)
         elif self._broken >= _MOST_BROKEN:
-            self._stop_the_study(f"{_MOST_BROKEN} trials in a row broke off; the last: {end.reason}", 1)
+            self._stop_the_study(f"{_MOST_BROKEN} trials in a row failed; the last: {end.reason}", 1)
 
     def _attach(self, trial: ClaimedTrial, lease: Lease, state: Ending, value: float | None) -> None:
         """Attach the trial's files and note; say once what cannot be attached."""
@@ -380,6 +386,7 @@ def work_on(
     report: Report = lambda message: None,
     *,
     server: Runs | None = None,
+    says_imports: bool = True,
 ) -> WorkerExit:
     """Work on a study until none of its trials is left, or until there is a reason to stop.
 
@@ -390,13 +397,15 @@ def work_on(
         stops: receives stop requests; it is listening already.
         report: receives messages.
         server: starts runs; None: a fork server of this process's own.
+        says_imports: whether to report what runs will import; a supervisor has done that already.
 
     Raises:
-        InputError: another version made the study, the directory is another study's, the device is not there, or this
-            machine cannot start runs.
+        InputError: another version made the study, the directory is another study's, the device or a module that a
+            recipe names is not there, or this machine cannot start runs.
         JorgeTuneError: the storage stayed away, or no run can be started.
     """
     opened.check_version()
+    check_imports(opened.plan, settings.code, report if says_imports else lambda message: None)
     directory = opened.enter(runs)
     if not directory.is_shared:
         report(
@@ -410,9 +419,25 @@ def work_on(
     _hurry_once_stopped(opened, stops)
     with contextlib.ExitStack() as stack:
         if server is None:
-            server = stack.enter_context(RunLauncher())
+            server = stack.enter_context(RunLauncher(with_torch=needs_torch(opened.plan)))
             server.warm_up()
         return Worker(opened, directory, server, stops, settings, costs, report).work()
+
+
+def check_imports(plan: StudyPlan, code: CodePlaces, report: Report) -> None:
+    """Report each module that the study's recipes name and that its runs here will import; nothing is imported yet.
+
+    Raises:
+        InputError: a module is not there, or lies where this worker takes no code from.
+    """
+    said = set()
+    for recipe in recipes_of(plan):
+        found = restricted_to(recipe, code)
+        check_findable(found)
+        for module in named_modules(found):
+            if module not in said:
+                said.add(module)
+                report(WorkerMessage(f"imports {module}"))
 
 
 def prepare_costs(
@@ -427,14 +452,14 @@ def prepare_costs(
     Raises:
         InputError: the device is not there, or the recipe cannot be calibrated on it.
     """
-    costs = IterationTimes(opened, device=settings.device, threads=settings.threads)
+    costs = IterationTimes(opened, device=settings.device, threads=settings.threads, code=settings.code)
     if not costs.missing():
         return costs
 
     with Machine(directory.path).holding(stops.wait, alone=True) as may_measure:
         costs.look_up()  # another worker may have measured while this one waited
         if may_measure:
-            calibrate = partial(calibrate_apart, wait=stops.wait)
+            calibrate = partial(calibrate_apart, code=settings.code, wait=stops.wait)
             costs.measure(calibrate, lambda text: report(WorkerMessage(text)))
     return costs
 
@@ -505,7 +530,8 @@ def _join_and_work(start: WorkerStart, stops: WorkerStops) -> WorkerExit:
     )
     opened = join_study(open_storage(address, create=False, patience=patience, wait=True), start.study)
     with RunLauncher(lent=start.fork_server) as launcher:
-        return work_on(opened, Path(start.runs), start.settings(), stops, _send_message, server=launcher)
+        runs, settings = Path(start.runs), start.settings()
+        return work_on(opened, runs, settings, stops, _send_message, server=launcher, says_imports=False)
 
 
 def _send_message(message: WorkerMessage) -> None:

@@ -1,5 +1,7 @@
 """Training one run of one recipe: data, models, loop, checkpoints, records."""
 
+from jorge_tune.runs.run_journal import RunProgress
+from jorge_tune.runs.run_result import RunResult
 from jorge_tune.training.build import (
     build_gen,
     build_model,
@@ -9,7 +11,7 @@ from jorge_tune.training.build import (
     optimizer_from_recipe,
     scheduler_from_recipe,
 )
-from jorge_tune.training.runner import RunProgress, RunResult, train
+from jorge_tune.training.runner import train
 
 __all__ = [
     "RunProgress",

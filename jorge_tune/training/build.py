@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,13 @@ from jorge_tune.optim import (
     param_groups,
 )
 from jorge_tune.recipe import schema
-from jorge_tune.recipe.checks import check_trainable
+from jorge_tune.recipe.checks import check_has_model, check_trainable
 from jorge_tune.recipe.recipe_files import read_recipe
 from jorge_tune.recipe.schedule import lr_factor
+from jorge_tune.recipe.user_imports import load_object, user_code
+from jorge_tune.training.factories import call_factory
 from jorge_tune.training.models import OWN_MODELS
+from jorge_tune.training.python_task import check_has_parameters, make_task
 
 _OWN_FIELDS = ("name", "lr", "weight_decay", "no_decay", "groups", "args", "decoupled", "refresh_interval")
 
@@ -38,13 +40,21 @@ _OWN_FIELDS = ("name", "lr", "weight_decay", "no_decay", "groups", "args", "deco
 def build_model(recipe: schema.Recipe) -> nn.Module:
     """The recipe's model on the CPU. Its initial weights depend on the recipe's seed only.
 
+    Of a python task it is the whole task that is made, its data included.
+
     Raises:
         InputError: a kind of task that cannot be trained, no model, an unknown one, or arguments it does not take.
     """
     check_trainable(recipe)
+    if recipe.task is not None and recipe.task.kind == "python":
+        return make_task(recipe, torch.device("cpu")).model
+    check_has_model(recipe)
     if recipe.task is None or recipe.task.model is None:
         raise InputError(f"task.model: the recipe {recipe.name!r} names no model, so it cannot be trained")
     model = recipe.task.model
+    if model.factory is not None:
+        return _own_model(recipe, model.factory, model.args)
+    assert model.name is not None, "checks.py asks for one of name and factory"
     factory = _model_factory(model.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -54,6 +64,20 @@ def build_model(recipe: schema.Recipe) -> nn.Module:
             raise InputError(
                 f"task.model.args: {model.name} does not accept {dict(model.args)!r} ({first_line(error)})"
             ) from error
+
+
+def _own_model(recipe: schema.Recipe, factory: str, args: Mapping[str, Any]) -> nn.Module:
+    """The model that a factory of the user's own makes.
+
+    Raises:
+        InputError: it fails, or returns no module with parameters.
+    """
+    with user_code(recipe):
+        model = call_factory(factory, args, "task.model", seed=recipe.seed)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"task.model.factory: {factory} must return a torch module, got {type(model).__name__}")
+    check_has_parameters(model, f"task.model.factory: {factory}")
+    return model
 
 
 def build_optimizer(section: schema.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
@@ -118,7 +142,9 @@ def optimizer_from_recipe(path: str | Path, model: nn.Module) -> torch.optim.Opt
     Raises:
         InputError: a missing or faulty file, an unresolved `refresh_interval: auto`, or wrong arguments.
     """
-    return build_optimizer(read_recipe(path).optimizer, model)
+    recipe = read_recipe(path)
+    with user_code(recipe):
+        return build_optimizer(recipe.optimizer, model)
 
 
 def gen_from_recipe(path: str | Path, optimizer: torch.optim.Optimizer) -> GeN:
@@ -233,15 +259,7 @@ def _kronecker_arguments(section: schema.KroneckerFields) -> dict[str, Any]:
 
 def _imported(name: str) -> Callable[..., Any]:
     """The class behind `module:Class`."""
-    module_name, _, attribute = name.partition(":")
-    try:
-        target: Any = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(f"optimizer.name: cannot import {module_name!r} ({error}); is it installed?") from error
-    for part in attribute.split("."):
-        if not hasattr(target, part):
-            raise InputError(f"optimizer.name: {module_name!r} has no {attribute!r}")
-        target = getattr(target, part)
+    target = load_object(name, "optimizer.name")
     if not callable(target):
         raise InputError(f"optimizer.name: {name!r} is not a class")
     factory: Callable[..., Any] = target

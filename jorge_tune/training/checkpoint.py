@@ -21,7 +21,8 @@ import torch
 
 from jorge_tune.errors import RunDirectoryError
 from jorge_tune.files import open_regular
-from jorge_tune.untrusted import shown
+from jorge_tune.runs.run_result import Best
+from jorge_tune.untrusted import is_number, shown
 
 _FORMAT = 2
 _FORMAT_WITHOUT_CHECKSUM = 1
@@ -45,22 +46,6 @@ class Position:
     epoch: int = 0
     step_in_epoch: int = 0
     closed: bool = True
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best value of the metric that the run is judged by, and where it was reached."""
-
-    metric: str
-    value: float
-    step: int
-    epoch: float
-
-
-def better(best: Best | None, other: Best) -> Best:
-    """The better of two, the earlier one of equals; smaller is better for a loss."""
-    sign = -1 if other.metric == "loss" else 1
-    return other if best is None or sign * other.value > sign * best.value else best
 
 
 @dataclass(frozen=True)
@@ -171,7 +156,8 @@ def _read(path: Path) -> Checkpoint:
             raise RunDirectoryError(f"{path}: not a checkpoint ({type(error).__name__} while it was read)") from error
 
     expected = _FORMAT if has_checksum else _FORMAT_WITHOUT_CHECKSUM
-    if not isinstance(content, dict) or content.pop("format", None) != expected:
+    found = content.pop("format", None) if isinstance(content, dict) else None
+    if not isinstance(found, int) or found != expected:
         raise RunDirectoryError(f"{path}: not a checkpoint of this version of jorge-tune")
     try:
         checkpoint = _decoded(content)
@@ -314,7 +300,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_amount(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return is_number(value) and 0 <= value < math.inf  # type: ignore[operator]
 
 
 def _is_position(value: object) -> bool:

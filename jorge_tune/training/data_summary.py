@@ -1,15 +1,36 @@
-"""What a run found in its data: images, classes, parts, and what was left out and why; a line and a record."""
+"""What a run found in its data, and which code of the user's own it runs; a line for people and a record.
+
+`DataSummary` is of images: classes, parts, and what was left out and why. `OwnTaskSummary` is of a task of the user's
+own, of which little is known.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from jorge_tune.errors import shortened
-from jorge_tune.training.image_listing import in_words
+from jorge_tune.image_listing import in_words
 
 _IDENTITY = ("name", "shape", "classes", "parts")  # what decides which images a step sees
+
+
+class RunSummary(Protocol):
+    """What a run's first record holds as `data`."""
+
+    def compared_with(self, earlier: object) -> RunSummary:
+        """With a warning if a run began on other data, or with other code.
+
+        Args:
+            earlier: what the run's first record holds as `data`; None in older ones.
+        """
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a run's records."""
+
+    def line(self) -> str:
+        """The whole summary in one line, for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +46,10 @@ class PartSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSummary:
-    """A data set as a run uses it. `left_out` counts files by part and reason, `unused` the images of other parts."""
+    """A data set as a run uses it. `left_out` counts files by part and reason, `unused` the images of other parts.
+
+    `code` is the digest of the user's own modules, where the recipe names any.
+    """
 
     name: str
     shape: tuple[int, ...]  # channels, height, width
@@ -35,16 +59,17 @@ class DataSummary:
     unused: Mapping[str, int] = field(default_factory=dict)
     remarks: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    code: str | None = None
 
     def compared_with(self, earlier: object) -> DataSummary:
-        """With a warning if a run began on other data.
-
-        Args:
-            earlier: what the run's first record holds as `data`; None in older ones.
-        """
+        """See `RunSummary`."""
         now = self.to_json()
-        if not isinstance(earlier, dict) or all(earlier.get(key) == now[key] for key in _IDENTITY):
+        if not isinstance(earlier, dict):
             return self
+        warned = replace(self, warnings=(*self.warnings, *_code_warning(earlier, self.code)))
+        return warned if all(earlier.get(key) == now[key] for key in _IDENTITY) else warned._with_other_images(earlier)
+
+    def _with_other_images(self, earlier: Mapping[str, Any]) -> DataSummary:
         held = {name: _images_held(earlier.get("parts"), name) for name in self.parts}
         counts = [f"{name} {images}" for name, images in held.items() if images is not None]
         words = f" (it had {', '.join(counts)} images)" if counts else ""
@@ -63,6 +88,7 @@ class DataSummary:
             "left_out": {name: dict(counts) for name, counts in self.left_out.items() if counts},
             "unused": dict(self.unused),
             "remarks": dict(self.remarks),
+            "code": self.code,
         }
         return data | {key: value for key, value in more.items() if value}
 
@@ -86,8 +112,44 @@ class DataSummary:
         return "; ".join([*pieces, *self.warnings])
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+@dataclass(frozen=True, kw_only=True)
+class OwnTaskSummary:
+    """A task of the user's own: its factory, the batches of its parts, and the digest of its code."""
+
+    factory: str
+    batches: Mapping[str, int]
+    parameters: int
+    code: str
+    warnings: tuple[str, ...] = ()
+
+    def compared_with(self, earlier: object) -> OwnTaskSummary:
+        """See `RunSummary`."""
+        warnings = [] if not isinstance(earlier, dict) else _code_warning(earlier, self.code)
+        if isinstance(earlier, dict) and earlier.get("batches") != dict(self.batches):
+            warnings.append("warning: the numbers of batches have changed since the run began")
+        return replace(self, warnings=(*self.warnings, *warnings))
+
+    def to_json(self) -> dict[str, Any]:
+        """See `RunSummary`."""
+        return {"name": self.factory, "batches": dict(self.batches), "parameters": self.parameters, "code": self.code}
+
+    def line(self) -> str:
+        """See `RunSummary`."""
+        parts = ", ".join(f"{name} {_plural(count, 'batch', 'es')}" for name, count in self.batches.items())
+        return "; ".join(
+            [f"task: {self.factory} (code {self.code}), {parts}, {self.parameters} parameters", *self.warnings]
+        )
+
+
+def _code_warning(earlier: Mapping[str, Any], code: str | None) -> list[str]:
+    """What to say where the run began with other code of the user's own."""
+    if code is None or earlier.get("code") in (None, code):
+        return []
+    return ["warning: the code that the recipe names has changed since the run began"]
+
+
+def _plural(count: int, noun: str, ending: str = "s") -> str:
+    return f"{count} {noun}{'' if count == 1 else ending}"
 
 
 def _images_held(parts: object, name: str) -> int | None:

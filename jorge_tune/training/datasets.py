@@ -23,16 +23,18 @@ import torch
 from jorge_tune.config.unknown_keys import suggestion
 from jorge_tune.errors import InputError
 from jorge_tune.hardware import usable_cores
-from jorge_tune.recipe.schema import DataSection
-from jorge_tune.training.data_summary import DataSummary, PartSummary
-from jorge_tune.training.image_listing import (
+from jorge_tune.image_listing import (
     ENDINGS,
+    SMALL_SIDE,
     LeftOut,
     class_names,
     files_beside_classes,
     images_of_class,
     in_words,
+    side_from,
 )
+from jorge_tune.recipe.schema import DataSection
+from jorge_tune.training.data_summary import DataSummary, PartSummary
 from jorge_tune.training.images import (
     Examples,
     ImageFiles,
@@ -44,6 +46,7 @@ from jorge_tune.training.images import (
     image_size,
     read_headers,
 )
+from jorge_tune.training.own_data import OwnExamples, class_names_of, own_parts
 
 PartName = Literal["validation", "test"]
 _TORCHVISION = {  # class in torchvision.datasets, mean, std, shift in pixels, flip
@@ -57,8 +60,6 @@ _DIGITS_SPLIT_SEED = 0  # the 60/20/20 split never changes
 _VALIDATION_SEED = 1  # fixed: the held-out fraction is the same for every run and seed
 _PART_NAMES = ("train", "val", "valid", "validation", "test")
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_SMALL_SIZE = 64  # images up to this size are shifted, not cropped and resized, and kept in memory
-_LARGE_DEFAULT_SIZE = 224
 _MEMORY_LIMIT_BYTES = 2 * 10**9
 _HEADERS_CHECKED = 100_000  # of files too large to decode beforehand; a header takes 80 microseconds, over NFS more
 
@@ -145,6 +146,9 @@ def open_source(data: DataSection, *, download: bool = False) -> Source:
     """
     if data.augment not in ("standard", "none"):
         raise InputError(f"data.augment must be 'standard' or 'none', got {data.augment!r}")
+    if data.factory is not None:
+        return _open_own(data)
+    assert data.name is not None, "checks.py asks for one of name and factory"
     if data.name == "imagefolder":
         return _open_image_directory(data)
     if data.args:
@@ -156,6 +160,23 @@ def open_source(data: DataSection, *, download: bool = False) -> Source:
     names = ["digits", "imagefolder", *_TORCHVISION]
     hint = suggestion(data.name, names)
     raise InputError(f"data.name: unknown data set {data.name!r}{hint}; known: {', '.join(sorted(names))}")
+
+
+def _open_own(data: DataSection) -> Source:
+    """What a factory of the user's own makes; a validation part among them selects, unless the recipe says another."""
+    made = own_parts(data)
+    if len(made) == 1 and not isinstance(data.validation, float):
+        raise InputError(
+            f"task.data.factory: {data.factory} makes only a training part; let it make a validation part too, or set "
+            "task.data.validation to a fraction"
+        )
+    parts = {name: Part(part.labels.numpy(), partial(_choose_own, part)) for name, part in made.items()}
+    fixed = "validation" if "validation" in parts else None
+    return Source(class_names_of(made), parts, fixed_validation=fixed)
+
+
+def _choose_own(part: OwnExamples, indices: Integers, augment: bool) -> Examples:
+    return part.choose(indices)
 
 
 def _open_digits(data: DataSection) -> Source:
@@ -181,6 +202,7 @@ def _open_digits(data: DataSection) -> Source:
 def _open_torchvision(data: DataSection, download: bool) -> Source:
     import torchvision
 
+    assert data.name is not None
     class_name, mean, std, pad, flip = _TORCHVISION[data.name]
     root = Path(data.root).expanduser()
     shift = ShiftFlip(pad, flip) if data.augment == "standard" else None
@@ -230,7 +252,7 @@ def _open_image_directory(data: DataSection) -> Source:
     for name in _PART_NAMES:  # train is the first
         if (root / name).is_dir():
             paths, labels, left_out[name] = _list_part(root / name, classes)
-            size = size or _default_size(paths[0])
+            size = size or side_from(max(image_size(paths[0])))
             choose = partial(_choose, paths, labels, options.scaling, size, data.augment == "standard")
             parts[name] = Part(labels, choose)
     if len(parts) == 1:
@@ -287,7 +309,7 @@ def _summary(
     unused = {name: len(part.labels) for name, part in source.parts.items() if name not in used}
     shape = next(part.shape for part in examples.values() if part is not None)
     return DataSummary(
-        name=data.name,
+        name=data.name or data.factory or "",
         shape=shape,
         classes=len(source.classes),
         parts=parts,
@@ -313,11 +335,12 @@ def _validation_name(data: DataSection, source: Source) -> float | str | None:
         return source.fixed_validation
     if isinstance(asked, str):
         if asked not in held_out:
-            raise InputError(f"data.validation: {data.name} has no part {asked!r}; it has {', '.join(held_out)}")
+            known = ", ".join(held_out)
+            raise InputError(f"data.validation: {data.name or data.factory} has no part {asked!r}; it has {known}")
         return None if asked == "test" else asked
     if source.fixed_validation is not None:
         raise InputError(
-            f"data.validation: {data.name} comes with a fixed validation part, so a fraction ({asked}) "
+            f"data.validation: {data.name or data.factory} comes with a fixed validation part, so a fraction ({asked}) "
             f"cannot be held out; leave data.validation out, or set it to {source.fixed_validation!r}"
         )
     return float(asked)
@@ -417,7 +440,7 @@ def _choose(
 ) -> Examples:
     chosen = [paths[index] for index in indices]
     targets = torch.from_numpy(labels[indices])
-    if size <= _SMALL_SIZE and len(chosen) * 3 * size**2 <= _MEMORY_LIMIT_BYTES:
+    if size <= SMALL_SIDE and len(chosen) * 3 * size**2 <= _MEMORY_LIMIT_BYTES:
         shift = ShiftFlip(size // 8, True) if standard and augment else None
         images, remarks = decode_all(chosen, size)
         return ImagesInMemory(images, targets, scaling, shift, remarks)
@@ -426,12 +449,6 @@ def _choose(
     if stride > 1:
         remarks["header not read before the first epoch"] = len(chosen) - len(chosen[::stride])
     return ImageFiles(chosen, targets, scaling, size, standard and augment, remarks)
-
-
-def _default_size(path: Path) -> int:
-    """The images' own size where it is small, else the usual 224."""
-    longest = max(image_size(path))
-    return longest if longest <= _SMALL_SIZE else _LARGE_DEFAULT_SIZE
 
 
 class _Options(NamedTuple):

@@ -30,6 +30,12 @@ from jorge_tune.recipe.schema import Precision
 
 _TOOL_TIMEOUT_SECONDS = 10
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_OUT_OF_MEMORY = (  # in the messages of the host and of libraries
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "ALLOC_FAILED",
+)
 Clock = Callable[[], float]
 
 
@@ -116,6 +122,13 @@ def backends_for(precision: Precision) -> Iterator[None]:
         yield
     finally:
         products.fp32_precision, convolutions.fp32_precision, torch.backends.cudnn.benchmark = before
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch says that the device or the host is out of memory."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        words in str(error) for words in _OUT_OF_MEMORY
+    )
 
 
 class Stopwatch:

@@ -14,7 +14,7 @@ from jorge_tune.optim import GeN
 from jorge_tune.optim.gen import Probe
 from jorge_tune.recipe.schema import Gen, Recipe
 from jorge_tune.training.build import build_gen
-from jorge_tune.training.loader import Batch, Batches
+from jorge_tune.training.loader import Batch, TaskBatches
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class EarlierBatches:
         count: How many, at least 1; they stay on the device.
     """
 
-    def __init__(self, gen: GeN, train: Batches, count: int) -> None:
+    def __init__(self, gen: GeN, train: TaskBatches, count: int) -> None:
         self.gen, self._train = gen, train
         self._kept: deque[tuple[tuple[int, int], Batch]] = deque(maxlen=count)
 
@@ -98,7 +98,7 @@ class EarlierBatches:
         self._kept.extend((place, self._train.at(*place)) for place in places)
 
 
-def build_stepper(recipe: Recipe, optimizer: torch.optim.Optimizer, train: Batches) -> GeN | EarlierBatches | None:
+def build_stepper(recipe: Recipe, optimizer: torch.optim.Optimizer, train: TaskBatches) -> GeN | EarlierBatches | None:
     """What takes the steps instead of the optimizer where the recipe's schedule is `gen`; else None."""
     gen = build_gen(recipe, optimizer)
     count = recipe.schedule.earlier_batches if isinstance(recipe.schedule, Gen) else 0

@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from types import FrameType
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,21 +20,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from jorge_tune.errors import RunDirectoryError, first_line
 from jorge_tune.optim import KroneckerOptimizer
 from jorge_tune.recipe.schema import Precision
-from jorge_tune.records import Outcome
-from jorge_tune.training.checkpoint import Best, Checkpoint, Position, better, check_state
+from jorge_tune.runs.run_journal import Event, Moment, ProgressCallback, RunJournal, RunProgress
+from jorge_tune.runs.run_result import Best, RunEnding, better
+from jorge_tune.runs.stop_request import StopRequest
+from jorge_tune.training.checkpoint import Checkpoint, Position, check_state
 from jorge_tune.training.device import PhaseTimer, Stopwatch, autocast, grad_scaler, step_schedule
 from jorge_tune.training.gen_stepper import BatchLoss, RateLog, Stepper
-from jorge_tune.training.loader import Batch, Batches
-from jorge_tune.training.run_journal import Event, Moment, ProgressCallback, RunJournal, RunProgress
+from jorge_tune.training.loader import Batch, TaskBatches
 from jorge_tune.training.tasks import Task
 from jorge_tune.untrusted import shown
-
-
-class RunEnding(NamedTuple):
-    """How a stretch of training ended."""
-
-    outcome: Outcome
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -50,39 +40,7 @@ class LoopPlan:
     evaluate_every: int  # epochs
     log_every: int  # steps
     precision: Precision
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class StopRequest:
-    """A request to stop a run soon; while it is entered, Ctrl-C and SIGTERM make it.
-
-    Signals are heard in the main thread only; elsewhere `ask` makes the request. A second Ctrl-C stops at once.
-    """
-
-    def __init__(self) -> None:
-        self.reason: str | None = None
-        self._before: dict[signal.Signals, Any] = {}
-
-    def ask(self, reason: str) -> None:
-        """Ask the run to stop after its current step."""
-        self.reason = self.reason or reason
-
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.reason is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.ask(f"stopped by {signal.Signals(number).name}")
+    is_lower_better: bool = False  # of the task's main metric
 
 
 class Loop:
@@ -156,7 +114,7 @@ class Loop:
         if at.step != at.epoch * per_epoch + at.step_in_epoch or at.step_in_epoch > per_epoch:
             raise ValueError(
                 f"its step {at.step} is step {at.step_in_epoch} of epoch {at.epoch}, but an epoch has {per_epoch} "
-                "here; were images added or removed?"
+                "here; were examples added or removed?"
             )
         if at.step > self._plan.total_steps:
             raise ValueError(f"its step {at.step} is beyond the last one, {self._plan.total_steps}")
@@ -247,7 +205,7 @@ class Loop:
 
     def _loss(self, batch: Batch) -> Tensor:
         with autocast(self._plan.precision, self._device):
-            return self._task.loss(self._model(batch[0]), batch)
+            return self._task.training_loss(self._model, batch)
 
     def _rates(self) -> list[float]:
         """The learning rates in force."""
@@ -284,7 +242,8 @@ class Loop:
             if not math.isfinite(metrics["loss"]):
                 return self._divergence(f"the {part} loss was {metrics['loss']} after step {here.step}")
             name = self._task.main_metric
-            self._best = better(self._best, Best(name, metrics[name], here.step, self.moment.epoch))
+            reading = Best(name, metrics[name], here.step, self.moment.epoch)
+            self._best = better(self._best, reading, is_lower_better=self._plan.is_lower_better)
 
         if epoch_done:
             here = replace(here, epoch=here.epoch + 1, step_in_epoch=0)
@@ -292,7 +251,7 @@ class Loop:
         self._report("epoch")
         return self._checkpoint()
 
-    def _evaluate(self, part: str, batches: Batches) -> dict[str, float] | None:
+    def _evaluate(self, part: str, batches: TaskBatches) -> dict[str, float] | None:
         """Evaluate on a part; None if a stop request comes meanwhile."""
         started = time.perf_counter()
         meter = self._task.meter()
@@ -302,7 +261,7 @@ class Loop:
                 if self._stop.reason is not None:
                     break
                 with autocast(self._plan.precision, self._device):
-                    outputs = self._model(batch[0])
+                    outputs = self._task.outputs(self._model, batch)
                 meter.update(outputs, batch)
 
         self._model.train()

@@ -18,6 +18,7 @@ from jorge_tune.errors import InputError
 from jorge_tune.optim.costs import EXCLUDED, TOO_LONG, ParameterCost, Total, account, total
 from jorge_tune.optim.param_groups import embedding_parameters
 from jorge_tune.recipe import schema
+from jorge_tune.recipe.user_code import names_own_task
 from jorge_tune.training.build import build_model, build_optimizer
 
 EMBEDDING = "embedding"
@@ -115,13 +116,12 @@ def plan_recipe(recipe: schema.Recipe, *, budget: int | None = None) -> RecipePl
             "optimizer.name: must be jorge, shampoo, sketchy or sketchy_adagrad to be planned, got "
             f"{section.name!r}; only a file that itself says sgd or adamw is bootstrapped automatically"
         )
-    if recipe.task is None or recipe.task.model is None:
+    if not schema.has_model(recipe):
         raise InputError(f"task.model: the recipe {recipe.name!r} names no model, so there is nothing to plan")
     is_open = getattr(section, "refresh_interval", 1) in (None, "auto")
     if not isinstance(section, schema.SketchyAdaGradSection) and section.refresh_interval == "auto":
         section = dataclasses.replace(section, refresh_interval=ASSUMED_INTERVAL)
-    with _parameters_on_meta():
-        model = build_model(recipe)
+    model = _model_on_meta(recipe)
     group = build_optimizer(section, model).param_groups[0]  # a preset's values included
     parameters = _costs(section, model)
     return RecipePlan(
@@ -135,6 +135,23 @@ def plan_recipe(recipe: schema.Recipe, *, budget: int | None = None) -> RecipePl
         rivals=tuple(_rivals(section, model, group)),
         fit=None if budget is None else _fit(section, model, group, budget),
     )
+
+
+def _model_on_meta(recipe: schema.Recipe) -> nn.Module:
+    """The recipe's model, the shapes of its parameters only.
+
+    Code of the user's own may want to compute with the weights that it makes, so it makes real ones where it has to.
+    """
+    assert recipe.task is not None
+    if recipe.task.kind == "python":
+        return build_model(recipe).to("meta")
+    try:
+        with _parameters_on_meta():
+            return build_model(recipe)
+    except InputError:
+        if not names_own_task(recipe):
+            raise
+        return build_model(recipe).to("meta")
 
 
 @contextmanager
@@ -168,7 +185,7 @@ def _costs(section: schema.Optimizer, model: nn.Module) -> tuple[ParameterCost, 
 
 
 def _rivals(section: Planned, model: nn.Module, group: Mapping[str, Any]) -> Iterator[Rival]:
-    common: dict[str, Any] = {"lr": section.lr}
+    common: dict[str, Any] = {"lr": section.lr, "groups": section.groups}
     shared = _shared(section, group)
     ranks = sorted({*RANKS, getattr(section, "rank", RANKS[0])})
     sections: list[schema.Optimizer] = [
@@ -185,8 +202,11 @@ def _rivals(section: Planned, model: nn.Module, group: Mapping[str, Any]) -> Ite
 
 
 def _shared(section: Planned, group: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that all members of the family have, a preset's values included."""
-    return {"lr": section.lr, **{name: group[name] for name in _SHARED}}
+    """The fields that all members of the family have, a preset's values included.
+
+    The groups are among them, so that what the recipe leaves unpreconditioned stays so under the other optimizers.
+    """
+    return {"lr": section.lr, "groups": section.groups, **{name: group[name] for name in _SHARED}}
 
 
 def _least_sketch(section: Planned, model: nn.Module, group: Mapping[str, Any]) -> Rival:

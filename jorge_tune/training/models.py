@@ -30,8 +30,11 @@ def small_cnn(*, in_channels: int = 1, num_classes: int = 10, width: int = 32, b
     )
 
 
+MLP_FEATURES = 64  # the values of an 8x8 image with one channel
+
+
 def mlp(
-    *, in_features: int = 64, hidden: Sequence[int] = (128, 64), num_classes: int = 10, dropout: float = 0.0
+    *, in_features: int = MLP_FEATURES, hidden: Sequence[int] = (128, 64), num_classes: int = 10, dropout: float = 0.0
 ) -> nn.Module:
     """Linear layers with ReLU between them, over the flattened image.
 

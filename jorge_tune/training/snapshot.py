@@ -17,13 +17,16 @@ from jorge_tune.recipe.recipe_files import recipe_of_run
 from jorge_tune.recipe.schedule import total_steps
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import Record, RunDirectory, read_records
+from jorge_tune.runs.run_journal import ProgressCallback, RunJournal, RunProgress
+from jorge_tune.runs.run_result import RunEnding
+from jorge_tune.runs.run_start import what_differs
+from jorge_tune.runs.stop_request import StopRequest
 from jorge_tune.training.build import build_scheduler
 from jorge_tune.training.checkpoint import Checkpoint, load_checkpoint
 from jorge_tune.training.device import backends_for, choose_device
 from jorge_tune.training.gen_stepper import Stepper, build_stepper
-from jorge_tune.training.loop import Loop, LoopPlan, RunEnding, StopRequest
-from jorge_tune.training.run_journal import ProgressCallback, RunJournal, RunProgress
-from jorge_tune.training.runner import own_random_state, set_up_training, what_differs
+from jorge_tune.training.loop import Loop, LoopPlan
+from jorge_tune.training.runner import own_random_state, set_up_training
 from jorge_tune.training.tasks import Task
 
 
@@ -52,7 +55,7 @@ class Snapshot:
     def walk(
         self,
         stop_at: int,
-        look: Callable[[torch.optim.Optimizer | Stepper], Stepper],
+        look: Callable[[torch.optim.Optimizer | Stepper], Stepper] | None = None,
         *,
         progress: ProgressCallback | None = None,
         stop: StopRequest | None = None,
@@ -61,7 +64,7 @@ class Snapshot:
 
         Args:
             stop_at: More than `step`, at most `total_steps`. May be asked for once.
-            look: Wraps what takes the steps in something that looks on.
+            look: Wraps what takes the steps in something that looks on; None takes the steps as they are.
             progress: Called at the start and after each step.
             stop: May ask the walk to stop; Ctrl-C and SIGTERM do so in the main thread anyway.
 
@@ -81,7 +84,7 @@ class Snapshot:
             journal = stack.enter_context(RunJournal(run_directory))
             stop = stack.enter_context(stop or StopRequest())
             save: Callable[[object], None] = _keep_nothing
-            stepper = look(self.stepper or self.optimizer)
+            stepper = self.stepper if look is None else look(self.stepper or self.optimizer)
             torch.manual_seed(self.recipe.seed)
             state = self.task, self.model, self.optimizer, scheduler
             loop = Loop(*state, plan, self.device, journal, save, stop, _with_length(progress, stop_at), stepper)

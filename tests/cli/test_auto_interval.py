@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
-from jorge_tune.calibrate import bench as batch_limit
+from jorge_tune.calibration import bench as batch_limit
 from jorge_tune.cli import main
 from jorge_tune.cli.cmd_bootstrap import _study
 from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.recipe.recipe_files import read_recipe
-from tests.calibrate.scripted_bench import ScriptedBench, loaded_from, noisy
+from jorge_tune.study import study_file
+from tests.calibration.scripted_bench import ScriptedBench, loaded_from, noisy
 from tests.cli.test_calibrate_freq import RECIPE
 
 AUTO = RECIPE.replace("lr: 0.1", "lr: 0.1\n  refresh_interval: auto")
@@ -63,7 +65,7 @@ def test_bootstrap_writes_the_measured_interval_with_its_reason(here, capsys):
     shown = capsys.readouterr()
     assert f"refresh_interval {interval}: the smallest" in shown.out
     assert run("calibrate-freq", "jorge.yaml") == 0  # its fingerprint is that of the written recipe
-    assert "answered from the cache" in capsys.readouterr().out
+    assert "from the cache" in capsys.readouterr().out
 
 
 def test_bootstrap_without_an_answer_still_writes_the_recipe(here, script, capsys):
@@ -77,13 +79,15 @@ def test_bootstrap_without_an_answer_still_writes_the_recipe(here, script, capsy
     assert (here / "other.yaml").is_file()
 
 
-def test_the_study_is_run_without_its_limit_where_no_interval_is_found(here, script, capsys):
+@pytest.mark.usefixtures("one_fork_server")
+def test_the_study_is_run_without_its_limit_where_no_interval_is_found(here, script, capsys, monkeypatch):
     """Whoever asked for a study gets one; the exit code still says that the calibration has no answer."""
+    monkeypatch.setattr(study_file, "study_around", partial(study_file.study_around, confirm_seeds=1))
     script["extra"] = 0.03
     arguments = ("--calibrate", "--study", "1", "--threads", "1", "--format", "json")
     assert run("bootstrap", "sgd.yaml", *arguments) == 4
     shown = capsys.readouterr()
-    assert "the study runs without the limit on the step's time: the calibration found no refresh interval" in shown.err
+    assert "found no refresh interval, so the study runs without a limit" in shown.err
     data = json.loads(shown.out)
     assert data["calibration"]["outcome"] == "infeasible"
     assert (data["study"]["counts"]["complete"], data["study"]["constraint"]) == (1, None)
@@ -94,8 +98,8 @@ def test_a_study_is_not_started_after_ctrl_c_in_the_probe(here, capsys):
     sgd = read_recipe("sgd.yaml")
     interrupted = SimpleNamespace(outcome="interrupted")
     assert _study("my sgd.yaml", sgd, bootstrap(sgd), {"trials": 7}, None, interrupted, "table") == (0, None)
-    assert "study not started: the probe was interrupted; " in (told := capsys.readouterr().err)
-    assert "`jorge-tune study run 'my sgd.yaml' --trials 7` runs it" in told
+    assert "the study did not start" in (told := capsys.readouterr().err)
+    assert "`jorge-tune study run 'my sgd.yaml' --trials 7` starts it" in told
     assert not (here / "studies").exists()
 
 
@@ -116,7 +120,7 @@ def test_bootstrap_refuses_before_it_measures(here, script, capsys):
 
 def test_auto_is_measured_before_a_run_and_recorded_in_it(here, script, capsys):
     assert run("train", "auto.yaml") == 0
-    assert "refresh_interval: auto is measured first" in capsys.readouterr().err
+    assert "refresh_interval is auto; measuring it" in capsys.readouterr().err
     held = read_recipe("runs/auto/seed-0/recipe.yaml")
     assert isinstance(held.optimizer.refresh_interval, int)
     assert held.calibration.device == "a scripted device"
@@ -145,7 +149,7 @@ def test_auto_without_an_answer_trains_nothing(here, script, capsys):
     assert run("train", "auto.yaml") == 4
     shown = capsys.readouterr()
     assert "infeasible: even without a refresh" in shown.err
-    assert "give a number" in shown.err
+    assert "--set optimizer.refresh_interval=10" in shown.err
     assert not (here / "runs").exists()
 
 
@@ -158,6 +162,7 @@ def test_compare_measures_auto_first(here, script, capsys):
     assert not (here / "b").exists()
 
 
+@pytest.mark.usefixtures("one_fork_server")
 def test_a_comparison_that_is_kept_measures_auto_once(here, script, monkeypatch):
     monkeypatch.setenv("JORGE_TUNE_STORAGE", str(here / "race.db"))
     arguments = ("sgd.yaml", "auto.yaml", "--set", "epochs=1", "--name", "race")
@@ -177,11 +182,11 @@ def test_an_interval_that_was_measured_elsewhere_is_warned_of(here, capsys):
     assert run("calibrate-freq", "plain.yaml", "--write") == 0
     capsys.readouterr()
     assert run("train", "plain.yaml", "--out", "a") == 0
-    assert "measured elsewhere" not in capsys.readouterr().err
+    assert "measured under other conditions" not in capsys.readouterr().err
     assert run("train", "plain.yaml", "--out", "b", "--set", "batch_size=64") == 0
-    assert "was measured elsewhere (on a scripted device" in capsys.readouterr().err
+    assert "was measured under other conditions: on a scripted device" in capsys.readouterr().err
     assert run("train", "plain.yaml", "--out", "c", "--set", "optimizer.refresh_interval=3") == 0
-    assert "measured elsewhere" not in capsys.readouterr().err
+    assert "measured under other conditions" not in capsys.readouterr().err
     assert read_recipe("c/recipe.yaml").calibration is None  # that is not where this interval came from
 
 

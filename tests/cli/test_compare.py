@@ -168,27 +168,29 @@ def test_a_png_is_written_or_missed_with_a_reason(folders, tmp_path, capsys):
     [
         (["nowhere.yaml"], "neither a file nor a shipped recipe"),
         (["digits/cnn-sdg"], "digits/cnn-sgd"),
-        (["RUNS", "--target", "top1=high"], "--target: must be a number"),
-        (["RUNS", "--target", "nan"], "--target: must be a number"),
+        (["RUNS", "--target", "top1=high"], "--target must be a number"),
+        (["RUNS", "--target", "nan"], "--target must be a number"),
         (["RUNS", "--target", "top1=0.5", "--metric", "loss"], "give one of them"),
         (["RUNS", "--metric", "top7"], "no metric 'top7'"),
         (
             ["RUNS", "--target", "top1=95"],
-            "--target: must be a fraction for top1, greater than 0 and at most 1, got 95",
+            "--target must be a fraction for top1, greater than 0 and at most 1, got 95",
         ),
         (["RUNS", "--target", "95"], "(95 looks like percent: write 0.95)"),
-        (["RUNS", "--target", "loss=-1"], "--target: must be greater than 0 for loss, got -1"),
-        (["digits/mlp-sgd", "--target", "top1=95"], "--target: must be a fraction for top1"),
-        (["digits/mlp-sgd", "--target", "95"], "--target: must be a fraction for top1"),
-        (["digits/mlp-sgd", "--metric", "accuracy"], "--metric: must be top1, top5 or loss for a classification"),
+        (["RUNS", "--target", "loss=-1"], "--target must be greater than 0 for loss, got -1"),
+        (["digits/mlp-sgd", "--target", "top1=95"], "--target must be a fraction for top1"),
+        (["digits/mlp-sgd", "--target", "95"], "--target must be a fraction for top1"),
+        (["digits/mlp-sgd", "--metric", "accuracy"], "--metric must be top1, top5 or loss for a classification"),
         (["digits/mlp-sgd", "--set", "target={metric: top1, value: 95}"], "target.value: must be a fraction for top1"),
         (["coco/maskrcnn-sgd", "coco/maskrcnn-jorge"], "task.kind: this version cannot train a detection task"),
-        (["RUNS", "--set", "epochs=1"], "only run directories"),
+        (["RUNS", "--set", "epochs=1"], "run directories only"),
         (["RUNS", "--plot", "race.pdf"], "must end in .html or .png"),
-        (["RUNS", "--seeds", "4-0"], "upwards"),
-        (["RUNS", "--seeds", "0,0"], "names a seed twice"),
-        (["RUNS", "--seeds", "a"], "no list of seeds"),
+        (["RUNS", "--seeds", "4-0"], "must go up"),
+        (["RUNS", "--seeds", "0,0"], "must name each seed once"),
+        (["RUNS", "--seeds", "a"], "must be a list of seeds"),
         (["RUNS", "--seeds", "0-99999999999"], "at most 1000 seeds"),
+        (["digits/mlp-sgd", "--seeds", "4294967296"], "up to 4294967295"),
+        (["RUNS", "--seeds", "9" * 5000], "up to 4294967295"),
         (["EMPTY"], "no run directory here or below"),
         (["digits/mlp-sgd", "digits/mlp-sgd", "--set", "optimizer.lr=none"], "--set 'optimizer.lr=none'"),
         ([], "A B..."),
@@ -245,7 +247,7 @@ def test_ctrl_c_leaves_a_race_that_the_same_command_takes_up(tmp_path):
         out, err = race.communicate(timeout=120)
     assert race.returncode == 130
     assert out == ""
-    assert "the same command takes the race up again" in err
+    assert "the same command again to resume" in err
     assert not (tmp_path / "out" / "two").exists()
     stopped = read_records(records)
     assert stopped[-1]["outcome"] == "interrupted"

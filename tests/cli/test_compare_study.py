@@ -162,16 +162,17 @@ def test_the_table_is_that_of_a_serial_compare_and_so_is_the_report(finished, he
     assert "mine-jorge against mine-sgd" in (here / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("one_fork_server")
 def test_the_same_command_trains_nothing_and_one_more_seed_adds_what_is_missing(finished, here, capsys):
     records = here / "studies" / "race" / "trial-5" / "seed-1" / "records.jsonl"
     before = records.read_bytes()
     assert compare(*RACE, *ENGINE) == 0
     again = capsys.readouterr()
     assert again.out == finished[0]
-    assert again.err == "study race: 6 of 6 runs are there already\n"
+    assert again.err == "study race: 6 of 6 runs are complete already\n"
     assert compare(*RACE, *ENGINE, "--seeds", "0-2") == 0
     more = capsys.readouterr()
-    assert more.err.startswith("study race: 6 of 9 runs are there already\n")
+    assert more.err.startswith("study race: 6 of 9 runs are complete already\n")
     assert sum(line.startswith("[") for line in more.err.splitlines()) == 3
     assert [contender["runs"] for contender in json.loads(more.out)["contenders"]] == [3, 3, 3]
     assert records.read_bytes() == before
@@ -184,9 +185,9 @@ def test_other_study_commands_know_a_comparison(finished, here, capsys):
     assert "best" in out
     for command in (["run"], ["run", "--dry-run"], ["best"], ["confirm"], ["add", "--set", "lr=1"]):
         assert jorge_tune("study", *command, "--name", "race") == 2
-        assert "study race is a comparison, which searches nothing: `jorge-tune compare`" in capsys.readouterr().err
+        assert "study race is a comparison, not a search; `jorge-tune compare`" in capsys.readouterr().err
     assert jorge_tune("study", "stop", "--name", "race") == 0
-    assert "`jorge-tune compare` with its recipes and --name race goes on" in capsys.readouterr().out
+    assert "`jorge-tune compare` with its recipes and --name race resumes it" in capsys.readouterr().out
     assert jorge_tune("study", "export", "--name", "race", "-o", "race.csv") == 0
     assert "mine-jorge" in (here / "race.csv").read_text()
     assert "lr:" not in (here / "race.csv").read_text()
@@ -207,6 +208,7 @@ def test_runs_that_are_elsewhere_are_said_in_a_note(finished, here, capsys):
     assert "Note: mine-jorge: seed 1: trained elsewhere" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("one_fork_server")
 def test_a_contender_that_breaks_off_is_said_and_the_rest_compared(here, capsys, tests_importable):
     """A third-party optimizer races along; one that raises, and one that is not there, do not stop it."""
     sgd = write_recipe(here, "sgd", epochs=2)
@@ -230,15 +232,13 @@ def test_a_contender_that_breaks_off_is_said_and_the_rest_compared(here, capsys,
     assert "study sgd-vs-adamax-vs-odd-vs-gone in sqlite:" in err
 
 
+@pytest.mark.usefixtures("one_fork_server")
 def test_where_nothing_comes_to_an_end_the_reasons_are_the_message(here, capsys, tests_importable):
     odd = write_recipe(here, "odd", "{name: 'tests.training.odd_optimizers:Odd', lr: 0.1, args: {act: complain}}")
     assert compare(odd, "--seeds", "0", "--device", "cpu", "--storage", "new.db") == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert (
-        "no run has come to its end: odd: seed 0: failed: the run broke off after step 2: ValueError: no such luck"
-        in err
-    )
+    assert "no run finished: odd: seed 0: failed: the run broke off after step 2: ValueError: no such luck" in err
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers are found by /proc")
@@ -257,7 +257,7 @@ def test_a_worker_that_is_killed_and_then_ctrl_c_leave_a_race_that_ends_whole(he
     assert race.returncode == 130, err
     assert out == ""
     assert "killed by SIGKILL" in err
-    assert "the same command takes the race up again" in err
+    assert "the same command again to resume" in err
     starts = [path.read_bytes().count(b'"start"') for path in records]
     with process(here, *arguments) as race:
         out, err = race.communicate(timeout=120)
@@ -276,9 +276,9 @@ def test_a_worker_that_is_killed_and_then_ctrl_c_leave_a_race_that_ends_whole(he
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["SGD", "--workers", "2", "--out", "there"], "--out: is for a race in this process"),
-        (["RUNS", "--workers", "2"], "there are only run directories"),
-        (["RUNS", "--against", "jorge"], "--against: follows from a recipe"),
+        (["SGD", "--workers", "2", "--out", "there"], "--out has no effect"),
+        (["RUNS", "--workers", "2"], "run directories only"),
+        (["RUNS", "--against", "jorge"], "--against needs a recipe"),
         (["SGD", "--against", "shampo"], "did you mean 'shampoo'?"),
         (["SGD", "--against", "adamw"], "give an AdamW recipe as another argument"),
         (["SGD", "--name", "a/b"], "--name: must be 1 to 100 letters"),

@@ -25,8 +25,7 @@ from jorge_tune.study.storage.open import open_storage
 from jorge_tune.study.storage.retry import StorageError
 from jorge_tune.study.study import present_study
 from tests.study.empty_runs import EmptyRuns
-from tests.study.results.test_confirm import by_rate, searched
-from tests.study.searched import Searched
+from tests.study.searched import Searched, by_rate, search_anew
 
 
 def run(*arguments):
@@ -39,7 +38,7 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A search with its baseline and confirmation, everything attached."""
-    made = searched(tmp_path_factory.mktemp("study"), confirm_seeds=(1, 2))
+    made = search_anew(tmp_path_factory.mktemp("study"), confirm_seeds=(1, 2))
     made.work(made.confirmation(), EmptyRuns(by_rate))
     assert run("small", *place(made), "--no-serve") == 0
     return made
@@ -176,7 +175,7 @@ def test_trials_have_their_files_when_they_end_and_the_study_its_note_at_the_nex
     own.open(trials=2)
     own.search(EmptyRuns())
     assert run("small", *place(own), "--no-serve") == 0
-    assert "0 trials, 1 files" in capsys.readouterr().err  # the report
+    assert "0 trials, 1 file" in capsys.readouterr().err  # the report
     with served(own) as server:
         note = detail(server)[1]["note"]["body"]
     assert "2 of 2 trials have ended" in note
@@ -191,7 +190,7 @@ def test_a_storage_that_takes_nothing_is_said_and_served(made, capsys, monkeypat
     monkeypatch.setattr(DashboardServer, "serve_forever", lambda self: None)
     assert run("small", *place(made), "--port", "0") == 0
     out, err = capsys.readouterr()
-    assert "warning: what is missing was not attached: gone" in err
+    assert "warning: the missing notes and files were not attached: gone" in err
     assert "dashboard/studies/1" in out
 
 
@@ -217,7 +216,7 @@ def test_attaching_again_changes_nothing_in_the_storage(made, capsys):
     before = dump()
     assert run("small", *place(made), "--no-serve") == 0
     assert dump() == before
-    assert "attached what was missing: 0 trials, 0 files" in capsys.readouterr().err
+    assert "attached notes and files: 0 trials, 0 files" in capsys.readouterr().err
 
 
 def test_served_until_ctrl_c(made):
@@ -235,7 +234,7 @@ def test_served_until_ctrl_c(made):
     finally:
         process.kill()
     assert (process.returncode, out) == (0, "")
-    assert err.splitlines() == ["attached what was missing: 0 trials, 0 files", "press Ctrl-C to stop"]
+    assert err.splitlines() == ["attached notes and files: 0 trials, 0 files", "press Ctrl-C to stop"]
 
 
 def test_a_study_without_a_finished_trial_says_so(tmp_path):
@@ -257,7 +256,7 @@ def test_without_a_name_all_studies_are_attended_to(tmp_path, monkeypatch, capsy
     own.search(EmptyRuns())
     optuna.create_study(storage=own.opened.storage, study_name="another programs")
     assert run("--storage", own.folder / "study.db", "--no-serve") == 0
-    assert "attached what was missing: 2 trials" in capsys.readouterr().err
+    assert "attached notes and files: 2 trials" in capsys.readouterr().err
     assert (tmp_path / "studies/small/artifacts").is_dir()
 
 
@@ -268,10 +267,10 @@ def test_runs_that_are_elsewhere_are_said_and_the_rest_is_attached(tmp_path, cap
     assert run("small", *place(own), "--no-serve") == 0
     err = capsys.readouterr().err
     assert "study small: the run directories of 2 trials are not in" in err
-    assert "attached what was missing: 3 trials, 0 files" in err
+    assert "attached notes and files: 3 trials, 0 files" in err
     assert not (own.folder / "runs").exists()
     assert run("small", "--storage", own.folder / "study.db", "--runs", tmp_path / "elsewhere/small", "--no-serve") == 0
-    assert "attached what was missing: 3 trials, 13 files" in capsys.readouterr().err
+    assert "attached notes and files: 3 trials, 13 files" in capsys.readouterr().err
 
 
 def test_an_export_leaves_behind_what_is_kept_by_trial_ids(made, tmp_path):
@@ -326,7 +325,7 @@ def test_without_the_package_there_is_the_line_that_gets_it(made, capsys, monkey
 def test_a_storage_that_cannot_be_written_is_said(made, monkeypatch, capsys):
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     assert run("small", *place(made), "--no-serve") == 2
-    assert "cannot be written, so nothing can be attached" in capsys.readouterr().err
+    assert "read-only, so nothing can be attached" in capsys.readouterr().err
     assert present_study(made.opened.storage, "small") is not None
 
 

@@ -4,7 +4,7 @@ import re
 
 from tests.cli.test_dashboard import detail, place, run, served
 from tests.report.browser import needs_browser, rendered
-from tests.study.results.test_confirm import searched
+from tests.study.searched import search_anew
 
 
 def seen(page, profile):
@@ -15,7 +15,7 @@ def seen(page, profile):
 
 @needs_browser
 def test_a_study_and_a_trial_are_rendered_with_notes_and_files(tmp_path):
-    made = searched(tmp_path / "study", confirm_seeds=())
+    made = search_anew(tmp_path / "study", confirm_seeds=())
     assert run("small", *place(made), "--no-serve") == 0
     with served(made) as server:
         address = server.study_url(detail(server)[0])

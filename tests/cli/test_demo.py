@@ -47,7 +47,7 @@ def test_an_edited_recipe_is_not_overwritten(tmp_path, capsys):
         "version: 1\nname: mine\noptimizer: {name: sgd, lr: 1.0}\nepochs: 1\nbatch_size: 1\n"
     )
     assert demo(tmp_path, "--epochs", "1") == 2
-    assert "differs from what this demo writes" in capsys.readouterr().err
+    assert "not the recipe that this demo writes" in capsys.readouterr().err
     assert "mine" in (tmp_path / "sgd.yaml").read_text()
     assert not (tmp_path / "runs").exists()
 

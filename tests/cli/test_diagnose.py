@@ -42,11 +42,11 @@ def _run(*arguments: str) -> int:
 def test_tables_verdict_and_notes_and_nothing_is_written(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("tiny.yaml", *_SHORT) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("tiny-jorge (form series, seed 0), 6 steps, 3 of them read on 2 blocks.")
+    assert out.startswith("tiny-jorge (form series, seed 0): 6 steps, 3 of them read, on 2 blocks.")
     for title in ("Directions: ", "Blocks", "Preconditioners and ", "Convex quadratic, ", "Verdict"):
         assert any(line.startswith(title) for line in out.splitlines()), title
     assert out.rstrip().endswith(
-        "Note: the recipe trains with sgd: what was diagnosed is the Jorge recipe bootstrapped from it"
+        "Note: the recipe trains with sgd, so the Jorge recipe bootstrapped from it was diagnosed"
     )
     assert err == _DATA
     assert os.listdir() == ["tiny.yaml"]
@@ -63,9 +63,9 @@ def test_json_and_a_plot_in_the_other_form(recipe: Path, capsys: pytest.CaptureF
     assert [reading["step"] for reading in data["blocks"][0]["readings"]] == [1, 3, 6]
     assert data["blocks"][0]["readings"][2]["sides"]["left"]["asymmetry"] == 0
     assert len(data["quadratics"]) == 2
-    assert data["verdict"][0].startswith("Jorge's direction (congruence) kept")
+    assert data["verdict"][0].startswith("Jorge's direction (congruence) has")
     assert data["notes"] == [
-        "the recipe trains with sgd: what was diagnosed is the Jorge recipe bootstrapped from it",
+        "the recipe trains with sgd, so the Jorge recipe bootstrapped from it was diagnosed",
         "left out: 3.weight does not match --parameters",
     ]
     assert err == _DATA + "wrote deep/d.html\n"
@@ -90,13 +90,13 @@ def test_divergence_exits_with_3_and_shows_what_was_read(recipe: Path, capsys: p
         (["coco/maskrcnn-jorge"], "cannot train a detection task"),
         (["tiny.yaml", "--set", "optimizer.name=shampoo"], "must be jorge, or sgd or adamw to bootstrap from"),
         (["tiny.yaml", "--set", "optimizer.form=other"], "optimizer.form"),
-        (["tiny.yaml", "--parameters", "("], "--parameters: must be a regular expression, got '('"),
+        (["tiny.yaml", "--parameters", "("], "--parameters must be a regular expression, got '('"),
         (
             ["tiny.yaml", "--parameters", "nothing"],
-            "got 'nothing': they are 1.weight; 3.weight",
+            "got 'nothing'; they are 1.weight; 3.weight",
         ),
         (["tiny.yaml", "--max-side", "3"], "1.weight (16 x 64) has a side above 3"),
-        (["tiny.yaml", "--plot", "d.png"], "--plot: must end in .html or .json, got 'd.png'"),
+        (["tiny.yaml", "--plot", "d.png"], "--plot must end in .html or .json, got 'd.png'"),
         (["tiny.yaml", "--steps", "0"], "--steps"),
         (["tiny.yaml", "--device", "cuda:99"], "device: 'cuda:99' cannot be used here"),
     ],
@@ -123,8 +123,8 @@ def test_ctrl_c_in_the_quadratics_keeps_the_run_and_the_plot(
     out, err = capsys.readouterr()
     sentence = "The diagnosis was interrupted: stopped by SIGINT in the convex quadratics, after the whole run."
     assert err == f"{_DATA}tiny-jorge: {sentence}\nwrote d.html\n"
-    assert f"{sentence} What follows was read before." in out
+    assert f"{sentence} The readings below were made before." in out
     assert "Directions: " in out
-    assert "6 steps, 3 of them read on 2 blocks" in out
+    assert "6 steps, 3 of them read, on 2 blocks" in out
     assert out.rstrip().endswith("Note: 2 of 2 convex quadratics are left out: interrupted by Ctrl-C")
     assert "<h1>Diagnosis: tiny-jorge</h1>" in Path("d.html").read_text()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.shell_completion import ShellComplete
 
 import jorge_tune
@@ -99,6 +100,15 @@ def test_a_device_that_is_not_here_gets_one_sentence(command, name, tmp_path, mo
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "device" in line]
     assert f"{name!r}" in line
     assert len(line) < 200
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_gpu_without_a_gpu_gets_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("train", "--gpu", "digits/mlp-sgd") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no GPU found" in line
+    assert not list(tmp_path.iterdir())
 
 
 def completed(*words, incomplete=""):

@@ -22,7 +22,7 @@ from jorge_tune.study.dashboard.notes import study_note
 from jorge_tune.untrusted import visible
 from tests.cli.test_report import made, place  # noqa: F401  # a fixture
 from tests.compare.race_folders import COSINE, JORGE, SGD, STEP, write_race
-from tests.study.results.test_confirm import searched
+from tests.study.searched import searched
 
 NASTY = "a\x1b[31mred\x1b]0;title\x07\rb\x9b2J\u202egnp\u2066.exe\x7f[bold]x[/bold]"
 WRITTEN_OUT = r"a\x1b[31mred\x1b]0;title\x07\rb\x9b2J\u202egnp\u2066.exe\x7f[bold]x[/bold]"
@@ -189,9 +189,9 @@ def test_the_text_of_an_unexpected_exception_is_shown_not_obeyed(monkeypatch, ca
         ("$jt validate digits/cnn-sgd <&- >&- 2>&-", 0, "", ""),
         ("$jt validate nowhere <&- >&- 2>&-", 2, "", ""),
         ("$jt train nowhere 2>/dev/full", 2, "", ""),
-        ("$jt recipes ls >/dev/full", 1, "", "stdout: cannot be written (No space left on device)"),
+        ("$jt recipes ls >/dev/full", 1, "", "stdout cannot be written (No space left on device)"),
         ("$jt --help >/dev/full", 1, "", "output: No space left on device"),
-        ("$jt bootstrap digits/cnn-sgd -o - >&-", 1, "", "stdout: is closed, so -o - cannot write to it"),
+        ("$jt bootstrap digits/cnn-sgd -o - >&-", 1, "", "stdout is closed, so -o - cannot write to it"),
         ("$jt recipes cp digits/cnn-sgd - | head -1; exit ${PIPESTATUS[0]}", 0, "# scikit-learn's 8x8 digits", ""),
         ("$jt recipes ls | true; exit ${PIPESTATUS[0]}", 1, "", ""),
         ("$jt bootstrap digits/cnn-sgd -o cnn.yaml 2>/dev/full | tail -1; test -s cnn.yaml", 0, "The schedule", ""),

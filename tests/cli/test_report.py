@@ -12,9 +12,7 @@ from jorge_tune.study.confirm import conclude, fresh_verdict, place_of
 from jorge_tune.study.trial_rows import read_rows
 from tests.compare.race_folders import COSINE, JORGE, SGD, STEP, write_race, write_run
 from tests.report.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
-from tests.study.empty_runs import EmptyRuns
-from tests.study.results.test_confirm import by_rate, searched
-from tests.study.searched import Searched
+from tests.study.searched import Searched, confirmed
 
 
 def run(*arguments):
@@ -35,9 +33,7 @@ def race(tmp_path):
 
 @pytest.fixture
 def made(tmp_path):
-    made = searched(tmp_path / "study", confirm_seeds=(1, 2))
-    made.work(made.confirmation(), EmptyRuns(by_rate))
-    return made
+    return confirmed(tmp_path / "study", confirm_seeds=(1, 2))
 
 
 def place(made):
@@ -192,13 +188,13 @@ def test_what_a_stranger_does_wrong_is_one_message(race, made, tmp_path, capsys)
     cases = {
         "no study 'nothere' in this storage; there are small": ("nothere", *storage, *out),
         "the file is missing or empty": ("small", "--storage", tmp_path / "none.db", *out),
-        "no directory here; give directories of runs": (race[0], tmp_path / "none", *out),
+        "is not a directory; give run directories": (race[0], tmp_path / "none", *out),
         "are for a study": (race[0], *storage, *out),
-        "a study has its own objective": ("small", *storage, "--metric", "loss", *out),
+        "a search has its own objective": ("small", *storage, "--metric", "loss", *out),
         "there.json: exists already": (*race, "-o", tmp_path / "there.html"),
         "must end in .html": (*race, "-o", tmp_path / "page.txt"),
         "no run directory here or below": (tmp_path / "empty", *out),
-        "is not JSON": (*race, "--with", tmp_path / "text.json", *out),
+        "must be a JSON file": (*race, "--with", tmp_path / "text.json", *out),
         "holds neither a calibration nor a probe": (*race, "--with", tmp_path / "there.json", *out),
         "cannot be read": (*race, "--with", tmp_path / "gone.json", *out),
         "cannot be written": (*race, "-o", tmp_path / "text.json" / "page.html"),
@@ -235,8 +231,7 @@ def test_a_report_never_overwrites_the_storage(made, tmp_path, capsys):
 
 
 def test_records_that_contradict_the_study_are_named(tmp_path, capsys):
-    made = searched(tmp_path, confirm_seeds=(1, 2))
-    made.work(made.confirmation(), EmptyRuns(by_rate))
+    made = confirmed(tmp_path, confirm_seeds=(1, 2))
     conclude(made.opened)
     place = ("--storage", tmp_path / "study.db", "--runs", made.runs("small"), "--format", "json")
     assert run("small", *place) == 0
@@ -250,8 +245,7 @@ def test_records_that_contradict_the_study_are_named(tmp_path, capsys):
 
 
 def test_a_study_is_judged_by_its_records_where_they_are_edited_to_make_the_best_trial_lose(tmp_path, capsys):
-    made = searched(tmp_path, confirm_seeds=tuple(range(1, 8)))
-    made.work(made.confirmation(), EmptyRuns(by_rate))
+    made = confirmed(tmp_path, confirm_seeds=tuple(range(1, 8)))
     conclude(made.opened)
     place = ("--storage", tmp_path / "study.db", "--runs", made.runs("small"), "--format", "json")
     assert run("small", *place) == 0

@@ -13,7 +13,7 @@ import pytest
 from jorge_tune.cli import main
 from jorge_tune.cli.cmd_study import _COMMANDS
 from jorge_tune.cli.study_display import last_word
-from jorge_tune.cli.study_options import FoundStudy, goes_on, make_study
+from jorge_tune.cli.study_options import StudyContext, how_to_resume, make_study
 from jorge_tune.recipe.recipe_files import load
 from jorge_tune.study.confirm import conclude
 from jorge_tune.study.storage.retry import Patience
@@ -22,8 +22,7 @@ from jorge_tune.study.study_file import read_study
 from jorge_tune.study.study_schema import Objective
 from jorge_tune.study.trial_rows import read_rows
 from tests.study.empty_runs import EmptyRuns
-from tests.study.results.test_confirm import by_rate, searched
-from tests.study.searched import Searched
+from tests.study.searched import Searched, by_rate, confirmed, searched
 
 
 def run(*arguments, folder=None):
@@ -37,8 +36,7 @@ def run(*arguments, folder=None):
 @pytest.fixture
 def made(tmp_path):
     """Four trials, confirmed, the verdict kept."""
-    made = searched(tmp_path, confirm_seeds=(1, 2))
-    made.work(made.confirmation(), EmptyRuns(by_rate))
+    made = confirmed(tmp_path, confirm_seeds=(1, 2))
     conclude(made.opened)
     return made
 
@@ -118,7 +116,7 @@ def test_a_point_is_queued_and_run_next(made, tmp_path, capsys):
 
 def test_a_point_that_a_trial_has_already_is_queued_once_more_and_said_to_be_so(made, tmp_path, capsys):
     lr = made.opened.plan.recipe.optimizer.lr
-    for said in ("the same point as trial 0 (complete)\n", "", "the same point as trial 5 (waiting)\n"):
+    for said in ("trial 0 (complete) has the same values\n", "", "trial 5 (waiting) has the same values\n"):
         where = f"lr={2 * lr / 3:.3g}" if "0" not in said else f"lr={lr}"
         assert run("add", "--set", where, folder=tmp_path) == 0
         out, err = capsys.readouterr()
@@ -148,22 +146,22 @@ def test_stop_lets_workers_leave_and_the_search_is_taken_up_again(tmp_path, caps
     assert (left.kind, left.trials) == ("stopped", 0)
     assert run("stop", "--now", folder=tmp_path) == 0
     assert made.opened.stop_request().how == "checkpoint"
-    assert "goes on" in capsys.readouterr().out
+    assert "resumes it" in capsys.readouterr().out
 
 
 def test_a_worker_that_comes_after_a_stop_says_how_the_study_goes_on(tmp_path, capsys):
     made = Searched(tmp_path)
     assert run("stop", folder=tmp_path) == 0
     assert run("worker", "--runs", made.runs("small"), folder=tmp_path) == 0
-    assert capsys.readouterr().err == "asked for by `study stop`; `jorge-tune study run --name small` goes on\n"
+    assert capsys.readouterr().err == "stop request from `study stop`; `jorge-tune study run --name small` resumes it\n"
 
 
 def test_the_last_word_of_a_command_that_is_ended_at_once_says_how_it_goes_on(tmp_path, capfd):
     made = searched(tmp_path, confirm_seeds=(1, 2))
     for opened in (made.opened, made.confirmation()):
-        found = FoundStudy(made.address, opened.storage, opened, made.runs)
-        last_word(goes_on(found))()
-        told = "ended at once by a second signal; `jorge-tune study run --name small` goes on\n"
+        found = StudyContext(made.address, opened.storage, opened, made.runs)
+        last_word(how_to_resume(found))()
+        told = "a second signal ended the command at once; `jorge-tune study run --name small` resumes it\n"
         assert capfd.readouterr().err == told
 
 
@@ -171,7 +169,7 @@ def test_reap_puts_a_dead_workers_trial_back_at_once(tmp_path, capsys):
     made = Searched(tmp_path)
     made.lose_a_worker()
     assert run("reap", "--runs", made.runs("small"), folder=tmp_path) == 0
-    assert "study small: trial 0 put back" in capsys.readouterr().out
+    assert "study small: trial 0 put back into the queue" in capsys.readouterr().out
     assert read_rows(made.opened.study)[0].state == "waiting"
     assert run("reap", "--runs", made.runs("small"), "--format", "json", folder=tmp_path) == 0
     assert json.loads(capsys.readouterr().out) == {"small": []}
@@ -273,19 +271,19 @@ def test_a_target_that_nobody_reached_is_an_honest_verdict(tmp_path, capsys):
         (["run", "digits/cnn-sgd", "--name", "a/b"], "name"),
         (["run", "digits/cnn-sgd", "--name", "digits.sgd"], "not ending in .sgd"),
         (["run", "digits/cnn-sgd", "--constraint", "5%", "--no-constraint"], "contradict each other"),
-        (["run", "digits/cnn-sgd", "--constraint", "much"], "written as 10% or 0.1"),
+        (["run", "digits/cnn-sgd", "--constraint", "much"], "write 10% or 0.1"),
         (["run", "digits/cnn-sgd", "--objective", "time-to-target"], "needs a target"),
-        (["run", "digits/cnn-sgd", "--target", "top1=0.9"], "--target goes with --objective"),
-        (["run", "digits/cnn-sgd", "--seeds", "3-1"], "upwards"),
+        (["run", "digits/cnn-sgd", "--target", "top1=0.9"], "--target needs --objective"),
+        (["run", "digits/cnn-sgd", "--seeds", "3-1"], "must go up"),
         (["run", "digits/cnn-sgd", "--trials", "0"], "--trials"),
-        (["run"], "no study is named"),
-        (["run", "--name", "digits", "--seeds", "0-2"], "--seeds: give the study file or recipe too"),
+        (["run"], "holds no study"),
+        (["run", "--name", "digits", "--seeds", "0-2"], "--seeds needs the study file"),
         (["status", "--name", "digits"], "no study 'digits'"),
         (["worker", "--name", "digits"], "no study 'digits'"),
         (["add", "--name", "digits", "--set", "lr=1"], "no study 'digits'"),
-        (["best"], "no study is named"),
-        (["export", "-o", "trials.xlsx"], "its ending does not say what to write"),
-        (["export", "-o", "trials.csv", "--trial", "3"], "--trial picks a recipe"),
+        (["best"], "holds no study"),
+        (["export", "-o", "trials.xlsx"], "-o must end in"),
+        (["export", "-o", "trials.csv", "--trial", "3"], "--trial needs a recipe"),
     ],
 )
 def test_bad_input_is_one_clear_message(tmp_path, capsys, monkeypatch, arguments, message):
@@ -386,14 +384,14 @@ def test_a_study_of_the_same_name_with_another_space_is_refused_or_branched(tmp_
     assert "space.optimizer.lr" in err
     assert make_study(read_study(files[1]), storage, branch=True).name == "digits-2"
     assert make_study(read_study(files[0]), storage, branch=True).name == "digits"
-    assert "this one goes on as digits-2" in capsys.readouterr().err
+    assert "this study is digits-2" in capsys.readouterr().err
 
 
 def test_two_studies_need_a_name(tmp_path, capsys):
     Searched(tmp_path)
     Searched(tmp_path, name="other")
     assert run("status", folder=tmp_path) == 2
-    assert "it holds other, small; give --name" in capsys.readouterr().err
+    assert "more than one study: other, small; choose one with --name" in capsys.readouterr().err
 
 
 def test_a_point_outside_the_space_or_of_no_searched_field_is_refused(tmp_path, capsys):

@@ -109,7 +109,7 @@ def test_ctrl_c_leaves_a_study_that_the_same_command_takes_up(folder):
         out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert out == ""
-    assert "`jorge-tune study run --name tiny` goes on" in err
+    assert "`jorge-tune study run --name tiny` resumes it" in err
     assert "running" not in {row.state for row in read_rows(opened(folder).study)}
     before = len(records.read_bytes().splitlines())
     out, err = run(folder, "run", "--name", "tiny", "--workers", "2")

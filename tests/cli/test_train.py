@@ -92,7 +92,10 @@ def test_divergence_exits_with_3(recipe: Path, capsys: pytest.CaptureFixture[str
         (["tiny.yaml", "--set", "task.model.name=resnet999"], "unknown model 'resnet999'"),
         (["tiny.yaml", "--set", "task.data.name=cifar10"], "train --download"),
         (["tiny.yaml", "--device", "cuda:99"], "device: 'cuda:99' cannot be used here"),
+        (["coco/maskrcnn-sgd"], "task.kind: this version cannot train a detection task"),
         (["tiny.yaml", "--seed", "-1"], "--seed"),
+        (["tiny.yaml", "--seed", "4294967296"], "--seed"),
+        (["tiny.yaml", "--seed", "9" * 400], "--seed"),
         (["tiny.yaml", "--out", "tiny.yaml"], "tiny.yaml: is a file"),
     ],
 )
@@ -105,6 +108,17 @@ def test_bad_input_is_one_message_and_writes_nothing(
     assert "Traceback" not in captured.err
     assert captured.out == ""
     assert os.listdir() == ["tiny.yaml"]
+
+
+def test_a_kind_of_task_that_cannot_be_trained_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom jorge_tune.cli import main\n"
+        "try:\n    main(['train', 'coco/maskrcnn-sgd'])\n"
+        "except SystemExit as ended:\n    print(ended.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "2 False\n"
+    assert "detection" in done.stderr
 
 
 def test_ctrl_c_leaves_a_resumable_run(recipe: Path) -> None:

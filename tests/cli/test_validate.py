@@ -45,21 +45,21 @@ def test_all_faults_of_all_files_are_reported(files, capsys):
 def test_a_warning_is_told_and_passes(files, capsys):
     assert run("late.yaml") == 0
     assert capsys.readouterr().out.splitlines() == [
-        "late.yaml:5:24: schedule.milestones: not reached: 5; training ends after epoch 3 (warning)",
+        "warning: late.yaml:5:24: schedule.milestones: not reached: 5; training ends after epoch 3",
         "late.yaml: fine, with warnings",
     ]
 
 
 def test_a_kind_that_cannot_be_trained_is_a_fault_and_can_still_be_bootstrapped(files, capsys):
-    (files / "own.yaml").write_text(GOOD + "task: {kind: python, factory: 'a:b'}\n")
+    (files / "own.yaml").write_text(GOOD + "task: {kind: language, model: {name: m}, data: {name: d}}\n")
     assert run("coco/deeplabv3-sgd", "coco/maskrcnn-jorge", "own.yaml", "digits/mlp-sgd") == 2
     lines = capsys.readouterr().out.splitlines()
     bootstrapped = "`bootstrap` accepts the recipe"
     own_loop = "your own loop can train it with jorge_tune.optimizer_from_recipe"
     assert [line.partition("this version")[2] for line in lines[:3]] == [
-        f" cannot train a segmentation task, only classification; {bootstrapped}, and {own_loop}",
-        f" cannot train a detection task, only classification; {own_loop}",
-        f" cannot train a python task, only classification; {bootstrapped}, and {own_loop}",
+        f" cannot train a segmentation task, only classification, python and command; {bootstrapped}, and {own_loop}",
+        f" cannot train a detection task, only classification, python and command; {own_loop}",
+        f" cannot train a language task, only classification, python and command; {bootstrapped}, and {own_loop}",
     ]
     assert "own.yaml:5:8: task.kind: this version" in lines[2]
     assert lines[3:] == ["digits/mlp-sgd: fine"]

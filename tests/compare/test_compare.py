@@ -45,8 +45,8 @@ def test_epochs_and_seconds_to_the_target(plain):
 def test_pairs_by_seed(plain):
     paired = plain.standings[1].against_first
     assert (paired.pairs, paired.epochs.wins, paired.epochs.ties, paired.epochs.losses) == (3, 2, 0, 1)
-    assert paired.epoch_ratio == 0.5  # of 1/3, 2/4 and a miss
-    assert paired.second_ratio == 0.75  # of 3/6, 6/8 and a miss
+    assert paired.epoch_ratio == 0.5  # of 1/3, 2/4 and infinity: it did not reach it
+    assert paired.second_ratio == 0.75  # of 3/6, 6/8 and infinity: it did not reach it
     assert paired.final_gain == pytest.approx(0.05)  # of 0.05, 0.1, -0.15
     assert (paired.final.wins, paired.final.losses) == (2, 1)
     assert paired.epochs.p is None

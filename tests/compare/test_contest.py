@@ -41,10 +41,10 @@ def test_the_interval_lies_around_the_median_and_within_the_values(values):
         assert low <= statistics.median(values) <= high
 
 
-def test_a_miss_is_worse_than_any_value_and_two_misses_are_level():
-    missing = contender("missing", math.inf, math.inf, 4.0)
+def test_an_infinite_value_is_worse_than_any_other_and_two_are_level():
+    infinite = contender("infinite", math.inf, math.inf, 4.0)
     other = contender("other", 3.0, math.inf, 3.0)
-    gain = pair(missing, other, lower_is_better=True)
+    gain = pair(infinite, other, lower_is_better=True)
     assert (gain.wins, gain.ties, gain.losses) == (0, 1, 2)
     assert gain.median == -1.0
     assert gain.low == -math.inf

@@ -51,7 +51,7 @@ def test_five_pairs_are_too_few_and_six_ties_say_nothing():
     assert signed_rank_p([0.0] * 6) == 1.0
 
 
-def test_misses_share_the_last_rank():
+def test_infinite_values_share_the_last_rank():
     assert ranks([3.0, INF, 1.0, INF]) == [2.0, 3.5, 1.0, 3.5]
     assert mean_ranks([[2.0, 1.0], [INF, 4.0], [5.0, 5.0]]) == [pytest.approx(11 / 6), pytest.approx(7 / 6)]
 
@@ -70,7 +70,7 @@ def test_holm_corrects_only_what_was_tested():
     assert holm([None]) == [None]
 
 
-def test_medians_of_misses():
+def test_medians_of_infinite_values():
     assert median([3.0, INF, 1.0]) == 3.0
     assert median([1.0, INF]) == INF
     assert median([INF, INF]) == INF
@@ -80,7 +80,7 @@ def test_medians_of_misses():
     assert spread([2.0, 1.0]) == Spread(1.5, 1.0, 2.0, 2)
 
 
-def test_ratios_and_differences_of_misses():
+def test_ratios_and_differences_of_infinite_values():
     assert ratio(2.0, 4.0) == 0.5
     assert ratio(2.0, INF) == 0.0
     assert ratio(INF, 2.0) == INF
@@ -97,16 +97,16 @@ def test_the_ranks_lean_to_the_side_of_the_larger_differences():
 
 
 def test_differences_of_equal_counts_are_equal_whatever_their_last_bits():
-    """Accuracies k/359: 20,000 draws of seven pairs, ranked as floats and as the counts they come from."""
+    """Accuracies k/359: 4,000 draws of seven pairs, ranked as floats and as the counts they come from."""
     generator = random.Random(0)
     torn = 0
-    for _ in range(20_000):
+    for _ in range(4_000):
         counts = [(generator.randint(340, 359), generator.randint(340, 359)) for _ in range(7)]
         floats = [(a / 359, b / 359) for a, b in counts]
         exact = signed_rank_p([a - b for a, b in counts])
         assert signed_rank_p(differences(floats)) == exact
         torn += signed_rank_p([a - b for a, b in floats]) != exact
-    assert torn > 1000  # so the rounding is needed
+    assert torn > 200  # so the rounding is needed
     assert differences([(1e-300, 0.0), (2e-300, 0.0)]) == [1e-300, 2e-300]
     assert differences([(1e9, 5.0), (5.01, 5.0)]) == [999999995.0, pytest.approx(0.01)]  # no other pair is drowned
     assert differences([(0.5, 0.5), (INF, 1.0)]) == [0.0, INF]

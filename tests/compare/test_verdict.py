@@ -133,7 +133,7 @@ def test_level_in_epochs_the_final_value_decides_and_takes_its_p_value_too(tmp_p
     assert all_better[3].endswith("the lead of jorge over it is the optimizer's own.")
 
 
-def test_a_target_that_each_missed_on_as_many_seeds_gives_no_ratio(tmp_path):
+def test_a_target_that_each_did_not_reach_on_as_many_seeds_gives_no_ratio(tmp_path):
     found = race(tmp_path, [FAST, MISS], [FAST, FAST], [MISS, FAST])
     assert "jorge against sgd: tied in epochs to top1 0.8 (earlier on 1, level on 0, later on 1 of 2" in details(found)
     table = comparison_table(found)

@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from jorge_tune.diagnose.diagnose import DiagnosisSettings, as_jorge, diagnose, watched_run
-from jorge_tune.diagnose.observe import WatchedBlocks
+from jorge_tune.diagnose.diagnose import DiagnosisSettings, as_jorge, diagnose, observe_run
+from jorge_tune.diagnose.observe import BlockChoice
 from jorge_tune.errors import InputError, TrainingError
 from jorge_tune.recipe.bootstrap import bootstrap
 from jorge_tune.recipe.recipe_files import override
 from jorge_tune.recipe.schema import AdamWSection, CustomOptimizerSection, ShampooSection
+from jorge_tune.runs.stop_request import StopRequest
 from jorge_tune.training.checkpoint import load_checkpoint
-from jorge_tune.training.loop import StopRequest
 from jorge_tune.training.runner import train
 from tests.training.small_recipes import digits_recipe
 
@@ -36,7 +36,7 @@ def test_the_run_is_bitwise_the_one_that_train_makes(tmp_path, form):
     """Twelve steps: over an epoch's end at nine, with dropout, so that random numbers matter."""
     recipe = jorge_recipe(f"optimizer.form={form}", "optimizer.warm_refreshes=3")
     state = torch.get_rng_state()
-    run = watched_run(recipe, SHORT)
+    run = observe_run(recipe, SHORT)
     assert torch.equal(state, torch.get_rng_state())
     train(recipe, tmp_path / "run", device="cpu", max_steps=12)
     trained = load_checkpoint(tmp_path / "run" / "checkpoint")
@@ -84,9 +84,7 @@ def test_plain_data(diagnosis):
 
 
 def test_an_sgd_or_adamw_recipe_is_bootstrapped_and_that_is_said(diagnosis):
-    assert diagnosis.notes == (
-        "the recipe trains with sgd: what was diagnosed is the Jorge recipe bootstrapped from it",
-    )
+    assert diagnosis.notes == ("the recipe trains with sgd, so the Jorge recipe bootstrapped from it was diagnosed",)
     sgd = digits_recipe()
     assert as_jorge(sgd)[0] == bootstrap(sgd).recipe
     adamw = replace(sgd, optimizer=AdamWSection(lr=1e-3))
@@ -122,7 +120,7 @@ def test_more_steps_than_the_recipe_has_are_cut_and_that_is_said():
 
 
 def test_what_is_left_out_is_said():
-    found = diagnose(jorge_recipe(), replace(SHORT, steps=2, choice=WatchedBlocks(max_side=20)))
+    found = diagnose(jorge_recipe(), replace(SHORT, steps=2, choice=BlockChoice(max_side=20)))
     assert [block.name for block in found.blocks] == ["4.weight"]
     assert found.notes == ("left out: 1.weight (16 x 64) has a side above 20",)
 
@@ -141,7 +139,7 @@ def test_a_diverged_run_keeps_what_was_read_before():
 
 def test_a_run_that_breaks_off_is_an_error():
     recipe = jorge_recipe("optimizer.lr=1e30", "optimizer.nonfinite=raise")
-    with pytest.raises(TrainingError, match=r"small-jorge: the run broke off after step \d+: .*gradient is not finite"):
+    with pytest.raises(TrainingError, match=r"the training broke off after step \d+: .*gradient is not finite"):
         diagnose(recipe, SHORT)
 
 

@@ -32,9 +32,9 @@ from jorge_tune.diagnose.diagnosis_words import (
     side_table,
     tables,
 )
-from jorge_tune.report.of_diagnosis import quadratic_figures, run_figures
-from jorge_tune.report.page import figure_for_picture, report_page
-from jorge_tune.report.report import diagnosis_report
+from jorge_tune.reports.of_diagnosis import quadratic_figures, run_figures
+from jorge_tune.reports.page import figure_for_picture, report_page
+from jorge_tune.reports.report import diagnosis_report
 from tests.report.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
 
 
@@ -106,11 +106,11 @@ def test_the_table_of_directions(diagnosis):
     assert [row[0] for row in table.rows] == list(NAMES.values())
     exact = row_of(table, NAMES["exact"])
     assert exact["Jorge's cosine to it"] == "0.950"
-    assert (exact["least"], exact["at the end"]) == ("0.600", "0.775 [0.600, 0.950]")
+    assert (exact["lowest"], exact["at the end"]) == ("0.600", "0.775 [0.600, 0.950]")
     assert exact["its own to the exact root"] == "-"
     assert row_of(table, "SGD")["its own to the exact root"] == "0.800"
     assert row_of(table, NAMES["newton-4"])["its own to the exact root"] == "0.920"
-    assert row_of(table, NAMES["shampoo-newton-4"])["least own"] == "0.600"
+    assert row_of(table, NAMES["shampoo-newton-4"])["lowest own"] == "0.600"
 
 
 def test_the_table_of_blocks_counts_what_was_read(diagnosis):
@@ -121,7 +121,7 @@ def test_the_table_of_blocks_counts_what_was_read(diagnosis):
         "read": "2 of 2",
         "to exact: end": "0.950",
         "median": "0.975",
-        "least": "0.950",
+        "lowest": "0.950",
         "SGD to exact: median": "0.800",
         "nearer than SGD": "2 of 2",
     }
@@ -140,7 +140,7 @@ def test_the_table_of_sides(diagnosis):
 def test_a_weight_next_to_one_does_not_look_like_one(diagnosis):
     near = replace(diagnosis, blocks=(block("a", reading(10, 0.9, 0.5), b2=(0.5, 0.99995)),))
     assert row_of(side_table(near), "a left")["end"] == "1 - 5e-05"
-    assert any("between 0.500 and 1 - 5e-05" in line for line in diagnosis_verdict(near))
+    assert any("range 0.500 to 1 - 5e-05" in line for line in diagnosis_verdict(near))
 
 
 def test_the_table_of_the_quadratic():
@@ -152,34 +152,35 @@ def test_the_table_of_the_quadratic():
 def test_the_verdict(diagnosis):
     lines = diagnosis_verdict(diagnosis)
     assert lines[0] == (
-        "Jorge's direction (series) kept a cosine of 0.950 (least 0.600) to that of the exact root of the same "
-        "averages; plain SGD's has 0.800 (least 0.700). At step 10 the whole step, blocks weighted by their gradients, "
-        "has 0.880, SGD's 0.720."
+        "Jorge's direction (series) has a median cosine of 0.950 (lowest 0.600) to the direction of the exact root of "
+        "the same averages; plain SGD has 0.800 (lowest 0.700). At step 10, with blocks weighted by their gradients, "
+        "Jorge's whole step has 0.880 and SGD's has 0.720."
     )
     assert lines[1] == (
-        "At the end it was farther from the exact direction than plain SGD on 1 of 2 blocks (b); "
-        "optimizer.form=congruence does not drift: diagnose it too."
+        "At the end, Jorge was farther from the exact direction than plain SGD on 1 of 2 blocks (b); "
+        "form congruence does not drift: try --set optimizer.form=congruence."
     )
     assert lines[2] == (
         "Newton's iteration on the same averages has a median cosine of 0.500 after 1, 0.700 after 2, 0.920 after 4, "
-        "1.000 after 8 steps (it takes 8 to come as near as Jorge's 0.950); in the least readings, of 0.500 after 1, "
+        "1.000 after 8 steps (it takes 8 to come as near as Jorge's 0.950), and a lowest cosine of 0.500 after 1, "
         "0.700 after 2, 0.920 after 4, 1.000 after 8 steps (it takes 2 to come as near as Jorge's 0.600)."
     )
     assert lines[4] == (
-        "b2 began at 0.500 and had a median of 0.800, between 0.500 and 0.900. It depends on eps; the newest "
-        "gradient's share of the averages does not: median 0.2, at most 0.3. An old gradient's share fell to 1/e in "
-        "4.38 refreshes (median over sides; in 4.38 on the most forgetful)."  # 3 / -log(0.9 0.8 0.7)
+        # 4.38 = 3 / -log(0.9 0.8 0.7)
+        "b2 began at 0.500; its median is 0.800, its range 0.500 to 0.900. b2 depends on eps, but the newest "
+        "gradient's share of the averages does not: its median is 0.2, and at most it is 0.3. The share of an old "
+        "gradient fell to 1/e in 4.38 refreshes (median over sides; on the fastest side in 4.38)."
     )
     assert "The graft ratio went from 0.5 to 0.25." in lines[5]
-    assert "the series' root error goes from 0.03 after 2 refreshes to 0.075 after 5" in lines[-1]
+    assert "the root error of the series goes from 0.03 after 2 refreshes to 0.075 after 5" in lines[-1]
 
 
 def test_the_verdict_turns_with_the_numbers(diagnosis):
     good = replace(diagnosis, form="congruence", blocks=(block("a", reading(10, 0.999, 0.7)),))
     lines = diagnosis_verdict(good)
-    assert lines[1] == "At the end it was no farther from the exact direction than SGD on any of 1 blocks."
+    assert lines[1] == "At the end, Jorge was no farther from the exact direction than SGD on any of 1 blocks."
     capped = replace(good, blocks=(block("a", reading(10, 0.999, 0.7, newton=(0.1, 0.2, 0.3, 0.4))),))
-    assert diagnosis_verdict(capped)[2].count("0.400 after 8 steps (no cap tried comes as near as Jorge's 0.999)") == 2
+    assert diagnosis_verdict(capped)[2].count("0.400 after 8 steps (none of these comes as near as Jorge's 0.999)") == 2
     bad = replace(good, blocks=(block("a", reading(10, 0.5, 0.7)),))
     assert "congruence" not in diagnosis_verdict(bad)[1]
 
@@ -187,9 +188,9 @@ def test_the_verdict_turns_with_the_numbers(diagnosis):
 def test_a_run_that_ended_early_says_so_first(diagnosis):
     diverged = replace(diagnosis, outcome="diverged", reason="the loss was first not finite at step 3")
     first = diagnosis_verdict(diverged)[0]
-    assert first == "The run diverged: the loss was first not finite at step 3. What follows was read before."
+    assert first == "The run diverged: the loss was first not finite at step 3. The readings below were made before."
     stopped = replace(diagnosis, outcome="interrupted", reason="stopped by SIGINT")
-    assert diagnosis_verdict(stopped)[0].startswith("The diagnosis was interrupted: stopped by SIGINT. What follows")
+    assert diagnosis_verdict(stopped)[0].startswith("The diagnosis was interrupted: stopped by SIGINT. The readings")
     empty = replace(diverged, blocks=(block("a", BlockReading(1, {}, {}, missing="x"), b2=()),), quadratics=())
     assert diagnosis_verdict(empty)[1].startswith("Nothing could be measured on the run")
     assert list(tables(empty)) == []
@@ -233,7 +234,7 @@ def test_the_page_carries_all_it_needs(diagnosis):
 def test_reading_a_diagnosis_needs_no_heavy_package():
     code = (
         "import sys, jorge_tune.diagnose.diagnosis, jorge_tune.diagnose.diagnosis_words, "
-        "jorge_tune.report.of_diagnosis; "
+        "jorge_tune.reports.of_diagnosis; "
         "print(sorted({'torch', 'numpy', 'plotly', 'sklearn', 'optuna'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jorge_tune.diagnose.diagnose import FORMS, descend, draw_quadratic, looked_at, study_quadratic
+from jorge_tune.diagnose.quadratic import FORMS, counts_to_read, descend, draw_quadratic, study_quadratic
 from jorge_tune.optim import Jorge
 
 
@@ -36,10 +36,10 @@ def test_the_noise_has_the_covariance_it_names():
     assert float((total - wanted).norm() / wanted.norm()) < 0.03  # 0.009 measured
 
 
-def test_the_counts_that_are_looked_at():
-    assert looked_at(1) == [1]
-    assert looked_at(10) == [1, 2, 5, 10]
-    assert looked_at(300) == [1, 2, 5, 10, 20, 50, 100, 200, 300]
+def test_the_counts_that_are_counts_to_read():
+    assert counts_to_read(1) == [1]
+    assert counts_to_read(10) == [1, 2, 5, 10]
+    assert counts_to_read(300) == [1, 2, 5, 10, 20, 50, 100, 200, 300]
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from jorge_tune.cli import main
-from jorge_tune.report.page import report_page
-from jorge_tune.report.parts import figures_of
-from jorge_tune.report.svg import svg_picture
+from jorge_tune.reports.page import report_page
+from jorge_tune.reports.parts import figures_of
+from jorge_tune.reports.svg import svg_picture
 from tests.report.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
 
 STUDIES = Path(__file__).parents[2] / "studies"

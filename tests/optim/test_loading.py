@@ -257,6 +257,7 @@ def spoil_state(name, value):
 FAULTS = {
     "not a dict": (lambda state: state.clear(), "state_dict must be an optimizer's, with 'state' and 'param_groups'"),
     "groups": (lambda state: state.update(param_groups=3), r"state_dict\['param_groups'\] must be a list of groups"),
+    "no list": (spoil_group("params", 3), r"must be a list of groups with a list of 'params'"),
     "states": (lambda state: state.update(state=3), r"state_dict\['state'\] must be a dict, got 3"),
     "no lr": (lambda state: state["param_groups"][0].pop("lr"), r"param_groups\[0\] must have an lr, got \["),
     "lr": (spoil_group("lr", float("nan")), r"the state's param_groups\[0\]: lr must be a finite number, got nan"),
@@ -264,6 +265,9 @@ FAULTS = {
     "text": (spoil_group("weight_decay", "x"), "weight_decay must be a finite number, got 'x'"),
     "step": (spoil_state("step", 1.5), "state of parameter 0: step must be a whole number >= 0, got 1.5"),
     "negative": (spoil_state("step", torch.tensor(-1)), "step must be a whole number >= 0"),
+    "endless": (spoil_state("step", 2**63), "step must be a whole number >= 0, got 9223372036854775808"),
+    "no step": (lambda state: state["state"][0].pop("step"), r"state of parameter 0 must have a step, got \['graft"),
+    "vast": (spoil_group("weight_decay", 10**400), "weight_decay must be a finite number, got 1000"),
     "no tensor": (spoil_state("graft.momentum", 3), "graft.momentum must be a tensor, got 3"),
     "shape": (spoil_state("graft.momentum", torch.ones(2)), r"graft.momentum has shape \(2,\), but \(6, 4\) is needed"),
     "foreign": (spoil_state("left.9", torch.ones(2, 2)), "left.9 belongs to a block that shape"),
@@ -341,6 +345,8 @@ def test_gen_is_copied_and_loads_any_number_of_times(member, through):
     ("name", "value", "message"),
     [
         ("scale", float("nan"), r"\['scale'\] must be a finite number > 0, got nan"),
+        ("scale", 10**400, r"\['scale'\] must be a finite number > 0, got 1000"),
+        (3, 4, r"\['gen'\] must be GeN's own, got \['3', 'scale', 'searching'"),
         ("steps", -1, r"\['steps'\] must be an int >= 0, got -1"),
         ("searching", 1, r"\['searching'\] must be True or False, got 1"),
         ("trusts", "yes", r"\['trusts'\] must be True, False or None, got 'yes'"),

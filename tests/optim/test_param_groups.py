@@ -13,6 +13,7 @@ class Rule(NamedTuple):
     pattern: str
     lr_scale: float = 1.0
     weight_decay_scale: float = 1.0
+    precondition: bool = True
 
 
 def model():
@@ -60,6 +61,18 @@ def test_rules_scale_and_the_first_match_holds():
         param_groups(net, lr=0.1, weight_decay=0.5, groups=[Rule("linaer")])
     with pytest.raises(ValueError, match="no_decay must be of norm, bias, one_dimensional, got 'norms'"):
         param_groups(net, lr=0.1, weight_decay=0.5, no_decay=["norms"])
+
+
+def test_a_rule_leaves_parameters_without_preconditioners_and_no_rule_gives_embeddings_one():
+    net = model()
+    rules = [Rule(r"^linear\.weight$", precondition=False), Rule("table", lr_scale=0.1, precondition=True)]
+    groups = param_groups(net, lr=0.1, weight_decay=0.5, groups=rules)
+    by_param = {p: g for g in groups for p in g["params"]}
+    assert not by_param[net["linear"].weight]["precondition"]
+    assert by_param[net["linear"].bias]["precondition"]
+    assert by_param[net["linear"].weight]["lr"] == by_param[net["linear"].bias]["lr"] == 0.1
+    assert not by_param[net["table"].weight]["precondition"]
+    assert by_param[net["table"].weight]["lr"] == pytest.approx(0.01)
 
 
 class Table(nn.Module):

@@ -89,14 +89,14 @@ def without(**changes):
     ("bad", "reason"),
     [
         (reading(warming=True), "the warm-up is not over"),
-        (StepReading(100, 0.0, False, missing="lr is 0: there is no step"), "lr is 0: there is no step"),
-        (reading(own=None), "there are no losses on its own batch"),
-        (replace(reading(), fresh=without(fit=None)), "the loss on fresh batches is not finite at three points"),
+        (StepReading(100, 0.0, False, missing="lr is 0, so there is no step"), "lr is 0, so there is no step"),
+        (reading(own=None), "no losses were read on its own batch"),
+        (replace(reading(), fresh=without(fit=None)), "on fresh batches, fewer than three points have a finite loss"),
         (
             replace(reading(), fresh=read_line(FIVE, samples(50, optimum=-1.0, spread=0.01)[0], batches=1)),
             "on fresh batches: the loss rises along the step",
         ),
-        (replace(reading(), own=without(interval=None, agreeing=0.71)), "on its own batch only 71 %"),
+        (replace(reading(), own=without(interval=None, agreeing=0.71)), "on its own batch, only 71 %"),
     ],
 )
 def test_why_a_reading_supports_none(bad, reason):

@@ -27,9 +27,9 @@ from jorge_tune.recipe.schema import (
     Warmup,
 )
 from jorge_tune.records import RunDirectory
+from jorge_tune.runs.stop_request import StopRequest
 from jorge_tune.training import train
 from jorge_tune.training.checkpoint import Checkpoint, load_checkpoint
-from jorge_tune.training.loop import StopRequest
 from jorge_tune.training.snapshot import open_snapshot
 from tests.training.conftest import make_image_folder
 from tests.training.small_recipes import digits_recipe, folder_recipe
@@ -99,7 +99,7 @@ def test_a_probed_run_goes_on_bitwise(tmp_path: Path, schedule: Cosine | Gen) ->
     assert torch.equal(state, torch.get_rng_state())
     assert _fingerprint(tmp_path / "probed") == before
     assert [reading.step for reading in probed.readings] == [6, 9]
-    assert probed.notes == ("left out: step 2; the checkpoint is of step 6",)
+    assert probed.notes == ("left out: step 2; the checkpoint stands at step 6",)
     train(recipe, tmp_path / "probed", log_every=4, resume=True)
     _assert_same(_checkpoint(tmp_path / "whole").model, _checkpoint(tmp_path / "probed").model)
     _assert_same(_checkpoint(tmp_path / "whole").optimizer, _checkpoint(tmp_path / "probed").optimizer)
@@ -143,7 +143,7 @@ def test_the_warm_up_and_a_rate_of_zero_are_marked() -> None:
     recipe = digits_recipe(schedule=Cosine(unit="step", warmup=warmup))
     readings = probe(recipe, ProbeSettings(at=(0, 3, 4), batches=1)).readings
     assert [reading.warming for reading in readings] == [True, True, False]
-    assert readings[0].missing == "lr is 0: there is no step"
+    assert readings[0].missing == "lr is 0, so there is no step"
     assert readings[0].own is None
     assert readings[1].own is not None
 
@@ -160,8 +160,8 @@ def test_rates_are_those_in_force_and_the_schedule_is_the_recipes() -> None:
 def test_fewer_batches_than_asked_for_and_steps_beyond_the_end_are_said() -> None:
     probed = probe(digits_recipe(), ProbeSettings(at=(0, 17, 18, 100), batches=50))
     assert probed.notes == (
-        "left out: step 18, 100; the training has 18, the last of them read as 17",
-        "50 fresh batches were asked for, an epoch has 8: so many were read",
+        "left out: step 18, 100; the last step of the training is 17",
+        "50 fresh batches were asked for, but an epoch has only 8",
     )
     assert [reading.step for reading in probed.readings] == [0, 17]
 
@@ -199,8 +199,8 @@ def _refused(
 def test_refusals(tmp_path: Path) -> None:
     recipe = digits_recipe()
     _refused(recipe, "points must be 3 or 5, got 4", ProbeSettings(points=4))
-    _refused(recipe, "batches 1 or more, got 0", ProbeSettings(batches=0))
-    _refused(recipe, r"at must name steps from 0 to 17, which lie ahead, got \[18\]", ProbeSettings(at=(18,)))
+    _refused(recipe, "batches must be 1 or more, got 0", ProbeSettings(batches=0))
+    _refused(recipe, r"at must name steps from 0 to 17, the last one, got \[18\]", ProbeSettings(at=(18,)))
     _refused(recipe, "run directory", checkpoint=tmp_path)
     train(recipe, tmp_path / "run")
     _refused(recipe, "has ended after its 18 steps: there is no step ahead", checkpoint=tmp_path / "run")

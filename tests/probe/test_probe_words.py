@@ -9,9 +9,9 @@ import torch
 
 from jorge_tune.probe.probe_result import LineReading, ProbeResult, StepReading, read_line
 from jorge_tune.probe.probe_words import heading, table, words
-from jorge_tune.report.page import report_page
-from jorge_tune.report.parts import figures_of
-from jorge_tune.report.report import probe_report
+from jorge_tune.reports.page import report_page
+from jorge_tune.reports.parts import figures_of
+from jorge_tune.reports.report import probe_report
 from tests.report.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone
 
 FIVE = (-2.0, -1.0, 0.0, 1.0, 2.0)
@@ -24,7 +24,7 @@ def line(optimum: float, spread: float = 0.1, scale: float = 1.0) -> LineReading
 
 
 READINGS = (
-    StepReading(0, 0.0, True, missing="lr is 0: there is no step"),
+    StepReading(0, 0.0, True, missing="lr is 0, so there is no step"),
     StepReading(100, 0.1, False, line(1.5), line(0.25)),
     StepReading(200, 0.05, False, line(-1.0), line(0.02, spread=3.0)),
 )
@@ -50,7 +50,7 @@ def test_the_table_has_every_line() -> None:
     found = table(probed(*READINGS))
     cells = [dict(zip(found.headings, row, strict=True)) for row in found.rows]
     assert [(c["step, batch"], c["samples"], c["fit"]) for c in cells] == [
-        ("0", "-", "lr is 0: there is no step"),
+        ("0", "-", "lr is 0, so there is no step"),
         ("100, own", "100", "convex descent"),
         ("100, fresh", "100", "convex descent"),
         ("200, own", "100", "ascent"),
@@ -64,15 +64,15 @@ def test_the_table_has_every_line() -> None:
 
 def test_words_say_what_follows_and_what_does_not() -> None:
     told = words(probed(*READINGS))
-    assert told[0] == "Step 0 (lr 0.0, warming up): lr is 0: there is no step."
+    assert told[0] == "Step 0 (lr 0.0, warming up): lr is 0, so there is no step."
     assert told[1].startswith("Step 100 (lr 0.1): on its own batch: lr* is 1.5 times lr [1.4")
     assert "on 4 fresh batches: lr* is 0.25 times lr [0.2" in told[1]
-    assert "on its own batch: the loss rises along the step (0 % of the draws have a lowest point ahead)" in told[2]
-    assert "of the draws have none" in told[2]
-    assert told[3].startswith("What follows: no reading is beyond doubt too high or too low")
+    assert "on its own batch: the loss rises along the step (0 % of the resamples have a lowest point ahead)" in told[2]
+    assert "of the resamples have none" in told[2]
+    assert told[3].startswith("What follows: no reading shows beyond doubt")
     assert told[3].endswith("This rests on step 100.")
     assert told[4].startswith("Left out of it: step 0: lr is 0")
-    assert "no reason to lower it" in told[6]
+    assert "no reason to lower the rate" in told[6]
 
 
 def test_where_rounding_hides_the_curvature_the_optimum_is_said_to_be_a_bound() -> None:
@@ -85,13 +85,13 @@ def test_where_rounding_hides_the_curvature_the_optimum_is_said_to_be_a_bound() 
     assert row["interval"] == "-"
     assert "lr* is at least" in words(seen)[0]
     assert "(rounding hides the curvature)" in words(seen)[0]
-    assert any("even the greedy optimum on fresh batches is above the rate" in line for line in words(seen))
+    assert any("even the greedy optimum on fresh batches is longer" in line for line in words(seen))
 
 
 def test_without_a_suggestion_nothing_is_said_to_follow() -> None:
     told = words(probed(READINGS[0], READINGS[2]))
     assert told[-1].startswith(
-        "No suggestion: no reading supports one (step 0: lr is 0: there is no step; step 200: on"
+        "No suggestion: no reading supports a suggestion (step 0: lr is 0, so there is no step; step 200: on"
     )
     assert not any("follow" in line for line in told)
     assert words(probed())[-1] == "No suggestion: no step was read."

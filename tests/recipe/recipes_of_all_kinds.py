@@ -15,6 +15,7 @@ from jorge_tune.recipe.schema import (
     GroupSection,
     JorgeSection,
     Linear,
+    MetricsSection,
     ModelSection,
     MuonSection,
     Polynomial,
@@ -52,7 +53,13 @@ shared = {
     "weight_decay": positive,
     "no_decay": st.lists(st.sampled_from(["norm", "bias", "one_dimensional"]), max_size=2).map(tuple),
     "groups": st.lists(
-        st.builds(GroupSection, pattern=st.sampled_from([r"\.bias$", "head", "(a|b)+"]), lr_scale=positive), max_size=2
+        st.builds(
+            GroupSection,
+            pattern=st.sampled_from([r"\.bias$", "head", "(a|b)+"]),
+            lr_scale=positive,
+            precondition=st.booleans(),
+        ),
+        max_size=2,
     ).map(tuple),
 }
 grafted = {
@@ -155,13 +162,39 @@ data = st.builds(
     evaluate_every=counts,
     args=arguments,
 )
+
+
+def without_braces(word: str) -> str:
+    """A word of a command in which nothing is a placeholder; no program can be given a NUL."""
+    return word.replace("{", "{{").replace("}", "}}").replace("\0", "")
+
+
+metrics = st.one_of(
+    st.builds(MetricsSection, scale=st.dictionaries(names, positive, max_size=2), steps_per_epoch=st.none() | counts),
+    st.builds(
+        MetricsSection,
+        from_=st.sampled_from(["jsonl", "csv", "tensorboard", "trainer_state", "mmengine"]),
+        path=st.none() | text.map(without_braces).filter(bool),
+        columns=st.dictionaries(names, text, max_size=1),
+        first_epoch=st.sampled_from([None, 0, 1]),
+    ),
+    st.builds(MetricsSection, from_=st.just("stdout"), pattern=st.sampled_from(["(?P<a>b)", ("(?P<a>b)", "(?P<c>d)")])),
+)
 tasks = st.one_of(
     st.none(),
     st.builds(
         TaskSection, kind=st.just("classification"), model=st.builds(ModelSection, name=text, args=arguments), data=data
     ),
     st.builds(TaskSection, kind=st.just("python"), factory=st.just("package.module:make")),
-    st.builds(TaskSection, kind=st.just("command"), command=st.lists(text | words, min_size=1, max_size=3).map(tuple)),
+    st.builds(
+        TaskSection,
+        kind=st.just("command"),
+        command=st.lists((text | words).map(without_braces), min_size=1, max_size=3).map(tuple)
+        | st.sampled_from(["python train.py --lr {optimizer.lr} 'a b'", "sh -c 'a | b' {recipe}"]),
+        metrics=st.none() | metrics,
+        grace_seconds=st.none() | positive,
+        silence_seconds=st.none() | positive,
+    ),
 )
 others = {
     "name": names,

@@ -138,7 +138,7 @@ def test_a_decay_too_large_to_scale_is_refused():
 
 
 def test_exemptions_groups_and_momentum_fields_are_kept():
-    groups = (GroupSection(pattern="head", lr_scale=10.0, weight_decay_scale=0.5),)
+    groups = (GroupSection(pattern="head", lr_scale=10.0, weight_decay_scale=0.5, precondition=False),)
     made = bootstrap(sgd(nesterov=True, no_decay=("norm", "bias"), groups=groups)).recipe.optimizer
     assert (made.nesterov, made.no_decay, made.groups, made.dampening) == (True, ("norm", "bias"), groups, 0.0)
     assert bootstrap(sgd(dampening=0.3)).recipe.optimizer.dampening == 0.3

@@ -169,7 +169,6 @@ def test_a_fault_of_an_optimizer_is_told_in_words(optimizer, told):
         ("{kind: python}", "task: 'factory' is missing"),
         ("{kind: python, factory: train.py}", "task.factory: must be written as module:name"),
         ("{kind: command}", "task: 'command' is missing"),
-        ("{kind: command, command: train.py}", "task.command: must be a list"),
         ("{kind: command, command: [x], factory: 'a:b'}", "task.factory: belongs to kind python, not to command"),
         ("{kind: python, factory: 'a:b', command: [x]}", "task.command: belongs to kind command, not to python"),
         ("{kind: language, model: {name: ''}, data: {name: x}}", "task.model.name: must be not empty"),
@@ -181,6 +180,62 @@ def test_a_fault_of_an_optimizer_is_told_in_words(optimizer, told):
 )
 def test_a_fault_of_a_task_is_told_in_words(task, told):
     assert told in "\n".join(faults_in(f"{GOOD}task: {task}\n"))
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("3", "task.command: must be a list or text, got '3' (put it in quotes)"),
+        ("[python, 3]", "task.command[1]: must be text, got '3' (put it in quotes)"),
+        ("'a \"b'", "task.command: must have its quotes closed"),
+        ("'a | b'", "no shell reads it, so '|' has no effect; put it in quotes, or write [sh, -c, '...']"),
+        ("['{seeds}']", "task.command[0]: unknown placeholder '{seeds}' (did you mean {seed}?)"),
+        ("['{lr}']", "unknown placeholder '{lr}' (did you mean {optimizer.lr}?)"),
+        ("['{optimizer}']", "it is a section; name one of its values, such as {optimizer.name}"),
+        ("['{steps}']", "{steps} is not set in this recipe; set it, or take the placeholder out"),
+        ("['{']", "has '{' without its partner in '{'; write '{{' for the brace"),
+        ("['{\"a\": 1}']", "write '{{' and '}}' for braces"),
+        ("['{quite_another_thing}']", "known are {recipe}, {run}, {seed}, {device} and the recipe's values"),
+        ('["\\0"]', "task.command[0]: must not hold a NUL character"),
+    ],
+)
+def test_a_fault_of_a_command_is_told_in_words(command, told):
+    assert told in "\n".join(faults_in(f"{GOOD}task: {{kind: command, command: {command}}}\n"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ("model: {name: m}", "task.model: belongs to other kinds: a command has its own model; leave it out"),
+        ("metrics: {from: cvs}", "task.metrics.from: must be report, jsonl, csv, "),
+        ("metrics: {fron: csv}", "task.metrics.fron: unknown key (did you mean 'from'?)"),
+        ("metrics: {from: stdout}", "task.metrics: 'pattern' is missing"),
+        ("metrics: {from: csv, pattern: '(?P<a>b)'}", "task.metrics.pattern: belongs to stdout, not to csv"),
+        ("metrics: {from: stdout, pattern: a}", "task.metrics.pattern: must have a named group"),
+        ("metrics: {from: stdout, pattern: ['(?P<a>b)', a]}", "task.metrics.pattern[1]: must have a named group"),
+        ("metrics: {from: stdout, pattern: '('}", "must be a regular expression of at most 1000 characters, got '('"),
+        ("metrics: {path: a}", "task.metrics.path: belongs to log files; report has none"),
+        (
+            "metrics: {from: csv, path: '{sed}'}",
+            "task.metrics.path: unknown placeholder '{sed}' (did you mean",
+        ),
+        ("metrics: {columns: {a: b}}", "task.metrics.columns: belongs to logs"),
+        ("metrics: {from: csv, columns: {a: c, b: c}}", "task.metrics.columns: the column 'c' is named twice"),
+        ("metrics: {from: csv, scale: {a: 0}}", "task.metrics.scale.a: must be greater than 0"),
+        ("metrics: {from: csv, first_epoch: 2}", "task.metrics.first_epoch: must be 0 or 1, got '2'"),
+        ("grace_seconds: -1", "task.grace_seconds: must be 0 or more, got '-1'"),
+        ("silence_seconds: 0", "task.silence_seconds: must be greater than 0, got '0'"),
+    ],
+)
+def test_a_fault_of_a_commands_settings_is_told_in_words(settings, told):
+    assert told in "\n".join(faults_in(f"{GOOD}task: {{kind: command, command: [x], {settings}}}\n"))
+
+
+def test_settings_of_a_command_belong_to_no_other_kind():
+    task = "{kind: python, factory: 'a:b', grace_seconds: 3, metrics: {from: csv}}"
+    told = "\n".join(faults_in(f"{GOOD}task: {task}\n"))
+    assert "task.grace_seconds: belongs to kind command, not to python" in told
+    assert "task.metrics: belongs to kind command, not to python" in told
 
 
 def test_the_unit_must_be_steps_where_the_length_is():

@@ -91,7 +91,11 @@ def test_a_word_at_the_top_level_that_means_another_is_told(key, told):
             "task.data.num_workers: unknown key (did you mean 'workers'?)",
         ),
         ("name: digits", "name: digits, path: x", "task.data.path: unknown key (did you mean 'root'?)"),
-        ("name: mlp", "name: mlp, hidden: 2", "task.model.hidden: unknown key; valid keys are name, args; other arg"),
+        (
+            "name: mlp",
+            "name: mlp, hidden: 2",
+            "task.model.hidden: unknown key; valid keys are name, factory, args; other arg",
+        ),
     ],
 )
 def test_a_word_in_the_wrong_section_is_told(old, new, told):

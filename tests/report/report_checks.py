@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from jorge_tune.report.parts import figures_of
+from jorge_tune.reports.parts import figures_of
 
 _LINKS = re.compile(
     r"<(?:link|img|iframe|script|source|object)[^>]*\b(?:src|href|data)\s*=|@import|url\(", re.IGNORECASE

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from jorge_tune.compare.run_directories import Evaluation, Run
-from jorge_tune.report.of_runs import curve_picture
+from jorge_tune.reports.of_runs import curve_picture
 from tests.training.small_recipes import digits_recipe
 
 

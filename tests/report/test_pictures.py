@@ -15,13 +15,13 @@ from jorge_tune.compare.curves import contender_curves, interesting_range
 from jorge_tune.compare.run_directories import read_contenders
 from jorge_tune.errors import InputError
 from jorge_tune.files import write_whole
-from jorge_tune.report.draw import COLOURS
-from jorge_tune.report.of_runs import curve_figures
-from jorge_tune.report.page import figure_for_picture, report_page
-from jorge_tune.report.png import poster, write_pngs
-from jorge_tune.report.report import runs_report
-from jorge_tune.report.svg import svg_picture
-from jorge_tune.report.text_plot import race_curves
+from jorge_tune.reports.draw import COLOURS
+from jorge_tune.reports.of_runs import curve_figures
+from jorge_tune.reports.page import figure_for_picture, report_page
+from jorge_tune.reports.png import poster, write_pngs
+from jorge_tune.reports.report import runs_report
+from jorge_tune.reports.svg import svg_picture
+from jorge_tune.reports.text_plot import race_curves
 from tests.compare.race_folders import COSINE, JORGE, SGD, STEP, write_race, write_run
 from tests.report.browser import BROWSER
 
@@ -170,7 +170,7 @@ def test_files_appear_whole(tmp_path):
 def test_reading_and_judging_run_folders_needs_no_heavy_package():
     code = (
         "import sys, jorge_tune.compare.comparison, jorge_tune.compare.race, jorge_tune.compare.verdict, "
-        "jorge_tune.report.report, jorge_tune.report.png, jorge_tune.report.svg, jorge_tune.report.text_plot; "
+        "jorge_tune.reports.report, jorge_tune.reports.png, jorge_tune.reports.svg, jorge_tune.reports.text_plot; "
         "print(sorted({'torch', 'numpy', 'plotly', 'sklearn', 'optuna'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

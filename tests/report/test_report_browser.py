@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from jorge_tune.report.page import report_page
-from jorge_tune.report.parts import figures_of
+from jorge_tune.reports.page import report_page
+from jorge_tune.reports.parts import figures_of
 from tests.report.browser import needs_browser, rendered
 from tests.report.test_report_runs import folders, twin_of
 from tests.report.test_report_study import ENDS, report_of, study, trial

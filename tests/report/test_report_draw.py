@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from jorge_tune.report.draw import PALETTES, drawn, with_colours
-from jorge_tune.report.page import figure_for_picture, report_page
-from jorge_tune.report.parts import Axis, Figure, Report, Section, Series, figures_of
+from jorge_tune.reports.draw import PALETTES, drawn, with_colours
+from jorge_tune.reports.page import figure_for_picture, report_page
+from jorge_tune.reports.parts import Axis, Figure, Report, Section, Series, figures_of
 from tests.report.report_checks import drawn_figures
 
 

@@ -9,9 +9,9 @@ import pytest
 from jorge_tune.compare.comparison import compare
 from jorge_tune.compare.run_directories import read_contenders
 from jorge_tune.records import from_portable
-from jorge_tune.report.page import report_page
-from jorge_tune.report.parts import figures_of
-from jorge_tune.report.report import runs_report
+from jorge_tune.reports.page import report_page
+from jorge_tune.reports.parts import figures_of
+from jorge_tune.reports.report import runs_report
 from tests.compare.race_folders import CONTROL, COSINE, JORGE, SGD, STEP, write_race, write_run
 from tests.report.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone, drawn_figures
 

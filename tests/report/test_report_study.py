@@ -9,19 +9,19 @@ import pytest
 
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.report.page import report_page
-from jorge_tune.report.parts import figures_of
-from jorge_tune.report.report import study_report
+from jorge_tune.reports.page import report_page
+from jorge_tune.reports.parts import figures_of
+from jorge_tune.reports.report import study_report
 from tests.report.report_checks import assert_figures_equal_the_twin, assert_page_stands_alone, drawn_figures
 from tests.training.small_recipes import digits_recipe
 
 START = datetime(2026, 1, 1)
-ENDS = ("complete", "infeasible", "diverged", "missed", "pruned", "failed", "running", "waiting")
+ENDS = ("complete", "infeasible", "diverged", "not reached", "pruned", "failed", "running", "waiting")
 
 
 def trial(number, end="complete", value=None, lr=0.1, interval=10):
     state = end if end in ("pruned", "failed", "running", "waiting") else "complete"
-    worst = -math.inf if end in ("diverged", "missed") else None
+    worst = -math.inf if end in ("diverged", "not reached") else None
     ended = state not in ("running", "waiting")
     point = {} if state == "waiting" else {"lr_factor": lr / 0.1, "refresh_interval": interval}
     attributes = {"diverged": True} if end == "diverged" else {}
@@ -209,7 +209,7 @@ def test_a_study_without_a_finished_trial_is_an_honest_page(trials):
     page = report_page(twin)
     assert_figures_equal_the_twin(page, twin)
     assert "Nothing to draw: no trial has completed with a value." in page
-    assert "not enough to tell: 0 of at least 15 completed trials with a value" in page
+    assert "importance is not known: 0 of at least 15 completed trials with a value" in page
     assert "? undecided" in page
 
 

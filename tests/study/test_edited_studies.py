@@ -230,6 +230,21 @@ def test_an_edited_study_ends_in_words_and_the_rest_still_comes(made: Searched, 
             raise AssertionError(edit.what) from error
 
 
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        (1, "{}"),  # Optuna compares the next trial's parameter with it, and fails in its own way each time
+        (1, '{"name": "FloatDistribution", "attributes": {"step": null, "low": "x", "high": 2.0, "log": true}}'),
+        (2, '{"name": "CategoricalDistribution", "attributes": {"choices": ["a", {"b": 1}]}}'),  # it warns of this one
+    ],
+)
+def test_another_trials_parameter_that_cannot_be_read_ends_in_words(
+    made: Searched, tmp_path: Path, row: int, text: str
+) -> None:
+    change = ("UPDATE trial_params SET distribution_json = ? WHERE rowid = ?", (text, row))
+    assert set(check(made, Edit("a parameter", (change,)), tmp_path / "edited").values()) == {""}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("share", range(8))
 def test_every_edited_study_ends_in_words(made: Searched, tmp_path: Path, share: int) -> None:
@@ -328,4 +343,4 @@ def test_an_edited_journal_ends_in_words(tmp_path: Path) -> None:
                 raise AssertionError(f"line {number + 1}: {key}: {str(edited[key])[:40]}") from error
     assert len(ends) > 120
     assert ends.count("") > 20
-    assert any("what no study can hold" in end or "no entry of a journal" in end for end in ends)
+    assert any("what no study can hold" in end or "not a journal entry" in end for end in ends)

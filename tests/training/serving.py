@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import time
 from dataclasses import replace
 from functools import cache
@@ -35,6 +36,23 @@ def server_of_the_tests() -> RunLauncher:
         atexit.register(server.close)
         run(server, digits_recipe(), Path("/proc/run"))  # waits for torch, and cannot write
         return server
+
+
+def lent_launcher(**options: Any) -> RunLauncher:
+    """A launcher for commands in this process, lent the tests' server as a supervisor lends its own to its workers.
+
+    A server of its own would load torch anew for every command.
+    """
+    if options.get("lent") is not None:
+        return RunLauncher(**options)
+    return RunLauncher(lent=os.dup(server_of_the_tests().lend()), **options)
+
+
+@pytest.fixture
+def one_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies and races that commands of this test run in this process are forked from the tests' server."""
+    for module in ("run_study", "worker"):
+        monkeypatch.setattr(f"jorge_tune.study.{module}.RunLauncher", lent_launcher)
 
 
 def job(recipe: Recipe, out: Path, **changes: Any) -> RunJob:

@@ -192,6 +192,8 @@ def test_where_no_checkpoint_is_whole_the_run_can_be_trained_anew(run: tuple[Rec
         (lambda c: c.update(extra=1), "not a complete checkpoint: 'extra' is unknown"),
         (lambda c: c.update(model=[1]), "model must be a state dict, got list"),
         (lambda c: c.update(train_seconds=-1.0), "train_seconds must be a finite number of 0 or more, got -1.0"),
+        (lambda c: c.update(train_seconds=10**400), "train_seconds must be a finite number of 0 or more, got 1000"),
+        (lambda c: c.update(format=torch.zeros(3)), "not a checkpoint of this version"),
         (lambda c: c.update(train_seconds=True), "train_seconds must be a finite number of 0 or more, got True"),
         (lambda c: c["position"].update(step="14"), "position must be a position in the training, got dict"),
         (lambda c: c.update(best={"metric": "top1"}), "best must be the best reading, or none, got dict"),

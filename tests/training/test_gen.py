@@ -23,10 +23,10 @@ from jorge_tune.recipe.schema import (
     Warmup,
 )
 from jorge_tune.records import Record, RunDirectory, of_kind, read_records
+from jorge_tune.runs.stop_request import StopRequest
 from jorge_tune.training import train
 from jorge_tune.training.checkpoint import load_checkpoint
 from jorge_tune.training.gen_stepper import BatchLoss, EarlierBatches, RateLog, build_stepper
-from jorge_tune.training.loop import StopRequest
 from jorge_tune.training.snapshot import open_snapshot
 from tests.training.conftest import make_image_folder
 from tests.training.small_recipes import digits_recipe, folder_recipe
@@ -136,7 +136,7 @@ def test_the_loss_is_read_on_the_batches_before_the_steps_own(tmp_path: Path) ->
         batches = [task.train.at(0, index) for index in range(2)]
 
         def loss_of(batch: Any) -> torch.Tensor:
-            return task.loss(model(batch[0]), batch)
+            return task.training_loss(model, batch)
 
         for batch in batches:
             model.zero_grad()
@@ -159,7 +159,7 @@ def test_a_step_that_a_loss_scaler_left_out(tmp_path: Path) -> None:
         log = RateLog(stepper)
 
         def loss_of(batch: Any) -> torch.Tensor:
-            return snapshot.task.loss(snapshot.model(batch[0]), batch)
+            return snapshot.task.training_loss(snapshot.model, batch)
 
         for place in ((0, 6), (0, 8), (1, 0)):  # not (0, 7)
             batch = train_part.at(*place)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from jorge_tune.errors import InputError
-from jorge_tune.optim.costs import FROZEN, ONE_DIMENSIONAL, TOO_LONG
+from jorge_tune.optim.costs import EXCLUDED, FROZEN, ONE_DIMENSIONAL, TOO_LONG
 from jorge_tune.optim.stacks import MAX_SIDE
 from jorge_tune.recipe import schema
 from jorge_tune.training.build import build_model, build_optimizer
@@ -114,6 +114,21 @@ def test_an_output_layer_over_a_vocabulary_is_named_unless_it_is_tied():
     tied = plan_recipe(recipe(words=LONG_HEAD, tied=True))
     assert tied.long_heads == ()
     assert {cost.reason for cost in tied.parameters if cost.shape == (LONG_HEAD, 8)} == {EMBEDDING}
+
+
+@pytest.mark.parametrize("kind", ["jorge", "jorge-paper", "shampoo", "sketchy"])
+def test_an_output_layer_that_a_rule_leaves_out_has_no_preconditioner_in_any_row(kind):
+    rule = schema.GroupSection(pattern=r"^head\.weight$", precondition=False)
+    section = SECTIONS[kind]
+    with_head = plan_recipe(recipe(section, words=LONG_HEAD))
+    without = plan_recipe(recipe(replace(section, groups=(rule,)), words=LONG_HEAD))
+    assert without.long_heads == ()
+    (head,) = [cost for cost in without.parameters if cost.name == "head.weight"]
+    assert (head.reason, head.preconditioner_bytes) == (EXCLUDED, 0)
+
+    pairs = zip(with_head.rivals, without.rivals, strict=True)
+    saved = {(a.name, a.rank): a.total.preconditioner_bytes - b.total.preconditioner_bytes for a, b in pairs}
+    assert {name for (name, _), difference in saved.items() if difference == 0} <= {"sgd", "adamw"}
 
 
 def test_a_parametrised_embedding_is_planned_as_one():

@@ -26,10 +26,10 @@ from jorge_tune.recipe.schema import (
     Warmup,
 )
 from jorge_tune.records import RunDirectory, of_kind, read_records
+from jorge_tune.runs.run_result import RunResult
+from jorge_tune.runs.stop_request import StopRequest
 from jorge_tune.training import RunProgress, train
 from jorge_tune.training.checkpoint import Checkpoint, load_checkpoint
-from jorge_tune.training.loop import StopRequest
-from jorge_tune.training.runner import RunResult
 from tests.training.small_recipes import digits_recipe, folder_recipe
 
 _FORK_WARNING = "ignore:.*multi-threaded.*fork:DeprecationWarning"  # Python 3.12, of torch's own loader

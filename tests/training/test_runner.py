@@ -173,7 +173,7 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
         (
             digits_recipe(task=TaskSection(kind="command", command=("sh",))),
             {},
-            r"task\.kind: this version cannot train a command",
+            r"task\.kind: this needs a model, and a command keeps its own",
         ),
         (
             digits_recipe(
@@ -191,6 +191,11 @@ def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
         ),
         (digits_recipe(model=ModelSection(name="mlp", args={"num_classes": 7})), {}, r"has 10 classes; set .* to 10"),
         (digits_recipe(model=ModelSection(name="cifar_resnet")), {}, r"does not accept images of shape \(1, 8, 8\)"),
+        (
+            digits_recipe(model=ModelSection(name="mlp", args={"in_features": 100})),
+            {},
+            r"does not accept images of shape \(1, 8, 8\) .*; set task\.model\.args\.in_features to 64$",
+        ),
         (digits_recipe(target=Target(metric="map", value=1)), {}, r"target\.metric: 'map' is not measured"),
         (digits_recipe(batch_size=2000, data={"drop_last": True}), {}, r"batch_size: 2000 is more than the 1078"),
         (digits_recipe(optimizer=JorgeSection(lr=0.1, refresh_interval="auto")), {}, r"calibrate-freq RECIPE --write"),

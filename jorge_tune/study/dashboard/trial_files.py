@@ -19,7 +19,7 @@ from jorge_tune.compare.run_directories import read_run
 from jorge_tune.errors import InputError, JorgeTuneError, shortened
 from jorge_tune.recipe.render import render_recipe
 from jorge_tune.records import RunDirectory
-from jorge_tune.report.of_runs import curve_picture
+from jorge_tune.reports.of_runs import curve_picture
 from jorge_tune.study.dashboard.attachments import (
     ARTIFACTS,
     NO_PACKAGE,

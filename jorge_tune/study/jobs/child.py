@@ -16,18 +16,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-import torch
-
-from jorge_tune.errors import InputError, JorgeTuneError, RunDirectoryError
+from jorge_tune.errors import InputError, JorgeTuneError, KilledCommandError, RunDirectoryError
 from jorge_tune.files import open_regular
 from jorge_tune.hardware import machine_clock, oom_kills
+from jorge_tune.one_run import train_any
 from jorge_tune.recipe.recipe_files import parse_recipe
+from jorge_tune.recipe.user_code import CodePlaces, restricted_to
 from jorge_tune.records import RunDirectory
+from jorge_tune.runs.run_journal import RunProgress
+from jorge_tune.runs.stop_request import StopRequest
 from jorge_tune.study.jobs.channel import Channel
-from jorge_tune.training.loop import StopRequest
-from jorge_tune.training.run_journal import RunProgress
-from jorge_tune.training.runner import train
 
 _NO_MEMORY = (  # of errors that have no type of their own
     *("DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory"),
@@ -167,10 +165,12 @@ def _outcome(job: Mapping[str, Any], stop: StopRequest, channel: Channel, output
     try:
         _adopt_process_state(job)
         recipe = parse_recipe(job["recipe"], f"{job['out']} (recipe)").recipe
-        result = train(
+        recipe = restricted_to(recipe, CodePlaces(*job["code"]))
+        result = train_any(
             recipe,
             Path(job["out"]),
             device=job["device"],
+            threads=job["threads"],
             resume=True,
             progress=on_progress,
             download=job["download"],
@@ -183,6 +183,8 @@ def _outcome(job: Mapping[str, Any], stop: StopRequest, channel: Channel, output
         return _end("failed", str(error))
     except InputError as error:
         return _end("failed", str(error), input_error=True)
+    except KilledCommandError as error:
+        return _end("killed", str(error), out_of_memory=error.out_of_memory)
     except KeyboardInterrupt:
         return _end("interrupted", "stopped at once by a second SIGINT")
     except BaseException as error:  # the process ends here: the worker hears of everything
@@ -203,20 +205,22 @@ def _adopt_process_state(job: Mapping[str, Any]) -> None:
     os.environ.update(job["environment"])
     time.tzset()
     tempfile.tempdir = None
-    np.random.seed()  # otherwise all runs of a server would draw the same numbers
+    if "numpy" in sys.modules:  # otherwise all runs of a server would draw the same numbers
+        sys.modules["numpy"].random.seed()
     sys.path[:] = job["path"]
     os.chdir(job["directory"])
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
-    if job["threads"] is not None:
-        torch.set_num_threads(job["threads"])
+    if job["threads"] is not None and "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(job["threads"])
 
 
 def _is_out_of_memory(error: BaseException | None, was_oom_kill_counted: bool) -> bool:
     """Whether an error or one of its causes means out of memory; so does a loader worker's death after an OOM kill."""
     while error is not None:
         words = str(error)
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(phrase in words for phrase in _NO_MEMORY):
+        is_of_gpu = "torch" in sys.modules and isinstance(error, sys.modules["torch"].OutOfMemoryError)
+        if is_of_gpu or isinstance(error, MemoryError) or any(phrase in words for phrase in _NO_MEMORY):
             return True
         if was_oom_kill_counted and "DataLoader worker" in words:
             return True

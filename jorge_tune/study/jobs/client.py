@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jorge_tune.errors import InputError, JorgeTuneError
+from jorge_tune.recipe.user_code import NO_PLACES, CodePlaces
 from jorge_tune.study.jobs.channel import Channel
 
 _ATTEMPTS = 3
@@ -38,6 +39,7 @@ class RunJob:
         device: "auto", "cpu", "cuda", "cuda:1", ...
         threads: CPU threads; None leaves it to torch.
         download: whether to download a torchvision data set that is missing.
+        code: where the modules that the recipe names may lie.
         lease: until when, by `hardware.machine_clock`, it may go on without hearing of its worker, and how many
             seconds it then has to end by itself; None: as long as its worker lives.
     """
@@ -47,6 +49,7 @@ class RunJob:
     device: str = "auto"
     threads: int | None = None
     download: bool = False
+    code: CodePlaces = NO_PLACES
     lease: tuple[float, float] | None = None
 
 
@@ -76,10 +79,11 @@ class RunLauncher:
     Args:
         grace_seconds: a run whose worker is gone is killed after that long.
         lent: the descriptor that `lend` gave to the process that started this one.
+        with_torch: whether a server of this process's own loads torch beforehand; runs of commands need none.
     """
 
-    def __init__(self, *, grace_seconds: float = 10.0, lent: int | None = None) -> None:
-        self._grace_seconds = grace_seconds
+    def __init__(self, *, grace_seconds: float = 10.0, lent: int | None = None, with_torch: bool = True) -> None:
+        self._grace_seconds, self._with_torch = grace_seconds, with_torch
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
         if lent is not None:
@@ -128,6 +132,7 @@ class RunLauncher:
             "device": job.device,
             "threads": job.threads,
             "download": job.download,
+            "code": job.code,
             "directory": os.getcwd(),
             "path": sys.path,
             "environment": without_secrets(os.environ),
@@ -167,9 +172,10 @@ class RunLauncher:
         ours, theirs = socket.socketpair()
         with theirs:
             module = "jorge_tune.study.jobs.fork_server"
+            loads = [] if self._with_torch else ["light"]
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", module, str(theirs.fileno()), str(self._grace_seconds)],
+                    [sys.executable, "-P", "-m", module, str(theirs.fileno()), str(self._grace_seconds), *loads],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,  # it must not hold a pipe open whose end tells of this process's death
                     stderr=subprocess.DEVNULL,

@@ -119,7 +119,7 @@ def decide(cause: Cause, starts: Starts, what: str, *, own_recipe: bool = False)
         return Decision("fail", what)
     if cause == "out of memory":
         if starts.out_of_memory:
-            return Decision("fail", f"out of memory again, with nothing else running beside it ({what})")
+            return Decision("fail", f"out of memory again, although no other run of the study ran ({what})")
         return Decision("again alone", what)
     return Decision("again", what)
 

@@ -27,10 +27,11 @@ from jorge_tune.hardware import oom_kills
 from jorge_tune.study.jobs.channel import Channel
 
 _LOADED_BEFOREHAND = (  # a run would otherwise import these
-    *("torchmetrics", "torchvision", "torch.utils.serialization.config"),
+    *("numpy", "torch", "torchmetrics", "torchvision", "torch.utils.serialization.config"),
     *("importlib.resources.readers", "sklearn.datasets.data", "sklearn.datasets.descr"),
     *("jorge_tune.training.runner", "jorge_tune.training.tasks.classification"),
 )
+_LOADED_FOR_COMMANDS = ("jorge_tune.command.run_command",)
 _EXHAUSTED_SECONDS = 0.2  # between two tries while the process has no descriptors left
 
 
@@ -196,14 +197,14 @@ def _refuse_all(requests: socket.socket, reason: str) -> None:
 
 
 def main() -> None:
-    """Load torch and serve; the arguments are the descriptor for requests and the grace seconds."""
+    """Load torch and serve; the arguments are the descriptor for requests, the grace seconds, and perhaps `light`."""
     requests = socket.socket(fileno=int(sys.argv[1]))
     requests.set_inheritable(False)
     gc.disable()
     try:
         from jorge_tune.study.jobs.child import run_child
 
-        for name in _LOADED_BEFOREHAND:
+        for name in _LOADED_FOR_COMMANDS if "light" in sys.argv[3:] else _LOADED_BEFOREHAND:
             importlib.import_module(name)
     except Exception as error:  # a broken installation, say
         _refuse_all(requests, f"{type(error).__name__}: {error}")

@@ -6,7 +6,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +13,8 @@ from jorge_tune.compare.run_directories import Evaluation, Run, read_run
 from jorge_tune.errors import InputError, JorgeTuneError, RunDirectoryError
 from jorge_tune.files import boot, open_regular, take
 from jorge_tune.recipe.recipe_files import parse_recipe
-from jorge_tune.recipe.schema import Recipe
 from jorge_tune.records import Record, RunDirectory, parse_record
+from jorge_tune.runs.run_start import without_places
 from jorge_tune.study.jobs.client import ProcessEnd, RunJob
 from jorge_tune.study.jobs.faults import Cause
 from jorge_tune.study.stop import WorkerStops
@@ -107,14 +106,7 @@ def ended_run(folder: Path, recipe_text: str) -> Run | None:
     except JorgeTuneError:
         return None
     asked = parse_recipe(recipe_text, str(folder)).recipe
-    return run if run.ended and _without_places(run.recipe) == _without_places(asked) else None
-
-
-def _without_places(recipe: Recipe) -> Recipe:
-    """The recipe without the place of its data and the number of its loader workers, which do not change the run."""
-    if recipe.task is None or recipe.task.data is None:
-        return recipe
-    return replace(recipe, task=replace(recipe.task, data=replace(recipe.task.data, root="", workers=0)))
+    return run if run.ended and without_places(run.recipe) == without_places(asked) else None
 
 
 class RunFollower:

@@ -102,7 +102,7 @@ def _with_sections(trial: FrozenTrial) -> tuple[FrozenTrial, list[str]]:
     whole = copy.copy(trial)
     for name in wrong:
         setattr(whole, name, {})
-    return whole, [f"its {SECTIONS[name]} must be a section, and are none" for name in wrong]
+    return whole, [f"its {SECTIONS[name]} must be a section" for name in wrong]
 
 
 def _unread(trial: FrozenTrial) -> list[str]:
@@ -168,10 +168,11 @@ def _is_texts(value: object) -> bool:
 
 
 def _is_scalars(value: object) -> bool:
-    return isinstance(value, dict) and all(_is_scalar(item) for item in value.values())
+    return isinstance(value, dict) and all(is_scalar(item) for item in value.values())
 
 
-def _is_scalar(value: object) -> bool:
+def is_scalar(value: object) -> bool:
+    """Whether it is one of JSON's values without parts."""
     return value is None or isinstance(value, (str, bool)) or is_number(value)
 
 

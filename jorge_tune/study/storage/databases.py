@@ -27,7 +27,7 @@ from sqlalchemy.pool import NullPool
 
 from jorge_tune.errors import InputError
 from jorge_tune.study.storage.address import Address, network_file_system
-from jorge_tune.study.storage.contents import UNREAD, faults_in, parse_json, read_json
+from jorge_tune.study.storage.contents import UNREAD, faults_in, is_scalar, parse_json, read_json
 from jorge_tune.study.storage.optuna_private import (
     FrozenStudy,
     add_trial_row,
@@ -184,7 +184,13 @@ class Database(RDBStorage):
 
 
 def _distribution(row: Any) -> Any:
-    return lambda: json_to_distribution(row.distribution_json)
+    def read() -> Any:
+        held = parse_json(row.distribution_json)
+        if not all(map(is_scalar, held.get("attributes", {}).get("choices", ()))):  # Optuna takes them, with a warning
+            raise ValueError("its choices must be numbers, texts, true, false or null")
+        return json_to_distribution(row.distribution_json)
+
+    return read
 
 
 def _external(distribution: Any, value: Any) -> Any:
@@ -237,7 +243,7 @@ def prepare(address: Address, patience: Patience, *, create: bool) -> None:
             f" or a journal file (--storage {path.with_suffix('.journal')})"
         )
     if path.is_dir():
-        raise InputError(f"{address}: is a directory; a file name is expected")
+        raise InputError(f"{address}: is a directory; give a file name")
     try:
         missing = not path.exists() or path.stat().st_size == 0
         if missing and not create:

@@ -155,7 +155,7 @@ class JournalFile(JournalFileBackend):
             end = _end_of_whole_lines(file.fileno())
             last = _tail(file.fileno(), end - 1)[0] if end else None
         if last is not None and not _is_entry(last):
-            raise DamagedFileError("its last line is no entry of a journal")
+            raise DamagedFileError("its last line is not a journal entry")
 
     def _logs(self, start: int) -> Generator[dict[str, Any], None, None]:
         number = start
@@ -164,12 +164,12 @@ class JournalFile(JournalFileBackend):
                 number += 1
                 self.last_line = number
                 if not isinstance(log, dict) or "op_code" not in log:
-                    raise DamagedFileError(f"line {number} is no entry of a journal")
+                    raise DamagedFileError(f"line {number} is not a journal entry")
                 self._count(log, number)
                 yield log
         except (ValueError, RecursionError) as error:
             reason = "nested too deep" if isinstance(error, RecursionError) else error
-            raise DamagedFileError(f"line {number + 1} is no entry of a journal ({reason})") from None
+            raise DamagedFileError(f"line {number + 1} is not a journal entry ({reason})") from None
 
     def _count(self, log: dict[str, Any], number: int) -> None:
         """Check what a line is about, when it is read for the first time."""
@@ -206,7 +206,7 @@ def _end_of_whole_lines(descriptor: int) -> int:
     """
     torn, end = _tail(descriptor, os.fstat(descriptor).st_size)
     if torn.strip(b"\0") and not torn.startswith(_FIRST_BYTES[: len(torn)]):
-        raise DamagedFileError("what follows its last whole line is no entry of a journal")
+        raise DamagedFileError("the text after its last whole line is not a journal entry")
     return end
 
 

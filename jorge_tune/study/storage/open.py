@@ -86,6 +86,7 @@ def silence_optuna() -> None:
     for name in ("optuna", "sqlalchemy", "alembic", "psycopg"):  # a logger that has no handler at all writes to stderr
         logging.getLogger(name).addHandler(_NOWHERE)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    warnings.filterwarnings("ignore", message="Choices for a categorical distribution")  # see `_distribution`
 
 
 def _open(address: Address, patience: Patience, *, create: bool) -> BaseStorage:
@@ -135,7 +136,7 @@ def _journal(address: Address, *, create: bool) -> JournalStorage:
     path = address.path
     assert path is not None
     if path.is_dir():
-        raise InputError(f"{address}: is a directory; a file name is expected")
+        raise InputError(f"{address}: is a directory; give a file name")
     if not create and not path.exists():
         raise InputError(f"{address}: there are no studies, the file is missing")
     try:

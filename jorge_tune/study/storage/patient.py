@@ -17,14 +17,16 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from jorge_tune.errors import InputError
+from jorge_tune.errors import InputError, first_line
 from jorge_tune.study.storage.contents import CleanTrials
 from jorge_tune.study.storage.optuna_private import CachedStorage, FrozenStudy, database_of, trial_id_of
 from jorge_tune.study.storage.retry import Patience
+from jorge_tune.untrusted import shown
 
 T = TypeVar("T")
 
 _UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, AssertionError, RecursionError)
+_DISTRIBUTIONS = BaseDistribution.__module__  # a KeyError from elsewhere is Optuna's word for a trial that is gone
 _MOMENT = 1.0  # seconds that something impatient waits
 
 CREATED = "jorge:created"
@@ -140,8 +142,22 @@ class PatientStorage(BaseStorage):
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        """Set one parameter of a running trial."""
-        self._do(lambda: self.inner.set_trial_param(trial_id, param_name, param_value_internal, distribution))
+        """Set one parameter of a running trial; ValueError if another trial has one of another kind.
+
+        Raises:
+            InputError: what another trial has of that name cannot be read.
+        """
+        try:
+            self._do(lambda: self.inner.set_trial_param(trial_id, param_name, param_value_internal, distribution))
+            return
+        except (LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+            if not _is_of_contents(error) or (type(error) is KeyError and _module_of(error) != _DISTRIBUTIONS):
+                raise
+            what = f"{type(error).__name__}: {first_line(error)[:100]}"
+        raise InputError(
+            f"{self.patience.address}: the parameter {shown(param_name)} of another trial cannot be read ({what}); "
+            "another program wrote there"
+        )
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         """The id of the trial with this number."""
@@ -196,11 +212,16 @@ class PatientStorage(BaseStorage):
 
 def _is_of_contents(error: BaseException) -> bool:
     """Whether an error came up inside Optuna or SQLAlchemy: our own code's are to be seen as they are."""
+    module = _module_of(error)
+    return not module.startswith("jorge_tune.") or module.endswith((".contents", ".databases"))
+
+
+def _module_of(error: BaseException) -> str:
+    """The module in which an error came up."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
-    module = "" if last is None else str(last.tb_frame.f_globals.get("__name__", ""))
-    return not module.startswith("jorge_tune.") or module.endswith((".contents", ".databases"))
+    return "" if last is None else str(last.tb_frame.f_globals.get("__name__", ""))
 
 
 def _close(storage: RDBStorage) -> None:

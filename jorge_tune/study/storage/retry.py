@@ -140,13 +140,13 @@ class Patience:
             self.told(f"{self.address}: the database is back")
 
     def _way_out(self, fault: StorageFault) -> str:
-        elsewhere = "go on elsewhere with another --storage"
+        elsewhere = "use another --storage"
         if self.address.kind == "journal":
-            return f"Take that line out to go on without it, or {elsewhere}"
+            return f"Remove this line to continue without it, or {elsewhere}"
         if fault.text == NO_HEADER:
-            return f"Bring it back from a backup, or {elsewhere}"
+            return f"Restore it from a backup, or {elsewhere}"
         dump = f"sqlite3 {quote(str(self.address.path))} .dump | sed 's/^ROLLBACK.*/COMMIT;/' | sqlite3 mended.db"
-        return f"What can still be read: {dump} -- or {elsewhere}"
+        return f"To save what can be read: {dump} -- or {elsewhere}"
 
 
 class Cause(enum.Enum):

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from jorge_tune.errors import InputError
-from jorge_tune.recipe.checks import check_trainable
+from jorge_tune.recipe.checks import check_has_model, check_trainable
 from jorge_tune.recipe.schema import Recipe
-from jorge_tune.training.data_summary import DataSummary
+from jorge_tune.training.data_summary import RunSummary
 from jorge_tune.training.datasets import PartName
-from jorge_tune.training.loader import Batch, Batches
+from jorge_tune.training.loader import Batch, TaskBatches
 
 
 class Meter(Protocol):
     """Gathers one evaluation on the device; nothing is read from it before `compute`."""
 
-    def update(self, outputs: Tensor, batch: Batch) -> None:
+    def update(self, outputs: Any, batch: Batch) -> None:
         """Add one batch."""
         ...
 
@@ -30,21 +30,26 @@ class Meter(Protocol):
 class Task(Protocol):
     """Data, loss and metrics of one recipe."""
 
-    summary: DataSummary
+    summary: RunSummary
     """What the run found in the data."""
 
     @property
-    def train(self) -> Batches:
+    def own_model(self) -> nn.Module | None:
+        """The model that the task brings, on the CPU; None where the recipe names it."""
+        ...
+
+    @property
+    def train(self) -> TaskBatches:
         """The training part."""
         ...
 
     @property
-    def selecting(self) -> tuple[PartName, Batches]:
+    def selecting(self) -> tuple[PartName, TaskBatches]:
         """The part evaluated after each epoch."""
         ...
 
     @property
-    def final_test(self) -> Batches | None:
+    def final_test(self) -> TaskBatches | None:
         """The test part that is read once, after the last epoch; None where there is no such part."""
         ...
 
@@ -58,8 +63,20 @@ class Task(Protocol):
         """Names of all metrics."""
         ...
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def training_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The scalar that training minimises."""
+        ...
+
+    def sample_losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The training loss of each sample of a batch that is forwarded whole; of the batch, where samples have none.
+
+        Shape:
+            -> (samples,), or (1,).
+        """
+        ...
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Any:
+        """What a meter takes of a batch."""
         ...
 
     def meter(self) -> Meter:
@@ -84,6 +101,11 @@ def open_task(recipe: Recipe, device: torch.device, *, download: bool = False) -
     if recipe.task is None:
         raise InputError(f"the recipe {recipe.name!r} has no task: it can be bootstrapped, but not trained")
     check_trainable(recipe)
+    if recipe.task.kind == "python":
+        from jorge_tune.training.tasks.own_task import OwnTask
+
+        return OwnTask(recipe, device)
+    check_has_model(recipe)
     from jorge_tune.training.tasks.classification import Classification
 
     return Classification(recipe, device, download=download)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +12,14 @@ from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy
 
 from jorge_tune.errors import InputError, first_line
-from jorge_tune.recipe.schema import Recipe
+from jorge_tune.recipe.schema import ModelSection, Recipe
+from jorge_tune.recipe.user_code import names_own_task, source_digest
+from jorge_tune.recipe.user_imports import user_code
+from jorge_tune.training.data_summary import RunSummary
 from jorge_tune.training.datasets import PartName, load_splits
 from jorge_tune.training.images import Examples
-from jorge_tune.training.loader import Batch, Batches
+from jorge_tune.training.loader import Batches, ImageBatch
+from jorge_tune.training.models import MLP_FEATURES
 
 _MANY_CLASSES = 20  # from here on top5 says something that top1 does not
 
@@ -21,14 +27,20 @@ _MANY_CLASSES = 20  # from here on top5 says something that top1 does not
 class Classification:
     """Images and labels of one recipe."""
 
+    own_model: nn.Module | None = None
+
     def __init__(self, recipe: Recipe, device: torch.device, *, download: bool = False) -> None:
         assert recipe.task is not None
         data = recipe.task.data
         if data is None:
             raise InputError(f"task.data: the recipe {recipe.name!r} names no data, so it cannot be trained")
         self._device, self._data, self._batch_size = device, data, recipe.batch_size
-        splits = load_splits(data, download=download)
-        self.classes, self.summary = splits.classes, splits.summary
+        self._model = recipe.task.model
+        with user_code(recipe):
+            splits = load_splits(data, download=download)
+        self.classes, self._training_images = splits.classes, len(splits.train)
+        code = source_digest(recipe) if names_own_task(recipe) else None
+        self.summary: RunSummary = replace(splits.summary, code=code)
         top_names = ("top1", "top5") if len(splits.classes) >= _MANY_CLASSES else ("top1",)
         self.metrics = ("loss", *top_names)
         self.main_metric = recipe.target.metric if recipe.target else "top1"
@@ -53,9 +65,18 @@ class Classification:
         apart = splits.test is not None and splits.test is not examples
         self.final_test = self._read_in_order(splits.test) if apart and splits.test is not None else None
 
-    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def training_loss(self, model: nn.Module, batch: ImageBatch) -> Tensor:
         """Mean cross entropy of the batch."""
-        return functional.cross_entropy(outputs, batch[1])
+        return functional.cross_entropy(model(batch[0]), batch[1])
+
+    def sample_losses(self, model: nn.Module, batch: ImageBatch) -> Tensor:
+        """See `Task`."""
+        return functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    def outputs(self, model: nn.Module, batch: ImageBatch) -> Tensor:
+        """The scores."""
+        scores: Tensor = model(batch[0])
+        return scores
 
     def meter(self) -> ClassificationMeter:
         """A fresh meter."""
@@ -100,7 +121,7 @@ class Classification:
         try:
             self._outputs(learner, image)
         except InputError as error:
-            size, count = self.train.batch_size, self.summary.parts["train"].images
+            size, count = self.train.batch_size, self._training_images
             if size == 1:
                 cause, way_out = "is a single image", "set it to 2 or more"
             else:
@@ -123,6 +144,7 @@ class Classification:
             shape = tuple(images.shape[1:])
             raise InputError(
                 f"task.model: the model does not accept images of shape {shape} ({first_line(error)})"
+                f"{_inputs_to_set(self._model, shape)}"
             ) from error
 
     def close(self) -> None:
@@ -133,6 +155,14 @@ class Classification:
 
     def _read_in_order(self, examples: Examples) -> Batches:
         return Batches(examples, self._batch_size, self._device, workers=self._data.workers)
+
+
+def _inputs_to_set(model: ModelSection | None, shape: tuple[int, ...]) -> str:
+    """The way out for our own `mlp`, which must know the number of values of an image; empty for other models."""
+    values = math.prod(shape)
+    if model is None or model.name != "mlp" or model.args.get("in_features", MLP_FEATURES) == values:
+        return ""
+    return f"; set task.model.args.in_features to {values}"
 
 
 class ClassificationMeter:
@@ -153,7 +183,7 @@ class ClassificationMeter:
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         self._count = 0
 
-    def update(self, outputs: Tensor, batch: Batch) -> None:
+    def update(self, outputs: Tensor, batch: ImageBatch) -> None:
         """Shape: outputs (batch, num_classes)."""
         labels = batch[1]
         self._loss_sum += functional.cross_entropy(outputs.float(), labels, reduction="sum")

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from jorge_tune.compare.comparison import compare
 from jorge_tune.compare.run_directories import read_contenders
-from jorge_tune.report.report import runs_report
+from jorge_tune.reports.report import runs_report
 from jorge_tune.study.dashboard.notes import study_note
 from tests.compare.race_folders import COSINE, JORGE, SGD, STEP, write_race
 

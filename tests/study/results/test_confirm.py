@@ -19,23 +19,7 @@ from jorge_tune.study.study_schema import Objective
 from jorge_tune.study.study_verdict import StudyVerdict
 from jorge_tune.study.trial_rows import read_rows
 from tests.study.empty_runs import FINISHED, EmptyRuns
-from tests.study.searched import Searched
-
-SEEDS = (1, 2, 3, 4, 5, 6)
-
-
-def by_rate(lr, seed, evaluation):
-    """Higher rates are better, seeds differ a little."""
-    return lr + 0.001 * seed
-
-
-def searched(folder, **plan):
-    """Four trials at rates that are set, the second one the best."""
-    made = Searched(folder, **({"trials": 4, "confirm_seeds": SEEDS} | plan))
-    for lr in (2.0, 0.5, 1.5):
-        add_point(made.opened, {"lr_factor": lr, "refresh_interval": 10})
-    made.search(EmptyRuns(by_rate))
-    return made
+from tests.study.searched import SEEDS, Searched, by_rate, confirmed, searched
 
 
 def test_the_baseline_is_a_study_of_one_trial_on_the_searchs_seeds(tmp_path):
@@ -106,23 +90,20 @@ def test_a_confirmation_that_was_broken_off_goes_on_without_repeating(tmp_path):
 
 
 def test_more_seeds_add_what_is_missing(tmp_path):
-    made, runs = searched(tmp_path, confirm_seeds=(1, 2)), EmptyRuns(by_rate)
-    made.work(made.confirmation(), runs)
+    made, runs = confirmed(tmp_path, confirm_seeds=(1, 2)), EmptyRuns(by_rate)
     made.open(trials=4, confirm_seeds=(1, 2, 3))
     made.work(made.confirmation(), runs)
-    assert len(runs.jobs) == 9
+    assert len(runs.jobs) == 9 - 6
     assert [sorted(contender.values) for contender in conclude(made.opened).contenders] == [[1, 2, 3]] * 3
 
 
 def test_a_better_trial_since_is_confirmed_and_the_earlier_best_left_aside(tmp_path):
-    made, runs = searched(tmp_path), EmptyRuns(by_rate)
-    made.work(made.confirmation(), runs)
+    made, runs = confirmed(tmp_path), EmptyRuns(by_rate)
     made.open(trials=5, confirm_seeds=SEEDS)
     add_point(made.opened, {"lr_factor": 3.0, "refresh_interval": 5})
     made.work(made.opened, EmptyRuns(by_rate))
-    before = len(runs.jobs)
     made.work(made.confirmation(), runs)
-    assert len(runs.jobs) - before == 6
+    assert len(runs.jobs) == 6
     found = conclude(made.opened)
     assert found.best.number == 4
     assert found.contest("best", "bootstrap").median == pytest.approx(0.2)
@@ -176,8 +157,7 @@ def test_there_is_nothing_to_confirm_without_seeds_or_without_a_best_trial(tmp_p
 
 
 def test_the_verdict_is_kept_in_the_storage_as_plain_data_with_its_words(tmp_path):
-    made = searched(tmp_path)
-    made.work(made.confirmation(), EmptyRuns(by_rate))
+    made = confirmed(tmp_path)
     found = conclude(made.opened)
     assert isinstance(found, StudyVerdict)
     kept = join_study(open_storage(made.address), "small").study.user_attrs[VERDICT]

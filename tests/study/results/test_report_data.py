@@ -19,7 +19,7 @@ from jorge_tune.study.storage.open import open_storage, reading
 from jorge_tune.study.study import join_study, open_study
 from jorge_tune.study.trial_rows import read_rows
 from tests.study.empty_runs import EmptyRuns
-from tests.study.results.test_confirm import by_rate, searched
+from tests.study.searched import confirmed, search_anew, searched
 from tests.study.small_studies import small_plan
 
 READ = """\
@@ -34,9 +34,7 @@ with reading(parse_address(sys.argv[1])) as storage:
 
 @pytest.fixture
 def made(tmp_path):
-    made = searched(tmp_path / "study", confirm_seeds=(1, 2))
-    made.work(made.confirmation(), EmptyRuns(by_rate))
-    return made
+    return confirmed(tmp_path / "study", confirm_seeds=(1, 2))
 
 
 def test_the_data_are_the_trials_and_todays_verdict(made):
@@ -59,7 +57,7 @@ def test_the_recipes_come_with_their_reasons(made):
 
 
 def test_a_folder_with_another_studys_runs_is_neither_shown_nor_judged_by(tmp_path, made):
-    other = searched(tmp_path / "other", confirm_seeds=(1, 2))
+    other = search_anew(tmp_path / "other", confirm_seeds=(1, 2))
     other.work(other.confirmation(), EmptyRuns(lambda lr, seed, evaluation: 0.123))
     rows = read_rows(made.opened.study)
     shown = run_places(made.opened, rows, other.runs)

@@ -160,11 +160,11 @@ def test_divergence_is_an_outcome(server: RunLauncher, tmp_path: Path) -> None:
 
 def test_bad_input_is_told_apart_and_writes_nothing(server: RunLauncher, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = digits_recipe(task=TaskSection(kind="command", command=("sh",)))
+    command = digits_recipe(task=TaskSection(kind="command", command=("no-such-program",)))
     for ended, words in (
         (run(server, digits_recipe(model=ModelSection(name="small_cmn")), out), "unknown model 'small_cmn'"),
         (run(server, digits_recipe(), out, device="abacus"), "'abacus' cannot be used here"),
-        (run(server, command, out), "command task"),
+        (run(server, command, out), "the program 'no-such-program' is not there"),
         (_run_text(server, "version: 1\nepoch: 3\n", out), f"{out} (recipe):2:1: epoch: unknown key"),
         (run(server, digits_recipe(), Path("/proc/run")), "/proc/run: the run directory cannot be written"),
     ):

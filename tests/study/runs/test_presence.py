@@ -14,9 +14,9 @@ import pytest
 
 from jorge_tune.errors import InputError
 from jorge_tune.records import RunDirectory
+from jorge_tune.runs.run_journal import RunJournal
 from jorge_tune.study.jobs.job import Machine
 from jorge_tune.study.runs_directory import Presence, forget, is_training, life_of, workers_in
-from jorge_tune.training.run_journal import RunJournal
 
 _HOLDER = """
 import sys, time

@@ -98,7 +98,7 @@ def test_the_way_out_of_a_damaged_sqlite_file_works(database, opened, tmp_path):
         index = "SELECT rootpage FROM sqlite_master WHERE name = 'ix_trials_study_id'"
         (page,) = connection.execute(index).fetchone()
     overwrite(database.path, (page - 1) * PAGE, os.urandom(PAGE))
-    command = re.search(r"What can still be read: (.*) -- ", refused(opened, database))[1]
+    command = re.search(r"To save what can be read: (.*) -- ", refused(opened, database))[1]
     subprocess.run(command, shell=True, cwd=tmp_path, check=True, capture_output=True)
     study = optuna.load_study(storage=opened(parse_address(f"{tmp_path}/mended.db")), study_name="s")
     assert [trial.value for trial in study.get_trials()] == [1.0] * 40
@@ -159,7 +159,7 @@ def test_some_other_text_is_no_journal_and_nothing_of_it_is_cut_off(tmp_path, op
     for text in ("epoch 1", "epoch 1\nepoch 2", '{"loss": 1.0}'):
         path = tmp_path / "train.log"
         path.write_text(text)
-        assert "no entry of a journal" in refused(opened, parse_address(str(path)))
+        assert "not a journal entry" in refused(opened, parse_address(str(path)))
         assert path.read_text() == text
 
 
@@ -205,7 +205,7 @@ def test_a_line_about_a_trial_that_is_not_there_is_damage(journal, opened, about
     path.write_bytes(b"".join([*lines[:place], line, *lines[place:]]))
     message = refused(opened, journal)
     assert re.search(rf"line {place + 1} is about trial (9999|-1), which no line before it makes: the file is", message)
-    assert message.endswith("Take that line out to go on without it, or go on elsewhere with another --storage")
+    assert message.endswith("Remove this line to continue without it, or use another --storage")
     path.write_bytes(b"".join(lines))
     assert len(optuna.load_study(storage=opened(journal), study_name="s").get_trials()) == 3
 

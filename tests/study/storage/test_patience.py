@@ -123,7 +123,7 @@ def test_damage_is_told_also_where_the_file_went(tmp_path, clock):
     patience = Patience(parse_address(str(path)), clock=clock, sleep=clock.sleep)
 
     def operation(attempt):
-        raise DamagedFileError("line 1 is no entry of a journal")
+        raise DamagedFileError("line 1 is not a journal entry")
 
     with pytest.raises(StorageError, match=r"line 1 .*: the file is damaged; a copy is kept as .*a.journal.damaged-1"):
         patience.run(operation)

@@ -182,7 +182,7 @@ def test_what_a_calibration_refuses_is_bad_input_and_a_crash_is_said(monkeypatch
     with pytest.raises(InputError, match="has no task"):
         calibrate_apart(recipe, "cpu", 1, 0.1, wait=lambda seconds: False)
     monkeypatch.setattr(calibration_process.sys, "executable", "/bin/false")
-    with pytest.raises(JorgeTuneError, match="the calibration broke off: exit code 1"):
+    with pytest.raises(JorgeTuneError, match="the calibration failed: exit code 1"):
         calibrate_apart(small_plan().recipe, "cpu", 1, 0.1, wait=lambda seconds: False)
 
 

@@ -184,7 +184,7 @@ def test_memory_gets_one_more_try_and_what_changed_is_recorded(tmp_path):
     rig.work(EmptyRuns(end=by_folder(trial_1=[memory], trial_2=[memory, memory])))
     assert rig.states() == ["COMPLETE", "COMPLETE", "FAIL"]
     assert rig.trials[1].user_attrs["changes"] == [
-        "seed 0 ran out of memory: it runs again, in a fresh process and with no other run of the study beside it"
+        "seed 0 ran out of memory: it runs again in a fresh process, while no other run of the study runs"
     ]
     assert rig.trials[2].user_attrs["reason"].startswith("out of memory again")
 
@@ -240,7 +240,7 @@ def test_what_raises_fails_its_trial_and_three_in_a_row_stop_the_study(tmp_path)
     left = rig.work(EmptyRuns(end=by_folder(trial_1=[broke], trial_3=[broke], trial_4=[broke], trial_5=[broke])))
     assert left.kind == "fault"
     assert left.exit_code == 1
-    assert "3 trials in a row broke off; the last: ValueError: singular" in left.reason
+    assert "3 trials in a row failed; the last: ValueError: singular" in left.reason
     assert rig.states() == ["COMPLETE", "FAIL", "COMPLETE", "FAIL", "FAIL", "FAIL"]
 
 

@@ -1,0 +1,1 @@
+"""Training logs that others write, read as rows, as readings, and as the records of a run. No torch."""

@@ -1,0 +1,1 @@
+"""What every run has, whoever trains it: its directory, its records, its end. No torch."""
