@@ -18,8 +18,8 @@ from torch import nn
 from jorge_tune.errors import InputError, JorgeTuneError, RunDirectoryError, TrainingError
 from jorge_tune.files import is_disk_full
 from jorge_tune.recipe.metrics import is_lower_better, is_own_task
-from jorge_tune.recipe.schedule import total_steps
-from jorge_tune.recipe.schema import Recipe, evaluate_every
+from jorge_tune.recipe.schedule import evaluate_every, total_steps
+from jorge_tune.recipe.schema import Recipe
 from jorge_tune.recipe.user_imports import user_code
 from jorge_tune.records import RunDirectory, of_kind, read_records
 from jorge_tune.runs.record_loggers import check_loggers, open_loggers
