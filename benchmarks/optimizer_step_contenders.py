@@ -225,6 +225,8 @@ CONTENDERS: dict[str, Contender] = {
     "jorge-dense": Contender(family(_routed("dense")), "same"),
     "jorge-low-rank": Contender(family(_routed("low_rank")), "same"),
     "jorge-congruence": Contender(family(_jorge(form="congruence")), "same"),
+    "jorge-half": Contender(family(_jorge(form="half")), "same"),
+    "jorge-half-flat": Contender(family(_jorge(form="half", length="mixed", flatten=5)), "same"),
     "jorge-bf16": Contender(family(_jorge(product_precision="bf16")), "same"),
     "shampoo-eigh": Contender(family(_shampoo("eigh")), "same"),
     "shampoo-newton": Contender(family(_shampoo("newton")), "same"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from jorge_tune.recipe.schema import Recipe
@@ -27,6 +28,7 @@ def train_any(
     progress: ProgressCallback | None = None,
     download: bool = False,
     stop: StopRequest | None = None,
+    loggers: Sequence[str] = (),
 ) -> RunResult:
     """Train a recipe of any kind, as `training.train` and `run_command` do.
 
@@ -41,6 +43,7 @@ def train_any(
         progress: called as the run goes on.
         download: fetch a data set of torchvision if it is not there; a command decides for itself.
         stop: may ask the run to stop from elsewhere.
+        loggers: where to copy the records to: `csv`, `tensorboard`, `wandb`.
 
     Raises:
         InputError: the recipe cannot be trained, or the directory cannot be used; nothing was written.
@@ -58,6 +61,7 @@ def train_any(
             threads=threads,
             progress=progress,
             stop=stop,
+            loggers=loggers,
         )
     from jorge_tune.training.runner import train
 
@@ -71,4 +75,5 @@ def train_any(
         progress=progress,
         download=download,
         stop=stop,
+        loggers=loggers,
     )

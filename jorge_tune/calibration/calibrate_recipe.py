@@ -36,8 +36,8 @@ from jorge_tune.calibration.measure import (
 from jorge_tune.calibration.timings import Iteration, Measurements, Profile
 from jorge_tune.errors import InputError
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.recipe.checks import untrainable_because
-from jorge_tune.recipe.schema import AdamWSection, CalibrationSection, Recipe, SGDSection, has_model
+from jorge_tune.recipe.checks import has_model, untrainable_because
+from jorge_tune.recipe.schema import AdamWSection, CalibrationSection, Recipe, SGDSection
 
 if TYPE_CHECKING:
     from jorge_tune.calibration.bench import TrainingBench

@@ -112,6 +112,7 @@ def trainable_data(recipe: Recipe) -> DataSection:
     if task is None:
         raise InputError(f"recipe {recipe.name}: has no task, so there is no iteration to measure; add one")
     check_trainable(recipe)
+    check_has_model(recipe)
     if task.data is None or task.model is None:
         missing = "model" if task.model is None else "data"
         raise InputError(f"recipe {recipe.name}: task.{missing} is missing, so there is nothing to measure; add it")

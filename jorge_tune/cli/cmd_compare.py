@@ -19,6 +19,7 @@ from jorge_tune.cli.options import (
     device_options,
     download_option,
     format_option,
+    logger_option,
     parse_target,
     parsed_by,
     plot_option,
@@ -127,6 +128,7 @@ def race_as_study(
         threads=where.threads,
         download=where.download,
         code=places_of(recipes.values()),
+        loggers=where.loggers,
         last_word=last_word(_RESUMES),
     )
     with watching(context) as watch:
@@ -326,6 +328,7 @@ _DEFAULT_OUT = Path("runs")
 @runs_option
 @side_by_side_option
 @reference_option
+@logger_option
 @log_options
 @plot_option(_PLOT_ENDINGS)
 @format_option
@@ -342,6 +345,7 @@ def compare_command(
     threads: int | None,
     side_by_side: bool,
     reference: str | None,
+    loggers: tuple[str, ...],
     from_logs: bool,
     log_format: str | None,
     log_settings: tuple[str, ...],
@@ -397,7 +401,7 @@ def compare_command(
     _check_study_options(options, entrants, out)
     _check_target(metric, value, entrants)
     if any(not contender.runs for contender in entrants):
-        where = RaceSettings(device, download, threads)
+        where = RaceSettings(device, download, threads, loggers)
         if options.are_given:
             raced = race_as_study(entrants, seeds, options, where, assignments, metric)
         else:

@@ -24,9 +24,9 @@ from jorge_tune.cli.output import (
 )
 from jorge_tune.errors import EXIT_NO_ANSWER, InputError
 from jorge_tune.recipe.bootstrap import bootstrap
-from jorge_tune.recipe.checks import check_has_model, warnings_of
+from jorge_tune.recipe.checks import check_has_model, has_model, warnings_of
 from jorge_tune.recipe.recipe_files import load, override, resolve_recipe
-from jorge_tune.recipe.schema import AdamWSection, Recipe, SGDSection, has_model
+from jorge_tune.recipe.schema import AdamWSection, Recipe, SGDSection
 
 if TYPE_CHECKING:
     from jorge_tune.optim.costs import ParameterCost, Total

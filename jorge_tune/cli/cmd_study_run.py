@@ -15,6 +15,7 @@ from jorge_tune.cli.options import (
     device_options,
     download_option,
     format_option,
+    logger_option,
     parse_seeds,
     parse_target,
     parsed_by,
@@ -90,6 +91,7 @@ _ONLY_AT_THE_START = ("objective", "target", "seeds", "sampler", "pruner", "cons
 @threads_option("all cores, divided among the runs", "CPU threads of each run")
 @download_option
 @code_option
+@logger_option
 @click.option("--dry-run", is_flag=True, help="Print the plan and an estimate of its time, and run nothing.")
 @format_option
 def study_run_command(
@@ -119,7 +121,8 @@ def study_run_command(
         return _dry_run(plan or _stored_plan(options, name), workers, runs, options["storage"], output_format)
     context = _context(plan, name, runs, options)
     code = code_places(options["code"], plan)
-    end = run(context, workers=workers, hours=options["hours"], download=options["download"], code=code)
+    given = {"hours": options["hours"], "download": options["download"], "loggers": options["loggers"]}
+    end = run(context, workers=workers, code=code, **given)
     exit_code = show_end(context, end, output_format)
     if end.verdict is not None:
         attach_verdict(context)
@@ -297,6 +300,7 @@ def _as_data(plan: StudyPlan, workers: int, runs: Path, address: Address, found:
 @threads_option("all cores, divided among the runs", "CPU threads of each run")
 @download_option
 @code_option
+@logger_option
 @format_option
 def study_confirm_command(
     name: str | None,
@@ -308,6 +312,7 @@ def study_confirm_command(
     threads: int | None,
     download: bool,
     code: tuple[str, ...],
+    loggers: tuple[str, ...],
     output_format: str,
 ) -> int:
     """Run baseline, bootstrap and best trial on new seeds, and judge the bootstrap again.
@@ -339,6 +344,7 @@ def study_confirm_command(
         threads=threads or plan.threads,
         download=download,
         code=code_places(code),
+        loggers=loggers,
         last_word=last_word(how_to_resume(context)),
     )
     with watching(context) as watch:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from jorge_tune.cli.options import device_options, download_option, format_option, threads_option
+from jorge_tune.cli.options import device_options, download_option, format_option, logger_option, threads_option
 from jorge_tune.cli.output import print_json, say, tell
 from jorge_tune.cli.study_options import (
     StudyContext,
@@ -31,6 +31,7 @@ from jorge_tune.errors import EXIT_INTERRUPTED, InputError
 @threads_option("the study's", "CPU threads of each run")
 @download_option
 @code_option
+@logger_option
 def study_worker_command(
     name: str | None,
     storage: str | None,
@@ -39,6 +40,7 @@ def study_worker_command(
     threads: int | None,
     download: bool,
     code: tuple[str, ...],
+    loggers: tuple[str, ...],
 ) -> int:
     """Join a study as a worker, and work until no trial is left.
 
@@ -59,13 +61,15 @@ def study_worker_command(
     from jorge_tune.study.stop import WorkerStops
     from jorge_tune.study.worker import WorkerSettings, work_on
 
+    places = code_places(code)
     context = find_study(storage, name, runs)
     plan = context.opened.plan
     settings = WorkerSettings(
         device=device or plan.device,
         threads=threads or plan.threads,
         download=download,
-        code=code_places(code),
+        code=places,
+        loggers=loggers,
         deadline=None if plan.hours is None else time.time() + 3600 * plan.hours,
     )
     seen = context.opened.for_display()

@@ -12,6 +12,7 @@ from jorge_tune.cli.options import (
     device_options,
     download_option,
     format_option,
+    logger_option,
     recipe_argument,
     seed_option,
     set_option,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 @click.option("--log-every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps between records.")
 @threads_option()
 @download_option
+@logger_option
 @format_option
 def train_command(
     recipe: str,
@@ -55,6 +57,7 @@ def train_command(
     log_every: int,
     threads: int | None,
     download: bool,
+    loggers: tuple[str, ...],
     output_format: str,
 ) -> int:
     """Train RECIPE, a file or a shipped name, and write a run directory.
@@ -91,6 +94,7 @@ def train_command(
             threads=threads,
             progress=progress,
             download=download,
+            loggers=loggers,
         )
     _show(result, output_format)
     return _exit_code(result, max_steps)

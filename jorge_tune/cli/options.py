@@ -198,6 +198,27 @@ def download_option(command: F) -> F:
     return click.option("--download", is_flag=True, help="Download a torchvision data set that is missing.")(command)
 
 
+def logger_option(command: F) -> F:
+    """Add `--logger`; the command receives the kinds as `loggers`."""
+    option = click.option(
+        "--logger",
+        "loggers",
+        multiple=True,
+        callback=_parse_loggers,
+        metavar="[csv|tensorboard|wandb]",
+        help="Copy each run's records to metrics.csv, TensorBoard or Weights & Biases as well; may be repeated.",
+    )
+    return option(command)
+
+
+def _parse_loggers(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        return ()
+    from jorge_tune.runs.record_loggers import check_loggers
+
+    return check_loggers(value)
+
+
 def share_the_cores() -> None:
     """Let OpenMP's idle threads sleep instead of spin, unless the environment says otherwise.
 

@@ -191,7 +191,15 @@ def watching(context: StudyContext) -> Iterator[Watch]:
         yield watch
 
 
-def run(context: StudyContext, *, workers: int, hours: float | None, download: bool, code: CodePlaces) -> StudyEnd:
+def run(
+    context: StudyContext,
+    *,
+    workers: int,
+    hours: float | None,
+    download: bool,
+    code: CodePlaces,
+    loggers: tuple[str, ...] = (),
+) -> StudyEnd:
     """Work on a study on this machine until it has a verdict or something stops the work; progress on stderr.
 
     Args:
@@ -200,6 +208,7 @@ def run(context: StudyContext, *, workers: int, hours: float | None, download: b
         hours: Start no trial after this many hours; None: the plan's.
         download: Whether a torchvision data set may be fetched.
         code: Where runs find the code that recipes name.
+        loggers: Where to copy the records of runs to.
     """
     from jorge_tune.study.run_study import Crew, run_whole
 
@@ -211,6 +220,7 @@ def run(context: StudyContext, *, workers: int, hours: float | None, download: b
         download=download,
         hours=plan.hours if hours is None else hours,
         code=code,
+        loggers=loggers,
         last_word=last_word(how_to_resume(context)),
     )
     with watching(context) as watch:

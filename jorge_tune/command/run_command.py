@@ -8,7 +8,7 @@ record says so (`clock: wall`).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,16 @@ from jorge_tune.command.output_file import OutputFile
 from jorge_tune.errors import KilledCommandError, TrainingError, shortened
 from jorge_tune.files import is_disk_full
 from jorge_tune.hardware import oom_kills
-from jorge_tune.logs.columns import ColumnPlan
+from jorge_tune.logs.columns import ColumnPlan, LogReading
 from jorge_tune.logs.course import Course, CourseSettings
 from jorge_tune.logs.formats import COUNTS_DONE, open_log
-from jorge_tune.logs.rows import LogReader
+from jorge_tune.logs.rows import LogReader, LogRow
 from jorge_tune.recipe.checks import check_resolved
 from jorge_tune.recipe.placeholders import command_words
 from jorge_tune.recipe.schema import MetricsSection, Recipe
 from jorge_tune.records import Record, RunDirectory, of_kind, read_records
 from jorge_tune.reporting import LISTENS, STOP
+from jorge_tune.runs.record_loggers import check_loggers, open_loggers
 from jorge_tune.runs.run_journal import Moment, ProgressCallback, RunJournal
 from jorge_tune.runs.run_result import RunEnding, RunResult, read_result
 from jorge_tune.runs.run_start import ResumeState, create_run, full_disk_in_words, inspect_run_directory
@@ -46,6 +47,7 @@ def run_command(
     threads: int | None = None,
     progress: ProgressCallback | None = None,
     stop: StopRequest | None = None,
+    loggers: Sequence[str] = (),
 ) -> RunResult:
     """Run a recipe's command in the run directory `out`, which is made once all input has proved good.
 
@@ -58,6 +60,7 @@ def run_command(
         threads: CPU threads, for OpenMP and MKL; None leaves them to the command.
         progress: called at the start and after each evaluation.
         stop: may ask the run to stop from elsewhere; Ctrl-C and SIGTERM do so in the main thread anyway.
+        loggers: where to copy the records to: `csv`, `tensorboard`, `wandb`.
 
     Raises:
         InputError: recipe, command, device or directory cannot be used; nothing was written.
@@ -65,6 +68,7 @@ def run_command(
         TrainingError: the command failed; its directory says how.
     """
     check_resolved(recipe)
+    check_loggers(loggers)
     directory = RunDirectory(out)
     state = inspect_run_directory(directory, recipe, resume=resume)
     if state is ResumeState.ENDED:
@@ -80,6 +84,7 @@ def run_command(
             journal = stack.enter_context(RunJournal(directory))
             if inspect_run_directory(directory, recipe, resume=resume) is ResumeState.ENDED:
                 return read_result(directory, recipe)
+        journal.also_to(open_loggers(loggers, directory, recipe))
         stop = stack.enter_context(stop or StopRequest())
         earlier = read_records(directory.records) if directory.records.is_file() else []
         run = _CommandRun(recipe, directory, journal, reader, launch, earlier, progress)
@@ -126,6 +131,7 @@ class _CommandRun:
         settings = CourseSettings(metric, section.steps_per_epoch, _first_epoch(section, earlier))
         places = [Moment(r["step"], r["epoch"], r["train_seconds"]) for r in of_kind(earlier, "evaluation")]
         self._is_resumed = bool(earlier)
+        self._has_started = False
         self._course = Course(journal, settings, self._start, earlier=places if earlier else None)
 
     def run(self, stop: StopRequest, max_steps: int | None) -> None:
@@ -136,7 +142,7 @@ class _CommandRun:
         """
         self._clean_up()
         if self._is_resumed:
-            self._reader.skip()
+            self._take_leftovers()
             self._journal.say("the command starts again; it finds the run's directory as it left it")
         else:
             self._start(Moment(0, 0.0, 0.0), False)
@@ -171,10 +177,26 @@ class _CommandRun:
             self._clean_up()
         self._conclude(end, said, oom_kills() != kills_before)
 
+    def _take_leftovers(self) -> None:
+        """Record what the command wrote last, before the run that read it was killed."""
+        rows = self._reader.skip()
+        beyond: list[tuple[LogRow, list[LogReading]]] = []
+        for row in rows:
+            readings = self._plan.readings(row)
+            if readings:
+                is_new = self._course.is_beyond(readings[0])
+                beyond = [*beyond, (row, readings)] if is_new else []
+        clocks = [row.clock for row in rows[: len(rows) - len(beyond)] if row.clock is not None]
+        for row, readings in beyond:
+            passed = row.clock - clocks[-1] if clocks and row.clock is not None else 0.0
+            self._course.take(readings, max(0.0, passed))
+        self._course.reopen()
+
     def _start(self, at: Moment, is_kept: bool) -> None:
         """Record that a stretch begins."""
         task = self._recipe.task
         assert task is not None
+        self._has_started = True
         said = []
         if self._is_resumed and not is_kept:
             said.append("the command did not go on from an earlier place: it starts from its first step")
@@ -247,7 +269,7 @@ class _CommandRun:
 
     def _record(self, outcome: Any, reason: str, facts: Mapping[str, object]) -> None:
         with contextlib.suppress(OSError):
-            if self._is_resumed and self._course.evaluations == 0:  # nothing new: what was recorded still holds
+            if not self._has_started:  # nothing new: what was recorded still holds
                 self._journal.start(
                     self._course.moment, seed=self._recipe.seed, resumed=True, about=self._recipe.name, facts={}
                 )

@@ -460,7 +460,7 @@ def _target_line(
 ) -> TargetLine:
     if given is not None:
         if (what := target_fault(metric, given, first.recipe)) is not None:
-            raise InputError(f"--target: {what}")
+            raise InputError(f"--target {what}")
         return TargetLine(given, "given")
 
     target = first.recipe.target

@@ -27,11 +27,15 @@ Stage = Literal["reused", "training", "ended"]
 
 @dataclass(frozen=True)
 class RaceSettings:
-    """The device, the number of CPU threads (None: torch's choice), and whether data may be downloaded."""
+    """The device, the number of CPU threads (None: torch's choice), and whether data may be downloaded.
+
+    `loggers` names where to copy the records to: `csv`, `tensorboard`, `wandb`.
+    """
 
     device: str = "auto"
     download: bool = False
     threads: int | None = None
+    loggers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,7 @@ def _one_run(
         device=settings.device,
         threads=settings.threads,
         download=settings.download,
+        loggers=settings.loggers,
         resume=True,
         progress=lambda progress: report(RaceProgress("training", *place, run=progress)),
     )

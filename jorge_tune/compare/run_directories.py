@@ -13,7 +13,8 @@ from jorge_tune.errors import RunDirectoryError
 from jorge_tune.files import read_regular_bytes
 from jorge_tune.recipe.bootstrap import control
 from jorge_tune.recipe.recipe_files import recipe_of_run
-from jorge_tune.recipe.schema import DataSection, JorgeSection, Recipe, TaskSection, evaluate_every
+from jorge_tune.recipe.schedule import evaluate_every
+from jorge_tune.recipe.schema import DataSection, JorgeSection, Recipe, TaskSection
 from jorge_tune.records import Outcome, Record, RunDirectory, of_kind, outcome_of, read_records
 from jorge_tune.untrusted import parse_json, shown
 

@@ -134,6 +134,16 @@ class Course:
             self._moments.append(at)
         here.written = {part: dict(metrics) for part, metrics in here.parts.items()}
 
+    def is_beyond(self, reading: LogReading) -> bool:
+        """Whether a reading is of a later step than all that is recorded."""
+        here = _Pending(reading.step, reading.epoch, 0.0, reading.part != "train")
+        return self._moment(here, anew=True).step > self.moment.step
+
+    def reopen(self) -> None:
+        """Expect the readings of another process, which may go on from an earlier place."""
+        self.settle()
+        self._pending, self._last, self._is_to_join = None, (None, None), True
+
     @property
     def is_waiting(self) -> bool:
         """Whether the present place has something that is not recorded and may soon be joined by more."""

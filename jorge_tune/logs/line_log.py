@@ -32,10 +32,11 @@ class LineLog:
         """The file that is read, or where it is looked for."""
         return str(self._file.path) if self._file is not None else self._expected
 
-    def skip(self) -> None:
-        """Leave out what is there already."""
-        self.read()
+    def skip(self) -> list[LogRow]:
+        """What is there already. Raises as every `LogReader`."""
+        rows = self.read()
         self._is_skipped = True
+        return rows
 
     def read(self, *, at_end: bool = False) -> list[LogRow]:
         """The rows since the last call. Raises as every `LogReader`."""

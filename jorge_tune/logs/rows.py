@@ -46,8 +46,12 @@ class LogReader(Protocol):
         """
         ...
 
-    def skip(self) -> None:
-        """Leave out what is there already: it is an earlier stretch's."""
+    def skip(self) -> list[LogRow]:
+        """Take what is there already for an earlier stretch's, and give it.
+
+        Raises:
+            LogError: it cannot be read.
+        """
         ...
 
     def source(self) -> str:

@@ -35,9 +35,9 @@ class TensorBoardLog:
         """The file that is read, or where it is looked for."""
         return str(self._root)
 
-    def skip(self) -> None:
-        """Leave out what is there already."""
-        self.read()
+    def skip(self) -> list[LogRow]:
+        """What is there already. Raises as every `LogReader`."""
+        return self.read()
 
     def read(self, *, at_end: bool = False) -> list[LogRow]:
         """The rows since the last call. Raises as every `LogReader`."""

@@ -32,9 +32,9 @@ class TrainerStateLog:
         """The file that is read, or where it is looked for."""
         return self._expected if self._path is None else str(self._path)
 
-    def skip(self) -> None:
-        """Leave out what is there already."""
-        self.read()
+    def skip(self) -> list[LogRow]:
+        """What is there already. Raises as every `LogReader`."""
+        return self.read()
 
     def read(self, *, at_end: bool = False) -> list[LogRow]:
         """The rows since the last call. Raises as every `LogReader`."""

@@ -93,6 +93,12 @@ def check_trainable(recipe: Recipe) -> None:
         raise InputError(f"recipe {recipe.name}: {untrainable[0]}: {untrainable[1]}")
 
 
+def has_model(recipe: Recipe) -> bool:
+    """Whether a model can be made of the recipe alone: it names one, or a factory that brings one."""
+    task = recipe.task
+    return task is not None and (task.model is not None or task.kind == "python")
+
+
 def check_has_model(recipe: Recipe) -> None:
     """Refuse a command, for all that looks into the model: plan, probe, diagnose, calibrate-freq.
 

@@ -98,3 +98,10 @@ def _after_warmup(schedule: PlainSchedule, W: float, T: float, lr: float) -> Cal
             return lambda t: 1 - progress(t)
         case _:
             return lambda t: 1.0
+
+
+def evaluate_every(recipe: Recipe) -> int:
+    """Epochs between two evaluations; 1 where the recipe does not say it."""
+    task = recipe.task
+    every = None if task is None else task.data.evaluate_every if task.data is not None else task.evaluate_every
+    return every or 1

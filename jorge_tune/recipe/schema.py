@@ -154,19 +154,6 @@ class TaskSection:
     silence_seconds: Positive | None = None
 
 
-def has_model(recipe: Recipe) -> bool:
-    """Whether a model can be made of the recipe alone: it names one, or a factory that brings one."""
-    task = recipe.task
-    return task is not None and (task.model is not None or task.kind == "python")
-
-
-def evaluate_every(recipe: Recipe) -> int:
-    """Epochs between two evaluations; 1 where the recipe does not say it."""
-    task = recipe.task
-    every = None if task is None else task.data.evaluate_every if task.data is not None else task.evaluate_every
-    return every or 1
-
-
 NoDecayClass = Literal["norm", "bias", "one_dimensional"]
 Interval = Count | Literal["auto"] | None
 Rank = Annotated[int, at_least(2)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import logging
 import sys
@@ -12,7 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
-from jorge_tune.config.unknown_keys import suggestion
 from jorge_tune.errors import InputError, first_line
 from jorge_tune.recipe.schema import Recipe
 from jorge_tune.recipe.user_code import (
@@ -97,8 +97,9 @@ def load_object(reference: str, path: str) -> Any:
     target: Any = module
     for part in attribute.split("."):
         if not hasattr(target, part):
-            near = suggestion(part, [name for name in dir(target) if not name.startswith("_")])
-            raise InputError(f"{path}: {module_name} has no {attribute!r}{near}; it is {_place(module)}")
+            near = difflib.get_close_matches(part, [name for name in dir(target) if not name.startswith("_")], n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise InputError(f"{path}: {module_name} has no {attribute!r}{hint}; it is {_place(module)}")
         target = getattr(target, part)
 
     # A module's own names may be other modules' code, which the recipe may not take.

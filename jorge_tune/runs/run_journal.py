@@ -6,12 +6,14 @@ import datetime
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from jorge_tune import files
-from jorge_tune.errors import RunDirectoryError
+from jorge_tune.errors import RunDirectoryError, first_line
 from jorge_tune.files import open_regular
-from jorge_tune.records import Outcome, RecordWriter, RunDirectory
+from jorge_tune.records import Outcome, Record, RecordWriter, RunDirectory, read_records
+from jorge_tune.runs.record_loggers import RecordLogger
 
 Event = Literal["start", "step", "evaluation", "epoch"]
 
@@ -57,6 +59,7 @@ class RunJournal:
     def __init__(self, run_directory: RunDirectory) -> None:
         self._path = run_directory.records
         self._records: RecordWriter | None = None
+        self._loggers: list[RecordLogger] = []
         log = open_regular(run_directory.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, error=RunDirectoryError)
         files.keep_from_children(log)
         self._log = os.fdopen(log, "a", encoding="utf-8", errors="backslashreplace")
@@ -77,8 +80,14 @@ class RunJournal:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    def also_to(self, loggers: Sequence[RecordLogger]) -> None:
+        """Hand the records that follow to loggers too."""
+        self._loggers += loggers
+
     def close(self) -> None:
         """Let the directory go."""
+        for logger in list(self._loggers):
+            self._ask(logger, logger.close)
         if self._records is not None:
             self._records.close()
         self._close_log()
@@ -140,4 +149,22 @@ class RunJournal:
         if self._records is None:
             self._records = RecordWriter(self._path)
         place = {"step": at.step, "epoch": at.epoch, "train_seconds": at.train_seconds}
-        self._records.write({"kind": kind, **place, **values})
+        record = {"kind": kind, **place, **values}
+        self._records.write(record)
+        for logger in list(self._loggers):
+            self._ask(logger, partial(self._hand, logger, record))
+
+    def _hand(self, logger: RecordLogger, record: Record) -> None:
+        if record["kind"] == "start":
+            logger.begin(read_records(self._path))
+        else:
+            logger.take(record)
+
+    def _ask(self, logger: RecordLogger, work: Callable[[], object]) -> None:
+        """Let a logger work; one that cannot is left out from here on."""
+        try:
+            work()
+        except Exception as error:  # whatever a library raises, the run goes on
+            self._loggers.remove(logger)
+            name = type(logger).__name__.removesuffix("Logger")
+            self.say(f"warning: {name} gets no more of this run ({type(error).__name__}: {first_line(error)})")

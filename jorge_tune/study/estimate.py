@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jorge_tune.recipe.schedule import total_steps
-from jorge_tune.recipe.schema import Recipe, evaluate_every
+from jorge_tune.recipe.schedule import evaluate_every, total_steps
+from jorge_tune.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from jorge_tune.study.plan import StudyPlan

@@ -32,7 +32,8 @@ class Crew:
     """The workers of a study on this machine.
 
     `hours`: no trial of the search begins later than that after the start. `code`: where the workers take the code from
-    that recipes name. `last_word`: called when a second signal ends everything at once.
+    that recipes name. `loggers`: where to copy the records of runs to. `last_word`: called when a second signal ends
+    everything at once.
     """
 
     workers: int = 1
@@ -41,6 +42,7 @@ class Crew:
     download: bool = False
     hours: float | None = None
     code: CodePlaces = NO_PLACES
+    loggers: tuple[str, ...] = ()
     last_word: Callable[[], None] = lambda: None
 
 
@@ -159,6 +161,7 @@ def _work(
             threads=threads,
             download=crew.download,
             code=crew.code,
+            loggers=crew.loggers,
             deadline=None if hours is None else time.time() + 3600 * hours,
         )
         for device, threads in shares(workers, crew.device, crew.threads)

@@ -71,6 +71,7 @@ class TrialContext:
     threads: int | None = None
     download: bool = False
     code: CodePlaces = NO_PLACES
+    loggers: tuple[str, ...] = ()
     training_seconds: Callable[[Recipe], Callable[[int], float] | None] = lambda recipe: None
     watch: Callable[[int, RunFollower], None] = lambda seed, follower: None
     look: Callable[[], None] = lambda: None
@@ -153,7 +154,8 @@ class TrialRun:
         recipe = replace(self._recipe, seed=seed)
         directory, text = self._directory / f"seed-{seed}", render_recipe(recipe)
         context = self._context
-        job = RunJob(text, str(directory), context.device, context.threads, context.download, context.code)
+        where = context.device, context.threads, context.download
+        job = RunJob(text, str(directory), *where, code=context.code, loggers=context.loggers)
         follower, last_end = RunFollower(directory), ""
         while True:
             follower.read()

@@ -63,6 +63,7 @@ class WorkerSettings:
     threads: int | None = None
     download: bool = False
     code: CodePlaces = NO_PLACES
+    loggers: tuple[str, ...] = ()
     times: LeaseTimes = field(default_factory=LeaseTimes)
     deadline: float | None = None
 
@@ -81,6 +82,7 @@ class WorkerStart:
     threads: int | None = None
     download: bool = False
     code: CodePlaces = NO_PLACES
+    loggers: tuple[str, ...] = ()
     deadline: float | None = None
     supervisor: int | None = None
     fork_server: int | None = None
@@ -97,6 +99,7 @@ class WorkerStart:
             threads=self.threads,
             download=self.download,
             code=CodePlaces(*map(tuple, self.code)),
+            loggers=tuple(self.loggers),
             times=LeaseTimes.lasting(self.lasts),
             deadline=self.deadline,
         )
@@ -163,6 +166,7 @@ class Worker:
             threads=settings.threads,
             download=settings.download,
             code=settings.code,
+            loggers=settings.loggers,
             training_seconds=costs.training_seconds,
             watch=self._watch,
             look=self._look,

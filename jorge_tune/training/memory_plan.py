@@ -18,6 +18,7 @@ from jorge_tune.errors import InputError
 from jorge_tune.optim.costs import EXCLUDED, TOO_LONG, ParameterCost, Total, account, total
 from jorge_tune.optim.param_groups import embedding_parameters
 from jorge_tune.recipe import schema
+from jorge_tune.recipe.checks import has_model
 from jorge_tune.recipe.user_code import names_own_task
 from jorge_tune.training.build import build_model, build_optimizer
 
@@ -116,7 +117,7 @@ def plan_recipe(recipe: schema.Recipe, *, budget: int | None = None) -> RecipePl
             "optimizer.name: must be jorge, shampoo, sketchy or sketchy_adagrad to be planned, got "
             f"{section.name!r}; only a file that itself says sgd or adamw is bootstrapped automatically"
         )
-    if not schema.has_model(recipe):
+    if not has_model(recipe):
         raise InputError(f"task.model: the recipe {recipe.name!r} names no model, so there is nothing to plan")
     is_open = getattr(section, "refresh_interval", 1) in (None, "auto")
     if not isinstance(section, schema.SketchyAdaGradSection) and section.refresh_interval == "auto":

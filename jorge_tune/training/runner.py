@@ -7,7 +7,7 @@ input has proved good. Whatever happens short of a kill, how the run ended is re
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,10 +18,11 @@ from torch import nn
 from jorge_tune.errors import InputError, JorgeTuneError, RunDirectoryError, TrainingError
 from jorge_tune.files import is_disk_full
 from jorge_tune.recipe.metrics import is_lower_better, is_own_task
-from jorge_tune.recipe.schedule import total_steps
-from jorge_tune.recipe.schema import Recipe, evaluate_every
+from jorge_tune.recipe.schedule import evaluate_every, total_steps
+from jorge_tune.recipe.schema import Recipe
 from jorge_tune.recipe.user_imports import user_code
 from jorge_tune.records import RunDirectory, of_kind, read_records
+from jorge_tune.runs.record_loggers import check_loggers, open_loggers
 from jorge_tune.runs.run_journal import ProgressCallback, RunJournal
 from jorge_tune.runs.run_result import RunResult, read_result
 from jorge_tune.runs.run_start import ResumeState, create_run, full_disk_in_words, inspect_run_directory
@@ -46,6 +47,7 @@ def train(
     progress: ProgressCallback | None = None,
     download: bool = False,
     stop: StopRequest | None = None,
+    loggers: Sequence[str] = (),
 ) -> RunResult:
     """Train a recipe with its own seed in the run directory `out`, which is made once all input has proved good.
 
@@ -62,11 +64,14 @@ def train(
         progress: called at the start, after each step, evaluation and epoch.
         download: fetch a data set of torchvision if it is not there.
         stop: may ask the run to stop from elsewhere; Ctrl-C and SIGTERM do so in the main thread anyway.
+        loggers: where to copy the records to: `csv`, `tensorboard`, `wandb`.
 
     Raises:
-        InputError: recipe, data, device or directory cannot be used; nothing was written.
+        InputError: recipe, data, device or directory cannot be used, or a package to log with is not there; nothing
+            was written.
         TrainingError: the run broke off; its directory says where and why.
     """
+    check_loggers(loggers)
     if log_every < 1 or (max_steps is not None and max_steps < 1):
         raise InputError(f"log_every and max_steps must be 1 or more, got {log_every!r} and {max_steps!r}")
 
@@ -98,6 +103,7 @@ def train(
         elif run_directory.records.is_file():
             task.summary = task.summary.compared_with(_first_data(run_directory))
 
+        journal.also_to(open_loggers(loggers, run_directory, recipe))
         stack.enter_context(stop)
         save = partial(save_checkpoint, run_directory.checkpoint)
         torch.manual_seed(recipe.seed)

@@ -81,7 +81,7 @@ def test_all_contenders_take_turns_and_all_times_are_kept(tmp_path, capsys):
     assert len(stored["flat"]["slot_medians_seconds"]) == 10
 
 
-@pytest.mark.parametrize("name", ["jorge", "jorge-congruence", "shampoo-newton", "sketchy", *PEERS])
+@pytest.mark.parametrize("name", ["jorge", "jorge-congruence", "jorge-half", "shampoo-newton", "sketchy", *PEERS])
 def test_a_refresh_step_does_more_than_a_plain_one_and_plain_ones_stay_plain(problem, name):
     subject = built(name, problem)
     operations(subject, due=True)

@@ -215,7 +215,7 @@ def test_an_answer_of_noise_is_unstable():
 
 def test_an_answer_is_never_more_than_twice_what_the_medians_say():
     refused = 0
-    for seed in range(30):
+    for seed in range(12):
         measured = rounds(1.04, 0.3, noise=0.2, seed=seed)
         cost, found = step_cost(measured), choose_interval(Measurements(measured), 0.1)
         if found.interval is not None:

@@ -73,7 +73,7 @@ def test_an_interval_a_table_a_curve_and_the_cache(capsys):
     assert re.search(rf"^interval {interval}, as it ran +\d+ ms +\+\d\.\d % \[.*\]$", shown.out, re.M)
     assert re.search(r"^18 warm refreshes, extra +\d+ ms +\d+ % of the training$", shown.out, re.M)
     assert "X interval" in shown.out
-    assert "for several this is an estimate" in shown.out
+    assert "for several it is an estimate" in shown.out
     assert "from the cache" not in shown.out
     assert [line for line in shown.err.splitlines() if line] == ["warming up", "measuring", "verifying"]
     assert run("tiny.yaml") == 0
@@ -114,7 +114,7 @@ def test_infeasible_says_what_would_help_and_writes_nothing(here, script, capsys
     assert run("tiny.yaml", "--write") == 4
     shown = capsys.readouterr().out
     assert shown.startswith("infeasible: even without a refresh")
-    assert "What would help:\n- a larger batch, " in shown
+    assert "What would help:\n- a batch of " in shown
     assert (here / "tiny.yaml").read_text() == RECIPE
 
 
@@ -175,7 +175,7 @@ def test_an_sgd_recipe_is_bootstrapped_first(here, capsys):
 
 
 BAD_INPUT = {
-    "a device": (["tiny.yaml", "--device", "tpu"], "device: must be auto, cpu, cuda"),
+    "a device": (["tiny.yaml", "--device", "tpu"], "device must be auto, cpu, cuda"),
     "a contradiction": (["tiny.yaml", "--gpu"], "--gpu and --device cpu contradict each other"),
     "no overhead": (["tiny.yaml", "--overhead", "0"], "must be greater than 0"),
     "a negative overhead": (["tiny.yaml", "--overhead", "-5%"], "must be greater than 0"),
@@ -236,7 +236,7 @@ def test_a_damaged_cache_is_named_and_measured_anew(here, capsys):
     ("text", "fraction"), [("10%", 0.1), ("0.1", 0.1), (" 5 % ", 0.05), ("250%", 2.5), (".02", 0.02)]
 )
 def test_overheads(text, fraction):
-    assert parse_overhead(None, None, text) == pytest.approx(fraction)
+    assert parse_overhead(text) == pytest.approx(fraction)
 
 
 def test_ctrl_c_leaves_nothing_behind(here):

@@ -283,7 +283,7 @@ def test_a_worker_that_is_killed_and_then_ctrl_c_leave_a_race_that_ends_whole(he
         (["SGD", "--against", "adamw"], "give an AdamW recipe as another argument"),
         (["SGD", "--name", "a/b"], "--name: must be 1 to 100 letters"),
         (["SGD", "--name", "a", "--storage", "nonsense://x"], "nonsense"),
-        (["SGD", "--seeds", "4294967296", "--workers", "1"], "--seeds: must be between 0 and 4294967295"),
+        (["SGD", "--seeds", "4294967296", "--workers", "1"], "seeds up to 4294967295"),
         (["SGD", "--workers", "0"], "--workers"),
     ],
 )

@@ -53,7 +53,7 @@ def test_what_is_missing_comes_with_its_pip_line(capsys, monkeypatch, package, s
     assert run() == 1
     out = capsys.readouterr().out
     assert state in out
-    assert f'needed:   pip install -U "{package.name}>={package.lowest}"' in out
+    assert f'required: pip install -U "{package.name}>={package.lowest}"' in out
     assert "ready" not in out
 
 

@@ -84,7 +84,7 @@ def test_the_display_shows_a_bar_the_best_and_every_running_trial_within_80_colu
         worker.update(trial=0, seed=0, epoch=1.5, metrics={"loss": 0.25, "top1": 0.9321})
         lines = display_lines("search", reader(made)())
     assert lines == [
-        "search [------------------------] 0/4, 4 to go",
+        "search [------------------------] 0/4, 4 remaining",
         "  trial 0  seed 0  epoch 1.5  loss 0.25  top1 0.9321",
     ]
     assert all(len(line) <= 80 for line in lines)
@@ -92,6 +92,6 @@ def test_the_display_shows_a_bar_the_best_and_every_running_trial_within_80_colu
 
 def test_the_display_of_a_finished_search(board):
     assert display_lines("search", board.look()) == [
-        "search [########################] 4/4, 0 to go  ETA 0:00:00",
+        "search [########################] 4/4, 0 remaining  ETA 0:00:00",
         "  best 0.2, trial 1: lr 0.2, refresh_interval 10",
     ]

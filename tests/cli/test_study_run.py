@@ -163,16 +163,3 @@ def test_bootstrap_runs_the_whole_loop_in_one_command(folder):
     assert (folder / data["written"]).is_file()
     assert (data["study"]["study"], data["study"]["counts"]["complete"]) == ("tiny-jorge", 2)
     assert len(data["study"]["contenders"][0]["values"]) == 6
-
-
-def test_a_dry_run_names_the_code_that_it_imports():
-    from dataclasses import replace
-
-    from jorge_tune.cli.cmd_study_run import _classes_of
-    from jorge_tune.recipe.schema import ModelSection
-    from tests.training.small_recipes import digits_recipe
-
-    recipe = digits_recipe(epochs=1)
-    assert _classes_of(recipe) == []
-    own = replace(recipe, task=replace(recipe.task, model=ModelSection(name="mine.nets:Net")))
-    assert _classes_of(own) == ["mine.nets:Net"]

@@ -97,16 +97,16 @@ def test_the_ranks_lean_to_the_side_of_the_larger_differences():
 
 
 def test_differences_of_equal_counts_are_equal_whatever_their_last_bits():
-    """Accuracies k/359: 20,000 draws of seven pairs, ranked as floats and as the counts they come from."""
+    """Accuracies k/359: 4,000 draws of seven pairs, ranked as floats and as the counts they come from."""
     generator = random.Random(0)
     torn = 0
-    for _ in range(20_000):
+    for _ in range(4_000):
         counts = [(generator.randint(340, 359), generator.randint(340, 359)) for _ in range(7)]
         floats = [(a / 359, b / 359) for a, b in counts]
         exact = signed_rank_p([a - b for a, b in counts])
         assert signed_rank_p(differences(floats)) == exact
         torn += signed_rank_p([a - b for a, b in floats]) != exact
-    assert torn > 1000  # so the rounding is needed
+    assert torn > 200  # so the rounding is needed
     assert differences([(1e-300, 0.0), (2e-300, 0.0)]) == [1e-300, 2e-300]
     assert differences([(1e9, 5.0), (5.01, 5.0)]) == [999999995.0, pytest.approx(0.01)]  # no other pair is drowned
     assert differences([(0.5, 0.5), (INF, 1.0)]) == [0.0, INF]

@@ -51,7 +51,7 @@ def worked_on(folder, plan, code, launcher=None):
     opened = join_study(storage, plan.name)
     said = []
     with WorkerStops().listening() as stops:
-        settings = WorkerSettings(device="cpu", threads=1, code=code)
+        settings = WorkerSettings(device="cpu", threads=1, code=code, loggers=("csv",))
         left = work_on(opened, folder / "runs", settings, stops, said.append, server=launcher)
     return opened, left, [message.what for message in said]
 
@@ -70,6 +70,7 @@ def test_two_studies_with_modules_of_one_name_run_each_with_its_own(tmp_path):
             assert [row.state for row in rows_of(opened)] == ["complete"]
             log = next(folder.rglob("log.txt")).read_text()
             assert f"{size} parameters" in log
+            assert "validation/loss" in next(folder.rglob("metrics.csv")).read_text()
             module = tmp_path / ("narrow" if size == 99 else "wide") / "own_code.py"
             assert said[0] == f"imports own_code from {module}"
 

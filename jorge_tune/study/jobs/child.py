@@ -175,6 +175,7 @@ def _outcome(job: Mapping[str, Any], stop: StopRequest, channel: Channel, output
             progress=on_progress,
             download=job["download"],
             stop=stop,
+            loggers=job["loggers"],
         )
         return _end(result.outcome, result.reason)
     except (

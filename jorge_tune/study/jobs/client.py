@@ -40,6 +40,7 @@ class RunJob:
         threads: CPU threads; None leaves it to torch.
         download: whether to download a torchvision data set that is missing.
         code: where the modules that the recipe names may lie.
+        loggers: where to copy the records to: `csv`, `tensorboard`, `wandb`.
         lease: until when, by `hardware.machine_clock`, it may go on without hearing of its worker, and how many
             seconds it then has to end by itself; None: as long as its worker lives.
     """
@@ -50,6 +51,7 @@ class RunJob:
     threads: int | None = None
     download: bool = False
     code: CodePlaces = NO_PLACES
+    loggers: tuple[str, ...] = ()
     lease: tuple[float, float] | None = None
 
 
@@ -133,6 +135,7 @@ class RunLauncher:
             "threads": job.threads,
             "download": job.download,
             "code": job.code,
+            "loggers": job.loggers,
             "directory": os.getcwd(),
             "path": sys.path,
             "environment": without_secrets(os.environ),

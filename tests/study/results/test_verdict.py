@@ -95,7 +95,7 @@ def test_a_target_that_nobody_reached():
     rows = [row(0, math.inf), row(1, math.inf), row(2, math.inf)]
     found = verdict(rows, lower_is_better=True, worst="did not reach the target", objective="epochs to top1 0.999")
     assert not found.has_answer
-    assert found.counts.missed == 3
+    assert found.counts.without_value == 3
     assert (found.single_shot.outcome, found.single_shot.reason) == (
         "undecided",
         "no completed trial reached the target",
@@ -108,7 +108,7 @@ def test_a_target_that_nobody_reached():
 def test_divergences_are_the_worst_and_differ_from_targets_not_reached():
     found = verdict([row(0, -math.inf, diverged=True), row(1, 0.5)])
     assert found.best.number == 1
-    assert (found.counts.diverged, found.counts.missed) == (1, 0)
+    assert (found.counts.diverged, found.counts.without_value) == (1, 0)
     assert found.rank.place == 2
     assert "0.5" in said(found, "The best")
     assert "diverged" in said(found, "The bootstrap (")
@@ -155,12 +155,12 @@ def test_a_bootstrap_that_breaks_the_constraint_has_not_held():
     assert "does not keep the constraint itself" in found.single_shot.reason
 
 
-def test_a_bootstrap_that_misses_on_most_seeds_has_not_held():
+def test_a_bootstrap_that_does_not_reach_the_target_on_most_seeds_has_not_held():
     """The best trial reaches the target on 4 seeds of 6, the bootstrap on none: the gain has no upper end."""
-    missed = [math.inf] * 6
+    not_reached = [math.inf] * 6
     found = verdict(
         [row(0, 9.0), row(1, 5.0, 2.0)],
-        {"baseline": missed, "bootstrap": missed, "best": [4.0, 5.0, 5.0, 6.0, math.inf, math.inf]},
+        {"baseline": not_reached, "bootstrap": not_reached, "best": [4.0, 5.0, 5.0, 6.0, math.inf, math.inf]},
         lower_is_better=True,
     )
     assert found.contest("best", "bootstrap").low <= 0
