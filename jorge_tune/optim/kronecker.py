@@ -278,10 +278,11 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
 
         rates = [read_rate(group["lr"]) for group in self.param_groups]
         self._graft_ratios = []
-        begun = [self._begin(index, self.param_groups[index], gathered) for index, gathered in work]
-        totals = grafting.length_totals([(part.lengths, part.sizes) for part in begun])
-        for (index, _), part in zip(work, begun, strict=True):
-            self._finish(index, self.param_groups[index], part, rates[index], totals)
+        for phase in _phases(work):
+            begun = [self._begin(index, self.param_groups[index], gathered) for index, gathered in phase]
+            totals = grafting.length_totals([(part.lengths, part.sizes) for part in begun])
+            for (index, _), part in zip(phase, begun, strict=True):
+                self._finish(index, self.param_groups[index], part, rates[index], totals)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -573,6 +574,19 @@ def _constructor_defaults(kind: type) -> dict[str, Any]:
     parameters = inspect.signature(kind).parameters.values()
     plain_kinds = (bool, int, float, str, tuple, type(None))
     return {p.name: p.default for p in parameters if isinstance(p.default, plain_kinds)}
+
+
+def _phases(work: list[tuple[int, GroupGradients]]) -> Iterator[list[tuple[int, GroupGradients]]]:
+    """The work in parts that name no parameter twice: its second step begins when its first one is done."""
+    phase: list[tuple[int, GroupGradients]] = []
+    seen: set[Tensor] = set()
+    for index, gathered in work:
+        if not seen.isdisjoint(gathered.params):
+            yield phase
+            phase, seen = [], set()
+        phase.append((index, gathered))
+        seen.update(gathered.params)
+    yield phase
 
 
 def _rounds(params: list[Tensor]) -> list[list[Tensor]]:

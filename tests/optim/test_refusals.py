@@ -155,7 +155,7 @@ JORGE_FAULTS = [
     ({"eps_kind": "odd"}, "eps_kind must be 'relative' or 'absolute', got 'odd'"),
     ({"b2_floor": 1.0}, r"b2_floor must be in \[0, 1\), got 1.0"),
     ({"series_terms": 4}, "series_terms must be 1, 2 or 3, got 4"),
-    ({"form": "newton"}, "form must be 'series' or 'congruence', got 'newton'"),
+    ({"form": "newton"}, "form must be 'series', 'congruence' or 'half', got 'newton'"),
     ({"graft": "adam"}, "graft must be 'sgd', 'adamw' or 'none', got 'adam'"),
     ({"graft_betas": (0.9, 1.0)}, r"graft_betas must be two numbers in \[0, 1\), got"),
     ({"graft_eps": 0.0}, "graft_eps must be > 0, got 0.0"),

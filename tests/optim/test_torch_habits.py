@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from jorge_tune.optim import DecoupledSGD, GeN, Jorge, Shampoo, SketchyAdaGrad, SketchyShampoo
+from jorge_tune.optim import DecoupledSGD, GeN, Jorge, Muon, Shampoo, SketchyAdaGrad, SketchyShampoo
 from tests.optim.test_exam import CANDIDATES, UNSTAGGERED, exam, feed, parameters, reload, run, snapshot
 
-MEMBERS = [Jorge, Shampoo, SketchyShampoo, SketchyAdaGrad, DecoupledSGD]
+MEMBERS = [Jorge, Shampoo, SketchyShampoo, SketchyAdaGrad, DecoupledSGD, Muon]
 members = pytest.mark.parametrize("member", MEMBERS)
 
 
