@@ -118,25 +118,33 @@ def _says_the_same(name: str, group: Mapping[str, Any]) -> bool:
     return name == "momentum" and group["momentum"] == group["graft_betas"][0]
 
 
-def usable_gradient(param: Tensor, place: str) -> Tensor:
-    """The parameter's gradient in state precision (see `state_dtype`)."""
+def usable_gradient(param: Tensor, index: int, *, cast: bool = True) -> Tensor:
+    """The parameter's gradient, in state precision (see `state_dtype`) unless told not to cast."""
     grad = param.grad
     assert grad is not None
     if grad.layout is not torch.strided:
-        raise ValueError(f"{place}: sparse gradients are not supported (set sparse=False on the embedding)")
-    return grad.detach().to(state_dtype(param))
+        raise ValueError(
+            f"{place_in(index, param)}: sparse gradients are not supported (set sparse=False on the embedding)"
+        )
+    grad = grad.detach()
+    return grad.to(state_dtype(param)) if cast else grad
 
 
-def check_dtype(state: dict[str, Any], grad: Tensor, place: str) -> None:
-    """Refuse a gradient whose state has another precision: the parameter's dtype was changed after the first step."""
+def check_dtype(state: dict[str, Any], dtype: torch.dtype, param: Tensor, index: int) -> None:
+    """Refuse a state of another precision than `dtype`: the parameter's was changed after the first step."""
     for name, value in state.items():
         if name == "momentum" or (name.startswith("graft.") and name != "graft.length"):
-            if value.dtype != grad.dtype:
+            if value.dtype != dtype:
                 raise ValueError(
-                    f"{place}: the state is {value.dtype}, the gradient needs {grad.dtype}; "
+                    f"{place_in(index, param)}: the state is {value.dtype}, the gradient needs {dtype}; "
                     "make a new optimizer after changing the parameters' dtype"
                 )
             return
+
+
+def place_in(index: int, param: Tensor) -> str:
+    """Where a parameter is, by its group and shape."""
+    return f"param_groups[{index}], parameter of shape {tuple(param.shape)}"
 
 
 def state_dtype(param: Tensor) -> torch.dtype:

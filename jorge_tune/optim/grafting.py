@@ -12,20 +12,44 @@ Algorithm 3). One step of the family calls, in this order,
     descend_              w <- (1 - lr wd) w - lr u
 
 Embedding tables have no preconditioner; with `embeddings="adam"` Adam's step (`table_directions_`) is their m.
-`copies` and `restore_` undo a step whose gradient was not finite, without asking the device.
+
+The lists hold a tensor for each parameter (on the CPU) or one for many (flat.py, elsewhere). `Terms` says which numbers
+the recurrences take in either case.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from jorge_tune.optim.argument_checks import Group
 from jorge_tune.optim.stacks import collapse
+
+Operands: TypeAlias = float | list[float] | list[Tensor]
+"""What a list of tensors is multiplied by: one number for all, a number each, or a column of numbers each."""
+
+
+class Terms(NamedTuple):
+    """The numbers of a recurrence over a list of tensors.
+
+    `steps` counts the steps of each parameter, from 1. `keep` gives what a buffer is multiplied by for a weight: the
+    weight itself, or 1 where the gradient is masked (as zeros), so that the buffer stays. `spread` turns a number for
+    each parameter into operands for the list. `is_exact` asks for torch's own two roundings, product and sum.
+    """
+
+    steps: Sequence[int]
+    keep: Callable[[float], Operands]
+    spread: Callable[[Sequence[float]], Operands]
+    is_exact: bool = True
+
+
+def listed(steps: Sequence[int]) -> Terms:
+    """The terms of lists with a tensor for each parameter, none of them masked."""
+    return Terms(steps, keep=lambda weight: weight, spread=list)
 
 
 def graft_buffers(group: Group, param: Tensor) -> tuple[str, ...]:
@@ -49,54 +73,49 @@ def is_adam_table(group: Group, param: Tensor) -> bool:
     )
 
 
-def grafted_steps_(states: list[dict[str, Any]], grads: list[Tensor], group: Group) -> list[Tensor]:
-    """The grafted optimizer's own steps; without a graft, the average of the gradients."""
+def grafted_steps_(buffers: dict[str, list[Tensor]], grads: list[Tensor], group: Group, terms: Terms) -> list[Tensor]:
+    """The grafted optimizer's own steps; without a graft, the average of the gradients.
+
+    Args:
+        buffers: The buffers that `graft_buffers` names, each a list as `grads` is.
+        grads: The gradients.
+        group: Hyperparameters.
+        terms: The recurrences' numbers.
+    """
     if group["graft"] == "adamw":
-        return adamw_step_(
-            [state["graft.first_moment"] for state in states],
-            [state["graft.second_moment"] for state in states],
-            grads,
-            [int(state["step"]) for state in states],
-            betas=group["graft_betas"],
-            eps=group["graft_eps"],
-        )
-    return _moved_([state.get("graft.momentum") for state in states], states, grads, group)
+        moments = buffers["first_moment"], buffers["second_moment"]
+        return adamw_step_(*moments, grads, terms, betas=group["graft_betas"], eps=group["graft_eps"])
+    return _moved_(buffers.get("momentum", []), grads, group, terms)
 
 
-def with_momentum_(states: list[dict[str, Any]], ps: list[Tensor], group: Group) -> list[Tensor]:
+def with_momentum_(buffers: list[Tensor], ps: list[Tensor], group: Group, terms: Terms) -> list[Tensor]:
     """Directions d: the preconditioned gradients, with momentum."""
-    buffers = [state["momentum"] for state in states]
     if group["graft"] == "adamw":
-        average_(buffers, ps, group["graft_betas"][0])
+        average_(buffers, ps, group["graft_betas"][0], terms)
         return buffers
-    return _moved_(buffers, states, ps, group)
+    return _moved_(buffers, ps, group, terms)
 
 
 TABLE_BETA: Final = 0.999  # of the second moment of an embedding table; the first moment's is the momentum
 TABLE_EPS: Final = 1e-8
 
 
-def table_directions_(states: list[dict[str, Any]], grads: list[Tensor], group: Group) -> list[Tensor]:
+def table_directions_(
+    buffers: dict[str, list[Tensor]], grads: list[Tensor], group: Group, terms: Terms
+) -> list[Tensor]:
     """Adam's directions for embedding tables: most of a table's rows have no gradient in most steps."""
-    return adamw_step_(
-        [state["graft.first_moment"] for state in states],
-        [state["graft.second_moment"] for state in states],
-        grads,
-        [int(state["step"]) for state in states],
-        betas=(group["momentum"], TABLE_BETA),
-        eps=TABLE_EPS,
-    )
+    moments = buffers["first_moment"], buffers["second_moment"]
+    return adamw_step_(*moments, grads, terms, betas=(group["momentum"], TABLE_BETA), eps=TABLE_EPS)
 
 
-def mean_lengths_(states: list[dict[str, Any]], lengths: Tensor) -> Tensor:
+def mean_lengths_(means: list[Tensor], lengths: Tensor, steps: Sequence[int]) -> Tensor:
     """s_i, the mean of ||S_i|| over all steps of tensor i so far: s <- s + (||S|| - s) / t.
 
     Shape:
         lengths: (number of tensors,), float64, ||S_i|| of this step. Returns the same.
     """
-    means = [state["graft.length"] for state in states]
     changes = torch._foreach_sub(list(lengths.unbind()), means)
-    torch._foreach_mul_(changes, [1 / int(state["step"]) for state in states])
+    torch._foreach_mul_(changes, [1 / step for step in steps])
     torch._foreach_add_(means, changes)
     return torch.stack(means)
 
@@ -205,41 +224,46 @@ def descend_(params: list[Tensor], directions: list[Tensor], *, lr: float, weigh
             param.copy_(master)
 
 
-def copies(params: list[Tensor], states: list[dict[str, Any]]) -> list[list[Tensor]]:
-    """What a step of these parameters changes besides the preconditioners, copied."""
-    return [[t.clone() for t in _step_tensors(p, s)] for p, s in zip(params, states, strict=True)]
+def recur_(buffers: list[Tensor], values: list[Tensor], keep: Operands, take: Operands, terms: Terms) -> None:
+    """b <- keep b + take v. Where torch's roundings are not asked for, each entry is read and written once."""
+    if take == 1 and not terms.is_exact:
+        for buffer, value, factor in zip(buffers, values, _each(keep, len(buffers)), strict=True):
+            if isinstance(factor, Tensor):
+                torch.addcmul(value, buffer, factor, out=buffer)
+            else:
+                torch.add(value, buffer, alpha=factor, out=buffer)
+        return
+
+    torch._foreach_mul_(buffers, keep)
+    if not isinstance(take, list):
+        torch._foreach_add_(buffers, values, alpha=take)
+        return
+    for buffer, value, factor in zip(buffers, values, _each(take, len(buffers)), strict=True):
+        if isinstance(factor, Tensor):
+            buffer.addcmul_(value, factor)
+        else:
+            buffer.add_(value, alpha=factor)
 
 
-def restore_(
-    params: list[Tensor], states: list[dict[str, Any]], before: list[list[Tensor]], finite: list[Tensor]
-) -> None:
-    """Undo the step where the gradient was not finite, without asking the device."""
-    for param, state, copies, flag in zip(params, states, before, finite, strict=True):
-        for tensor, copy in zip(_step_tensors(param, state), copies, strict=True):
-            tensor.copy_(torch.where(flag, tensor, copy))
+def _each(operands: Operands, count: int) -> Sequence[float | Tensor]:
+    return operands if isinstance(operands, list) else [operands] * count
 
 
 def sgd_step_(
-    buffers: list[Tensor],
-    grads: list[Tensor],
-    first: Sequence[bool],
-    *,
-    momentum: float,
-    dampening: float,
-    nesterov: bool,
+    buffers: list[Tensor], grads: list[Tensor], terms: Terms, *, momentum: float, dampening: float, nesterov: bool
 ) -> list[Tensor]:
     """Advance SGD's momentum buffers, by torch's own recurrence, and return the steps before the learning rate.
 
     b <- g at a parameter's first step, else b <- momentum b + (1 - dampening) g; the step is b, or
-    g + momentum b for Nesterov. The returned tensors may be the buffers or the gradients themselves.
+    g + momentum b for Nesterov. Buffers begin as zeros. The returned tensors may be the buffers or the gradients
+    themselves.
     """
     if momentum == 0:
         return grads
-    torch._foreach_mul_(buffers, momentum)
-    torch._foreach_add_(buffers, grads, alpha=1 - dampening)
-    for buffer, grad, is_first in zip(buffers, grads, first, strict=True):
-        if is_first:
-            buffer.copy_(grad)
+    take: Operands = 1 - dampening
+    if dampening != 0 and 1 in terms.steps:
+        take = terms.spread([1.0 if step == 1 else 1 - dampening for step in terms.steps])
+    recur_(buffers, grads, terms.keep(momentum), take, terms)
     if nesterov:
         return list(torch._foreach_add(grads, buffers, alpha=momentum))
     return buffers
@@ -249,46 +273,34 @@ def adamw_step_(
     first_moments: list[Tensor],
     second_moments: list[Tensor],
     grads: list[Tensor],
-    steps: Sequence[int],
+    terms: Terms,
     *,
     betas: tuple[float, float],
     eps: float,
 ) -> list[Tensor]:
     """Advance AdamW's moments and return its bias-corrected steps, without decay, before the learning rate."""
-    average_(first_moments, grads, betas[0])
-    torch._foreach_mul_(second_moments, betas[1])
+    average_(first_moments, grads, betas[0], terms)
+    torch._foreach_mul_(second_moments, terms.keep(betas[1]))
     torch._foreach_addcmul_(second_moments, grads, grads, value=1 - betas[1])
     roots = torch._foreach_sqrt(second_moments)
-    torch._foreach_div_(roots, [(1 - betas[1] ** t) ** 0.5 for t in steps])
+    torch._foreach_div_(roots, terms.spread([(1 - betas[1] ** t) ** 0.5 for t in terms.steps]))
     torch._foreach_add_(roots, eps)
     directions = torch._foreach_div(first_moments, roots)
-    torch._foreach_div_(directions, [1 - betas[0] ** t for t in steps])
+    torch._foreach_div_(directions, terms.spread([1 - betas[0] ** t for t in terms.steps]))
     return list(directions)
 
 
-def average_(averages: list[Tensor], values: list[Tensor], beta: float) -> None:
+def average_(averages: list[Tensor], values: list[Tensor], beta: float, terms: Terms) -> None:
     """Exponential average: a <- beta a + (1 - beta) v."""
-    torch._foreach_mul_(averages, beta)
-    torch._foreach_add_(averages, values, alpha=1 - beta)
+    recur_(averages, values, terms.keep(beta), 1 - beta, terms)
 
 
-def _moved_(buffers: list[Any], states: list[dict[str, Any]], values: list[Tensor], group: Group) -> list[Tensor]:
+def _moved_(buffers: list[Tensor], values: list[Tensor], group: Group, terms: Terms) -> list[Tensor]:
     if group["graft"] == "none":
-        average_(buffers, values, group["momentum"])
+        average_(buffers, values, group["momentum"], terms)
         return buffers
-    return sgd_step_(
-        buffers,
-        values,
-        [int(state["step"]) == 1 for state in states],
-        momentum=group["momentum"],
-        dampening=group["dampening"],
-        nesterov=group["nesterov"],
-    )
-
-
-def _step_tensors(param: Tensor, state: dict[str, Any]) -> list[Tensor]:
-    momenta = [value for key, value in state.items() if key == "momentum" or key.startswith("graft.")]
-    return [param, *momenta]
+    sgd = {name: group[name] for name in ("momentum", "dampening", "nesterov")}
+    return sgd_step_(buffers, values, terms, **sgd)
 
 
 ROW = 1024  # entries that float32 adds up without harm

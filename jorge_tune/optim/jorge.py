@@ -439,6 +439,9 @@ class Jorge(KroneckerOptimizer):
     def _apply_side(self, side: SideState, grads: Tensor, group: Group, *, right: bool) -> Tensor:
         return grads @ side[""] if right else side[""] @ grads
 
+    def _apply_side_into(self, side: SideState, grads: Tensor, group: Group, out: Tensor, *, right: bool) -> None:
+        torch.bmm(*((grads, side[""]) if right else (side[""], grads)), out=out)
+
     def _refresh_cost(self, size: int, other: int, group: Group) -> int:
         if group["form"] == "series":
             return min(refresh_flops(size, other))

@@ -15,7 +15,6 @@ import functools
 import inspect
 import itertools
 import warnings
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias, overload
@@ -30,6 +29,7 @@ from jorge_tune.optim.argument_checks import (
     check_dtype,
     check_group,
     check_shards,
+    place_in,
     place_of,
     plain,
     read_rate,
@@ -38,20 +38,13 @@ from jorge_tune.optim.argument_checks import (
     unread,
     usable_gradient,
 )
+from jorge_tune.optim.flat import Member
+from jorge_tune.optim.flat_bundle import FlatBundle
+from jorge_tune.optim.flat_step import FlatGradients, FlatStep
 from jorge_tune.optim.loading import Loading, LoadTarget, missing_signs, unwrapped
-from jorge_tune.optim.stacks import (
-    Block,
-    BlockShape,
-    SideState,
-    Stack,
-    build_stacks,
-    collapse,
-    expose,
-    is_due,
-    partition,
-    pick,
-    side_key,
-)
+from jorge_tune.optim.preconditioner import Preconditioner
+from jorge_tune.optim.refreshes import StackUpdate, update_stacks
+from jorge_tune.optim.stacks import Stack, build_stacks, expose, kept_side
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -79,74 +72,6 @@ OF_ALL: Final[dict[str, Any]] = {
 CPU_PIECE = 2**20  # entries of a batch of preconditioners, 4 MiB: whole stacks cost page faults and cache misses
 
 
-class Preconditioner(ABC):
-    """Abstract: the part in which the members of the family differ."""
-
-    @abstractmethod
-    def _check_member(self, group: Group) -> None:
-        """Raise ValueError for a hyperparameter of the member out of its range."""
-
-    @abstractmethod
-    def _initial_side(self, size: int, group: Group, dtype: torch.dtype, device: torch.device) -> SideState:
-        """State of one side before any gradient, unbatched: tensors by name, "" being the first."""
-
-    def _observes(self, step: int, group: Group) -> bool:
-        """Whether the gradient of a parameter's `step` (from 1) enters statistics outside a refresh."""
-        return False
-
-    def _observe_side(self, side: SideState, grads: Tensor, group: Group) -> SideState:
-        """What gradients (batch, size, other) add to the statistics, where `_observes` says so."""
-        raise NotImplementedError
-
-    @abstractmethod
-    def _refresh_side(self, side: SideState, grads: Tensor, group: Group) -> SideState:
-        """What a refresh changes, given gradients (batch, size, other)."""
-
-    @abstractmethod
-    def _apply_side(self, side: SideState, grads: Tensor, group: Group, *, right: bool) -> Tensor:
-        """L G, or G R if `right`, for gradients (batch, m, n)."""
-
-    # What a side costs, in floating-point operations.
-
-    @abstractmethod
-    def _refresh_cost(self, size: int, other: int, group: Group) -> int:
-        """Of one refresh; refreshes are spread over the interval by it."""
-
-    def _apply_cost(self, size: int, other: int, group: Group) -> int:
-        """Of one product with the gradient."""
-        return 2 * size * size * other
-
-    def _observe_cost(self, size: int, other: int, group: Group) -> int:
-        """Of one update of the statistics outside a refresh."""
-        return 0
-
-    # How a parameter becomes blocks.
-
-    def _matrix(self, grad: Tensor) -> Tensor:
-        """A gradient as the matrix that is cut into blocks, without a copy where the memory allows it."""
-        return grad.reshape(collapse(grad.shape))
-
-    def _blocks(self, param: Tensor, group: Group) -> tuple[Block, ...]:
-        """The blocks of a parameter; none if it takes the grafted optimizer's step."""
-        return partition(param.shape, group["block_size"]) if group["precondition"] else ()
-
-    def _block_refresh_cost(self, shape: BlockShape, group: Group) -> int:
-        left = self._refresh_cost(shape.rows, shape.columns, group) if shape.left else 0
-        return left + (self._refresh_cost(shape.columns, shape.rows, group) if shape.right else 0)
-
-    def _side_shapes(self, param: Tensor, group: Group) -> dict[str, tuple[int, ...]]:
-        """The shape of each tensor of a parameter's sides, by state key."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        for number, block in enumerate(self._blocks(param, group)):
-            for side, size, has in (
-                ("left", block.shape.rows, block.shape.left),
-                ("right", block.shape.columns, block.shape.right),
-            ):
-                tensors = self._initial_side(size, group, torch.float32, torch.device("meta")) if has else {}
-                shapes.update({side_key(side, number, name): tuple(t.shape) for name, t in tensors.items()})
-        return shapes
-
-
 class Counters(NamedTuple):
     """What an optimizer counted; reading it synchronises with the device."""
 
@@ -154,26 +79,27 @@ class Counters(NamedTuple):
     skipped: int  # gradients left out because they were not finite, since construction
 
 
-class GroupGradients(NamedTuple):
+class ListedGradients(NamedTuple):
     """The parameters of a group that have a gradient, on one device: gradients in state precision, checked."""
 
+    group_index: int
     params: list[Tensor]
     grads: list[Tensor]
-    finite: Tensor  # bool, shape (number of parameters,), on the device
+    finite: list[bool]
 
 
-class BegunStep(NamedTuple):
+class ListedStep(NamedTuple):
     """A group's step, half done: the lengths of the steps are known, the directions are not.
 
     `chosen` and `tables` are the places of the preconditioned parameters and of the embedding tables with Adam's
     direction; `lengths` and `sizes` (numbers of entries, for mixed lengths) are float64 vectors over both.
     """
 
+    group_index: int
     params: list[Tensor]
     grads: list[Tensor]
-    finite: list[Tensor] | None
     states: list[dict[str, Any]]
-    before: list[list[Tensor]]
+    clock: list[int]
     steps: list[Tensor]
     chosen: list[int]
     tables: list[int]
@@ -201,8 +127,9 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
     def _reset(self) -> None:
         """Forget what can be rebuilt: stacks are views of the state, counters belong to this process."""
         self._stacks: dict[int, tuple[object, list[Stack]]] = {}
+        self._bundles: dict[object, FlatBundle] = {}
         self._sizes: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
-        self._skipped: Tensor | int = 0
+        self._skipped: dict[torch.device, Tensor | int] = {}
         self._graft_ratios: list[Tensor] = []
 
     # torch's interface.
@@ -267,11 +194,7 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
                 loss = closure()
 
         # All that can be refused is refused here, before anything changes.
-        work = [
-            (index, self._gather(index, group, params))
-            for index, group in enumerate(self.param_groups)
-            for params in _rounds(group["params"])
-        ]
+        work: list[ListedGradients | FlatGradients] = [*self._gather_listed(), *self._gather_flat()]
         if not self.state:  # FSDP may have wrapped the model since
             check_shards(self.param_groups, warn=False)
         self._warn_unread(stacklevel=5)  # a schedule may change one that has no effect; torch wraps a step twice
@@ -279,10 +202,14 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         rates = [read_rate(group["lr"]) for group in self.param_groups]
         self._graft_ratios = []
         for phase in _phases(work):
-            begun = [self._begin(index, self.param_groups[index], gathered) for index, gathered in phase]
+            begun = [self._begin(gathered) for gathered in phase]
             totals = grafting.length_totals([(part.lengths, part.sizes) for part in begun])
-            for (index, _), part in zip(phase, begun, strict=True):
-                self._finish(index, self.param_groups[index], part, rates[index], totals)
+            for part in begun:
+                if isinstance(part, FlatStep):
+                    part.finish(rates, totals)
+                    self._graft_ratios += [] if part.ratios is None else [part.ratios]
+                else:
+                    self._finish(part, rates[part.group_index], totals)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -340,7 +267,7 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         """The last step's graft ratio and the number of skipped gradients; synchronises with the device."""
         ratios = [r.cpu() for r in self._graft_ratios]
         median = float(torch.cat(ratios).median()) if ratios else None
-        return Counters(median, int(self._skipped))
+        return Counters(median, sum(map(int, self._skipped.values())))
 
     @torch.no_grad()
     def preconditioned(self, gradients: Mapping[Tensor, Tensor]) -> dict[Tensor, Tensor]:
@@ -360,68 +287,142 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
             own = self.state.get(param, {})
             if not blocks or "momentum" not in own:
                 continue
-            matrix = self._matrix(grad.to(state_dtype(param)))
+            matrix = grad.to(state_dtype(param)).reshape(self._matrix_shape(param))
             result = torch.empty_like(matrix)
             for number, block in enumerate(blocks):
                 piece = block.view(matrix).unsqueeze(0)
                 for side in ("left", "right"):
-                    tensors = _side_of(own, side, number)
+                    tensors = kept_side(own, side, number)
                     if tensors:
                         piece = self._apply_side(tensors, piece, groups[param], right=side == "right")
                 block.view(result).copy_(piece[0])
             found[param] = result.reshape(param.shape)
         return found
 
-    # One step of one group.
+    # Gradients.
 
     def _masks(self, device: torch.device) -> bool:
         """Whether non-finite gradients are masked on the device, so that the host need not know of them."""
         return device.type != "cpu"
 
-    def _gather(self, index: int, group: Group, params: list[Tensor]) -> GroupGradients:
-        """Check the gradients; nothing is changed."""
-        places = [f"param_groups[{index}], parameter of shape {tuple(p.shape)}" for p in params]
-        grads = [usable_gradient(p, place) for p, place in zip(params, places, strict=True)]
-        if group["maximize"]:
-            grads = list(torch._foreach_neg(grads))
-        finite = torch.isfinite(grafting.norms(grads))
-        for p, grad, place in zip(params, grads, places, strict=True):
-            check_dtype(self.state.get(p, {}), grad, place)
-        if group["nonfinite"] == "raise" and not all(keep := finite.tolist()):
-            raise FloatingPointError(f"{places[keep.index(False)]}: the gradient is not finite")
-        return GroupGradients(params, grads, finite)
+    def _is_exact(self, device: torch.device) -> bool:
+        """Whether momenta and weights take torch's own roundings."""
+        return device.type == "cpu"
 
-    def _skip(self, group: Group, gathered: GroupGradients) -> tuple[list[Tensor], list[Tensor], list[Tensor] | None]:
-        """Leave non-finite gradients out on the CPU; elsewhere make them zero, with a flag for each parameter."""
-        params, grads, finite = gathered
-        if group["nonfinite"] == "raise":
-            return params, grads, None
+    def _gather_listed(self) -> list[ListedGradients]:
+        """Check the gradients of parameters that are worked as lists; nothing is changed."""
+        gathered = []
+        for index, group in enumerate(self.param_groups):
+            for params in _rounds(p for p in group["params"] if not self._masks(p.device)):
+                grads = [usable_gradient(p, index) for p in params]
+                if group["maximize"]:
+                    grads = list(torch._foreach_neg(grads))
+                finite = torch.isfinite(grafting.norms(grads)).tolist()
+                for p, grad in zip(params, grads, strict=True):
+                    check_dtype(self.state.get(p, {}), grad.dtype, p, index)
+                _refuse_non_finite(group, index, params, finite)
+                gathered.append(ListedGradients(index, params, grads, finite))
+        return gathered
 
-        if self._masks(params[0].device):
-            self._skipped = self._skipped + (~finite).sum()
-            flags = list(finite.unbind())
-            return params, [torch.where(f, g, 0.0) for f, g in zip(flags, grads, strict=True)], flags
+    def _gather_flat(self) -> list[FlatGradients]:
+        """The same for parameters that lie flat; the host waits only where nonfinite="raise" asks for it."""
+        gathered = []
+        for bundle, named in self._bundles_of():
+            grads = [usable_gradient(p, m.group_index, cast=False) if p in named else None for p, m in bundle.pairs]
+            there = [grad for grad in grads if grad is not None]
+            is_whole = len(there) == len(grads)
+            flags = None if is_whole else bundle.vector([g is not None for g in grads], torch.bool)
+            finite = grafting.norms(there) < torch.inf
+            if bundle.group["nonfinite"] == "raise":
+                here = [(p, m.group_index) for (p, m), g in zip(bundle.pairs, grads, strict=True) if g is not None]
+                _refuse_non_finite(bundle.group, here[0][1], [p for p, _ in here], finite.tolist())
+            elif is_whole:
+                flags = finite
+            else:
+                assert flags is not None
+                places = bundle.vector([i for i, grad in enumerate(grads) if grad is not None], torch.int64)
+                flags = flags.index_put((places,), finite)
+            gathered.append(FlatGradients(bundle, grads, finite, flags))
+        return gathered
 
-        keep = finite.tolist()
-        self._skipped = self._skipped + keep.count(False)
-        for p, grad, kept in zip(params, grads, keep, strict=True):
-            if not kept:  # its step count goes on, as it does under a mask
-                self._state_of(p, grad, group)["step"] += 1
-        return list(itertools.compress(params, keep)), list(itertools.compress(grads, keep)), None
+    def _bundles_of(self) -> Iterator[tuple[FlatBundle, dict[Tensor, None]]]:
+        """Bundles with their parameters that have a gradient; a parameter that is named twice has a second round."""
+        members: dict[tuple[Any, ...], dict[Tensor, int]] = {}
+        rounds: dict[tuple[Any, ...], list[dict[Tensor, None]]] = {}
+        for index, group in enumerate(self.param_groups):
+            shared = tuple(_hashable(group[name]) for name in self._shared_names)
+            for param in group["params"]:
+                if self._masks(param.device) and (param.grad is not None or param in self.state):
+                    key = (param.device, param.dtype, *shared)
+                    members.setdefault(key, {})[param] = index
+                    if param.grad is not None:
+                        known = rounds.setdefault(key, [])
+                        number = next((n for n, params in enumerate(known) if param not in params), len(known))
+                        known[number:] = known[number:] or [{}]
+                        known[number][param] = None
+        known_bundles, self._bundles = self._bundles, {}
+        for key, named in rounds.items():
+            bundle = self._bundle(members[key], known_bundles)
+            yield from ((bundle, params) for params in named)
 
-    def _begin(self, index: int, group: Group, gathered: GroupGradients) -> BegunStep:
-        """The first half of a step: the grafted optimizer's steps, and from them the length of each parameter's."""
-        params, grads, finite = self._skip(group, gathered)
-        states = [self._state_of(p, grad, group) for p, grad in zip(params, grads, strict=True)]
-        before = grafting.copies(params, states) if finite is not None else []
-        for state in states:
-            state["step"] += 1
+    def _bundle(self, indices: dict[Tensor, int], known: dict[object, FlatBundle]) -> FlatBundle:
+        """The bundle of these parameters, built anew when they, their blocks, buffers or timetable changed."""
+        own = {index: self._shaping(self.param_groups[index]) for index in set(indices.values())}
+        signature = tuple((id(param), index, own[index]) for param, index in indices.items())
+        bundle = known.get(signature)
+        if bundle is None or not bundle.is_whole(self.state):
+            for param, index in indices.items():
+                check_dtype(self.state.get(param, {}), state_dtype(param), param, index)
+            members = [self._member(param, index) for param, index in indices.items()]
+            bundle = FlatBundle(self, self.param_groups, members, self.state)
+        self._bundles[signature] = bundle
+        return bundle
+
+    def _shaping(self, group: Group) -> tuple[object, ...]:
+        """What the blocks, buffers and slots of a group's parameters follow from; the rest may change at any step."""
+        names = ("precondition", "block_size", "refresh_interval", "stagger", "graft", "embeddings", "length", "rank")
+        return (*(group.get(name) for name in names), group["momentum"] > 0)
+
+    def _member(self, param: Tensor, index: int) -> Member:
+        group = self.param_groups[index]
+        blocks = self._blocks(param, group)
+        section = 0 if blocks else 1 if grafting.is_adam_table(group, param) else 2
+        return Member(param, index, self._matrix_shape(param) if blocks else (0, 0), blocks, section)
+
+    @functools.cached_property
+    def _shared_names(self) -> list[str]:
+        """Hyperparameters that parameters must have in common to lie flat together."""
+        return sorted(self._names - {"lr", "weight_decay", "precondition"})
+
+    # One step: momenta and directions, then weights.
+
+    def _begin(self, gathered: ListedGradients | FlatGradients) -> ListedStep | FlatStep:
+        """The first half of a step: up to the length of each parameter's."""
+        if isinstance(gathered, ListedGradients):
+            return self._begin_listed(gathered)
+        if gathered.bundle.group["nonfinite"] == "skip":
+            device, skipped = gathered.bundle.device, (~gathered.finite).sum()
+            self._skipped[device] = self._skipped.get(device, 0) + skipped
+        return FlatStep(gathered, is_exact=self._is_exact(gathered.bundle.device))
+
+    def _begin_listed(self, gathered: ListedGradients) -> ListedStep:
+        """The grafted optimizer's steps, and from them the lengths. Gradients that are not finite are left out."""
+        index, group = gathered.group_index, self.param_groups[gathered.group_index]
+        for p, grad in zip(gathered.params, gathered.grads, strict=True):
+            self._state_of(p, grad, group)["step"] += 1  # also where it is left out, as under a mask
+        device = gathered.params[0].device
+        self._skipped[device] = self._skipped.get(device, 0) + gathered.finite.count(False)
+        params = list(itertools.compress(gathered.params, gathered.finite))
+        grads = list(itertools.compress(gathered.grads, gathered.finite))
+        states = [self.state[p] for p in params]
+        clock = [int(state["step"]) for state in states]
 
         # A parameter without preconditioner takes the grafted optimizer's step itself; Adam's tables do not.
-        steps = grafting.grafted_steps_(states, grads, group) if params else []
+        buffers = _graft_buffers(states)
+        steps = grafting.grafted_steps_(buffers, grads, group, grafting.listed(clock)) if params else []
         tables = [i for i, p in enumerate(params) if grafting.is_adam_table(group, p)]
         chosen = [i for i, state in enumerate(states) if "momentum" in state]
-        begun = BegunStep(params, grads, finite, states, before, steps, chosen, tables)
+        begun = ListedStep(index, params, grads, states, clock, steps, chosen, tables)
         own = chosen + tables
         if not own or group["graft"] == "none":
             return begun
@@ -429,13 +430,9 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
         lengths = grafting.norms([steps[i] for i in own])
         if group["length"] == "tensor":
             return begun._replace(lengths=lengths)
-
-        lengths = grafting.mean_lengths_([states[i] for i in own], lengths)
-        sizes = self._numels([params[i] for i in own])
-        if finite is not None:  # as if those left out were not there
-            flags = torch.stack([finite[i] for i in own])
-            lengths, sizes = torch.where(flags, lengths, 0.0), torch.where(flags, sizes, 0.0)
-        return begun._replace(lengths=lengths, sizes=sizes)
+        means = [states[i]["graft.length"] for i in own]
+        lengths = grafting.mean_lengths_(means, lengths, [clock[i] for i in own])
+        return begun._replace(lengths=lengths, sizes=self._numels([params[i] for i in own]))
 
     def _numels(self, params: list[Tensor]) -> Tensor:
         """Numbers of entries, float64; kept, since a GPU would wait for each copy from the host."""
@@ -444,25 +441,25 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
             self._sizes[key] = torch.tensor(key[1], dtype=torch.float64, device=key[0])
         return self._sizes[key]
 
-    def _finish(
-        self, index: int, group: Group, begun: BegunStep, lr: float, totals: grafting.LengthTotals | None
-    ) -> None:
+    def _finish(self, begun: ListedStep, lr: float, totals: grafting.LengthTotals | None) -> None:
         """The second half: each parameter's direction at its length, then the update of the weights."""
-        params, grads, finite, states, before, steps, chosen, tables, lengths, sizes = begun
+        index, params, grads, states, clock, steps, chosen, tables, lengths, sizes = begun
         if not params:
             return
+        group = self.param_groups[index]
         directions = list(steps)
         moved: list[Tensor] = []
 
         # P = L G R, with momentum.
         if chosen:
-            flags = None if finite is None else {params[i]: finite[i] for i in chosen}
-            ps = self._precondition(index, group, {params[i]: grads[i] for i in chosen}, flags)
-            moved = grafting.with_momentum_([states[i] for i in chosen], ps, group)
+            ps = self._precondition(begun, {params[i]: grads[i] for i in chosen})
+            terms = grafting.listed([clock[i] for i in chosen])
+            moved = grafting.with_momentum_([states[i]["momentum"] for i in chosen], ps, group, terms)
             if group["flatten"]:
                 moved = grafting.flattened(moved, group["flatten"])
         if tables:
-            moved = moved + grafting.table_directions_([states[i] for i in tables], [grads[i] for i in tables], group)
+            buffers, terms = _graft_buffers([states[i] for i in tables]), grafting.listed([clock[i] for i in tables])
+            moved = moved + grafting.table_directions_(buffers, [grads[i] for i in tables], group, terms)
 
         # The grafted length.
         if lengths is not None:
@@ -475,8 +472,6 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
             directions[i] = direction
 
         grafting.descend_(params, directions, lr=lr, weight_decay=group["weight_decay"])
-        if finite is not None:
-            grafting.restore_(params, states, before, finite)
 
     def _state_of(self, param: Tensor, grad: Tensor, group: Group) -> dict[str, Any]:
         """A parameter's state; the first gradient creates its momenta. (Preconditioners come with their stack.)"""
@@ -492,17 +487,18 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
             state["graft.length"] = torch.zeros((), dtype=torch.float64, device=grad.device)
         return state
 
-    def _precondition(
-        self, index: int, group: Group, grads: dict[Tensor, Tensor], finite: dict[Tensor, Tensor] | None
-    ) -> list[Tensor]:
+    def _precondition(self, begun: ListedStep, grads: dict[Tensor, Tensor]) -> list[Tensor]:
         """Refresh the blocks that are due, then P = L G R for each parameter, in its shape."""
-        matrices = {param: self._matrix(grad) for param, grad in grads.items()}
+        group = self.param_groups[begun.group_index]
+        clock = dict(zip(begun.params, begun.clock, strict=True))
+        matrices = {param: grad.reshape(self._matrix_shape(param)) for param, grad in grads.items()}
         results: dict[Tensor, Tensor] = {}
-        for stack, rows in self._work(index, group, matrices):
+        for stack, rows in self._work(begun.group_index, group, matrices):
             stacked = stack.gather(rows, matrices)
-            flags = None if finite is None else torch.stack([finite[stack.entries[row].param] for row in rows])
             expose(stack, rows, self.state)
-            self._update_stack(stack, rows, stacked, flags, group)
+            steps = [clock[stack.entries[row].param] for row in rows]
+            gathered = functools.partial(_itself, stacked)
+            update_stacks(self, [StackUpdate(stack=stack, rows=rows, steps=steps, group=group, gradients=gathered)])
             for side in stack.sides:
                 stacked = self._apply_side(stack.read(side, rows), stacked, group, right=side == "right")
 
@@ -541,33 +537,6 @@ class KroneckerOptimizer(Optimizer, Preconditioner):
             self._stacks[index] = (key, stacks)
         return self._stacks[index][1]
 
-    def _update_stack(self, stack: Stack, rows: list[int], grads: Tensor, finite: Tensor | None, group: Group) -> None:
-        """Statistics of all `rows`, then the refresh of those that are due."""
-        timetable = group["refresh_interval"], group["warm_refreshes"]
-        entries = [stack.entries[row] for row in rows]
-        steps = [int(self.state[entry.param]["step"]) for entry in entries]
-        seen = [i for i, step in enumerate(steps) if self._observes(step, group)]
-        due = [i for i, entry in enumerate(entries) if is_due(steps[i], entry.slot, *timetable)]
-
-        for change, places in ((self._observe_side, seen), (self._refresh_side, due)):
-            if not places:
-                continue
-            part = pick(grads, places)
-            for side in stack.sides:
-                here = [rows[i] for i in places]
-                new = change(stack.read(side, here), part if side == "left" else part.mT, group)
-                stack.write(side, here, new, None if finite is None else pick(finite, places))
-
-
-def _side_of(own: Mapping[str, Any], side: str, number: int) -> SideState:
-    """One side's tensors in a parameter's state, by name, with a leading dimension of 1."""
-    key = side_key(side, number, "")
-    return {
-        name.removeprefix(key).removeprefix("."): tensor.unsqueeze(0)
-        for name, tensor in own.items()
-        if name == key or name.startswith(f"{key}.")
-    }
-
 
 @functools.cache
 def _constructor_defaults(kind: type) -> dict[str, Any]:
@@ -576,20 +545,24 @@ def _constructor_defaults(kind: type) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if isinstance(p.default, plain_kinds)}
 
 
-def _phases(work: list[tuple[int, GroupGradients]]) -> Iterator[list[tuple[int, GroupGradients]]]:
+_Gathered: TypeAlias = "ListedGradients | FlatGradients"
+
+
+def _phases(work: list[_Gathered]) -> Iterator[list[_Gathered]]:
     """The work in parts that name no parameter twice: its second step begins when its first one is done."""
-    phase: list[tuple[int, GroupGradients]] = []
+    phase: list[_Gathered] = []
     seen: set[Tensor] = set()
-    for index, gathered in work:
-        if not seen.isdisjoint(gathered.params):
+    for gathered in work:
+        params = gathered.params if isinstance(gathered, ListedGradients) else [p for p, _ in gathered.bundle.pairs]
+        if not seen.isdisjoint(params):
             yield phase
             phase, seen = [], set()
-        phase.append((index, gathered))
-        seen.update(gathered.params)
+        phase.append(gathered)
+        seen.update(params)
     yield phase
 
 
-def _rounds(params: list[Tensor]) -> list[list[Tensor]]:
+def _rounds(params: Iterable[Tensor]) -> list[list[Tensor]]:
     """The parameters that have a gradient, device by device; one that is named twice has a second step, as in torch."""
     named: Counter[Tensor] = Counter()
     together: dict[tuple[int, torch.device], list[Tensor]] = {}
@@ -598,3 +571,22 @@ def _rounds(params: list[Tensor]) -> list[list[Tensor]]:
             together.setdefault((named[param], param.device), []).append(param)
             named[param] += 1
     return [together[key] for key in sorted(together, key=lambda key: key[0])]
+
+
+def _refuse_non_finite(group: Group, index: int, params: list[Tensor], finite: list[bool]) -> None:
+    if group["nonfinite"] == "raise" and not all(finite):
+        raise FloatingPointError(f"{place_in(index, params[finite.index(False)])}: the gradient is not finite")
+
+
+def _graft_buffers(states: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The grafted optimizer's buffers of some parameters, by name, where all of them have them."""
+    names = [key for key in states[0] if key.startswith("graft.")] if states else []
+    return {name.removeprefix("graft."): [state.get(name) for state in states] for name in names}
+
+
+def _hashable(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _itself(value: Tensor) -> Tensor:
+    return value

@@ -202,6 +202,9 @@ class Shampoo(KroneckerOptimizer):
     def _apply_side(self, side: SideState, grads: Tensor, group: Group, *, right: bool) -> Tensor:
         return grads @ side["root"] if right else side["root"] @ grads
 
+    def _apply_side_into(self, side: SideState, grads: Tensor, group: Group, out: Tensor, *, right: bool) -> None:
+        torch.bmm(*((grads, side["root"]) if right else (side["root"], grads)), out=out)
+
     def _refresh_cost(self, size: int, other: int, group: Group) -> int:
         if group["root"] == "newton":
             return int(8 * size**3 * group["root_iterations"])  # four products in each

@@ -301,8 +301,8 @@ class SketchyAdaGrad(KroneckerOptimizer):
         check_rank(group["rank"])
         require(group["eps"] >= 0, "eps", "be >= 0", group["eps"])
 
-    def _matrix(self, grad: Tensor) -> Tensor:
-        return grad.reshape(-1, 1)
+    def _matrix_shape(self, param: Tensor) -> tuple[int, int]:
+        return param.numel(), 1
 
     def _blocks(self, param: Tensor, group: Group) -> tuple[Block, ...]:
         if not group["precondition"] or param.numel() == 0:

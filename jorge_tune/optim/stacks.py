@@ -18,7 +18,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -135,16 +135,21 @@ class Stack:
         """The side states of `rows`: views where the rows are contiguous, else copies."""
         return {name: pick(tensor, rows) for name, tensor in self.sides[side].items()}
 
-    def write(self, side: str, rows: list[int], state: SideState, flags: Tensor | None = None) -> None:
-        """Put side states back; with `flags`, bool of shape (number of rows,), only where they are set."""
+    def write(
+        self, side: str, rows: list[int], given: SideState, state: SideState, flags: Tensor | None = None
+    ) -> None:
+        """Put side states back, `given` being what was read; what was changed in place is there already.
+
+        With `flags`, bool of shape (number of rows,), the others are put back only where they are set.
+        """
         for name, tensor in state.items():
+            if tensor is given[name] and _contiguous(rows):
+                continue
             whole = self.sides[side][name]
-            if flags is not None:
+            if flags is not None and tensor is not given[name]:
                 tensor = torch.where(flags.view(-1, *[1] * (tensor.dim() - 1)), tensor, pick(whole, rows))
             if _contiguous(rows):
-                target = whole[rows[0] : rows[-1] + 1]
-                if target.data_ptr() != tensor.data_ptr():  # else it was refreshed in place
-                    target.copy_(tensor)
+                whole[rows[0] : rows[-1] + 1].copy_(tensor)
             else:
                 torch._foreach_copy_([whole[row] for row in rows], list(tensor.unbind()))
 
@@ -180,13 +185,18 @@ def build_stacks(
     stacks = []
     for entries in by_kind.values():
         stack = Stack(entries[0].block.shape, sorted(entries, key=lambda entry: entry.slot))
-        like = entries[0].param
-        if stack.shape.left:
-            stack.sides["left"] = _stack_side(stack, "left", state, initial(stack.shape.rows, like))
-        if stack.shape.right:
-            stack.sides["right"] = _stack_side(stack, "right", state, initial(stack.shape.columns, like))
+        fill_sides(stack, state, initial)
         stacks.append(stack)
     return stacks
+
+
+def fill_sides(stack: Stack, state: State, initial: Callable[[int, Tensor], SideState]) -> None:
+    """Give a stack its side states, from `state` where it has them, else from `initial(size, param)`."""
+    like = stack.entries[0].param
+    if stack.shape.left:
+        stack.sides["left"] = _stack_side(stack, "left", state, initial(stack.shape.rows, like))
+    if stack.shape.right:
+        stack.sides["right"] = _stack_side(stack, "right", state, initial(stack.shape.columns, like))
 
 
 def expose(stack: Stack, rows: list[int], state: State) -> None:
@@ -202,6 +212,16 @@ def expose(stack: Stack, rows: list[int], state: State) -> None:
 def side_key(side: str, number: int, name: str) -> str:
     """`left.3`, or `left.3.root` for a named tensor."""
     return f"{side}.{number}" + (f".{name}" if name else "")
+
+
+def kept_side(own: Mapping[str, Any], side: str, number: int) -> SideState:
+    """One side's tensors in a parameter's state, by name, with a leading dimension of 1."""
+    key = side_key(side, number, "")
+    return {
+        name.removeprefix(key).removeprefix("."): tensor.unsqueeze(0)
+        for name, tensor in own.items()
+        if name == key or name.startswith(f"{key}.")
+    }
 
 
 def pick(tensor: Tensor, rows: list[int]) -> Tensor:
