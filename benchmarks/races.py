@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS)
     parser.add_argument("--data", action="append", default=[], help="TASK=PATH, where a task's data lie")
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--only", help="contenders, separated by commas")
+    parser.add_argument("--rounds", default=",".join(ROUNDS), help="some of %(default)s")
     arguments = parser.parse_args()
 
     if arguments.what == "table":
@@ -77,17 +77,17 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     paths = dict(entry.split("=", 1) for entry in arguments.data)
-    names = arguments.only.split(",") if arguments.only else list(CONTENDERS)
-    run_all(arguments.task, Path(paths.get(arguments.task, ".")), names, arguments.out, 60 * arguments.minutes)
+    rounds = arguments.rounds.split(",")
+    run_all(arguments.task, Path(paths.get(arguments.task, ".")), rounds, arguments.out, 60 * arguments.minutes)
 
 
-def run_all(name: str, data: Path, contenders: list[str], out: Path, seconds: float) -> None:
+def run_all(name: str, data: Path, rounds: list[str], out: Path, seconds: float) -> None:
     """The runs of one task that are still missing, until the time is up."""
     deadline = time.monotonic() + seconds
     task = TASKS[name](data)
     file = out / f"{name}.jsonl"
     out.mkdir(parents=True, exist_ok=True)
-    while (run := next(missing(name, contenders, read(file)), None)) is not None:
+    while (run := next(missing(name, rounds, read(file)), None)) is not None:
         if time.monotonic() > deadline:
             print("time is up; call again to go on")
             return
@@ -103,19 +103,20 @@ def read(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def missing(task: str, contenders: list[str], records: list[dict[str, Any]]) -> Iterator[Run]:
+def missing(task: str, rounds: list[str], records: list[dict[str, Any]]) -> Iterator[Run]:
     """What is still to be run: the grids, then the finals of each round at the best rates; bold runs last."""
     made = {Run(r["contender"], r["lr"], r["seed"], r["stage"]) for r in records}
     has_soap = importlib.util.find_spec("pytorch_optimizer") is not None
-    contenders = [name for name in contenders if has_soap or name != "soap"]
+    judged = {stage: ROUNDS[stage] for stage in rounds if task in ROUNDS[stage].tasks}
+    racing = {name for round_ in judged.values() for name in round_.contenders}
+    contenders = [name for name in CONTENDERS if name in racing and (has_soap or name != "soap")]
 
     owners = [name for name in contenders if CONTENDERS[name].rates]
     tuning = [Run(name, lr, TUNING_SEED, "tune") for name in owners for lr in CONTENDERS[name].rates]
     yield from (run for run in tuning if run not in made)
 
-    for stage, round_ in ROUNDS.items():
-        chosen = [name for name in contenders if name in round_.contenders and task in round_.tasks]
-        for name in chosen:
+    for stage, round_ in judged.items():
+        for name in (name for name in contenders if name in round_.contenders):
             lr = best_rate(CONTENDERS[name].follows or name, records)
             if stage == "bold":
                 lr = BOLD * best_rate("sgd", records)

@@ -189,9 +189,7 @@ def test_damage_of_a_journal_in_the_midst_of_a_study_stops_it_in_words(journal, 
     study_id = storage.get_study_id_from_name("s")
     with journal.path.open("ab") as file:
         file.write(b"garbage\n" * 2)
-    with pytest.raises(
-        StorageError, match=r"line \d+ is not a journal entry .* the file is damaged; a copy is kept as"
-    ):
+    with pytest.raises(StorageError, match=r"line \d+ is not a journal entry .* is damaged; a copy is kept as"):
         storage.get_all_trials(study_id)
     with pytest.raises(StorageError, match="the file is damaged"):
         claims_for(storage, study_id).claim("w", 50)
