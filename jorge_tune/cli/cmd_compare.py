@@ -105,7 +105,7 @@ def race_as_study(
         JorgeTuneError: No run finished, or the storage did not come back.
     """
     from jorge_tune.cli.attach_study import attach_conclusion
-    from jorge_tune.recipe.user_code import places_of
+    from jorge_tune.recipe.user_code import check_findable, places_of
     from jorge_tune.study.plan import comparison_plan
     from jorge_tune.study.report_data import collect, open_comparison
     from jorge_tune.study.run_study import Crew, compare_whole
@@ -113,6 +113,8 @@ def race_as_study(
     name = options.name or default_name([contender.name for contender in entrants if not contender.runs])
     plan_of = partial(comparison_plan, name, seeds=seeds, metric=metric, device=where.device, threads=where.threads)
     plan_of(_recipes(entrants))  # reports bad input before anything is written
+    for recipe in _recipes(entrants).values():
+        check_findable(recipe)
     address, storage = open_address(options.storage, create=True)
     known = _known_recipes(storage, name)
     ready = settle(entrants, assignments, where, lambda contender: known.get(contender.name))
